@@ -1,0 +1,36 @@
+# make demo, test, check: each sets up all it needs in .venv
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-fast check format clean
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## run the embedded study and print where the report is
+	@$(BIN)/chatpipe demo
+
+test: $(STAMP) ## run the whole test suite
+	@$(BIN)/python -m pytest
+
+test-fast: $(STAMP) ## run the tests that take seconds
+	@$(BIN)/python -m pytest -m 'not slow'
+
+check: $(STAMP) ## format, lint, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## mend format and lint
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and everything that was made
+	rm -rf $(VENV) .chatpipe

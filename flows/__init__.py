@@ -1,0 +1,1 @@
+"""Prefect flows: the stories, told in order."""

@@ -1,0 +1,348 @@
+"""The command line: starts the stories, and shows what came of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chatpipe.errors import ChatpipeError, ConfigError
+
+if TYPE_CHECKING:
+    from chatpipe.artifacts import Artifact
+    from chatpipe.config import Variant
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="What does a base model gain from this data set, from that one, from both?",
+    epilog="Start with: chatpipe demo",
+)
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.epochs=1"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
+BAD_INPUT = 2
+
+# Ours unless the user set them: no telemetry, short log lines, no server chatter.
+ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s  %(message)s",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
+}
+
+
+def _names(kind: str) -> Callable[[], list[str]]:
+    def complete() -> list[str]:
+        from chatpipe.loading import names
+
+        return names(kind)
+
+    return complete
+
+
+VariantName = Annotated[
+    str, typer.Argument(help="A variant's name or YAML file.", autocompletion=_names("variants"))
+]
+StudyName = Annotated[
+    str, typer.Argument(help="A study's name or YAML file.", autocompletion=_names("studies"))
+]
+
+
+@app.command()
+def demo(as_json: AsJson = False) -> None:
+    """Run the embedded study: a 135M base on instructions, on dialogues, and on both."""
+    compare("demo", as_json=as_json)
+
+
+@app.command()
+def compare(study: StudyName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Run every variant of a study and write one report."""
+    with _refusals():
+        from chatpipe.loading import load_study, study_variants
+
+        found = load_study(study)
+        variants = study_variants(found, overrides or [])
+        _check(variants)
+
+        from flows.compare import compare as story
+
+        _run(lambda: story(found.name, variants), found.name, as_json)
+
+
+@app.command()
+def run(variant: VariantName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Run one variant: fine-tune, score, ask, report; cached steps are not done again."""
+    with _refusals():
+        from chatpipe.loading import load_variant
+
+        _run_variant(load_variant(variant, overrides or []), as_json)
+
+
+@app.command()
+def finetune(
+    base_model: Annotated[str, typer.Option(help="Hub repository or model directory.")],
+    dataset: Annotated[Path, typer.Option(help="JSON, JSONL, CSV or Parquet rows.")],
+    adapter: Annotated[Path, typer.Option(help="Where to copy the adapter to.")],
+    overrides: Overrides = None,
+    drop_bad_rows: Annotated[
+        bool, typer.Option(help="Set bad rows aside and count them, instead of refusing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
+    with _refusals():
+        from chatpipe.checking import format_of, row_faults
+        from chatpipe.loading import parse_variant
+
+        if not dataset.is_file():
+            raise ConfigError([f"--dataset {dataset}: there is no such file."])
+        if adapter.exists() and (not adapter.is_dir() or any(adapter.iterdir())):
+            raise ConfigError([f"--adapter {adapter}: is not empty; name a new directory."])
+        row_format = format_of(dataset)
+        if not drop_bad_rows and (faults := row_faults(dataset, row_format, {})):
+            raise ConfigError([*faults, "Mend these rows, or add --drop-bad-rows."])
+        name = _as_name(dataset.stem)
+        rows = {"name": name, "path": str(dataset.absolute()), "format": row_format}
+        raw = {"name": name, "base_model": {"repo": base_model}, "datasets": [rows]}
+        variant = parse_variant(raw, "command line", overrides or [])
+        _run_variant(variant, as_json)
+        _copy_adapter(variant, adapter)
+        if not as_json:
+            typer.echo(f"adapter: {adapter}")
+
+
+@app.command()
+def validate(
+    file: Annotated[Path, typer.Argument(help="A variant's or study's YAML, or a row file.")],
+) -> None:
+    """Check a file without running anything; all faults at once, exit code 2 if any."""
+    with _refusals():
+        from chatpipe.checking import format_of, row_faults
+        from chatpipe.loading import load_study, load_variant, study_variants
+
+        if not file.is_file():
+            raise ConfigError([f"{file}: there is no such file."])
+        if file.suffix not in {".yaml", ".yml"}:
+            row_format = format_of(file)
+            if faults := row_faults(file, row_format, {}):
+                raise ConfigError(faults)
+            typer.echo(f"{file}: every row is fine ({row_format}).")
+            return
+        if _is_study(file):
+            _check(study_variants(load_study(str(file))))
+        else:
+            _check([load_variant(str(file))])
+        typer.echo(f"{file}: fine.")
+
+
+@app.command()
+def show(
+    variant: Annotated[
+        str | None,
+        typer.Argument(help="A variant; all when left out.", autocompletion=_names("variants")),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List variants and studies, or one variant's settings and what the store has of it."""
+    with _refusals():
+        from chatpipe import listing
+
+        found = listing.variant(variant) if variant else listing.everything()
+        if as_json:
+            typer.echo(json.dumps(found, indent=1))
+        else:
+            listing.print_mapping(found)
+
+
+@app.command()
+def forget(
+    variant: Annotated[
+        str | None, typer.Argument(help="A variant.", autocompletion=_names("variants"))
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="What of it: adapter, scores, generations, report or all.")
+    ] = "adapter",
+    everything: Annotated[bool, typer.Option("--all", help="The whole store.")] = False,
+) -> None:
+    """Remove artifacts, so that the next run makes them anew."""
+    with _refusals():
+        from chatpipe import forgetting
+
+        if (variant is None) == (not everything):
+            raise ConfigError(["forget: name a variant, or give --all."])
+        removed = forgetting.forget_all() if variant is None else forgetting.forget(variant, kind)
+        typer.echo(f"forgotten: {len(removed)} artifacts")
+        for name in removed:
+            typer.echo(f"  {name}")
+
+
+@app.command()
+def ask(
+    variant: VariantName,
+    prompt: Annotated[str, typer.Argument(help="The instruction.")],
+    input_text: Annotated[str, typer.Option("--input", help="The instruction's input.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+) -> None:
+    """Ask a variant one question."""
+    with _refusals():
+        conversation, generation = _conversation(variant, max_new_tokens, temperature)
+        for piece in conversation.reply(prompt, generation, input_text):
+            typer.echo(piece, nl=False)
+        typer.echo()
+
+
+@app.command()
+def chat(
+    variant: VariantName,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+) -> None:
+    """Talk with a variant; an empty line or Ctrl-D ends it, Ctrl-C stops a reply."""
+    with _refusals():
+        conversation, generation = _conversation(variant, max_new_tokens, temperature)
+        typer.echo(f"{variant}: an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply.")
+        for line in _lines():
+            replies = conversation.reply(line, generation)
+            try:
+                for piece in replies:
+                    typer.echo(piece, nl=False)
+            except KeyboardInterrupt:
+                replies.close()
+                typer.echo(" …", nl=False)
+            typer.echo()
+
+
+def _lines() -> Iterator[str]:
+    while True:
+        try:
+            line = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            typer.echo()
+            return
+        if not line:
+            return
+        yield line
+
+
+def _conversation(name: str, max_new_tokens: int, temperature: float) -> tuple[Any, Any]:
+    from chatpipe.child import QUIET
+
+    os.environ.update({**QUIET, **os.environ})
+    from chatpipe.config import Generation
+    from chatpipe.loading import load_variant
+    from chatpipe.published import find
+
+    variant = load_variant(name)
+    base, adapter = find(variant)
+
+    from chatpipe.chatting import Conversation
+
+    generation = Generation(max_new_tokens=max_new_tokens, temperature=temperature)
+    conversation = Conversation(
+        base.path, adapter.path, variant.quantization, variant.prompt_template
+    )
+    return conversation, generation
+
+
+def _run_variant(variant: Variant, as_json: bool) -> None:
+    _check([variant])
+
+    from flows.finetune import finetune as story
+
+    _run(lambda: story(variant), variant.name, as_json)
+
+
+def _check(variants: list[Variant]) -> None:
+    from chatpipe.checking import check_variant
+
+    faults: list[str] = []
+    for variant in variants:
+        try:
+            check_variant(variant)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(list(dict.fromkeys(faults)))
+
+
+def _run(story: Callable[[], Artifact], name: str, as_json: bool) -> None:
+    """Run a flow, copy its report to where people look, print its table and path."""
+    from chatpipe.export import export_report
+    from chatpipe.report import Report
+    from flows.terminal import print_report, quiet_console
+    from tasks.caching import BUILT, HITS
+
+    quiet_console()
+    artifact = story()
+    pages = export_report(artifact, name)
+    report = Report.model_validate_json((pages / "report.json").read_text("utf-8"))
+    if as_json:
+        typer.echo(report.model_dump_json(indent=1))
+        return
+    print_report(report)
+    cached = len(HITS.difference(BUILT))
+    said = f"{len(BUILT)} steps run, {cached} cached" if BUILT else "everything was cached"
+    typer.echo(f"\n{said}\nreport: {pages / 'report.html'}")
+
+
+def _copy_adapter(variant: Variant, target: Path) -> None:
+    from chatpipe.export import export_directory
+    from chatpipe.published import find
+
+    export_directory(find(variant)[1].path, target)
+
+
+def _is_study(file: Path) -> bool:
+    from chatpipe.loading import read_mapping
+
+    return "variants" in read_mapping(file)
+
+
+def _as_name(text: str) -> str:
+    kept = "".join(letter if letter.isalnum() else "-" for letter in text.lower())
+    return kept.strip("-") or "rows"
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Errors made for people become sentences on stderr: exit code 2 for bad input, 1 else."""
+    try:
+        yield
+    except ConfigError as error:
+        for fault in error.faults:
+            typer.echo(fault, err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except ChatpipeError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on.", err=True)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """The `chatpipe` command."""
+    os.environ.update({**ENVIRONMENT, **os.environ})
+    root = str(Path.cwd())
+    if root not in sys.path:
+        sys.path.append(root)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The story that both flows tell: download → normalize → merge → fine-tune → score → ask → report.
+
+Every line asks for an artifact; one that the store already has costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from chatpipe.artifacts import Artifact
+from chatpipe.config import Dataset, Split, Variant
+from chatpipe.corpus import Merge, Normalize
+from chatpipe.finetuning import Finetune
+from chatpipe.generation import Ask
+from chatpipe.report import Report
+from chatpipe.reporting import MakeReport, Measured
+from chatpipe.scoring import Score
+from chatpipe.sources import FetchDataset, FetchModel
+from tasks import showing, steps
+
+
+def study_story(study: str, variants: Sequence[Variant]) -> Artifact:
+    """The report of these variants and their bases."""
+    examples = {d.name: _examples(d) for v in variants for d in v.datasets}
+    heldout = {
+        d.name: steps.merge(Merge(examples=(examples[d.name],), split=_by_hash(v.split)))
+        for v in variants
+        for d in v.datasets
+    }
+    bases = {_base_key(v): steps.download_base(FetchModel.of(v.base_model)) for v in variants}
+    trained = [(v, *_adapter(v, bases[_base_key(v)], examples)) for v in variants]
+    models = [_measured(v, bases[_base_key(v)], heldout) for v in _one_per_base(variants)]
+    models += [
+        _measured(v, bases[_base_key(v)], heldout, adapter, corpus)
+        for v, adapter, corpus in trained
+    ]
+    report = steps.make_report(MakeReport(study=study, models=tuple(models), examples=examples))
+    text = (report.path / "report.json").read_text("utf-8")
+    showing.show_report(Report.model_validate_json(text), report)
+    return report
+
+
+def _examples(dataset: Dataset) -> Artifact:
+    raw = steps.download(FetchDataset.of(dataset))
+    return steps.normalize(Normalize.of(dataset, raw))
+
+
+def _adapter(
+    variant: Variant, base: Artifact, examples: dict[str, Artifact]
+) -> tuple[Artifact, Artifact]:
+    parts = tuple(examples[dataset.name] for dataset in variant.datasets)
+    corpus = steps.merge(Merge(examples=parts, split=variant.split))
+    return steps.finetune_adapter(Finetune.of(variant, base, corpus), variant.name), corpus
+
+
+def _measured(
+    variant: Variant,
+    base: Artifact,
+    heldout: dict[str, Artifact],
+    adapter: Artifact | None = None,
+    corpus: Artifact | None = None,
+) -> Measured:
+    """Score the model on every held-out set, and ask it the panel (a base raw as well)."""
+    name = variant.name if adapter else base_name(variant)
+    settings = (variant.prompt_template, variant.quantization, variant.evaluation)
+    scores = {
+        data: steps.score(Score.of((base, adapter), rows, settings), f"{name} on {data}")
+        for data, rows in heldout.items()
+    }
+    panel = Ask(
+        base=base,
+        adapter=adapter,
+        prompt_template=variant.prompt_template,
+        quantization=variant.quantization,
+        panel=variant.panel,
+        generation=variant.generation,
+        asked=("template",) if adapter else ("template", "raw"),
+    )
+    return Measured(
+        name=name,
+        base_model=base_name(variant),
+        variant=variant,
+        adapter=adapter,
+        corpus=corpus,
+        scores=scores,
+        generations=steps.ask(panel, name),
+    )
+
+
+def base_name(variant: Variant) -> str:
+    """What the report calls the variant's base."""
+    return variant.base_model.repo.rstrip("/").rpartition("/")[2]
+
+
+def _base_key(variant: Variant) -> str:
+    return variant.base_model.model_dump_json()
+
+
+def _one_per_base(variants: Iterable[Variant]) -> list[Variant]:
+    return list({_base_key(v): v for v in reversed(list(variants))}.values())[::-1]
+
+
+def _by_hash(split: Split) -> Split:
+    """The held-out rows of a data set are the same whether or not a variant trains on them."""
+    return split.model_copy(update={"method": "hash"})

@@ -1,0 +1,63 @@
+"""The report's tables on a terminal."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect.logging.handlers import PrefectConsoleHandler
+from rich.console import Console
+from rich.table import Table
+
+from chatpipe.report import Report, headline_rows, transfer_rows
+from chatpipe.report.findings import summary
+
+
+# What Prefect says of every task and of the server that it starts for itself.
+ORDINARY = (
+    "Finished in state Completed",
+    "Starting temporary server",
+    "Stopping temporary server",
+)
+# The columns that fit a narrow terminal; the report has them all.
+HEADLINE = ("Model", "Trained on", "Own held-out perplexity", "Difference from base", "Training time")
+
+
+def print_report(report: Report) -> None:
+    """The finding in a sentence, the headline and the transfer matrix."""
+    console = Console()
+    console.print()
+    for title, rows in (
+        ("Own held-out rows", [_chosen(row) for row in headline_rows(report)]),
+        ("Transfer: response perplexity", transfer_rows(report)),
+    ):
+        if rows:
+            console.print(_table(title, rows))
+    console.print(summary(report))
+
+
+def _chosen(row: dict[str, str]) -> dict[str, str]:
+    return {name: row[name] for name in HEADLINE if name in row}
+
+
+def _table(title: str, rows: list[dict[str, str]]) -> Table:
+    table = Table(*rows[0], title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
+def quiet_console() -> None:
+    """Leave to the terminal what a person follows: our lines, cached steps, and failures."""
+    logger: logging.Logger | logging.PlaceHolder
+    for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
+        for handler in getattr(logger, "handlers", []):
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.addFilter(_worth_reading)
+
+
+def _worth_reading(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    if text.startswith("Finished in state Cached"):
+        record.msg, record.args = f"{record.__dict__.get('task_run_name')}: cached", None
+    ordinary = text.startswith(ORDINARY)
+    return record.levelno >= logging.WARNING or not ordinary

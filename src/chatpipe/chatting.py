@@ -1,0 +1,75 @@
+"""A conversation with a model: streamed replies, earlier turns kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from chatpipe.config import Generation, PromptTemplate, Quantization
+from chatpipe.generation import sampling
+from chatpipe.prompts import render
+from chatpipe.tokenization import Encoder
+
+
+class Conversation:
+    """Turns in the template the adapter was trained on, each closed by EOS as in training."""
+
+    def __init__(
+        self, base: Path, adapter: Path | None, quantization: Quantization, template: PromptTemplate
+    ) -> None:
+        from chatpipe import modeling
+
+        tokenizer = modeling.load_tokenizer(base)
+        self.model = modeling.load_model(base, adapter, quantization)
+        self.encoder = Encoder(tokenizer, template, "all", 1 << 20)
+        self.ids: list[int] = []
+
+    def reply(self, text: str, generation: Generation, input_text: str = "") -> Iterator[str]:
+        """The model's reply, piece by piece as it is written. Closing the iterator (or Ctrl-C
+        while it runs) stops the model; what was said so far stays in the conversation."""
+        import torch
+        from transformers import TextIteratorStreamer, set_seed
+
+        set_seed(generation.seed)
+        tokenizer = self.encoder.tokenizer
+        turn = self.encoder.prompt_ids([render(self.encoder.template, text, input_text)])[0]
+        prompt = self.ids + turn
+        streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stopped = Event()
+
+        def stop(so_far: Any, scores: Any, **_: Any) -> Any:
+            return torch.full((so_far.shape[0],), stopped.is_set(), device=so_far.device)
+
+        ids = torch.tensor([prompt], device=next(self.model.parameters()).device)
+        arguments = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "streamer": streamer,
+            "stopping_criteria": [stop],
+            **sampling(generation, tokenizer.eos_token_id),
+        }
+        written: list[int] = []
+        failures: list[Exception] = []
+
+        def generate() -> None:
+            try:
+                with torch.inference_mode():
+                    written.extend(self.model.generate(**arguments)[0].tolist())
+            except Exception as error:
+                failures.append(error)
+                streamer.end()
+
+        thread = Thread(target=generate, daemon=True)
+        thread.start()
+        try:
+            yield from streamer
+        finally:
+            stopped.set()
+            thread.join()
+            self.ids = list(written or prompt)
+            if self.ids[-1] != tokenizer.eos_token_id:
+                self.ids.append(tokenizer.eos_token_id)
+        if failures:
+            raise failures[0]

@@ -1,0 +1,57 @@
+"""Dialogues: the first exchange is kept; utterance 1 → input, utterance 2 → output.
+
+A row: {"dialog": ["Is it far?", "Ten minutes.", "Thanks."], "act": […], "emotion": […]}
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chatpipe.config import Dataset
+from chatpipe.data.formats import Column, Format, normalized
+
+DIALOG = Dataset(
+    name="dialog",
+    repo="li2017dailydialog/daily_dialog",
+    revision="refs/convert/parquet",
+    files=(
+        "default/train/*.parquet",
+        "default/validation/*.parquet",
+        "default/test/*.parquet",
+    ),
+    format="dialogues",
+    licence="CC-BY-NC-SA-4.0",
+    expected_rows=13_118,
+)
+SAMPLE_DIALOG = Dataset(
+    name="sample-dialog",
+    path="packaged:samples/dialogues",
+    files=("*.jsonl",),
+    format="dialogues",
+    licence="CC0-1.0",
+    expected_rows=220,
+)
+INSTRUCTION = "Continue the daily dialogue."
+ONE_UTTERANCE = "dialogue with one utterance"
+NO_UTTERANCE = "dialogue without an utterance"
+
+
+def _normalize(table: pa.Table) -> pa.Table:
+    dialog = table["dialog"].combine_chunks()
+    length = pc.fill_null(pc.list_value_length(dialog), 0)
+    short = pc.if_else(pc.equal(length, 1), ONE_UTTERANCE, NO_UTTERANCE)
+    reason = pc.if_else(pc.less(length, 2), short, pa.scalar(None, pa.string()))
+    instruction = pa.array([INSTRUCTION], pa.string()).take(pa.array([0] * len(dialog), pa.int8()))
+    return normalized(instruction, _utterance(dialog, 0), _utterance(dialog, 1), reason)
+
+
+def _utterance(dialog: pa.ListArray, index: int) -> pa.Array:
+    """That utterance of every dialogue, null where there is none."""
+    one = pc.list_slice(dialog, index, index + 1, return_fixed_size_list=True)
+    # flatten() would leave out null lists, so they are made lists of one null first.
+    padding = pa.scalar([None], one.type)
+    return pc.fill_null(one, padding).flatten()
+
+
+FORMAT = Format(columns={"dialog": Column(pa.list_(pa.string()))}, normalize=_normalize)

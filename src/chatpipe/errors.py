@@ -1,0 +1,52 @@
+"""The tree of errors; every message is one sentence: what is wrong, where, how to mend it.
+
+ChatpipeError
+├── ConfigError      what was asked for is not valid; carries all faults at once
+├── DataError        a data set or a row of it is not what its format says
+├── SourceError      bytes could not be fetched, or are not the recorded ones
+├── ArtifactError    a stored artifact is missing, incomplete or changed
+├── TrainingError    training ended without a usable adapter
+└── StepProcessError  a GPU step's process died without saying why
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ChatpipeError(Exception):
+    """Base of everything that chatpipe raises on purpose."""
+
+
+class ConfigError(ChatpipeError):
+    """One or several faults in a variant, a study or an override."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = list(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class DataError(ChatpipeError):
+    """A data set, or a row of it, is not what its format says."""
+
+
+class SourceError(ChatpipeError):
+    """Bytes could not be fetched, or are not the recorded ones."""
+
+
+class ArtifactError(ChatpipeError):
+    """A stored artifact is missing, incomplete or changed."""
+
+
+class TrainingError(ChatpipeError):
+    """Training ended without a usable adapter."""
+
+
+class StepProcessError(ChatpipeError):
+    """The process of a step died without saying why (a signal, the kernel's memory killer)."""
+
+
+BY_NAME: dict[str, type[ChatpipeError]] = {
+    error.__name__: error
+    for error in (DataError, SourceError, ArtifactError, TrainingError, StepProcessError)
+}

@@ -1,0 +1,31 @@
+"""Copies of artifacts where people look for them: reports/NAME, an adapter directory."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+from chatpipe.artifacts import Artifact, home
+
+
+def export_report(report: Artifact, name: str) -> Path:
+    """Copy a report to `<home>/reports/<name>/`, replacing an older one file by file."""
+    target = home() / "reports" / name
+    target.mkdir(parents=True, exist_ok=True)
+    for source in report.path.glob("report.*"):
+        partial = target / f".{source.name}.{uuid.uuid4().hex}"
+        shutil.copyfile(source, partial)
+        partial.replace(target / source.name)
+    return target
+
+
+def export_directory(source: Path, target: Path) -> None:
+    """Copy a sealed artifact; the target appears whole or not at all."""
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    shutil.copytree(source, partial, ignore=shutil.ignore_patterns("prefect-record"))
+    if target.exists():
+        target.rmdir()  # the caller made sure that it is empty
+    partial.rename(target)

@@ -1,0 +1,256 @@
+"""Base model + corpus → a LoRA adapter: 4-bit base, peft, transformers' Trainer."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow.parquet as pq
+
+from chatpipe.artifacts import Artifact, Request, store
+from chatpipe.config import Lora, PromptTemplate, Quantization, Training, Variant
+from chatpipe.errors import DataError, TrainingError
+from chatpipe.progress import Reporter
+from chatpipe.tokenization import Encoder, Tokenized, TokenizedRow, pad_batch
+
+LOG = logging.getLogger(__name__)
+
+
+class Finetune(Request):
+    """What an adapter depends on."""
+
+    kind: ClassVar[str] = "adapter"
+    version: ClassVar[int] = 1
+
+    base: Artifact
+    corpus: Artifact
+    prompt_template: PromptTemplate
+    quantization: Quantization
+    lora: Lora
+    training: Training
+
+    @classmethod
+    def of(cls, variant: Variant, base: Artifact, corpus: Artifact) -> Finetune:
+        """The request for that variant's adapter."""
+        return cls(
+            base=base,
+            corpus=corpus,
+            prompt_template=variant.prompt_template,
+            quantization=variant.quantization,
+            lora=variant.lora,
+            training=variant.training,
+        )
+
+    def build(self, into: Path) -> dict[str, Any]:
+        return _finetune(self, into, store().work_path(self.kind, self.key()))
+
+
+class Collator:
+    """Rows of a micro-batch → right-padded tensors, each (micro_batch, longest row)."""
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
+        names = ("input_ids", "attention_mask", "labels")
+        padded = pad_batch([TokenizedRow(**row) for row in rows])
+        return {name: torch.tensor(values) for name, values in zip(names, padded, strict=True)}
+
+
+def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
+    from transformers import set_seed
+
+    from chatpipe import modeling
+
+    started = time.monotonic()
+    training = request.training
+    set_seed(training.seed)
+    tokenizer = modeling.load_tokenizer(request.base.path)
+    rows = encode_training_rows(request, tokenizer)
+    model = _with_adapter(modeling.load_base(request.base.path, request.quantization), request)
+    trainer = _trainer(request, model, rows, work)
+    checkpoint = _last_checkpoint(work)
+    if checkpoint:
+        LOG.warning("resuming from %s", checkpoint.name)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    check_adapter(model, rows.rows[0])
+    model.save_pretrained(into)
+    wall = _earlier_seconds(work, checkpoint) + time.monotonic() - started
+    return _details(request, trainer, rows, wall) | {"resumed": checkpoint is not None}
+
+
+def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
+    """The training split as tokens; DataError where no row is left to train on."""
+    table = pq.read_table(request.corpus.path / "train.parquet")
+    training = request.training
+    encoder = Encoder(
+        tokenizer,
+        request.prompt_template,
+        training.loss,
+        training.max_length,
+        training.too_long,
+    )
+    rows = encoder.encode(table)
+    if not rows.rows:
+        raise DataError(
+            f"none of {table.num_rows} training rows is left at max_length "
+            f"{training.max_length} ({rows.left_out}); raise training.max_length."
+        )
+    return rows
+
+
+def _with_adapter(model: Any, request: Finetune) -> Any:
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    lora = request.lora
+    if request.training.gradient_checkpointing:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=True)
+    modules = lora.target_modules
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def _trainer(request: Finetune, model: Any, rows: Tokenized, work: Path) -> Any:
+    import torch
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+    from chatpipe import modeling
+
+    training = request.training
+    steps = optimizer_steps(training, len(rows.rows))
+    half = modeling.compute_dtype(request.quantization)
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        max_steps=steps,
+        per_device_train_batch_size=training.micro_batch_size,
+        gradient_accumulation_steps=training.global_batch_size // training.micro_batch_size,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.schedule,
+        warmup_steps=math.ceil(training.warmup_ratio * steps),
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        bf16=half is torch.bfloat16,
+        fp16=half is torch.float16,
+        use_cpu=not torch.cuda.is_available(),
+        train_sampling_strategy="group_by_length",
+        save_steps=training.save_steps,
+        save_total_limit=2,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        seed=training.seed,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    report = Reporter(steps, "steps")
+
+    class Tell(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            loss = (kwargs.get("logs") or {}).get("loss")
+            if loss is not None:
+                report(state.global_step, float(loss))
+                if not math.isfinite(float(loss)):
+                    raise TrainingError(
+                        f"the loss became {loss} at step {state.global_step}; "
+                        "lower training.learning_rate or check the rows."
+                    )
+
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=[asdict(row) for row in rows.rows],
+        data_collator=Collator(),
+        callbacks=[Tell()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def optimizer_steps(training: Training, rows: int) -> int:
+    """Optimizer steps of a run: the last, smaller global batch of an epoch counts as one."""
+    per_epoch = math.ceil(rows / training.global_batch_size)
+    return max(1, math.ceil(training.epochs * per_epoch))
+
+
+def check_adapter(model: Any, row: TokenizedRow) -> None:
+    """TrainingError unless the adapter has weights, is finite, not zero and changes the logits
+    of `row`. Leaves the model in inference mode.
+
+    The logits without the adapter are computed here and not before training: on a CPU,
+    bitsandbytes repacks a 4-bit weight at its first inference-mode forward into a layout whose
+    product has no gradient, and training would go on without saying so.
+    """
+    import torch
+
+    weights = {name: p for name, p in model.named_parameters() if "lora_" in name}
+    if not weights:
+        raise TrainingError("the adapter is empty: lora.target_modules matched no layer.")
+    for name, weight in weights.items():
+        if not bool(torch.isfinite(weight).all()):
+            raise TrainingError(f"the adapter is not finite ({name}); lower the learning rate.")
+    if not any(bool(weight.any()) for name, weight in weights.items() if "lora_B" in name):
+        raise TrainingError("the adapter is all zero: no step changed it; check learning_rate.")
+    model.eval()
+    ids = torch.tensor([row.input_ids[:64]], device=next(model.parameters()).device)
+    with torch.no_grad():
+        with model.disable_adapter():
+            before = model(input_ids=ids).logits
+        after = model(input_ids=ids).logits
+    if torch.equal(before, after):
+        raise TrainingError("the adapter changes no logit of the base model; train for longer.")
+
+
+def _last_checkpoint(work: Path) -> Path | None:
+    """The newest checkpoint that was written whole: the Trainer writes its state last."""
+    found = [path for path in work.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _earlier_seconds(work: Path, checkpoint: Path | None) -> float:
+    """Training time before the checkpoint, so that a resumed run's wall time is not too small."""
+    if checkpoint is None:
+        return 0.0
+    started = min(path.stat().st_mtime for path in work.glob("checkpoint-*"))
+    return max(0.0, checkpoint.stat().st_mtime - started)
+
+
+def _details(request: Finetune, trainer: Any, rows: Tokenized, wall: float) -> dict[str, Any]:
+    from chatpipe import modeling
+
+    trained = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
+    epochs = request.training.epochs
+    history = [
+        {"step": item["step"], "epoch": item["epoch"], "loss": item["loss"]}
+        for item in trainer.state.log_history
+        if "loss" in item
+    ]
+    seconds = next(
+        (i["train_runtime"] for i in trainer.state.log_history if "train_runtime" in i), wall
+    )
+    return {
+        "wall_s": round(wall, 3),
+        "train_s": seconds,
+        "rows_trained": len(rows.rows),
+        "rows_cut": rows.cut,
+        "rows_left_out": rows.left_out,
+        "trained_tokens": int(rows.tokens * epochs),
+        "scored_tokens": int(rows.scored_tokens * epochs),
+        "tokens_per_s": round(rows.tokens * epochs / seconds, 1),
+        "optimizer_steps": trainer.state.global_step,
+        "trainable_parameters": sum(trained),
+        "peak_memory_bytes": modeling.peak_memory_bytes(),
+        "device": modeling.device_name(),
+        "versions": modeling.library_versions(),
+        "loss_history": history,
+    }

@@ -1,0 +1,37 @@
+"""The one way to have something made anew: remove its artifact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from chatpipe.artifacts import SEAL, store
+from chatpipe.errors import ConfigError
+from chatpipe.loading import load_variant
+from chatpipe.published import find
+
+OF_AN_ADAPTER = ("adapter", "scores", "generations", "report")
+
+
+def forget_all() -> list[str]:
+    """Remove every artifact; returns `kind/key` of each."""
+    return _forget(lambda seal: True)
+
+
+def forget(name: str, kind: str) -> list[str]:
+    """Remove a variant's artifacts of that kind (or "all": its adapter and what came of it)."""
+    if kind not in (*OF_AN_ADAPTER, "all"):
+        raise ConfigError([f"--kind {kind}: expected one of {', '.join(OF_AN_ADAPTER)}, all."])
+    _, adapter = find(load_variant(name))
+    kinds = OF_AN_ADAPTER if kind == "all" else (kind,)
+    return _forget(lambda seal: seal["kind"] in kinds and adapter.digest in json.dumps(seal))
+
+
+def _forget(wanted: Callable[[dict[str, Any]], bool]) -> list[str]:
+    removed = []
+    for path in list(store().all()):
+        if wanted(json.loads((path / SEAL).read_text("utf-8"))):
+            store().forget(path)
+            removed.append(f"{path.parent.name}/{path.name}")
+    return removed

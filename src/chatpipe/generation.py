@@ -1,0 +1,127 @@
+"""The prompt panel, asked of a model in one batch: base and adapters, raw and with the template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from chatpipe.artifacts import Artifact, Request
+from chatpipe.config import Generation, Prompt, PromptTemplate, Quantization
+from chatpipe.progress import Reporter
+from chatpipe.prompts import raw_prompt, render
+from chatpipe.tokenization import Encoder
+
+
+class Ask(Request):
+    """One model on the panel. Raw: the prompt alone, as the paper asked its base models."""
+
+    kind: ClassVar[str] = "generations"
+    version: ClassVar[int] = 1
+
+    base: Artifact
+    adapter: Artifact | None
+    prompt_template: PromptTemplate
+    quantization: Quantization
+    panel: tuple[Prompt, ...]
+    generation: Generation
+    asked: tuple[str, ...]  # "template", "raw" or both
+
+    def build(self, into: Path) -> dict[str, Any]:
+        from chatpipe import modeling
+
+        tokenizer = modeling.load_tokenizer(self.base.path)
+        adapter = self.adapter.path if self.adapter else None
+        model = modeling.load_model(self.base.path, adapter, self.quantization)
+        questions = [(prompt, asked) for asked in self.asked for prompt in self.panel]
+        texts = [self._text(prompt, asked) for prompt, asked in questions]
+        encoder = Encoder(tokenizer, self.prompt_template, "all", 1 << 20)
+        completions = complete(model, encoder, texts, self.generation)
+        answers = [
+            {
+                "prompt_id": prompt.id,
+                "asked": asked,
+                "instruction": prompt.instruction,
+                "input": prompt.input,
+                "text": completion.text,
+                "tokens": completion.tokens,
+                "stop": completion.stop,
+            }
+            for (prompt, asked), completion in zip(questions, completions, strict=True)
+        ]
+        text = json.dumps(answers, indent=1, ensure_ascii=False)
+        (into / "answers.json").write_text(text, "utf-8")
+        return {"settings": self.generation.model_dump(), "device": modeling.device_name()}
+
+    def _text(self, prompt: Prompt, asked: str) -> str:
+        if asked == "raw":
+            return raw_prompt(prompt)
+        return render(self.prompt_template, prompt.instruction, prompt.input)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote: text, its tokens (EOS included), and why it stopped: eos or length."""
+
+    text: str
+    tokens: int
+    stop: str
+
+
+def complete(
+    model: Any, encoder: Encoder, prompts: Sequence[str], generation: Generation
+) -> list[Completion]:
+    """Complete all prompts in one left-padded batch; the same seed gives the same text."""
+    import torch
+    from transformers import set_seed
+
+    set_seed(generation.seed)
+    ids = encoder.prompt_ids(prompts)
+    width = max(map(len, ids))
+    device = next(model.parameters()).device
+    eos = encoder.tokenizer.eos_token_id
+    padded = torch.tensor([[eos] * (width - len(row)) + row for row in ids], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
+    report = Reporter(generation.max_new_tokens, "tokens")
+
+    def tell(so_far: Any, scores: Any, **_: Any) -> Any:
+        """A stopping criterion that never stops: transformers' hook after every token."""
+        report(so_far.shape[1] - width)
+        return torch.zeros(so_far.shape[0], dtype=torch.bool, device=so_far.device)
+
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=padded,
+            attention_mask=mask,
+            stopping_criteria=[tell],
+            **sampling(generation, eos),
+        )
+    return [_completion(row[width:].tolist(), encoder.tokenizer) for row in out]
+
+
+def sampling(generation: Generation, eos: int) -> dict[str, Any]:
+    """transformers' arguments for those settings; the model's own defaults are not used."""
+    from transformers import GenerationConfig
+
+    chosen: dict[str, Any] = {"do_sample": False}
+    if generation.temperature > 0:
+        chosen = {
+            "do_sample": True,
+            "temperature": generation.temperature,
+            "top_p": generation.top_p,
+            "top_k": 0,
+        }
+    config = GenerationConfig(
+        max_new_tokens=generation.max_new_tokens, eos_token_id=eos, pad_token_id=eos, **chosen
+    )
+    return {"generation_config": config}
+
+
+def _completion(ids: list[int], tokenizer: Any) -> Completion:
+    eos = tokenizer.eos_token_id
+    stopped = eos in ids
+    written = ids[: ids.index(eos)] if stopped else ids
+    text = tokenizer.decode(written, skip_special_tokens=True).strip()
+    return Completion(text, len(written) + stopped, "eos" if stopped else "length")

@@ -1,0 +1,33 @@
+"""What there is: variants, studies, and what the store holds of a variant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from chatpipe.artifacts import home
+from chatpipe.errors import ArtifactError
+from chatpipe.loading import load_variant, names
+from chatpipe.published import find
+
+
+def everything() -> dict[str, Any]:
+    """Names of all variants and studies, and where things are kept."""
+    return {"variants": names("variants"), "studies": names("studies"), "home": str(home())}
+
+
+def variant(name: str) -> dict[str, Any]:
+    """One variant's settings, and its adapter where it has been run."""
+    found = load_variant(name)
+    try:
+        _, adapter = find(found)
+        held: dict[str, Any] = {"path": str(adapter.path), "digest": adapter.digest}
+    except ArtifactError as error:
+        held = {"missing": str(error)}
+    return {**found.model_dump(mode="json"), "adapter": held}
+
+
+def print_mapping(found: dict[str, Any]) -> None:
+    """As YAML, the form that it is written in."""
+    print(yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=100), end="")

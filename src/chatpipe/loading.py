@@ -1,0 +1,217 @@
+"""YAML and --set overrides → Variant and Study; every fault at once, each naming file and key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from chatpipe.config import Study, Variant
+from chatpipe.data import DATASETS
+from chatpipe.errors import ConfigError
+
+
+def deployments_dir() -> Path:
+    """Where variants/ and studies/ are: $CHATPIPE_DEPLOYMENTS, or ./deployments, or
+    those of this checkout or installation."""
+    configured = os.environ.get("CHATPIPE_DEPLOYMENTS")
+    candidates = [Path(configured)] if configured else [Path("deployments")]
+    here = Path(__file__).resolve()
+    candidates += [here.parents[2] / "deployments", here.parent / "deployments"]
+    return next((path for path in candidates if path.is_dir()), candidates[0])
+
+
+def names(kind: str) -> list[str]:
+    """The names of all "variants" or "studies"."""
+    return sorted(path.stem for path in (deployments_dir() / kind).glob("*.yaml"))
+
+
+def load_variant(name_or_path: str, overrides: Sequence[str] = ()) -> Variant:
+    """The variant of that name or file, with `key.path=value` overrides laid over it."""
+    path = _find("variants", name_or_path)
+    raw = read_mapping(path)
+    raw.setdefault("name", path.stem)
+    return parse_variant(raw, str(path), overrides)
+
+
+def parse_variant(raw: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Variant:
+    """A variant from plain values; `origin` is what faults call the file."""
+    raw = merged(_preset(raw.get("preset"), origin), _without(raw, "preset"))
+    for override in overrides:
+        raw = merged(raw, _parse_override(override))
+    raw, faults = _resolve_datasets(raw, origin)
+    try:
+        variant = Variant.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError([*faults, *_sentences(error, origin, Variant)]) from None
+    faults += _missing_paths(variant, origin)
+    if faults:
+        raise ConfigError(faults)
+    return variant
+
+
+def load_study(name_or_path: str) -> Study:
+    """The study of that name or file."""
+    path = _find("studies", name_or_path)
+    raw = {"name": path.stem, **read_mapping(path)}
+    try:
+        study = Study.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_sentences(error, str(path), Study)) from None
+    return study
+
+
+def study_variants(study: Study, overrides: Sequence[str] = ()) -> list[Variant]:
+    """All variants of a study; the faults of all of them together."""
+    variants, faults = [], []
+    for name in study.variants:
+        try:
+            variants.append(load_variant(name, overrides))
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(list(dict.fromkeys(faults)))
+    return variants
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`; mappings are merged key by key, all else is replaced."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = (
+            merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return result
+
+
+def _find(kind: str, name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"}:
+        if path.is_file():
+            return path
+        raise ConfigError([f"{path}: there is no such file."])
+    path = deployments_dir() / kind / f"{name_or_path}.yaml"
+    if path.is_file():
+        return path
+    known = names(kind)
+    close = difflib.get_close_matches(name_or_path, known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}."
+    raise ConfigError([f"{kind}: there is no {name_or_path!r} in {path.parent}; {hint}"])
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file; ConfigError names the line that is not YAML."""
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: is not UTF-8 text ({error.reason})."]) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark else "the file"
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise ConfigError([f"{path}: {where} is not valid YAML: {problem}."]) from None
+    if not isinstance(raw, dict):
+        raise ConfigError([f"{path}: expected keys and values, found {type(raw).__name__}."])
+    return raw
+
+
+def _preset(name: Any, origin: str) -> dict[str, Any]:
+    if name is None:
+        return {}
+    presets: dict[str, dict[str, Any]] = yaml.safe_load(
+        files("chatpipe").joinpath("presets.yaml").read_text("utf-8")
+    )
+    if name not in presets:
+        raise ConfigError([f"{origin}: preset: {name!r} is unknown; known: {', '.join(presets)}."])
+    return presets[name]
+
+
+def _without(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in raw.items() if name != key}
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError([f"--set {text}: write it as key.path=value, like training.epochs=1."])
+    try:
+        result = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError([f"--set {text}: the value is not valid YAML."]) from None
+    for part in reversed(key.split(".")):
+        result = {part: result}
+    return result  # type: ignore[no-any-return]
+
+
+def _resolve_datasets(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
+    """Catalogue names become catalogue entries; relative paths count from the file's folder."""
+    faults, resolved = [], []
+    entries = raw.get("datasets")
+    if not isinstance(entries, list):
+        return raw, []
+    for entry in entries:
+        if isinstance(entry, str):
+            if entry not in DATASETS:
+                close = difflib.get_close_matches(entry, DATASETS, 1)
+                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(DATASETS)}."
+                faults.append(f"{origin}: datasets: no data set is named {entry!r}; {hint}")
+                continue
+            entry = DATASETS[entry].model_dump()
+        elif isinstance(entry, dict) and isinstance(entry.get("path"), str):
+            path = Path(entry["path"]).expanduser()
+            if not path.is_absolute() and Path(origin).suffix in {".yaml", ".yml"}:
+                path = Path(origin).parent / path
+            entry = {**entry, "path": str(path)}
+        resolved.append(entry)
+    if faults and not resolved:
+        # Keep the rest of the file checkable: an empty list would add a second, untrue fault.
+        resolved = [next(iter(DATASETS.values())).model_dump()]
+    return {**raw, "datasets": resolved}, faults
+
+
+def _missing_paths(variant: Variant, origin: str) -> list[str]:
+    return [
+        f"{origin}: datasets.{dataset.name}.path: {dataset.path} does not exist."
+        for dataset in variant.datasets
+        if dataset.path is not None and not Path(dataset.path).expanduser().exists()
+    ]
+
+
+def _sentences(error: ValidationError, origin: str, model: type[BaseModel]) -> list[str]:
+    sentences = []
+    for fault in error.errors(include_url=False):
+        key = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = f"unknown key{_key_hint(fault['loc'], model)}"
+        elif fault["type"] == "missing":
+            message = "this key is required"
+        else:
+            found = fault.get("input")
+            shown = repr(found) if isinstance(found, str | int | float | bool | None) else ""
+            message = message[:1].lower() + message[1:]
+            message += f", found {shown}" if shown and len(shown) < 80 else ""
+        sentences.append(f"{origin}: {key or 'file'}: {message}.")
+    return sentences
+
+
+def _key_hint(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """'; did you mean …?' or the keys that are known at that place."""
+    section = model
+    for part in loc[:-1]:
+        field = section.model_fields.get(str(part))
+        options = [field.annotation, *get_args(field.annotation)] if field else []
+        found = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not found:
+            return ""
+        section = found[0]
+    known = [*section.model_fields, *(["preset"] if section is Variant else [])]
+    close = difflib.get_close_matches(str(loc[-1]), known, 1)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}"

@@ -1,0 +1,113 @@
+"""Tokenizer, quantized base model and adapter, from the directories that artifacts are."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from chatpipe.config import Quantization
+
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
+
+
+def device() -> torch.device:
+    """The first CUDA device, or the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def device_name() -> str:
+    """What people call the device."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(0))
+    return f"{_cpu_model()}, {torch.get_num_threads()} threads"
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def library_versions() -> dict[str, str]:
+    """Version of every library that the numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def peak_memory_bytes() -> int:
+    """The most memory held so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def compute_dtype(quantization: Quantization) -> torch.dtype:
+    """The type that matrix products are computed in."""
+    if quantization.compute_dtype != "auto":
+        return getattr(torch, quantization.compute_dtype)  # type: ignore[no-any-return]
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; elsewhere float32 is faster."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The model's tokenizer; ValueError where it has no EOS, which a response must end with."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{path}: the tokenizer has no EOS token, so a model would never stop.")
+    return tokenizer
+
+
+def load_base(path: Path, quantization: Quantization) -> Any:
+    """The base model in NF4 (or in full precision), frozen, on this process's device."""
+    dtype = compute_dtype(quantization)
+    config = (
+        BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=quantization.double,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        if quantization.method == "nf4"
+        else None
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        path,
+        quantization_config=config,
+        dtype=dtype,
+        device_map={"": device()},
+        use_safetensors=True,
+    )
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def load_model(base: Path, adapter: Path | None, quantization: Quantization) -> Any:
+    """The base, with the adapter on it where there is one, ready for inference."""
+    model = load_base(base, quantization)
+    if adapter is None:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, adapter).eval()

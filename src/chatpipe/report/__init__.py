@@ -1,0 +1,38 @@
+"""The report: one contract (`Report`), rendered as JSON, Markdown and a self-contained page."""
+
+from chatpipe.report.html import render_html
+from chatpipe.report.markdown import markdown_table, render_markdown
+from chatpipe.report.schema import (
+    Answer,
+    Difference,
+    HeldoutSet,
+    JsonScalar,
+    LossPoint,
+    Model,
+    PaperRow,
+    Report,
+    RowAccountRow,
+    ScoreCell,
+    json_schema,
+)
+from chatpipe.report.tables import account_rows, headline_rows, transfer_rows
+
+__all__ = [
+    "Answer",
+    "Difference",
+    "HeldoutSet",
+    "JsonScalar",
+    "LossPoint",
+    "Model",
+    "PaperRow",
+    "Report",
+    "RowAccountRow",
+    "ScoreCell",
+    "account_rows",
+    "headline_rows",
+    "json_schema",
+    "markdown_table",
+    "render_html",
+    "render_markdown",
+    "transfer_rows",
+]

@@ -1,0 +1,78 @@
+"""What was found, in sentences computed from the figures; nothing is claimed beyond them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from chatpipe.report.schema import Difference, Report
+
+READING = (
+    "Perplexity is how many equally likely next tokens a model is, on average, choosing between: "
+    "1 is certainty, lower is better. The headline is exp(total nats ÷ total tokens) over the "
+    "response and its end token, on rows held out from training; brackets give the 95 % bootstrap "
+    "interval over rows, and a difference counts as better or worse only where its interval "
+    "leaves out zero. Compare figures only within one set and between models that share "
+    "a tokenizer."
+)
+PROTOCOL = (
+    "“By the paper's protocol” is measured here as the paper did it: over all tokens of the "
+    "template, the mean of each row's own perplexity. The constant template costs a trained model "
+    "almost nothing, so these figures are usually lower than the headline; the two do not compare."
+)
+PAPER = (
+    "What the paper reports is copied from “Building a simple ChatGPT” (打造简单版本的 ChatGPT, "
+    "14 July 2023), not measured here: 4-bit LLaMA 7B and 13B, on the paper's own rows, "
+    "by its own protocol."
+)
+SEEN = (
+    "† n of the rows scored stood in the model's own training split, "
+    "so the figure may be better than on rows it never saw."
+)
+
+
+def summary(report: Report) -> str:
+    """One sentence on the variants' own data, then on data they were not trained on."""
+    clauses = [_own(report), _transfer(report)]
+    text = "; ".join(clause for clause in clauses if clause) + "."
+    marked = len({(cell.model, cell.heldout) for cell in report.seen()})
+    if not marked:
+        return text
+    noun = "comparison rests" if marked == 1 else "comparisons rest"
+    return f"{text} {marked} {noun} partly on rows seen in training (†)."
+
+
+def _own(report: Report) -> str:
+    total = len(report.variants)
+    own = [(variant.name, report.own_set(variant)) for variant in report.variants]
+    found = [report.difference(name, heldout.name) for name, heldout in own if heldout]
+    diffs = [diff for diff in found if diff]
+    if not diffs:
+        return "No variant was compared with its base on its own held-out rows"
+    better = sum(diff.verdict == "better" for diff in diffs)
+    noun, verb = ("variant", "beats its") if total == 1 else ("variants", "beat their")
+    text = f"{better} of {total} {noun} {verb} base on their own held-out rows"
+    if total == 1:
+        text = text.replace("their own", "its own")
+    return text + _rest(diffs, total - len(diffs))
+
+
+def _transfer(report: Report) -> str:
+    """Only sets that share no part with the variant's data count as not trained on."""
+    parts = {heldout.name: set(heldout.parts) for heldout in report.heldout}
+    data = {model.name: set(model.datasets) for model in report.variants}
+    diffs = [d for d in report.differences if parts[d.heldout].isdisjoint(data.get(d.model, ()))]
+    if not diffs:
+        return ""
+    better = sum(diff.verdict == "better" for diff in diffs)
+    noun = "comparison" if len(diffs) == 1 else "comparisons"
+    text = f"on data a variant was not trained on, {better} of {len(diffs)} {noun} with the base"
+    return f"{text} {'is' if better == 1 else 'are'} better{_rest(diffs, 0)}"
+
+
+def _rest(diffs: Sequence[Difference], missing: int) -> str:
+    """The comparisons that did not come out better, so that none goes unsaid."""
+    verdicts = Counter(diff.verdict for diff in diffs)
+    notes = {"worse": verdicts["worse"], "undecided": verdicts["undecided"], "missing": missing}
+    said = [f"{number} {what}" for what, number in notes.items() if number]
+    return f" ({', '.join(said)})" if said else ""

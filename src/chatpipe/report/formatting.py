@@ -1,0 +1,100 @@
+"""How numbers read in every rendering: one place for digits, signs and units."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+from chatpipe.report.schema import Difference, JsonScalar, ScoreCell
+
+MISSING = "—"
+SEEN = "†"
+MINUS = "\u2212"
+MINUTE, HOUR = 60, 3600  # seconds
+
+
+def perplexity(value: float) -> str:
+    """About four significant digits, as the paper gives them: 2.236, 14.91, 1,204."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else MISSING
+    rounded = abs(float(f"{value:.4g}"))
+    before = math.floor(math.log10(rounded)) if rounded else 0
+    return f"{value:,.{max(0, min(3, 3 - before))}f}".replace("-", MINUS)
+
+
+def score(cell: ScoreCell | None) -> str:
+    """A figure, †n where n rows were seen in training, and its interval."""
+    if cell is None:
+        return MISSING
+    return f"{perplexity(cell.value)}{seen_mark(cell)}{interval(cell.low, cell.high)}"
+
+
+def seen_mark(cell: ScoreCell | None) -> str:
+    """†n where n of the rows stood in the model's training split, else nothing."""
+    return f" {SEEN}{cell.seen_in_training:,}" if cell and cell.seen_in_training else ""
+
+
+def difference(diff: Difference | None, cell: ScoreCell | None = None) -> str:
+    """A signed difference with its interval: -1.204 [-1.511, -0.922], with true minus signs.
+
+    cell: the model's own figure, whose †n the difference inherits.
+    """
+    if diff is None:
+        return MISSING
+    return f"{signed(diff.value)}{seen_mark(cell)} [{signed(diff.low)}, {signed(diff.high)}]"
+
+
+def signed(value: float) -> str:
+    """Always with its sign, so that a gain and a loss cannot be taken for each other."""
+    return f"+{perplexity(value)}" if value > 0 else perplexity(value)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """A 95 % interval after its value, nothing where none was computed."""
+    return "" if low is None or high is None else f" [{perplexity(low)}, {perplexity(high)}]"
+
+
+def moment(created: str) -> str:
+    """An ISO 8601 time for readers: 2025-06-01 12:00 UTC; other text as it is."""
+    try:
+        return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return created
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 8.4 s, 12 min 05 s or 8 h 20 min."""
+    if seconds is None:
+        return MISSING
+    if round(seconds, 1) < MINUTE:
+        return f"{seconds:.1f} s"
+    if round(seconds) < HOUR:
+        minutes, rest = divmod(round(seconds), MINUTE)
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(seconds / MINUTE), 60)
+    return f"{hours:,} h {minutes:02d} min"
+
+
+def count(value: float | None) -> str:
+    """A whole number with separators."""
+    return MISSING if value is None else f"{value:,.0f}"
+
+
+def gibibytes(value: int | None) -> str:
+    """Bytes as GiB."""
+    return MISSING if value is None else f"{value / 2**30:,.2f} GiB"
+
+
+def counts(reasons: dict[str, int]) -> str:
+    """Reason and number, most first: 'duplicate 12, empty output 3'."""
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} {number:,}" for reason, number in ordered if number) or MISSING
+
+
+def setting(value: JsonScalar) -> str:
+    """A setting as YAML would have it; — where it is not set."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,87 @@
+"""The report as Markdown: for a README, a pull request or a Prefect artifact."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator, Sequence
+
+from chatpipe.report import findings, formatting, tables
+from chatpipe.report.schema import Answer, Report
+
+
+def render_markdown(report: Report) -> str:
+    """The whole report; what models wrote is escaped, so it shows as the text it is."""
+    parts = [
+        f"# {escape(report.study)}",
+        escape(findings.summary(report)),
+        f"{escape(formatting.moment(report.created))} · {escape(report.device)}",
+        *_figures(report),
+        *_panel(report),
+        *_origins(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(rows: Sequence[tables.Row]) -> str:
+    """A pipe table of rows that share their headers; empty for no rows."""
+    if not rows:
+        return ""
+    head, *body = [
+        " | ".join(escape(cell) for cell in cells)
+        for cells in (list(rows[0]), *(list(row.values()) for row in rows))
+    ]
+    lines = [head, " | ".join(["---"] * len(rows[0])), *body]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def escape(text: str) -> str:
+    """Text that Markdown and the HTML inside it show as it is, on one line."""
+    plain = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text.strip(), quote=False))
+    return "<br>".join(plain.splitlines())
+
+
+def _figures(report: Report) -> Iterator[str]:
+    yield from _section("Headline", tables.headline_rows(report), findings.READING)
+    yield escape(findings.PROTOCOL)
+    if tables.in_paper(report):
+        yield escape(findings.PAPER)
+    yield from _section("Transfer: every model on every held-out set", tables.transfer_rows(report))
+    yield from _section("Difference from the base", tables.difference_rows(report))
+    if report.seen():
+        yield escape(findings.SEEN)
+        yield "\n".join(f"- {escape(note)}" for note in tables.seen_notes(report))
+    yield from _section("Training", tables.training_rows(report))
+
+
+def _panel(report: Report) -> Iterator[str]:
+    if report.answers:
+        yield "## The panel: one prompt, every model"
+    for answers in report.panel():
+        first = answers[0]
+        asked = " — ".join(part for part in (first.instruction, first.input) if part)
+        yield f"### {escape(asked)}"
+        yield f"Asked {tables.asked_note(first)}."
+        yield markdown_table([_answer(answer) for answer in answers])
+
+
+def _answer(answer: Answer) -> tables.Row:
+    return {
+        "Model": answer.model,
+        "Answer": answer.text.strip() or "(empty)",
+        "Length": tables.answer_note(answer),
+    }
+
+
+def _origins(report: Report) -> Iterator[str]:
+    yield from _section("Held-out sets", tables.heldout_rows(report))
+    yield from _section("Row accounts", tables.account_rows(report))
+    yield from _section("Settings that differ", tables.setting_rows(report))
+    yield from _section("Generation", tables.value_rows("Setting", report.generation))
+    yield from _section("The paper's figures", tables.paper_rows(report), findings.PAPER)
+    yield from _section("Versions", tables.value_rows("Library", report.versions))
+
+
+def _section(title: str, rows: Sequence[tables.Row], note: str = "") -> Iterator[str]:
+    if rows:
+        yield from (f"## {title}", escape(note), markdown_table(rows))

@@ -1,0 +1,267 @@
+"""The report's contract: frozen models with units, from which every rendering is made."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+JsonScalar = str | int | float | bool | None
+Metric = Literal["perplexity", "perplexity_paper"]
+
+
+class Contract(BaseModel):
+    """What every part shares: frozen, no unknown fields, NaN and infinity survive JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class LossPoint(Contract):
+    """One logged training loss: nats per scored token at an optimizer step."""
+
+    step: int
+    epoch: float
+    loss: float
+
+
+class Model(Contract):
+    """A base model or a variant fine-tuned from it; fields a base lacks are None.
+
+    datasets: names it was trained on, empty for a base. wall_s: seconds of training.
+    trained_tokens: tokens through the model, over all epochs. tokens_per_s: trained_tokens
+    per second of training. peak_memory_bytes: on the training device. rows_trained: rows of
+    the training split. device: what it was trained on, in words.
+    """
+
+    name: str
+    base_model: str
+    is_base: bool
+    datasets: list[str]
+    adapter_digest: str | None
+    wall_s: float | None
+    trained_tokens: int | None
+    tokens_per_s: float | None
+    peak_memory_bytes: int | None
+    optimizer_steps: int | None
+    trainable_parameters: int | None
+    rows_trained: int | None
+    device: str | None
+    loss_history: list[LossPoint] = []
+
+
+class HeldoutSet(Contract):
+    """A held-out set; parts: the data sets whose held-out rows it is the union of."""
+
+    name: str
+    parts: list[str]
+    rows: int
+
+
+class ScoreCell(Contract):
+    """One figure of one model on one held-out set.
+
+    metric "perplexity": exp(nats / tokens) over response and EOS, the headline;
+    "perplexity_paper": the mean of per-sentence perplexities over all template tokens.
+    low, high: 95 % bootstrap interval over rows. nats: total negative log likelihood over
+    `tokens` scored tokens. seen_in_training: how many of the rows stood in this model's
+    training split; shown wherever the figure is. own: the model was trained on that data.
+    """
+
+    model: str
+    heldout: str
+    metric: Metric
+    value: float
+    low: float | None
+    high: float | None
+    rows: int
+    tokens: int
+    nats: float
+    seen_in_training: int
+    own: bool
+
+
+class Difference(Contract):
+    """Perplexity of model minus that of base on one set; low, high: paired 95 % bootstrap."""
+
+    model: str
+    base: str
+    heldout: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "undecided"]:
+        """Whether the interval lies below zero, above it, or holds it."""
+        if self.high < 0:
+            return "better"
+        return "worse" if self.low > 0 else "undecided"
+
+
+class Answer(Contract):
+    """One model's answer to one panel prompt; tokens: generated, EOS not counted.
+
+    asked: "template" is the training template, "raw" the bare text.
+    stop: "eos" ended by itself, "length" was cut at the limit of tokens.
+    """
+
+    model: str
+    prompt_id: str
+    asked: Literal["template", "raw"]
+    instruction: str
+    input: str
+    text: str
+    tokens: int
+    stop: Literal["eos", "length"]
+
+
+class RowAccountRow(Contract):
+    """What one step did with its rows: read = kept + dropped; flagged: kept but counted."""
+
+    name: str
+    step: Literal["normalize", "merge"]
+    read: int
+    kept: int
+    dropped: dict[str, int]
+    flagged: dict[str, int]
+
+    @model_validator(mode="after")
+    def _every_row_is_accounted_for(self) -> Self:
+        dropped = sum(self.dropped.values())
+        if self.read != self.kept + dropped:
+            raise ValueError(
+                f"row account {self.name} ({self.step}): read {self.read} rows, "
+                f"but kept {self.kept} + dropped {dropped} = {self.kept + dropped}"
+            )
+        return self
+
+
+class PaperRow(Contract):
+    """What the paper reports for a variant; wall_s: seconds of training."""
+
+    model: str
+    perplexity: float
+    wall_s: float
+
+
+class Report(Contract):
+    """A study's report. created: ISO 8601 time; settings: model → dotted setting → value."""
+
+    schema_version: Literal[1] = 1
+    study: str
+    created: str
+    models: list[Model]
+    heldout: list[HeldoutSet]
+    scores: list[ScoreCell]
+    differences: list[Difference]
+    answers: list[Answer]
+    accounts: list[RowAccountRow]
+    settings: dict[str, dict[str, JsonScalar]]
+    generation: dict[str, JsonScalar]
+    versions: dict[str, str]
+    device: str
+    paper: list[PaperRow] = []
+
+    @model_validator(mode="after")
+    def _names_are_unique_and_known(self) -> Self:
+        models = _unique("model", (model.name for model in self.models))
+        sets = _unique("held-out set", (heldout.name for heldout in self.heldout))
+        _unique("score", ((cell.model, cell.heldout, cell.metric) for cell in self.scores))
+        _unique("difference", ((diff.model, diff.heldout) for diff in self.differences))
+        _known("model", models, (cell.model for cell in self.scores))
+        _known("model", models, (answer.model for answer in self.answers))
+        _known("model", models, self.settings)
+        _known("model", models, (n for diff in self.differences for n in (diff.model, diff.base)))
+        _known("held-out set", sets, (cell.heldout for cell in self.scores))
+        _known("held-out set", sets, (diff.heldout for diff in self.differences))
+        return self
+
+    @property
+    def bases(self) -> list[Model]:
+        """The models that nothing was trained on."""
+        return [model for model in self.models if model.is_base]
+
+    @property
+    def variants(self) -> list[Model]:
+        """The fine-tuned models."""
+        return [model for model in self.models if not model.is_base]
+
+    def base_of(self, variant: Model) -> Model | None:
+        """The base model's own entry, where the study scored it."""
+        return next((base for base in self.bases if base.base_model == variant.base_model), None)
+
+    def score(self, model: str, heldout: str, metric: Metric = "perplexity") -> ScoreCell | None:
+        """The one figure of a model on a set, None where it was not scored."""
+        wanted = (model, heldout, metric)
+        cells = (cell for cell in self.scores if (cell.model, cell.heldout, cell.metric) == wanted)
+        return next(cells, None)
+
+    def difference(self, model: str, heldout: str) -> Difference | None:
+        """A model's difference from its base on a set, None where it was not compared."""
+        found = (d for d in self.differences if (d.model, d.heldout) == (model, heldout))
+        return next(found, None)
+
+    def own_set(self, variant: Model) -> HeldoutSet | None:
+        """The set that holds out rows of exactly the variant's data sets."""
+        exact = (h for h in self.heldout if set(h.parts) == set(variant.datasets))
+        return next(exact, None)
+
+    def paper_row(self, model: str) -> PaperRow | None:
+        """The paper's row of that name; case does not count."""
+        rows = (row for row in self.paper if row.model.casefold() == model.casefold())
+        return next(rows, None)
+
+    def seen(self) -> list[ScoreCell]:
+        """The figures over rows of which some stood in the model's training split."""
+        return [cell for cell in self.scores if cell.seen_in_training > 0]
+
+    def panel(self) -> list[list[Answer]]:
+        """The answers in groups of one prompt asked one way, models in the report's order."""
+        order = {model.name: place for place, model in enumerate(self.models)}
+        groups: dict[tuple[str, str], list[Answer]] = {
+            (answer.prompt_id, answer.asked): [] for answer in self.answers
+        }
+        for answer in sorted(self.answers, key=lambda answer: order[answer.model]):
+            groups[answer.prompt_id, answer.asked].append(answer)
+        return list(groups.values())
+
+    def differing_settings(self) -> dict[str, dict[str, JsonScalar]]:
+        """Dotted setting → variant → value, only where variants differ; unset reads as None."""
+        return {key: row for key, row in self._setting_rows().items() if not _all_same(row)}
+
+    def shared_settings(self) -> dict[str, JsonScalar]:
+        """Dotted setting → the one value that all variants have."""
+        rows = self._setting_rows().items()
+        return {key: next(iter(row.values())) for key, row in rows if _all_same(row)}
+
+    def _setting_rows(self) -> dict[str, dict[str, JsonScalar]]:
+        settings = {m.name: self.settings.get(m.name, {}) for m in self.variants}
+        keys = dict.fromkeys(key for values in settings.values() for key in values)
+        return {key: {name: s.get(key) for name, s in settings.items()} for key in keys}
+
+
+def json_schema() -> dict[str, Any]:
+    """The contract as JSON Schema: what schema_v1.json holds."""
+    return Report.model_json_schema(mode="serialization")
+
+
+def _all_same(row: dict[str, JsonScalar]) -> bool:
+    return len({(isinstance(value, bool), value) for value in row.values()}) <= 1
+
+
+def _unique(what: str, names: Iterable[Hashable]) -> set[Hashable]:
+    found: set[Hashable] = set()
+    for name in names:
+        if name in found:
+            raise ValueError(f"{what} {name} stands twice in the report")
+        found.add(name)
+    return found
+
+
+def _known(what: str, known: set[Hashable], names: Iterable[str]) -> None:
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise ValueError(
+            f"unknown {what} {', '.join(unknown)}; the report has {sorted(map(str, known))}"
+        )

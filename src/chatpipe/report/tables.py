@@ -1,0 +1,151 @@
+"""The report's tables as rows of header → text: for Markdown, HTML, terminal and artifacts."""
+
+from __future__ import annotations
+
+from chatpipe.report import formatting as show
+from chatpipe.report.schema import Answer, JsonScalar, Model, Report, RowAccountRow
+
+Row = dict[str, str]
+
+
+def headline_rows(report: Report) -> list[Row]:
+    """Each variant on its own held-out rows, beside its base and the paper."""
+    return [_headline(report, model) for model in report.variants]
+
+
+def transfer_rows(report: Report) -> list[Row]:
+    """Perplexity of every model (rows) on every held-out set (columns)."""
+    return [
+        {"Model": model.name}
+        | {h.name: show.score(report.score(model.name, h.name)) for h in report.heldout}
+        for model in report.models
+    ]
+
+
+def difference_rows(report: Report) -> list[Row]:
+    """Perplexity of every variant minus its base's, on every held-out set."""
+    return [
+        {"Model": model.name}
+        | {h.name: _difference(report, model.name, h.name) for h in report.heldout}
+        for model in report.variants
+        if any(diff.model == model.name for diff in report.differences)
+    ]
+
+
+def training_rows(report: Report) -> list[Row]:
+    """What the training of each variant took."""
+    return [
+        {
+            "Model": model.name,
+            "Rows": show.count(model.rows_trained),
+            "Tokens": show.count(model.trained_tokens),
+            "Steps": show.count(model.optimizer_steps),
+            "Trainable parameters": show.count(model.trainable_parameters),
+            "Training time": show.duration(model.wall_s),
+            "Tokens per second": show.count(model.tokens_per_s),
+            "Peak memory": show.gibibytes(model.peak_memory_bytes),
+            "Device": model.device or show.MISSING,
+        }
+        for model in report.variants
+    ]
+
+
+def account_rows(report: Report) -> list[Row]:
+    """What became of every row that was read: read = kept + dropped."""
+    return [_account(row) for row in report.accounts]
+
+
+def heldout_rows(report: Report) -> list[Row]:
+    """The held-out sets and what each is the union of."""
+    return [
+        {
+            "Held-out set": heldout.name,
+            "Held-out rows of": ", ".join(heldout.parts),
+            "Rows": show.count(heldout.rows),
+        }
+        for heldout in report.heldout
+    ]
+
+
+def setting_rows(report: Report) -> list[Row]:
+    """The settings in which variants differ, one column a variant."""
+    return [
+        {"Setting": key} | {name: show.setting(value) for name, value in values.items()}
+        for key, values in report.differing_settings().items()
+    ]
+
+
+def value_rows(header: str, values: dict[str, JsonScalar] | dict[str, str]) -> list[Row]:
+    """Any flat mapping as a table of two columns."""
+    return [{header: key, "Value": show.setting(value)} for key, value in values.items()]
+
+
+def paper_rows(report: Report) -> list[Row]:
+    """What the paper reports, copied, not measured."""
+    return [
+        {
+            "Paper's variant": row.model,
+            "Perplexity": show.perplexity(row.perplexity),
+            "Training time": show.duration(row.wall_s),
+        }
+        for row in report.paper
+    ]
+
+
+def seen_notes(report: Report) -> list[str]:
+    """One note for every model and set with rows that were in the model's training split."""
+    notes = (
+        f"{cell.model} on {cell.heldout}: {cell.seen_in_training:,} of {cell.rows:,} rows "
+        "stood in its training split"
+        for cell in report.seen()
+    )
+    return list(dict.fromkeys(notes))
+
+
+def in_paper(report: Report) -> bool:
+    """Whether the paper reports any of the variants, by name."""
+    return any(report.paper_row(model.name) for model in report.variants)
+
+
+def answer_note(answer: Answer) -> str:
+    """How long an answer is and why it ended."""
+    tokens = f"{answer.tokens:,} token" + ("" if answer.tokens == 1 else "s")
+    return tokens if answer.stop == "eos" else f"{tokens}, cut at the limit"
+
+
+def asked_note(answer: Answer) -> str:
+    """How the prompt was put to the models."""
+    return "in the training template" if answer.asked == "template" else "as bare text"
+
+
+def _headline(report: Report, model: Model) -> Row:
+    own, base = report.own_set(model), report.base_of(model)
+    place = own.name if own else ""
+    paper = report.paper_row(model.name)
+    reported = {"Paper reported": show.perplexity(paper.perplexity) if paper else show.MISSING}
+    return {
+        "Model": model.name,
+        "Base": base.name if base else model.base_model,
+        "Trained on": " + ".join(model.datasets) or show.MISSING,
+        "Own held-out perplexity": show.score(report.score(model.name, place)),
+        "Base on the same rows": show.score(report.score(base.name, place) if base else None),
+        "Difference from base": _difference(report, model.name, place),
+        "By the paper's protocol": show.score(report.score(model.name, place, "perplexity_paper")),
+        **(reported if in_paper(report) else {}),
+        "Training time": show.duration(model.wall_s),
+    }
+
+
+def _difference(report: Report, model: str, heldout: str) -> str:
+    return show.difference(report.difference(model, heldout), report.score(model, heldout))
+
+
+def _account(row: RowAccountRow) -> Row:
+    return {
+        "Data": row.name,
+        "Step": row.step,
+        "Read": show.count(row.read),
+        "Kept": show.count(row.kept),
+        "Dropped": show.counts(row.dropped),
+        "Kept but flagged": show.counts(row.flagged),
+    }

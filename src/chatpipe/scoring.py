@@ -1,0 +1,139 @@
+"""A model's negative log-likelihood of every held-out row, in nats."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chatpipe.artifacts import Artifact, Request
+from chatpipe.config import Evaluation, PromptTemplate, Quantization
+from chatpipe.errors import DataError
+from chatpipe.progress import Reporter
+from chatpipe.prompts import template
+from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow, pad_batch, token_batches
+
+
+class Score(Request):
+    """One model on one held-out set; no adapter means the base itself."""
+
+    kind: ClassVar[str] = "scores"
+    version: ClassVar[int] = 1
+
+    base: Artifact
+    adapter: Artifact | None
+    heldout: Artifact
+    prompt_template: PromptTemplate
+    quantization: Quantization
+    max_length: int
+    batch_tokens: int
+
+    @classmethod
+    def of(
+        cls, models: tuple[Artifact, Artifact | None], heldout: Artifact, settings: ScoreSettings
+    ) -> Score:
+        """The request for that (base, adapter) pair on that set."""
+        prompt_template, quantization, evaluation = settings
+        return cls(
+            base=models[0],
+            adapter=models[1],
+            heldout=heldout,
+            prompt_template=prompt_template,
+            quantization=quantization,
+            max_length=evaluation.max_length,
+            batch_tokens=evaluation.batch_tokens,
+        )
+
+    def build(self, into: Path) -> dict[str, Any]:
+        from chatpipe import modeling
+
+        started = time.monotonic()
+        table = pq.read_table(self.heldout.path / "heldout.parquet")
+        tokenizer = modeling.load_tokenizer(self.base.path)
+        kinds = {
+            # The paper's figure is over its own template, whatever this variant was trained on.
+            "all": Encoder(tokenizer, template("paper"), "all", self.max_length),
+            "response": Encoder(tokenizer, self.prompt_template, "response", self.max_length),
+        }
+        encoded = {kind: encoder.encode(table) for kind, encoder in kinds.items()}
+        if not all(tokenized.rows for tokenized in encoded.values()):
+            raise DataError(f"no held-out row fits into evaluation.max_length {self.max_length}.")
+        adapter = self.adapter.path if self.adapter else None
+        model = modeling.load_model(self.base.path, adapter, self.quantization)
+        report = Reporter(sum(len(t.rows) for t in encoded.values()), "rows")
+        done, columns = 0, []
+        for kind, tokenized in encoded.items():
+            nats = row_nats(model, tokenized.rows, self.batch_tokens, _after(report, done))
+            done += len(tokenized.rows)
+            columns.append(_column(kind, table, tokenized.rows, nats))
+        pq.write_table(pa.concat_tables(columns), into / "nats.parquet")
+        left_out = {kind: t.left_out for kind, t in encoded.items() if t.left_out}
+        return {"wall_s": round(time.monotonic() - started, 3), "left_out": left_out}
+
+
+ScoreSettings = tuple[PromptTemplate, Quantization, Evaluation]
+
+
+def row_nats(
+    model: Any, rows: Sequence[TokenizedRow], batch_tokens: int, report: Any = None
+) -> list[float]:
+    """Σ −log p of the scored tokens of each row, in the order of `rows`.
+
+    Rows are batched by length; padding is masked and comes after every real token, so a row's
+    value depends neither on the batch nor on its company.
+    """
+    import torch
+
+    place = {id(row): index for index, row in enumerate(rows)}
+    nats = [0.0] * len(rows)
+    device = next(model.parameters()).device
+    done = 0
+    for batch in token_batches(rows, batch_tokens):
+        ids, mask, labels = (torch.tensor(part, device=device) for part in pad_batch(batch))
+        with torch.inference_mode():
+            logits = model(input_ids=ids, attention_mask=mask).logits
+            losses = _batch_nats(logits, labels)
+        for row, value in zip(batch, losses.tolist(), strict=True):
+            nats[place[id(row)]] = value
+        done += len(batch)
+        if report:
+            report(done)
+    return nats
+
+
+def _batch_nats(logits: Any, labels: Any) -> Any:
+    """(batch,) nats from logits (batch, tokens, vocabulary), in float32, row by row: the
+    vocabulary in float32 for a whole batch would be most of the memory."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    return torch.stack(
+        [
+            cross_entropy(row[:-1].float(), wanted[1:], ignore_index=IGNORED, reduction="sum")
+            for row, wanted in zip(logits, labels, strict=True)
+        ]
+    )
+
+
+def _after(report: Reporter, offset: int) -> Any:
+    return lambda done: report(offset + done)
+
+
+def _column(
+    kind: str, table: pa.Table, rows: Sequence[TokenizedRow], nats: Sequence[float]
+) -> pa.Table:
+    """id, labels, tokens (those predicted: a first token has nothing before it), nats."""
+    ids = table["id"].take(pa.array([row.index for row in rows], pa.int64()))
+    tokens = [sum(label != IGNORED for label in row.labels[1:]) for row in rows]
+    return pa.table(
+        {
+            "id": ids,
+            "labels": [kind] * len(rows),
+            "tokens": pa.array(tokens, pa.int64()),
+            "nats": pa.array(nats, pa.float64()),
+        }
+    )

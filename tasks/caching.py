@@ -1,0 +1,86 @@
+"""The only clever file: a task's cache key is its artifact's own place in the store.
+
+Prefect's record of a finished task is written inside the artifact's directory, so a record
+cannot outlive its artifact, and a hit is verified before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec
+
+from prefect import Task, task
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+from prefect.serializers import Serializer
+from pydantic import Field
+
+from chatpipe.artifacts import Artifact, Request, store, verify
+
+RECORD = "prefect-record"
+# What the tasks of this process did, as "kind/key": bodies that ran, and verified hits.
+BUILT: list[str] = []
+HITS: set[str] = set()
+
+
+@dataclass
+class ArtifactPolicy(CachePolicy):
+    """The key of a task is where the artifact of its one parameter, `request`, belongs."""
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str | None:
+        request: Request = inputs["request"]
+        return f"{request.kind}/{request.key()}/{RECORD}"
+
+
+class VerifiedArtifact(Serializer):  # unparametrized: Prefect registers by class
+    """An artifact reference as JSON; loading one whose files are gone or changed fails, which
+    Prefect takes as a miss and runs the task again."""
+
+    type: str = Field(default="chatpipe-artifact", frozen=True)
+
+    def dumps(self, obj: Artifact) -> bytes:
+        return obj.model_dump_json().encode()
+
+    def loads(self, blob: bytes) -> Artifact:
+        recorded = Artifact.model_validate_json(blob)
+        found = verify(store().path(recorded.kind, recorded.key))
+        if found != recorded:
+            raise ValueError(f"{recorded.kind}/{recorded.key} was rebuilt since it was recorded")
+        HITS.add(f"{found.kind}/{found.key}")
+        return found
+
+
+P = ParamSpec("P")
+
+
+def step(**options: Any) -> Callable[[Callable[P, Artifact]], Task[P, Artifact]]:
+    """A task from one request to one artifact, cached across runs by what was asked.
+
+    Prefect fixes a task's storage when the task is defined, so a process has one store:
+    CHATPIPE_HOME is read when this module is imported.
+    """
+
+    def as_task(body: Callable[P, Artifact]) -> Task[P, Artifact]:
+        @wraps(body)
+        def counted(*args: P.args, **kwargs: P.kwargs) -> Artifact:
+            artifact = body(*args, **kwargs)
+            BUILT.append(f"{artifact.kind}/{artifact.key}")
+            return artifact
+
+        return task(
+            result_storage=store().root,
+            cache_policy=ArtifactPolicy(),
+            result_serializer=VerifiedArtifact(),
+            cache_result_in_memory=False,
+            **options,
+        )(counted)
+
+    return as_task

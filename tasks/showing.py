@@ -1,0 +1,93 @@
+"""What a person sees of a run: progress lines, Prefect artifacts; none of it can fail a run."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.logging import get_run_logger
+
+from chatpipe.artifacts import Artifact
+from chatpipe.progress import Progress
+from chatpipe.report import (
+    Report,
+    account_rows,
+    headline_rows,
+    render_markdown,
+    transfer_rows,
+)
+
+Shown = tuple[Callable[[Progress], None], Callable[[str], None]]
+LINE_EVERY_S = 5.0
+
+
+@contextmanager
+def progress_shown(label: str) -> Iterator[Shown]:
+    """Handlers for a child's progress and output: log lines with an ETA, a progress artifact."""
+    logger = get_run_logger()
+    logger.info("%s …", label)
+    started = time.monotonic()
+    artifact: UUID | None = None
+    said = started
+    with suppress(Exception):
+        found = create_progress_artifact(0.0, key=artifact_key("progress", label))
+        artifact = found if isinstance(found, UUID) else None
+
+    def on_progress(event: Progress) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said < LINE_EVERY_S:
+            return
+        said = now
+        logger.info("%s: %s", label, in_words(event))
+        if artifact:
+            with suppress(Exception):
+                update_progress_artifact(artifact, progress=100.0 * event.done / event.total)
+
+    yield on_progress, logger.debug
+    logger.info("%s: done in %.0f s", label, time.monotonic() - started)
+    if artifact:
+        with suppress(Exception):
+            update_progress_artifact(artifact, progress=100.0)
+
+
+def in_words(event: Progress) -> str:
+    """'12/40 steps, loss 2.31, 1:05 left'."""
+    words = f"{event.done}/{event.total} {event.unit}"
+    if event.loss is not None:
+        words += f", loss {event.loss:.3f}"
+    if event.eta_s is not None:
+        minutes, seconds = divmod(round(event.eta_s), 60)
+        words += f", {minutes}:{seconds:02d} left"
+    return words
+
+
+def show_report(report: Report, artifact: Artifact) -> None:
+    """The report's tables, its Markdown and a link to its page, as Prefect artifacts."""
+    tables: dict[str, list[dict[str, Any]]] = {
+        "perplexity": [dict(row) for row in headline_rows(report)],
+        "transfer": [dict(row) for row in transfer_rows(report)],
+        "rows": [dict(row) for row in account_rows(report)],
+    }
+    with suppress(Exception):
+        for name, rows in tables.items():
+            create_table_artifact(rows, key=artifact_key(report.study, name))
+        create_markdown_artifact(render_markdown(report), key=artifact_key(report.study, "report"))
+        page = (artifact.path / "report.html").as_uri()
+        create_link_artifact(page, link_text="report", key=artifact_key(report.study, "page"))
+
+
+def artifact_key(*parts: str) -> str:
+    """Prefect allows lowercase letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")

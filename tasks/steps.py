@@ -1,0 +1,79 @@
+"""The steps of a study as cached tasks: each takes one request and gives one artifact."""
+
+from __future__ import annotations
+
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+
+from chatpipe.artifacts import Artifact, store
+from chatpipe.child import build_in_child
+from chatpipe.corpus import Merge, Normalize
+from chatpipe.errors import SourceError
+from chatpipe.finetuning import Finetune
+from chatpipe.generation import Ask
+from chatpipe.reporting import MakeReport
+from chatpipe.scoring import Score
+from chatpipe.sources import FetchDataset, FetchModel
+from tasks.caching import step
+from tasks.showing import progress_shown
+
+
+def _may_pass(task: Task[..., Artifact], run: TaskRun, state: State[Artifact]) -> bool:
+    """Retry what a network may mend; the same bad input stays bad."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, SourceError | OSError)
+
+
+@step(task_run_name="download data", retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)
+def download(request: FetchDataset) -> Artifact:
+    """A data set's files."""
+    return store().obtain(request)
+
+
+@step(task_run_name="download base", retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)
+def download_base(request: FetchModel) -> Artifact:
+    """The base model as safetensors."""
+    return _in_child(request, "base model")
+
+
+@step(task_run_name="normalize {request.name}")
+def normalize(request: Normalize) -> Artifact:
+    """instruction / input / output rows, and those set aside."""
+    return store().obtain(request)
+
+
+@step(task_run_name="merge")
+def merge(request: Merge) -> Artifact:
+    """The corpus: a training and a held-out split."""
+    return store().obtain(request)
+
+
+@step(task_run_name="fine-tune")
+def finetune_adapter(request: Finetune, label: str) -> Artifact:
+    """The adapter, trained in a process of its own."""
+    return _in_child(request, f"fine-tune {label}")
+
+
+@step(task_run_name="score {label}")
+def score(request: Score, label: str) -> Artifact:
+    """A model's nats of every held-out row."""
+    return _in_child(request, f"score {label}")
+
+
+@step(task_run_name="ask {label}")
+def ask(request: Ask, label: str) -> Artifact:
+    """A model's answers to the panel."""
+    return _in_child(request, f"ask {label}")
+
+
+@step(task_run_name="report")
+def make_report(request: MakeReport) -> Artifact:
+    """report.json, report.md, report.html."""
+    return store().obtain(request)
+
+
+def _in_child(request: Finetune | Score | Ask | FetchModel, label: str) -> Artifact:
+    with progress_shown(label) as (on_progress, on_line):
+        return store().obtain(
+            request, lambda into: build_in_child(request, into, on_progress, on_line)
+        )
