@@ -240,15 +240,14 @@ def _lines() -> Iterator[str]:
 
 
 def _conversation(name: str, max_new_tokens: int, temperature: float) -> tuple[Any, Any]:
-    from chatpipe.child import QUIET
-
-    os.environ.update({**QUIET, **os.environ})
     from chatpipe.config import Generation
     from chatpipe.loading import load_variant
     from chatpipe.published import find
+    from chatpipe.quiet import quieten
 
     variant = load_variant(name)
     base, adapter = find(variant)
+    quieten()
 
     from chatpipe.chatting import Conversation
 

@@ -11,7 +11,6 @@ from rich.table import Table
 from chatpipe.report import Report, headline_rows, transfer_rows
 from chatpipe.report.findings import summary
 
-
 # What Prefect says of every task and of the server that it starts for itself.
 ORDINARY = (
     "Finished in state Completed",
@@ -19,7 +18,13 @@ ORDINARY = (
     "Stopping temporary server",
 )
 # The columns that fit a narrow terminal; the report has them all.
-HEADLINE = ("Model", "Trained on", "Own held-out perplexity", "Difference from base", "Training time")
+HEADLINE = (
+    "Model",
+    "Trained on",
+    "Own held-out perplexity",
+    "Difference from base",
+    "Training time",
+)
 
 
 def print_report(report: Report) -> None:

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from chatpipe.artifacts import home
 from chatpipe.config import Variant
 from chatpipe.data import FORMATS
-from chatpipe.data.formats import NOT_TEXT, UNDECODABLE
 from chatpipe.data.reading import READ_REASON, SUFFIXES, read_rows
 from chatpipe.errors import ConfigError, DataError, SourceError
 from chatpipe.sources import (
@@ -24,7 +23,6 @@ from chatpipe.sources import (
 
 SHOWN = 20  # bad rows that are named one by one; the rest is counted
 FREE_BYTES = 2 * 2**30  # the embedded study's artifacts need 0.6 GB, its checkpoints as much
-BROKEN = (NOT_TEXT, UNDECODABLE)
 
 
 def check_variant(variant: Variant) -> None:
@@ -39,7 +37,7 @@ def check_variant(variant: Variant) -> None:
             continue
         faults += _dataset_faults(root, variant, dataset.name)
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError([f"{variant.name}: {fault}" for fault in faults])
 
 
 def row_faults(path: Path, format_name: str, columns: dict[str, str]) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -20,18 +19,7 @@ from typing import IO, Any
 from chatpipe import progress
 from chatpipe.artifacts import Request, home
 from chatpipe.errors import BY_NAME, ChatpipeError, StepProcessError
-
-# What other libraries would print or send by themselves; a user's own setting wins.
-QUIET = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "DO_NOT_TRACK": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "WANDB_MODE": "disabled",
-    "PYTHONWARNINGS": "ignore",
-}
+from chatpipe.quiet import quieten
 
 
 def build_in_child(
@@ -50,7 +38,7 @@ def build_in_child(
             json.dumps({"step": type(request).__name__, "request": request.model_dump(mode="json")})
         )
         command = [sys.executable, "-m", "chatpipe.child", str(asked), str(into)]
-        environment = {**QUIET, **os.environ, "CHATPIPE_CHILD": "1", "CHATPIPE_HOME": str(home())}
+        environment = {**os.environ, "CHATPIPE_CHILD": "1", "CHATPIPE_HOME": str(home())}
         child = subprocess.Popen(
             command,
             env={**environment, "PYTHONUNBUFFERED": "1"},
@@ -124,18 +112,10 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _quieten() -> None:
-    """Leave out what libraries say at import or as bars; their errors stay."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-
-
 def main(asked: str, into: str) -> int:
     """Build the request in that file into that directory, telling the parent how it goes."""
     _die_with_parent()
-    _quieten()
+    quieten()
     message = json.loads(Path(asked).read_text("utf-8"))
     request = _steps()[message["step"]].model_validate(message["request"])
     try:

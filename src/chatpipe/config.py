@@ -71,17 +71,21 @@ class PromptTemplate(Section):
 
     @model_validator(mode="after")
     def _has_fields(self) -> PromptTemplate:
-        for key in ("with_input", "without_input"):
-            text = getattr(self, key)
-            if "{instruction}" not in text:
-                raise ValueError(f"{key} lacks the field {{instruction}}")
-            if RESPONSE_MARKER not in text:
-                raise ValueError(
-                    f"{key} lacks the response marker {RESPONSE_MARKER!r}, "
-                    "so it cannot be told where the response starts"
-                )
-        if "{input}" not in self.with_input:
-            raise ValueError("with_input lacks the field {input}")
+        needed = {
+            "with_input": ("{instruction}", "{input}", RESPONSE_MARKER),
+            "without_input": ("{instruction}", RESPONSE_MARKER),
+        }
+        lacking = [
+            f"{key} lacks {part!r}"
+            for key, parts in needed.items()
+            for part in parts
+            if part not in getattr(self, key)
+        ]
+        if lacking:
+            raise ValueError(
+                f"{'; '.join(lacking)} (without {RESPONSE_MARKER!r} nobody can tell where the "
+                "response starts)"
+            )
         return self
 
 
@@ -139,7 +143,7 @@ class Training(Section):
 class Evaluation(Section):
     """How the held-out rows are scored."""
 
-    batch_tokens: int = Field(4096, ge=16, description="padded tokens a forward pass")
+    batch_tokens: int = Field(2048, ge=16, description="padded tokens a forward pass")
     max_length: int = Field(2048, ge=16, description="tokens a row; longer rows are counted out")
     bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="for the intervals")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of the bootstrap")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from chatpipe.config import Study, Variant
 from chatpipe.data import DATASETS
 from chatpipe.errors import ConfigError
+from chatpipe.sources import PACKAGED, local_path
 
 
 def deployments_dir() -> Path:
@@ -46,11 +47,11 @@ def parse_variant(raw: dict[str, Any], origin: str, overrides: Sequence[str] = (
     for override in overrides:
         raw = merged(raw, _parse_override(override))
     raw, faults = _resolve_datasets(raw, origin)
+    faults += _missing_paths(raw, origin)
     try:
         variant = Variant.model_validate(raw)
     except ValidationError as error:
         raise ConfigError([*faults, *_sentences(error, origin, Variant)]) from None
-    faults += _missing_paths(variant, origin)
     if faults:
         raise ConfigError(faults)
     return variant
@@ -166,7 +167,8 @@ def _resolve_datasets(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any],
             entry = DATASETS[entry].model_dump()
         elif isinstance(entry, dict) and isinstance(entry.get("path"), str):
             path = Path(entry["path"]).expanduser()
-            if not path.is_absolute() and Path(origin).suffix in {".yaml", ".yml"}:
+            packaged = entry["path"].startswith(PACKAGED)
+            if not packaged and not path.is_absolute() and Path(origin).suffix in {".yaml", ".yml"}:
                 path = Path(origin).parent / path
             entry = {**entry, "path": str(path)}
         resolved.append(entry)
@@ -176,11 +178,14 @@ def _resolve_datasets(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any],
     return {**raw, "datasets": resolved}, faults
 
 
-def _missing_paths(variant: Variant, origin: str) -> list[str]:
+def _missing_paths(raw: dict[str, Any], origin: str) -> list[str]:
+    entries = raw.get("datasets")
     return [
-        f"{origin}: datasets.{dataset.name}.path: {dataset.path} does not exist."
-        for dataset in variant.datasets
-        if dataset.path is not None and not Path(dataset.path).expanduser().exists()
+        f"{origin}: datasets.{entry.get('name')}.path: {entry['path']} does not exist."
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict)
+        and isinstance(entry.get("path"), str)
+        and local_path(entry["path"]) is None
     ]
 
 
@@ -198,7 +203,8 @@ def _sentences(error: ValidationError, origin: str, model: type[BaseModel]) -> l
             shown = repr(found) if isinstance(found, str | int | float | bool | None) else ""
             message = message[:1].lower() + message[1:]
             message += f", found {shown}" if shown and len(shown) < 80 else ""
-        sentences.append(f"{origin}: {key or 'file'}: {message}.")
+        end = "" if message.endswith("?") else "."
+        sentences.append(f"{origin}: {key or 'file'}: {message}{end}")
     return sentences
 
 

@@ -122,7 +122,8 @@ def local_path(text: str | None) -> Path | None:
     if text is None:
         return None
     if text.startswith(PACKAGED):
-        return Path(str(files("chatpipe").joinpath(text.removeprefix(PACKAGED))))
+        path = Path(str(files("chatpipe").joinpath(text.removeprefix(PACKAGED))))
+        return path if path.exists() else None
     path = Path(text).expanduser()
     return path.absolute() if path.exists() else None
 

@@ -136,11 +136,12 @@ def pad_batch(
 
 def token_batches(rows: Sequence[TokenizedRow], batch_tokens: int) -> list[list[TokenizedRow]]:
     """Rows sorted by length, in batches of at most `batch_tokens` padded tokens (a longer row
-    stands alone): similar lengths share a batch, so little is computed for padding."""
+    stands alone) in which no row is shorter than 3/4 of the longest: little is padding."""
     batches: list[list[TokenizedRow]] = []
     for row in sorted(rows, key=lambda row: len(row.input_ids), reverse=True):
         longest = len(batches[-1][0].input_ids) if batches else 0
-        if batches and longest * (len(batches[-1]) + 1) <= batch_tokens:
+        fits = batches and longest * (len(batches[-1]) + 1) <= batch_tokens
+        if fits and 4 * len(row.input_ids) >= 3 * longest:
             batches[-1].append(row)
         else:
             batches.append([row])
