@@ -21,13 +21,16 @@ from tasks import showing, steps
 
 def study_story(study: str, variants: Sequence[Variant]) -> Artifact:
     """The report of these variants and their bases."""
-    examples = {d.name: _examples(d) for v in variants for d in v.datasets}
+    datasets = {d.name: (d, v.split) for v in variants for d in v.datasets}
+    examples = {name: _examples(dataset) for name, (dataset, _) in datasets.items()}
     heldout = {
-        d.name: steps.merge(Merge(examples=(examples[d.name],), split=_by_hash(v.split)))
-        for v in variants
-        for d in v.datasets
+        name: steps.merge(Merge(examples=(examples[name],), split=_by_hash(split)))
+        for name, (_, split) in datasets.items()
     }
-    bases = {_base_key(v): steps.download_base(FetchModel.of(v.base_model)) for v in variants}
+    bases = {
+        _base_key(v): steps.download_base(FetchModel.of(v.base_model))
+        for v in _one_per_base(variants)
+    }
     trained = [(v, *_adapter(v, bases[_base_key(v)], examples)) for v in variants]
     models = [_measured(v, bases[_base_key(v)], heldout) for v in _one_per_base(variants)]
     models += [

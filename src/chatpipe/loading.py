@@ -12,7 +12,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from chatpipe.config import Study, Variant
+from chatpipe.config import Dataset, Study, Variant
 from chatpipe.data import DATASETS
 from chatpipe.errors import ConfigError
 from chatpipe.sources import PACKAGED, local_path
@@ -76,9 +76,22 @@ def study_variants(study: Study, overrides: Sequence[str] = ()) -> list[Variant]
             variants.append(load_variant(name, overrides))
         except ConfigError as error:
             faults += error.faults
+    faults += _ambiguous_datasets(study, variants)
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
     return variants
+
+
+def _ambiguous_datasets(study: Study, variants: Sequence[Variant]) -> list[str]:
+    """A name stands for one data set in a study, or its held-out figures would mix two."""
+    known: dict[str, Dataset] = {}
+    return [
+        f"{study.name}: variants.{variant.name}: data set {dataset.name} is another one than in "
+        "an earlier variant; give it another name."
+        for variant in variants
+        for dataset in variant.datasets
+        if known.setdefault(dataset.name, dataset) != dataset
+    ]
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

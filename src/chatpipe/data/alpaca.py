@@ -25,7 +25,7 @@ SAMPLE_ALPACA = Dataset(
     files=("*.jsonl",),
     format="alpaca",
     licence="CC0-1.0",
-    expected_rows=212,
+    expected_rows=230,
 )
 NOINPUT = "<noinput> marker"
 
