@@ -25,7 +25,7 @@ SAMPLE_ALPACA = Dataset(
     files=("*.jsonl",),
     format="alpaca",
     licence="CC0-1.0",
-    expected_rows=230,
+    expected_rows=220,
 )
 NOINPUT = "<noinput> marker"
 
