@@ -8,6 +8,7 @@ from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 from rich.table import Table
 
+from chatpipe.errors import ChatpipeError
 from chatpipe.report import Report, headline_rows, transfer_rows
 from chatpipe.report.findings import summary
 
@@ -64,5 +65,8 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     if text.startswith("Finished in state Cached"):
         record.msg, record.args = f"{record.__dict__.get('task_run_name')}: cached", None
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, ChatpipeError):
+        return False  # the command ends with its sentence
     ordinary = text.startswith(ORDINARY)
     return record.levelno >= logging.WARNING or not ordinary

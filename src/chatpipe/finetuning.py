@@ -117,7 +117,10 @@ def _with_adapter(model: Any, request: Finetune) -> Any:
         target_modules=modules if isinstance(modules, str) else list(modules),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:  # peft names the modules that it did not find
+        raise TrainingError(f"lora.target_modules: {error}") from error
 
 
 def _trainer(request: Finetune, model: Any, rows: Tokenized, work: Path) -> Any:

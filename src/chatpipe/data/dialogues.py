@@ -30,7 +30,7 @@ SAMPLE_DIALOG = Dataset(
     files=("*.jsonl",),
     format="dialogues",
     licence="CC0-1.0",
-    expected_rows=219,
+    expected_rows=220,
 )
 INSTRUCTION = "Continue the daily dialogue."
 ONE_UTTERANCE = "dialogue with one utterance"
