@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -72,15 +73,15 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     tokenizer = modeling.load_tokenizer(request.base.path)
     rows = encode_training_rows(request, tokenizer)
     model = _with_adapter(modeling.load_base(request.base.path, request.quantization), request)
-    trainer = _trainer(request, model, rows, work)
     checkpoint = _last_checkpoint(work)
+    clock = _Clock(work, _step_of(checkpoint), started)
+    trainer = _trainer(request, model, rows, clock)
     if checkpoint:
         LOG.warning("resuming from %s", checkpoint.name)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     check_adapter(model, rows.rows[0])
     model.save_pretrained(into)
-    wall = _earlier_seconds(work, checkpoint) + time.monotonic() - started
-    return _details(request, trainer, rows, wall) | {"resumed": checkpoint is not None}
+    return _details(request, trainer, rows, clock.seconds()) | {"resumed": checkpoint is not None}
 
 
 def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
@@ -123,7 +124,7 @@ def _with_adapter(model: Any, request: Finetune) -> Any:
         raise TrainingError(f"lora.target_modules: {error}") from error
 
 
-def _trainer(request: Finetune, model: Any, rows: Tokenized, work: Path) -> Any:
+def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> Any:
     import torch
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -133,7 +134,7 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, work: Path) -> Any:
     steps = optimizer_steps(training, len(rows.rows))
     half = modeling.compute_dtype(request.quantization)
     arguments = TrainingArguments(
-        output_dir=str(work),
+        output_dir=str(clock.work),
         max_steps=steps,
         per_device_train_batch_size=training.micro_batch_size,
         gradient_accumulation_steps=training.global_batch_size // training.micro_batch_size,
@@ -168,6 +169,9 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, work: Path) -> Any:
                         f"the loss became {loss} at step {state.global_step}; "
                         "lower training.learning_rate or check the rows."
                     )
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            clock.note(state.global_step)
 
     trainer = Trainer(
         model=model,
@@ -217,15 +221,33 @@ def check_adapter(model: Any, row: TokenizedRow) -> None:
 def _last_checkpoint(work: Path) -> Path | None:
     """The newest checkpoint that was written whole: the Trainer writes its state last."""
     found = [path for path in work.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(found, key=_step_of, default=None)
 
 
-def _earlier_seconds(work: Path, checkpoint: Path | None) -> float:
-    """Training time before the checkpoint, so that a resumed run's wall time is not too small."""
-    if checkpoint is None:
-        return 0.0
-    started = min(path.stat().st_mtime for path in work.glob("checkpoint-*"))
-    return max(0.0, checkpoint.stat().st_mtime - started)
+def _step_of(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+class _Clock:
+    """Seconds of training, those before a crash included as of the checkpoint resumed from."""
+
+    def __init__(self, work: Path, step: int, started: float) -> None:
+        self.work = work
+        self.file = work / "seconds.json"
+        self.at_step: dict[str, float] = (
+            json.loads(self.file.read_text("utf-8")) if step and self.file.is_file() else {}
+        )
+        self.started = started - self.at_step.get(str(step), 0.0)
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def note(self, step: int) -> None:
+        """Remember how long it took to come to the checkpoint of that step."""
+        self.at_step[str(step)] = self.seconds()
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(json.dumps(self.at_step), "utf-8")
+        partial.replace(self.file)
 
 
 def _details(request: Finetune, trainer: Any, rows: Tokenized, wall: float) -> dict[str, Any]:

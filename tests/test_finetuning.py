@@ -1,0 +1,151 @@
+"""Real bitsandbytes NF4 on the CPU, peft and the Trainer, with a tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from chatpipe.artifacts import Artifact, store
+from chatpipe.config import Dataset, Generation, Lora, Quantization, Split, Training
+from chatpipe.corpus import Merge, Normalize
+from chatpipe.errors import TrainingError
+from chatpipe.finetuning import Finetune, check_adapter
+from chatpipe.modeling import load_base, load_model, load_tokenizer
+from chatpipe.prompts import template
+from chatpipe.sources import BaseModelRef, FetchDataset, FetchModel
+from chatpipe.tokenization import Encoder, TokenizedRow
+from tests.rows import alpaca_rows, write_jsonl
+
+pytestmark = pytest.mark.slow
+ROW = TokenizedRow([0, 5, 9, 30, 31, 7, 1], [0, 5, 9, 30, 31, 7, 1], 0)
+
+
+@pytest.fixture
+def request_(chatpipe_home, tiny_model_dir):
+    base = store().obtain(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
+    path = write_jsonl(chatpipe_home / "rows.jsonl", alpaca_rows(24))
+    dataset = Dataset(name="rows", path=str(path))
+    examples = store().obtain(Normalize.of(dataset, store().obtain(FetchDataset.of(dataset))))
+    corpus = store().obtain(Merge(examples=(examples,), split=Split(heldout=0.2)))
+    return Finetune(
+        base=base,
+        corpus=corpus,
+        prompt_template=template("alpaca"),
+        quantization=Quantization(compute_dtype="float32"),
+        lora=Lora(rank=4, alpha=8, dropout=0.0),
+        training=Training(
+            epochs=4, learning_rate=0.02, micro_batch_size=2, global_batch_size=4, save_steps=1
+        ),
+    )
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(torch.tensor([ROW.input_ids])).logits
+
+
+def test_training_lowers_the_loss_and_leaves_what_peft_loads_unchanged(request_):
+    adapter = store().obtain(request_)
+    details = adapter.details()
+    losses = [point["loss"] for point in details["loss_history"]]
+    assert len(losses) == details["optimizer_steps"]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    assert {"adapter_model.safetensors", "adapter_config.json", "artifact.json", "README.md"} <= {
+        path.name for path in adapter.path.iterdir()
+    }
+    plain = load_base(request_.base.path, request_.quantization)
+    before = logits(plain)
+    assert not torch.equal(
+        before, logits(load_model(request_.base.path, adapter.path, Quantization()))
+    )
+
+
+def test_a_zero_adapter_is_refused_and_leaves_no_artifact(request_):
+    lazy = request_.training.model_copy(update={"learning_rate": 1e-45, "epochs": 1.0})
+    with pytest.raises(TrainingError, match="all zero"):
+        store().obtain(request_.model_copy(update={"training": lazy}))
+    assert not list((store().root / "adapter").glob("*"))
+
+
+def test_target_modules_that_match_nothing_are_refused(request_):
+    lora = request_.lora.model_copy(update={"target_modules": ("no_such_layer",)})
+    with pytest.raises(TrainingError, match="no_such_layer"):
+        store().obtain(request_.model_copy(update={"lora": lora}))
+
+
+def test_the_gradients_of_an_nf4_base_are_those_of_its_dequantized_weights(tiny_model_dir):
+    """bitsandbytes' inference layout on CPUs has no gradient; training must never meet it."""
+    import bitsandbytes as bnb
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    def gradients(model):
+        torch.manual_seed(0)
+        tuned = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+        generator = torch.Generator().manual_seed(1)
+        for name, weight in tuned.named_parameters():
+            if "lora_" in name:
+                weight.data = torch.randn(weight.shape, generator=generator) * 0.05
+        ids = torch.tensor([ROW.input_ids])
+        tuned.train()
+        tuned(input_ids=ids, labels=ids).loss.backward()
+        return {n: p.grad for n, p in tuned.named_parameters() if "lora_" in n}
+
+    quantized = load_base(tiny_model_dir, Quantization(compute_dtype="float32"))
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    for name, module in quantized.named_modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            weight = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            plain.get_submodule(name).weight.data = weight.float()
+    expected = gradients(plain)
+    for name, gradient in gradients(quantized).items():
+        assert torch.allclose(gradient, expected[name], rtol=1e-3, atol=1e-6), name
+
+
+def test_an_adapter_that_changes_no_logit_is_refused(tiny_model_dir):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(load_base(tiny_model_dir, Quantization()), LoraConfig(r=2))
+    with pytest.raises(TrainingError, match="all zero"):
+        check_adapter(model, ROW)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(request_, tmp_path):
+    training = request_.training.model_copy(update={"epochs": 30.0, "learning_rate": 1e-3})
+    request = request_.model_copy(update={"training": training})
+    asked = tmp_path / "request.json"
+    asked.write_text(json.dumps({"step": "Finetune", "request": request.model_dump(mode="json")}))
+    command = [sys.executable, "-m", "chatpipe.child", str(asked), str(tmp_path / "into")]
+    child = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL)
+    work = store().work_path(request.kind, request.key())
+    deadline = time.monotonic() + 120
+    while not list(work.glob("checkpoint-*/trainer_state.json")):
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    adapter: Artifact = store().obtain(request)
+    details = adapter.details()
+    assert details["resumed"] and details["optimizer_steps"] == len(details["loss_history"])
+    assert not work.exists() or not list(work.iterdir())
+
+
+def test_a_batch_is_answered_like_each_prompt_alone(tiny_model_dir):
+    from chatpipe.generation import complete
+
+    model = load_base(tiny_model_dir, Quantization(method="none", compute_dtype="float32"))
+    encoder = Encoder(load_tokenizer(tiny_model_dir), template("alpaca"), "all", 4096)
+    prompts = ["How are you?", "The quick brown fox jumps over", "a"]
+    settings = Generation(max_new_tokens=12)
+    together = complete(model, encoder, prompts, settings)
+    alone = [complete(model, encoder, [prompt], settings)[0] for prompt in prompts]
+    assert together == alone
+    assert all(answer.stop == "length" and answer.tokens == 12 for answer in together)
+    sampled = [complete(model, encoder, prompts, settings.model_copy(update={"temperature": 1.0}))]
+    sampled += [complete(model, encoder, prompts, settings.model_copy(update={"temperature": 1.0}))]
+    assert sampled[0] == sampled[1] != together
