@@ -17,8 +17,9 @@ READING = (
 )
 PROTOCOL = (
     "“By the paper's protocol” is measured here as the paper did it: over all tokens of the "
-    "template, the mean of each row's own perplexity. The constant template costs a trained model "
-    "almost nothing, so these figures are usually lower than the headline; the two do not compare."
+    "template, the mean of each row's own perplexity. A model trained on every token, as in the "
+    "paper, learns the constant template and scores low here; one trained on responses alone does "
+    "not. The two measures do not compare."
 )
 PAPER = (
     "What the paper reports is copied from “Building a simple ChatGPT” (打造简单版本的 ChatGPT, "
