@@ -32,11 +32,14 @@ def study_story(study: str, variants: Sequence[Variant]) -> Artifact:
         for v in _one_per_base(variants)
     }
     trained = [(v, *_adapter(v, bases[_base_key(v)], examples)) for v in variants]
-    models = [_measured(v, bases[_base_key(v)], heldout) for v in _one_per_base(variants)]
-    models += [
-        _measured(v, bases[_base_key(v)], heldout, adapter, corpus)
-        for v, adapter, corpus in trained
-    ]
+    with steps.MEASURING.kept():
+        models = [_measured(v, bases[_base_key(v)], heldout) for v in _one_per_base(variants)]
+        # Base by base, so that each is loaded once; the report keeps the study's order.
+        measured = {
+            v.name: _measured(v, bases[_base_key(v)], heldout, adapter, corpus)
+            for v, adapter, corpus in sorted(trained, key=lambda item: _base_key(item[0]))
+        }
+    models += [measured[v.name] for v in variants]
     report = steps.make_report(MakeReport(study=study, models=tuple(models), examples=examples))
     text = (report.path / "report.json").read_text("utf-8")
     showing.show_report(Report.model_validate_json(text), report)

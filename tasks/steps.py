@@ -6,7 +6,7 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 
 from chatpipe.artifacts import Artifact, store
-from chatpipe.child import build_in_child
+from chatpipe.child import SharedChild
 from chatpipe.corpus import Merge, Normalize
 from chatpipe.errors import SourceError
 from chatpipe.finetuning import Finetune
@@ -54,16 +54,20 @@ def finetune_adapter(request: Finetune, label: str) -> Artifact:
     return _in_child(request, f"fine-tune {label}")
 
 
+# While `MEASURING.kept()` lasts, a base is loaded once for all that is scored and asked of it.
+MEASURING = SharedChild()
+
+
 @step(task_run_name="score {label}")
 def score(request: Score, label: str) -> Artifact:
     """A model's nats of every held-out row."""
-    return _in_child(request, f"score {label}")
+    return _in_child(request, f"score {label}", MEASURING)
 
 
 @step(task_run_name="ask {label}")
 def ask(request: Ask, label: str) -> Artifact:
     """A model's answers to the panel."""
-    return _in_child(request, f"ask {label}")
+    return _in_child(request, f"ask {label}", MEASURING)
 
 
 @step(task_run_name="report")
@@ -72,8 +76,9 @@ def make_report(request: MakeReport) -> Artifact:
     return store().obtain(request)
 
 
-def _in_child(request: Finetune | Score | Ask | FetchModel, label: str) -> Artifact:
+def _in_child(
+    request: Finetune | Score | Ask | FetchModel, label: str, child: SharedChild | None = None
+) -> Artifact:
+    build = (child or SharedChild()).build
     with progress_shown(label) as (on_progress, on_line):
-        return store().obtain(
-            request, lambda into: build_in_child(request, into, on_progress, on_line)
-        )
+        return store().obtain(request, lambda into: build(request, into, on_progress, on_line))

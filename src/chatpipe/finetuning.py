@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.config import Lora, PromptTemplate, Quantization, Training, Variant
 from chatpipe.errors import DataError, TrainingError
+from chatpipe.model_card import write_model_card
 from chatpipe.progress import Reporter
 from chatpipe.tokenization import Encoder, Tokenized, TokenizedRow, pad_batch
 
@@ -81,7 +82,11 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     check_adapter(model, rows.rows[0])
     model.save_pretrained(into)
-    return _details(request, trainer, rows, clock.seconds()) | {"resumed": checkpoint is not None}
+    details = _details(request, trainer, rows, clock.seconds())
+    details["resumed"] = checkpoint is not None
+    made_from = [*request.base.lineage(), *request.corpus.lineage()]
+    write_model_card(into, request.model_dump(), details, made_from)
+    return details | {"made_from": made_from}
 
 
 def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
