@@ -106,6 +106,7 @@ def finetune(
     """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
     with _refusals():
         from chatpipe.checking import format_of, row_faults
+        from chatpipe.export import export_variant
         from chatpipe.loading import parse_variant
 
         if not dataset.is_file():
@@ -121,8 +122,9 @@ def finetune(
         variant = parse_variant(raw, "command line", overrides or [])
         _run_variant(variant, as_json)
         _copy_adapter(variant, adapter)
+        saved = export_variant(variant)
         if not as_json:
-            typer.echo(f"adapter: {adapter}")
+            typer.echo(f"adapter: {adapter}\nvariant: {saved} (for run, ask and chat)")
 
 
 @app.command()
