@@ -65,6 +65,25 @@ def test_training_lowers_the_loss_and_leaves_what_peft_loads_unchanged(request_)
     )
 
 
+def test_the_same_request_gives_the_same_bytes_in_another_process(request_):
+    """peft keeps target modules in a set, whose order differs from process to process."""
+    first = store().obtain(request_)
+    code = (
+        "import sys\nfrom chatpipe.artifacts import store\n"
+        "from chatpipe.finetuning import Finetune\n"
+        "print(store().obtain(Finetune.model_validate_json(sys.argv[1])).digest)"
+    )
+    store().forget(first.path)
+    again = subprocess.run(
+        [sys.executable, "-c", code, request_.model_dump_json()],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert again.stdout.strip() == first.digest
+
+
 def test_the_model_card_says_what_it_was_made_from_and_names_no_directory_of_ours(request_):
     adapter = store().obtain(request_)
     card = (adapter.path / "README.md").read_text("utf-8")

@@ -36,6 +36,13 @@ def write_model_card(
     (into / NAME).write_text(text, "utf-8")
 
 
+def base_name(details: dict[str, Any]) -> str:
+    """What to give to from_pretrained as the base: the hub repository, or the directory's name."""
+    if details.get("source") == "hub":
+        return str(details["repo"])
+    return Path(details.get("path") or details["member"]).stem
+
+
 def origin(item: dict[str, Any]) -> str:
     """Where a fetched artifact came from, without a directory of this machine."""
     details = item["details"] or {}
