@@ -6,13 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chatpipe.errors import ChatpipeError, ConfigError
+from chatpipe.errors import ConfigError
+from flows import service_cli
+from flows.refusals import refusals
 
 if TYPE_CHECKING:
     from chatpipe.artifacts import Artifact
@@ -29,7 +30,6 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.epochs=1"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
-BAD_INPUT = 2
 
 # Ours unless the user set them: no telemetry, short log lines, no server chatter.
 ENVIRONMENT = {
@@ -71,7 +71,7 @@ def demo(as_json: AsJson = False) -> None:
 @app.command()
 def compare(study: StudyName, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Run every variant of a study and write one report."""
-    with _refusals():
+    with refusals():
         from chatpipe.loading import load_study, study_variants
 
         found = load_study(study)
@@ -86,7 +86,7 @@ def compare(study: StudyName, overrides: Overrides = None, as_json: AsJson = Fal
 @app.command()
 def run(variant: VariantName, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Run one variant: fine-tune, score, ask, report; cached steps are not done again."""
-    with _refusals():
+    with refusals():
         from chatpipe.loading import load_variant
 
         _run_variant(load_variant(variant, overrides or []), as_json)
@@ -104,7 +104,7 @@ def finetune(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
-    with _refusals():
+    with refusals():
         from chatpipe.checking import format_of, row_faults
         from chatpipe.export import export_variant
         from chatpipe.loading import parse_variant
@@ -132,7 +132,7 @@ def validate(
     file: Annotated[Path, typer.Argument(help="A variant's or study's YAML, or a row file.")],
 ) -> None:
     """Check a file without running anything; all faults at once, exit code 2 if any."""
-    with _refusals():
+    with refusals():
         from chatpipe.checking import format_of, row_faults
         from chatpipe.loading import load_study, load_variant, study_variants
 
@@ -160,7 +160,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """List variants and studies, or one variant's settings and what the store has of it."""
-    with _refusals():
+    with refusals():
         from chatpipe import listing
 
         found = listing.variant(variant) if variant else listing.everything()
@@ -181,7 +181,7 @@ def forget(
     everything: Annotated[bool, typer.Option("--all", help="The whole store.")] = False,
 ) -> None:
     """Remove artifacts, so that the next run makes them anew."""
-    with _refusals():
+    with refusals():
         from chatpipe import forgetting
 
         if (variant is None) == (not everything):
@@ -201,7 +201,7 @@ def ask(
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
 ) -> None:
     """Ask a variant one question."""
-    with _refusals():
+    with refusals():
         conversation, generation = _conversation(variant, max_new_tokens, temperature)
         for piece in conversation.reply(prompt, generation, input_text):
             typer.echo(piece, nl=False)
@@ -215,7 +215,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
 ) -> None:
     """Talk with a variant; an empty line or Ctrl-D ends it, Ctrl-C stops a reply."""
-    with _refusals():
+    with refusals():
         conversation, generation = _conversation(variant, max_new_tokens, temperature)
         typer.echo(f"{variant}: an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply.")
         for line in _lines():
@@ -265,7 +265,7 @@ def _run_variant(variant: Variant, as_json: bool) -> None:
 
     from flows.finetune import finetune as story
 
-    _run(lambda: story(variant), variant.name, as_json)
+    _run(lambda: story(**variant.sections()), variant.name, as_json)
 
 
 def _check(variants: list[Variant]) -> None:
@@ -319,21 +319,8 @@ def _as_name(text: str) -> str:
     return kept.strip("-") or "rows"
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Errors made for people become sentences on stderr: exit code 2 for bad input, 1 else."""
-    try:
-        yield
-    except ConfigError as error:
-        for fault in error.faults:
-            typer.echo(fault, err=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except ChatpipeError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on.", err=True)
-        raise typer.Exit(130) from None
+for _command in (service_cli.deploy, service_cli.up, service_cli.down):
+    app.command()(_command)
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ ChatpipeError
 ├── SourceError      bytes could not be fetched, or are not the recorded ones
 ├── ArtifactError    a stored artifact is missing, incomplete or changed
 ├── TrainingError    training ended without a usable adapter
-└── StepProcessError  a GPU step's process died without saying why
+├── StepProcessError  a GPU step's process died without saying why
+└── ServiceError     a server or worker could not be started or reached
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class TrainingError(ChatpipeError):
 
 class StepProcessError(ChatpipeError):
     """The process of a step died without saying why (a signal, the kernel's memory killer)."""
+
+
+class ServiceError(ChatpipeError):
+    """A server or worker could not be started or reached."""
 
 
 BY_NAME: dict[str, type[ChatpipeError]] = {
