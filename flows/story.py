@@ -1,4 +1,5 @@
-"""The story that both flows tell: download → normalize → merge → fine-tune → score → ask → report.
+"""The story that both flows tell: plan → download → normalize → merge → fine-tune → score →
+ask → report.
 
 Every line asks for an artifact; one that the store already has costs milliseconds.
 """
@@ -16,11 +17,12 @@ from chatpipe.report import Report
 from chatpipe.reporting import MakeReport, Measured
 from chatpipe.scoring import Score
 from chatpipe.sources import FetchDataset, FetchModel
-from tasks import showing, steps
+from tasks import preflight, showing, steps
 
 
 def study_story(study: str, variants: Sequence[Variant]) -> Artifact:
     """The report of these variants and their bases."""
+    preflight.plan(variants)
     datasets = {d.name: (d, v.split) for v in variants for d in v.datasets}
     examples = {name: _examples(dataset) for name, (dataset, _) in datasets.items()}
     heldout = {
@@ -73,15 +75,6 @@ def _measured(
         data: steps.score(Score.of((base, adapter), rows, settings), f"{name} on {data}")
         for data, rows in heldout.items()
     }
-    panel = Ask(
-        base=base,
-        adapter=adapter,
-        prompt_template=variant.prompt_template,
-        quantization=variant.quantization,
-        panel=variant.panel,
-        generation=variant.generation,
-        asked=("template",) if adapter else ("template", "raw"),
-    )
     return Measured(
         name=name,
         base_model=base_name(variant),
@@ -89,7 +82,7 @@ def _measured(
         adapter=adapter,
         corpus=corpus,
         scores=scores,
-        generations=steps.ask(panel, name),
+        generations=steps.ask(Ask.of(variant, base, adapter), name),
     )
 
 

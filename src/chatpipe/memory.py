@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.config import Quantization, Training, Variant
 from chatpipe.shapes import Shapes
@@ -30,10 +30,17 @@ CONSTANT = {"cuda": 600 * 2**20, "cpu": 600 * 2**20}
 ALLOCATOR = {"cuda": 0.1, "cpu": 1.0}
 
 
+ACTIVATIONS = "activations"
+LOGITS_PART = "logits and their gradient"
+LOGITS_OR_LAYER = "logits, or a layer again"
+ALLOCATED = "held by the allocator"
+OF_THE_BATCH = frozenset({ACTIVATIONS, LOGITS_PART, LOGITS_OR_LAYER, ALLOCATED})
+
+
 class Device(BaseModel):
     """Where training would run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     kind: Literal["cuda", "cpu"]
     name: str
@@ -44,7 +51,7 @@ class Device(BaseModel):
 class Batch(BaseModel):
     """A padded micro-batch: rows × tokens of the longest."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     rows: int
     length: int
@@ -58,15 +65,21 @@ class Batch(BaseModel):
 class MemoryEstimate(BaseModel):
     """The peak while the batch is trained on, in bytes; `parts` add up to the total."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     batch: Batch
     parts: dict[str, int]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def total(self) -> int:
         """All parts together."""
         return sum(self.parts.values())
+
+    @property
+    def fixed(self) -> int:
+        """What no shorter or smaller batch would spare."""
+        return sum(size for name, size in self.parts.items() if name not in OF_THE_BATCH)
 
 
 def estimate(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> MemoryEstimate:
@@ -86,10 +99,10 @@ def estimate(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> 
         "linear layers": shapes.linear_parameters * linear,
         "embeddings and norms": other * (FLOAT32 if upcast else device.compute_bytes),
         "adapter, gradients, Adam": shapes.lora_parameters * _adapter_bytes(device),
-        "activations": activations,
-        "logits, or a layer again" if upcast else "logits and their gradient": logits,
+        ACTIVATIONS: activations,
+        LOGITS_OR_LAYER if upcast else LOGITS_PART: logits,
         "one weight dequantized": shapes.largest_linear * device.compute_bytes,
-        "held by the allocator": ALLOCATOR[device.kind] * (activations + logits),
+        ALLOCATED: ALLOCATOR[device.kind] * (activations + logits),
         "CUDA context" if device.kind == "cuda" else "libraries": CONSTANT[device.kind],
     }
     return MemoryEstimate(batch=batch, parts={name: round(size) for name, size in parts.items()})

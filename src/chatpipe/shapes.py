@@ -14,7 +14,7 @@ from chatpipe.errors import ConfigError
 class Shapes(BaseModel):
     """What memory and time depend on; counts are of parameters, sizes of elements."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     architecture: str
     parameters: int  # all of the base, tied ones once
