@@ -31,7 +31,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     lines += _memory(plan)
     lines += [_title("Artifacts"), _steps(plan.steps)]
     if plan.notes:
-        lines.append(_title("What is not known"))
+        lines.append(_title("Notes"))
         lines += [f"• {escape(note)}" for note in plan.notes]
     for line in lines:
         console.print(line, highlight=False)

@@ -14,7 +14,8 @@ def summary(plan: Plan) -> str:
 
 def cost_rows(plan: Plan) -> list[tuple[str, str]]:
     """(what, how much) of training, as far as it is known."""
-    rows = [("training rows", in_count(plan.data.train_rows, plan.data.exact))]
+    trained = plan.tokens.rows if plan.tokens else plan.data.train_rows
+    rows = [("rows trained", in_count(trained, plan.data.exact))]
     at_most = "" if plan.tokens else "at most "
     if plan.duration:
         rows.append(("tokens", f"{at_most}{plan.duration.tokens:,}"))

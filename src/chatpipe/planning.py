@@ -124,7 +124,7 @@ class _Planner:
         tokens = self._tokens(finetune, upstream)
         steps = optimizer_steps(self.variant.training, tokens.rows if tokens else data.train_rows)
         adapter_step, adapter = state_of(finetune, self.variant.name)
-        if tokens and shapes:
+        if shapes:
             self._check_positions(tokens, shapes)
         memory = self._memory(shapes, tokens, adapter)
         disk = self._disk(upstream, data, None if adapter else shapes, steps)
@@ -197,13 +197,27 @@ class _Planner:
                 f"response when cut at {self.variant.training.max_length} tokens (train.parquet "
                 f"rows {rows} …); raise training.max_length, or use cut_left or drop."
             )
+        if tokens.eos_rows < tokens.rows:
+            self.notes.append(
+                f"{tokens.rows - tokens.eos_rows:,} of {tokens.rows:,} rows end without EOS "
+                "because they are cut; a model that rarely sees an end learns to run on."
+            )
         return tokens
 
-    def _check_positions(self, tokens: Tokens, shapes: Shapes) -> None:
-        if shapes.positions is not None and tokens.longest > shapes.positions:
+    def _check_positions(self, tokens: Tokens | None, shapes: Shapes) -> None:
+        if shapes.positions is None:
+            return
+        made_for = f"the base was made for {shapes.positions:,}"
+        allowed = self.variant.training.max_length
+        if tokens and tokens.longest > shapes.positions:
             self.faults.append(
-                f"training.max_length: the longest row has {tokens.longest:,} tokens, the base "
-                f"was made for {shapes.positions:,}; lower max_length to that."
+                f"training.max_length: the longest row has {tokens.longest:,} tokens, {made_for}; "
+                "lower max_length to that."
+            )
+        elif tokens is None and allowed > shapes.positions:
+            self.notes.append(
+                f"training.max_length: rows may have {allowed:,} tokens, {made_for}; if any has "
+                "more than that, the run will be refused."
             )
 
     def _memory(
