@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 
 from chatpipe.child import SharedChild
 from chatpipe.config import Variant
-from chatpipe.errors import ArtifactError
+from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.plan_words import cost_rows, summary
 from chatpipe.planning import MakePlan, Plan, refuse
 from chatpipe.published import find
@@ -28,7 +28,11 @@ def plan(variants: Sequence[Variant]) -> None:
     if not waiting:
         return
     logger = get_run_logger()
-    plans = _in_child(waiting)
+    try:
+        plans = _in_child(waiting)
+    except ChatpipeError as error:  # faults come back in the plans: this is a plan that failed
+        logger.warning("no plan could be made, the run goes on without: %s", error)
+        return
     for made in plans:
         logger.info("plan %s", summary(made))
         for note in made.notes:

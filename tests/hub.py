@@ -25,44 +25,25 @@ class Repo:
 
 @contextmanager
 def hub(repos: dict[str, Repo]) -> Iterator[tuple[str, list[str]]]:
-    """(its address, the paths that were asked for) of a hub with "models/owner/name" repos."""
+    """(its address, "GET path" or "HEAD path" of every request so far); the repositories are
+    named like models/owner/name."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *arguments: Any) -> None: ...
 
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
         def do_GET(self) -> None:
             path = self.path.partition("?")[0].strip("/")
-            asked.append(path)
-            for name, repo in repos.items():
-                files = name.removeprefix("models/") + f"/resolve/{COMMIT}/"
-                if path.startswith(f"api/{name}/") and repo.gated:
-                    return self._send(b"", 403, {"X-Error-Code": "GatedRepo"})
-                if path.startswith(f"api/{name}/revision/"):
-                    return self._send(json.dumps({"id": name, "sha": COMMIT}).encode())
-                if path == f"api/{name}/tree/{COMMIT}":
-                    return self._send(json.dumps(_tree(repo)).encode())
-                if path.startswith(files) and path.removeprefix(files) in repo.small:
-                    return self._file(repo.small[path.removeprefix(files)])
-            return self._send(b"", 404, {"X-Error-Code": "RepoNotFound"})
-
-        def _file(self, content: bytes) -> None:
-            etag = hashlib.sha1(content).hexdigest()
-            self._send(content, 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
-
-        def _send(
-            self, content: bytes, status: int = 200, headers: dict[str, str] | None = None
-        ) -> None:
+            asked.append(f"{self.command} {path}")
+            status, headers, content = _answer(repos, path)
             self.send_response(status)
-            for name, value in (headers or {}).items():
+            for name, value in ({"Content-Length": str(len(content))} | headers).items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(content)
+
+        do_HEAD = do_GET  # noqa: N815
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -73,9 +54,31 @@ def hub(repos: dict[str, Repo]) -> Iterator[tuple[str, list[str]]]:
         server.server_close()
 
 
+def _answer(repos: dict[str, Repo], path: str) -> tuple[int, dict[str, str], bytes]:
+    """(status, headers, content) of a path."""
+    for name, repo in repos.items():
+        files = name.removeprefix("models/") + f"/resolve/{COMMIT}/"
+        if path.startswith(f"api/{name}/") and repo.gated:
+            return 403, {"X-Error-Code": "GatedRepo"}, b""
+        if path.startswith(f"api/{name}/revision/"):
+            return 200, {}, json.dumps({"id": name, "sha": COMMIT}).encode()
+        if path == f"api/{name}/tree/{COMMIT}":
+            return 200, {}, json.dumps(_tree(repo)).encode()
+        file = path.removeprefix(files)
+        size = _sizes(repo).get(file)
+        if size is not None:
+            etag = hashlib.sha1(file.encode()).hexdigest()
+            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Content-Length": str(size)}
+            return 200, headers, repo.small.get(file, b"")
+    return 404, {"X-Error-Code": "RepoNotFound"}, b""
+
+
+def _sizes(repo: Repo) -> dict[str, int]:
+    return {name: len(content) for name, content in repo.small.items()} | repo.large
+
+
 def _tree(repo: Repo) -> list[dict[str, Any]]:
-    sizes = {name: len(content) for name, content in repo.small.items()} | repo.large
     return [
         {"type": "file", "path": name, "size": size, "oid": hashlib.sha1(name.encode()).hexdigest()}
-        for name, size in sizes.items()
+        for name, size in _sizes(repo).items()
     ]

@@ -16,7 +16,7 @@ from chatpipe.loading import parse_variant
 from chatpipe.memory import Device
 from chatpipe.planning import plan
 from flows.plan_view import drawn, print_plan
-from tests.hub import Repo, hub
+from tests.hub import COMMIT, Repo, hub
 from tests.rows import alpaca_rows, write_jsonl
 
 GPU = Device(kind="cuda", name="a GPU", compute_bytes=2, free_bytes=24 * 2**30)
@@ -105,7 +105,8 @@ def test_a_13b_base_is_planned_from_hub_metadata_alone(tmp_path, tiny_model_dir)
     [base] = [step for step in made["steps"] if step["kind"] == "base-model"]
     everything = WEIGHTS + sum(len(content) for content in small.values())
     assert base["state"] == "download" and base["bytes"] == everything
-    assert not any("safetensors" in path or ".bin" in path for path in asked)
+    assert "GET huggyllama/llama-13b/resolve/" + COMMIT + "/config.json" in asked
+    assert not any(a.startswith("GET") and a.endswith((".safetensors", ".bin")) for a in asked)
 
 
 @pytest.mark.slow

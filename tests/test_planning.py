@@ -122,6 +122,12 @@ def test_a_gpu_without_room_is_refused_with_what_would_help(variant):
     assert "0.3 GiB are free on a large GPU" in fault and "micro_batch_size" in fault
 
 
+def test_an_estimate_just_over_what_is_free_is_noted_and_not_refused(variant):
+    needed = plan(variant(), LARGE).memory.total
+    made = plan(variant(), LARGE.model_copy(update={"free_bytes": int(needed / 1.1)}))
+    assert not made.faults and any("memory: training needs" in note for note in made.notes)
+
+
 def test_rows_beyond_the_bases_positions_are_refused(variant, chatpipe_home, tiny_model_dir):
     base = shutil.copytree(tiny_model_dir, chatpipe_home / "short")
     config = json.loads((base / "config.json").read_text())
