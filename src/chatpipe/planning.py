@@ -242,8 +242,8 @@ class _Planner:
             )
             # Rows of unknown length may all be short, and the estimate is not exact: see
             # docs/memory.md for its distance from measured peaks.
-            certain = needed.fixed > free or (tokens and needed.total > CERTAIN * free)
-            (self.faults if certain else self.notes).append(sentence)
+            sure = needed.total if tokens else needed.fixed
+            (self.faults if sure > CERTAIN * free else self.notes).append(sentence)
         return needed
 
     def _duration(
