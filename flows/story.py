@@ -21,26 +21,34 @@ from tasks import showing, steps
 
 def study_story(study: str, variants: Sequence[Variant]) -> Artifact:
     """The report of these variants and their bases."""
-    datasets = {d.name: (d, v.split) for v in variants for d in v.datasets}
-    examples = {name: _examples(dataset) for name, (dataset, _) in datasets.items()}
-    heldout = {
-        name: steps.merge(Merge(examples=(examples[name],), split=_by_hash(split)))
-        for name, (_, split) in datasets.items()
-    }
+    examples, heldout = heldout_sets(variants)
     bases = {
         _base_key(v): steps.download_base(FetchModel.of(v.base_model))
         for v in _one_per_base(variants)
     }
     trained = [(v, *_adapter(v, bases[_base_key(v)], examples)) for v in variants]
-    models = [_measured(v, bases[_base_key(v)], heldout) for v in _one_per_base(variants)]
+    models = [measured(v, bases[_base_key(v)], heldout) for v in _one_per_base(variants)]
     models += [
-        _measured(v, bases[_base_key(v)], heldout, adapter, corpus)
+        measured(v, bases[_base_key(v)], heldout, adapter, corpus)
         for v, adapter, corpus in trained
     ]
     report = steps.make_report(MakeReport(study=study, models=tuple(models), examples=examples))
     text = (report.path / "report.json").read_text("utf-8")
     showing.show_report(Report.model_validate_json(text), report)
     return report
+
+
+def heldout_sets(
+    variants: Sequence[Variant],
+) -> tuple[dict[str, Artifact], dict[str, Artifact]]:
+    """(examples, held-out rows) of every data set that the variants name."""
+    datasets = {d.name: (d, v.split) for v in variants for d in v.datasets}
+    examples = {name: _examples(dataset) for name, (dataset, _) in datasets.items()}
+    heldout = {
+        name: steps.merge(Merge(examples=(examples[name],), split=_by_hash(split)))
+        for name, (_, split) in datasets.items()
+    }
+    return examples, heldout
 
 
 def _examples(dataset: Dataset) -> Artifact:
@@ -56,7 +64,7 @@ def _adapter(
     return steps.finetune_adapter(Finetune.of(variant, base, corpus), variant.name), corpus
 
 
-def _measured(
+def measured(
     variant: Variant,
     base: Artifact,
     heldout: dict[str, Artifact],

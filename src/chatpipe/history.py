@@ -120,17 +120,13 @@ def last_accepted(entries: Iterable[Entry]) -> dict[Figure, Entry]:
 def newest(entries: Sequence[Entry]) -> list[Entry]:
     """The figures of every variant's newest check; entries are given oldest first."""
     last = {e.variant: e.checked_at for e in entries if e.record == "evaluated"}
-    return [
-        e for e in entries if e.record == "evaluated" and e.checked_at == last.get(e.variant)
-    ]
+    return [e for e in entries if e.record == "evaluated" and e.checked_at == last.get(e.variant)]
 
 
 def accepted(entries: Iterable[Entry]) -> list[Entry]:
     """Those entries as acceptances of now."""
     now = datetime.now(UTC)
-    return [
-        entry.model_copy(update={"record": "accepted", "checked_at": now}) for entry in entries
-    ]
+    return [entry.model_copy(update={"record": "accepted", "checked_at": now}) for entry in entries]
 
 
 def accept(variant: str) -> list[Entry]:
@@ -175,7 +171,9 @@ def entries_of(
                 tokens=cell.tokens,
                 rows=cell.rows,
                 seen=cell.seen_in_training,
-                scored="built" if any(f"{s.kind}/{s.key}" in fresh for s in scores) else "unchanged",
+                scored="built"
+                if any(f"{s.kind}/{s.key}" in fresh for s in scores)
+                else "unchanged",
             )
         )
     return entries
