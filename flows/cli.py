@@ -6,13 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chatpipe.errors import ChatpipeError, ConfigError
+from chatpipe.errors import ConfigError
+from flows import cli_reevaluate
+from flows.refusals import refusals as _refusals
 
 if TYPE_CHECKING:
     from chatpipe.artifacts import Artifact
@@ -24,12 +25,12 @@ app = typer.Typer(
     help="What does a base model gain from this data set, from that one, from both?",
     epilog="Start with: chatpipe demo",
 )
+app.add_typer(cli_reevaluate.app)
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.epochs=1"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
-BAD_INPUT = 2
 
 # Ours unless the user set them: no telemetry, short log lines, no server chatter.
 ENVIRONMENT = {
@@ -315,23 +316,6 @@ def _is_study(file: Path) -> bool:
 def _as_name(text: str) -> str:
     kept = "".join(letter if letter.isalnum() else "-" for letter in text.lower())
     return kept.strip("-") or "rows"
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Errors made for people become sentences on stderr: exit code 2 for bad input, 1 else."""
-    try:
-        yield
-    except ConfigError as error:
-        for fault in error.faults:
-            typer.echo(fault, err=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except ChatpipeError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on.", err=True)
-        raise typer.Exit(130) from None
 
 
 def main() -> None:

@@ -29,8 +29,7 @@ def study_story(study: str, variants: Sequence[Variant]) -> Artifact:
     trained = [(v, *_adapter(v, bases[_base_key(v)], examples)) for v in variants]
     models = [measured(v, bases[_base_key(v)], heldout) for v in _one_per_base(variants)]
     models += [
-        measured(v, bases[_base_key(v)], heldout, adapter, corpus)
-        for v, adapter, corpus in trained
+        measured(v, bases[_base_key(v)], heldout, adapter, corpus) for v, adapter, corpus in trained
     ]
     report = steps.make_report(MakeReport(study=study, models=tuple(models), examples=examples))
     text = (report.path / "report.json").read_text("utf-8")

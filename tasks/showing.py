@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -86,6 +87,14 @@ def show_report(report: Report, artifact: Artifact) -> None:
         create_markdown_artifact(render_markdown(report), key=artifact_key(report.study, "report"))
         page = (artifact.path / "report.html").as_uri()
         create_link_artifact(page, link_text="report", key=artifact_key(report.study, "page"))
+
+
+def show_trend(rows: list[dict[str, str]], page: Path) -> None:
+    """The newest figures beside those accepted, and a link to the page of the trend."""
+    with suppress(Exception):
+        create_table_artifact([dict(row) for row in rows], key=artifact_key("reevaluation"))
+        link = artifact_key("reevaluation", "page")
+        create_link_artifact(page.as_uri(), link_text="trend", key=link)
 
 
 def artifact_key(*parts: str) -> str:

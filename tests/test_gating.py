@@ -47,7 +47,7 @@ def test_only_the_same_variant_set_and_metric_are_compared():
 
 def test_the_first_evaluation_is_accepted_and_said_to_be():
     verdict = gating.record([entry(10.0)], 0.02)
-    assert verdict.error() is None and [e.value for e in verdict.first] == [10.0]
+    assert not verdict.regressions and [e.value for e in verdict.first] == [10.0]
     assert [e.record for e in history.read()] == ["evaluated", "accepted"]
 
 
@@ -60,14 +60,14 @@ def test_a_new_held_out_set_of_a_known_variant_is_accepted_at_first():
 def test_what_passes_is_not_accepted_so_that_small_steps_add_up():
     gating.record([entry(10.0)], 0.0)
     for day, value in enumerate((10.4, 10.8), 1):
-        assert gating.record([entry(value, day=day)], 0.0).error() is None
-    assert gating.record([entry(11.2, day=3)], 0.0).error() is not None
+        assert gating.record([entry(value, day=day)], 0.0).regressions == []
+    assert gating.record([entry(11.2, day=3)], 0.0).regressions
 
 
 def test_a_regression_is_recorded_and_its_sentence_says_how_to_accept():
     gating.record([entry(10.0)], 0.02)
-    error = gating.record([entry(12.5, day=1)], 0.02).error()
-    assert str(error) == (
+    [regression] = gating.record([entry(12.5, day=1)], 0.02).regressions
+    assert str(regression) == (
         "v on a: perplexity 12.50 is 25.0% worse than the accepted 10.00 [9.000, 11.00]; "
         "if that is right, `chatpipe accept v`."
     )
@@ -76,12 +76,13 @@ def test_a_regression_is_recorded_and_its_sentence_says_how_to_accept():
 
 def test_other_held_out_rows_are_named():
     gating.record([entry(10.0)], 0.02)
-    error = gating.record([entry(12.5, day=1, heldout_digest="more rows")], 0.02).error()
-    assert "the held-out rows changed since" in str(error)
+    checked = entry(12.5, day=1, heldout_digest="more rows")
+    [regression] = gating.record([checked], 0.02).regressions
+    assert "the held-out rows changed since" in str(regression)
 
 
 def test_after_accepting_the_same_figure_passes():
     gating.record([entry(10.0)], 0.02)
-    assert gating.record([entry(12.5, day=1)], 0.02).error()
+    assert gating.record([entry(12.5, day=1)], 0.02).regressions
     history.accept("v")
-    assert gating.record([entry(12.5, day=2)], 0.02).error() is None
+    assert gating.record([entry(12.5, day=2)], 0.02).regressions == []

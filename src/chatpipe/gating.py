@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chatpipe import history
-from chatpipe.errors import GateError
 from chatpipe.history import Entry, Figure
 from chatpipe.report.formatting import interval, perplexity
 
@@ -42,11 +41,6 @@ class Verdict:
 
     regressions: list[Regression]
     first: list[Entry]
-
-    def error(self) -> GateError | None:
-        """All regressions, one sentence each, or None where the gate is passed."""
-        sentences = [str(regression) for regression in self.regressions]
-        return GateError("\n".join(sentences)) if sentences else None
 
 
 def record(entries: Sequence[Entry], tolerance: float) -> Verdict:

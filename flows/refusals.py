@@ -1,0 +1,29 @@
+"""Errors made for people, as sentences and exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from chatpipe.errors import ChatpipeError, ConfigError
+
+BAD_INPUT = 2
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Errors made for people become sentences on stderr: exit code 2 for bad input, 1 else."""
+    try:
+        yield
+    except ConfigError as error:
+        for fault in error.faults:
+            typer.echo(fault, err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except ChatpipeError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on.", err=True)
+        raise typer.Exit(130) from None
