@@ -1,4 +1,4 @@
-"""Re-evaluation with real Prefect, real NF4 and a tiny model: what is noticed, and what it costs."""
+"""Re-evaluation with real Prefect, real NF4 and a tiny model: what is noticed, at what cost."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from chatpipe.loading import load_variant
 from tests.rows import alpaca_rows, dialogue_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
+WORSE = "training.learning_rate=1.0e-6"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,7 +40,7 @@ def folder(tmp_path_factory, tiny_model_dir):
             {"name": "re-d", "path": "d.jsonl", "format": "dialogues"},
         ],
         "split": {"heldout": 0.3},
-        "training": {"epochs": 1, "learning_rate": 0.001},
+        "training": {"epochs": 4, "learning_rate": 0.02},
         "evaluation": {"bootstrap_samples": 100},
         "generation": {"max_new_tokens": 4},
     }
@@ -139,7 +140,7 @@ def test_an_adapter_is_scored_on_rows_that_came_after_it(first, folder):
 
 
 def test_a_worse_adapter_under_the_same_name_fails_the_run_with_a_state_and_an_event(first, folder):
-    worse = trained(variant(folder, "training.learning_rate=0.9", "training.schedule=constant"))
+    worse = trained(variant(folder, WORSE))
     state, error, _ = reevaluate(worse)
     assert state.is_failed() and state.name == "Regressed"
     assert isinstance(error, GateError)
@@ -160,7 +161,7 @@ def test_a_damaged_adapter_is_noticed_by_its_digest_and_the_others_are_still_che
     weights = published.find(made)[1].path / "adapter_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    other = made.model_copy(update={"name": "other", "training": trained_worse(folder)})
+    other = variant(folder, WORSE).model_copy(update={"name": "other"})
     before = len(history.read())
     try:
         state, error, _ = reevaluate(made, other)
@@ -172,10 +173,6 @@ def test_a_damaged_adapter_is_noticed_by_its_digest_and_the_others_are_still_che
     assert {e.variant for e in history.read()[before:]} == {"other"}
     [event] = events("chatpipe.adapter.damaged")
     assert event["resource"]["prefect.resource.name"] == "checked"
-
-
-def trained_worse(folder):
-    return variant(folder, "training.learning_rate=0.9", "training.schedule=constant").training
 
 
 def test_what_was_never_trained_is_refused_by_name(folder):

@@ -112,7 +112,7 @@ def figures(models: Sequence[Measured]) -> list[contract.ScoreCell]:
 
 def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
     """Every setting of a variant by its dotted name; what only names or locates is left out."""
-    plain = variant.model_dump(mode="json", exclude={"name", "panel", "datasets"})
+    plain = variant.model_dump(mode="json", exclude={"name", "panel", "datasets", "tracking"})
     flat = _flat(plain)
     flat["datasets"] = ", ".join(dataset.name for dataset in variant.datasets)
     return flat
