@@ -86,6 +86,8 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
         LOG.warning("resuming from %s", checkpoint.name)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     check_adapter(model, rows.rows[0])
+    config = model.peft_config["default"]
+    config.target_modules = sorted(config.target_modules)  # a set's order is another every time
     model.save_pretrained(into)
     return _details(request, trainer, rows, clock.seconds()) | {"resumed": checkpoint is not None}
 
