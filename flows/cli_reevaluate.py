@@ -52,16 +52,16 @@ def reevaluate(
         from flows.terminal import quiet_console
 
         quiet_console()
-        worse = None
-        try:
-            story(chosen, tolerance)
-        except GateError as error:
-            worse = error  # the figures are shown first
+        state = story(chosen, tolerance, return_state=True)
+        error: Any = state.result(raise_on_failure=False)
+        if error and not isinstance(error, GateError):
+            raise error
         _print_newest([variant.name for variant in chosen] if chosen else None, as_json)
+        if error:
+            raise error
         if not as_json:
+            typer.echo(state.message)
             typer.echo(f"trend: {home() / 'reports' / 'reevaluation' / 'index.html'}")
-        if worse:
-            raise worse
 
 
 @app.command()
@@ -101,7 +101,10 @@ def _print_newest(names: list[str] | None, as_json: bool) -> None:
         _print_json(kept.newest(entries))
     elif entries:
         shown = ("Variant", "Held-out set", "Measure", "Accepted", "Now", "Change", "Scored")
-        _print_table([{name: row[name] for name in shown} for row in trend.trend_rows(entries)])
+        rows = [{name: row[name] for name in shown} for row in trend.trend_rows(entries)]
+        for row in rows:  # the page has the intervals
+            row["Accepted"], row["Now"] = (row[n].partition(" [")[0] for n in ("Accepted", "Now"))
+        _print_table(rows)
 
 
 def _history_row(entry: Any) -> dict[str, str]:
@@ -124,10 +127,9 @@ def _print_json(entries: list[Any]) -> None:
 
 
 def _print_table(rows: list[dict[str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*row.values())
-    Console().print(table)
+    """Aligned columns, as wide as they need to be: nothing is cut, and grep finds a line."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        typer.echo("  ".join(padded).rstrip())

@@ -131,4 +131,4 @@ def _ended(checks: Sequence[_Check]) -> State[None]:
     if worse:
         message = "\n".join(worse)
         return Failed(name="Regressed", message=message, data=GateError(message))
-    return Completed(message=f"{len(checks)} variants checked; no figure is worse than accepted.")
+    return Completed(message="\n".join(s for check in checks for s in check.sentences()))

@@ -53,9 +53,7 @@ def test_its_text_has_what_is_wrong_and_where():
         event="chatpipe.gate.failed",
         id="00000000-0000-0000-0000-000000000001",
         occurred=now("UTC"),
-        resource=Resource(
-            {"prefect.resource.id": "chatpipe.variant.v", "prefect.resource.name": "v"}
-        ),
+        resource=Resource(resource),
         payload={"message": "v on a: worse."},
     )
     assert render_user_template_sync(action["body"], {"event": event}) == "v on a: worse."
