@@ -154,6 +154,16 @@ def test_a_local_mlflow_holds_the_losses_and_the_manifest_and_leaves_nothing_els
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_where_they_are_installed_the_others_keep_name_and_manifest_here(request_, tracker):
+    pytest.importorskip(tracker)
+    adapter, _ = train(request_, tracker)
+    kept = b"".join(path.read_bytes() for path in folder(tracker).rglob("*") if path.is_file())
+    assert f"tiny-{adapter.key[:8]}".encode() in kept
+    assert adapter.key.encode() in kept and request_.corpus.digest.encode() in kept
+
+
+@pytest.mark.slow
 def test_the_adapter_is_the_same_to_the_last_byte_tracked_or_not(request_):
     plain, _ = train(request_, None)
     store().forget(plain.path)
