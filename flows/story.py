@@ -5,14 +5,19 @@ Every line asks for an artifact; one that the store already has costs millisecon
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+
+from prefect import runtime
 
 from chatpipe.artifacts import Artifact
 from chatpipe.config import Dataset, Split, Variant
 from chatpipe.corpus import Merge, Normalize
+from chatpipe.errors import ConfigError
+from chatpipe.export import export_report
 from chatpipe.finetuning import Finetune
 from chatpipe.generation import Ask
-from chatpipe.report import Report
+from chatpipe.report import read_report
 from chatpipe.reporting import MakeReport, Measured
 from chatpipe.scoring import Score
 from chatpipe.sources import FetchDataset, FetchModel
@@ -21,6 +26,7 @@ from tasks import showing, steps
 
 def study_story(study: str, variants: Sequence[Variant]) -> Artifact:
     """The report of these variants and their bases."""
+    _check_home()
     datasets = {d.name: (d, v.split) for v in variants for d in v.datasets}
     examples = {name: _examples(dataset) for name, (dataset, _) in datasets.items()}
     heldout = {
@@ -41,9 +47,14 @@ def study_story(study: str, variants: Sequence[Variant]) -> Artifact:
         }
     models += [measured[v.name] for v in variants]
     report = steps.make_report(MakeReport(study=study, models=tuple(models), examples=examples))
-    text = (report.path / "report.json").read_text("utf-8")
-    showing.show_report(Report.model_validate_json(text), report)
+    showing.show_report(read_report(report.path), export_report(report, study))
     return report
+
+
+def _check_home() -> None:
+    """A worker runs a deployment in a directory that is removed afterwards."""
+    if runtime.deployment.id and not os.environ.get("CHATPIPE_HOME"):
+        raise ConfigError(["CHATPIPE_HOME: a worker's environment must say where the store is."])
 
 
 def _examples(dataset: Dataset) -> Artifact:

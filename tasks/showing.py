@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,6 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from chatpipe.artifacts import Artifact
 from chatpipe.progress import Progress
 from chatpipe.report import (
     Report,
@@ -73,8 +73,8 @@ def in_words(event: Progress) -> str:
     return words
 
 
-def show_report(report: Report, artifact: Artifact) -> None:
-    """The report's tables, its Markdown and a link to its page, as Prefect artifacts."""
+def show_report(report: Report, pages: Path) -> None:
+    """The report's tables, its Markdown and a link to its page in `pages`, as Prefect artifacts."""
     tables: dict[str, list[dict[str, Any]]] = {
         "perplexity": [dict(row) for row in headline_rows(report)],
         "transfer": [dict(row) for row in transfer_rows(report)],
@@ -84,7 +84,7 @@ def show_report(report: Report, artifact: Artifact) -> None:
         for name, rows in tables.items():
             create_table_artifact(rows, key=artifact_key(report.study, name))
         create_markdown_artifact(render_markdown(report), key=artifact_key(report.study, "report"))
-        page = (artifact.path / "report.html").as_uri()
+        page = (pages / "report.html").as_uri()
         create_link_artifact(page, link_text="report", key=artifact_key(report.study, "page"))
 
 
