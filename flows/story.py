@@ -30,11 +30,11 @@ def study_story(study: str, variants: Sequence[Variant]) -> Artifact:
     datasets = {d.name: (d, v.split) for v in variants for d in v.datasets}
     examples = {name: _examples(dataset) for name, (dataset, _) in datasets.items()}
     heldout = {
-        name: steps.merge(Merge(examples=(examples[name],), split=_by_hash(split)))
+        name: steps.merge(Merge(examples=(examples[name],), split=_by_hash(split)), name)
         for name, (_, split) in datasets.items()
     }
     bases = {
-        _base_key(v): steps.download_base(FetchModel.of(v.base_model))
+        _base_key(v): steps.download_base(FetchModel.of(v.base_model), base_name(v))
         for v in _one_per_base(variants)
     }
     trained = [(v, *_adapter(v, bases[_base_key(v)], examples)) for v in variants]
@@ -58,7 +58,7 @@ def _check_home() -> None:
 
 
 def _examples(dataset: Dataset) -> Artifact:
-    raw = steps.download(FetchDataset.of(dataset))
+    raw = steps.download(FetchDataset.of(dataset), dataset.name)
     return steps.normalize(Normalize.of(dataset, raw))
 
 
@@ -66,7 +66,8 @@ def _adapter(
     variant: Variant, base: Artifact, examples: dict[str, Artifact]
 ) -> tuple[Artifact, Artifact]:
     parts = tuple(examples[dataset.name] for dataset in variant.datasets)
-    corpus = steps.merge(Merge(examples=parts, split=variant.split))
+    label = " + ".join(dataset.name for dataset in variant.datasets)
+    corpus = steps.merge(Merge(examples=parts, split=variant.split), label)
     return steps.finetune_adapter(Finetune.of(variant, base, corpus), variant.name), corpus
 
 
