@@ -7,17 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from chatpipe.errors import ConfigError
-from flows import cli_reevaluate
-from flows.refusals import refusals as _refusals
-
-if TYPE_CHECKING:
-    from chatpipe.artifacts import Artifact
-    from chatpipe.config import Variant
+from flows import reevaluate_cli, service_cli
+from flows.refusals import refusals
+from flows.running import Way, check, run_study, run_variant
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,11 +22,14 @@ app = typer.Typer(
     help="What does a base model gain from this data set, from that one, from both?",
     epilog="Start with: chatpipe demo",
 )
-app.add_typer(cli_reevaluate.app)
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.epochs=1"),
 ]
+OnDeployment = Annotated[
+    bool, typer.Option("--deployment", help="Run it on the server's worker, not here.")
+]
+Watch = Annotated[bool, typer.Option("--watch", help="With --deployment: wait for its end.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 
 # Ours unless the user set them: no telemetry, short log lines, no server chatter.
@@ -70,27 +70,36 @@ def demo(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def compare(study: StudyName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def compare(
+    study: StudyName,
+    overrides: Overrides = None,
+    deployment: OnDeployment = False,
+    watch: Watch = False,
+    as_json: AsJson = False,
+) -> None:
     """Run every variant of a study and write one report."""
-    with _refusals():
+    with refusals():
         from chatpipe.loading import load_study, study_variants
 
         found = load_study(study)
         variants = study_variants(found, overrides or [])
-        _check(variants)
-
-        from flows.compare import compare as story
-
-        _run(lambda: story(found.name, variants), found.name, as_json)
+        run_study(found, variants, Way(deployment, watch, as_json))
 
 
 @app.command()
-def run(variant: VariantName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def run(
+    variant: VariantName,
+    overrides: Overrides = None,
+    deployment: OnDeployment = False,
+    watch: Watch = False,
+    as_json: AsJson = False,
+) -> None:
     """Run one variant: fine-tune, score, ask, report; cached steps are not done again."""
-    with _refusals():
+    with refusals():
         from chatpipe.loading import load_variant
 
-        _run_variant(load_variant(variant, overrides or []), as_json)
+        found = load_variant(variant, overrides or [])
+        run_variant(found, Way(deployment, watch, as_json))
 
 
 @app.command()
@@ -105,9 +114,11 @@ def finetune(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
-    with _refusals():
+    with refusals():
         from chatpipe.checking import format_of, row_faults
+        from chatpipe.export import export_directory, export_variant
         from chatpipe.loading import parse_variant
+        from chatpipe.published import find
 
         if not dataset.is_file():
             raise ConfigError([f"--dataset {dataset}: there is no such file."])
@@ -120,10 +131,11 @@ def finetune(
         rows = {"name": name, "path": str(dataset.absolute()), "format": row_format}
         raw = {"name": name, "base_model": {"repo": base_model}, "datasets": [rows]}
         variant = parse_variant(raw, "command line", overrides or [])
-        _run_variant(variant, as_json)
-        _copy_adapter(variant, adapter)
+        run_variant(variant, Way(as_json=as_json))
+        export_directory(find(variant)[1].path, adapter)
+        saved = export_variant(variant)
         if not as_json:
-            typer.echo(f"adapter: {adapter}")
+            typer.echo(f"adapter: {adapter}\nvariant: {saved} (for run, ask and chat)")
 
 
 @app.command()
@@ -131,7 +143,7 @@ def validate(
     file: Annotated[Path, typer.Argument(help="A variant's or study's YAML, or a row file.")],
 ) -> None:
     """Check a file without running anything; all faults at once, exit code 2 if any."""
-    with _refusals():
+    with refusals():
         from chatpipe.checking import format_of, row_faults
         from chatpipe.loading import load_study, load_variant, study_variants
 
@@ -144,9 +156,9 @@ def validate(
             typer.echo(f"{file}: every row is fine ({row_format}).")
             return
         if _is_study(file):
-            _check(study_variants(load_study(str(file))))
+            check(study_variants(load_study(str(file))))
         else:
-            _check([load_variant(str(file))])
+            check([load_variant(str(file))])
         typer.echo(f"{file}: fine.")
 
 
@@ -159,7 +171,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """List variants and studies, or one variant's settings and what the store has of it."""
-    with _refusals():
+    with refusals():
         from chatpipe import listing
 
         found = listing.variant(variant) if variant else listing.everything()
@@ -180,7 +192,7 @@ def forget(
     everything: Annotated[bool, typer.Option("--all", help="The whole store.")] = False,
 ) -> None:
     """Remove artifacts, so that the next run makes them anew."""
-    with _refusals():
+    with refusals():
         from chatpipe import forgetting
 
         if (variant is None) == (not everything):
@@ -200,7 +212,7 @@ def ask(
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
 ) -> None:
     """Ask a variant one question."""
-    with _refusals():
+    with refusals():
         conversation, generation = _conversation(variant, max_new_tokens, temperature)
         for piece in conversation.reply(prompt, generation, input_text):
             typer.echo(piece, nl=False)
@@ -214,7 +226,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
 ) -> None:
     """Talk with a variant; an empty line or Ctrl-D ends it, Ctrl-C stops a reply."""
-    with _refusals():
+    with refusals():
         conversation, generation = _conversation(variant, max_new_tokens, temperature)
         typer.echo(f"{variant}: an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply.")
         for line in _lines():
@@ -259,54 +271,6 @@ def _conversation(name: str, max_new_tokens: int, temperature: float) -> tuple[A
     return conversation, generation
 
 
-def _run_variant(variant: Variant, as_json: bool) -> None:
-    _check([variant])
-
-    from flows.finetune import finetune as story
-
-    _run(lambda: story(variant), variant.name, as_json)
-
-
-def _check(variants: list[Variant]) -> None:
-    from chatpipe.checking import check_variant
-
-    faults: list[str] = []
-    for variant in variants:
-        try:
-            check_variant(variant)
-        except ConfigError as error:
-            faults += error.faults
-    if faults:
-        raise ConfigError(list(dict.fromkeys(faults)))
-
-
-def _run(story: Callable[[], Artifact], name: str, as_json: bool) -> None:
-    """Run a flow, copy its report to where people look, print its table and path."""
-    from chatpipe.export import export_report
-    from chatpipe.report import Report
-    from flows.terminal import print_report, quiet_console
-    from tasks.caching import BUILT, HITS
-
-    quiet_console()
-    artifact = story()
-    pages = export_report(artifact, name)
-    report = Report.model_validate_json((pages / "report.json").read_text("utf-8"))
-    if as_json:
-        typer.echo(report.model_dump_json(indent=1))
-        return
-    print_report(report)
-    cached = len(HITS.difference(BUILT))
-    said = f"{len(BUILT)} steps run, {cached} cached" if BUILT else "everything was cached"
-    typer.echo(f"\n{said}\nreport: {pages / 'report.html'}")
-
-
-def _copy_adapter(variant: Variant, target: Path) -> None:
-    from chatpipe.export import export_directory
-    from chatpipe.published import find
-
-    export_directory(find(variant)[1].path, target)
-
-
 def _is_study(file: Path) -> bool:
     from chatpipe.loading import read_mapping
 
@@ -316,6 +280,17 @@ def _is_study(file: Path) -> bool:
 def _as_name(text: str) -> str:
     kept = "".join(letter if letter.isalnum() else "-" for letter in text.lower())
     return kept.strip("-") or "rows"
+
+
+for _command in (
+    service_cli.deploy,
+    service_cli.up,
+    service_cli.down,
+    reevaluate_cli.reevaluate,
+    reevaluate_cli.history,
+    reevaluate_cli.accept,
+):
+    app.command()(_command)
 
 
 def main() -> None:

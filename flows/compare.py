@@ -6,10 +6,11 @@ from prefect import flow
 
 from chatpipe.artifacts import Artifact
 from chatpipe.config import Variant
+from flows.naming import named_by
 from flows.story import study_story
 
 
-@flow(name="compare", flow_run_name="compare {study}", persist_result=False)
+@flow(name="compare", flow_run_name=named_by("study"), persist_result=False)
 def compare(study: str, variants: list[Variant]) -> Artifact:
     """Fine-tune what is not yet fine-tuned, score and ask every model, write one report.
 

@@ -5,15 +5,53 @@ from __future__ import annotations
 from prefect import flow
 
 from chatpipe.artifacts import Artifact
-from chatpipe.config import Variant
+from chatpipe.config import (
+    BaseModelRef,
+    Dataset,
+    Evaluation,
+    Generation,
+    Lora,
+    Prompt,
+    PromptTemplate,
+    Quantization,
+    Split,
+    Training,
+    Variant,
+)
+from flows.naming import named_by
 from flows.story import study_story
 
 
-@flow(name="finetune", flow_run_name="finetune {variant.name}", persist_result=False)
-def finetune(variant: Variant) -> Artifact:
+# One parameter a section, and not one for the whole variant: Prefect lays a run's parameters over
+# a deployment's at the top level only, and its run form shows each section with units and bounds.
+@flow(name="finetune", flow_run_name=named_by("name"), persist_result=False)
+def finetune(
+    name: str,
+    base_model: BaseModelRef,
+    datasets: tuple[Dataset, ...],
+    split: Split,
+    prompt_template: PromptTemplate,
+    quantization: Quantization,
+    lora: Lora,
+    training: Training,
+    evaluation: Evaluation,
+    panel: tuple[Prompt, ...],
+    generation: Generation,
+) -> Artifact:
     """Fine-tune the variant, score and ask it and its base, write the report.
 
     Args:
-        variant: Base × data × settings.
+        name: What people call the variant; it is in no key.
+        base_model: Which base model.
+        datasets: What it is trained on.
+        split: How rows are divided into training and held-out.
+        prompt_template: Prompt texts; the response begins right after them.
+        quantization: How the frozen base weights are held.
+        lora: The adapter's shape.
+        training: The optimization.
+        evaluation: How the held-out rows are scored.
+        panel: The questions that every model is asked.
+        generation: How the panel is answered; temperature 0 is greedy.
     """
-    return study_story(variant.name, [variant])
+    sections = dict(locals())
+    return study_story(name, [Variant(**sections)])

@@ -21,7 +21,7 @@ from chatpipe.gating import Regression, Verdict
 from chatpipe.loading import load_variant, names
 from chatpipe.published import Published
 from chatpipe.sources import FetchModel
-from flows.story import heldout_sets, measured
+from flows.story import base_name, check_home, heldout_sets, measured
 from tasks import showing, steps
 from tasks.caching import BUILT
 
@@ -38,7 +38,10 @@ def reevaluate(variants: list[Variant] | None = None, tolerance: float = 0.02) -
         variants: What to check; all that are published when left out.
         tolerance: Relative change for the worse that passes; 0.02 is 2 %.
     """
-    checks = [_check(name, found, tolerance) for name, found in _published(variants).items()]
+    check_home()
+    found = _published(variants)
+    with steps.MEASURING.kept():
+        checks = [_check(name, model, tolerance) for name, model in found.items()]
     summary = [sentence for check in checks for sentence in check.sentences()]
     page = trend.write_page(summary)
     showing.show_trend(trend.trend_rows(history.read()), page)
@@ -92,7 +95,7 @@ def _check(name: str, model: Published | ArtifactError, tolerance: float) -> _Ch
         return _Check(name, Verdict([], []), model)
     variant, before = model.variant, len(BUILT)
     _, heldout = heldout_sets([variant])
-    base = steps.download_base(FetchModel.of(variant.base_model))
+    base = steps.download_base(FetchModel.of(variant.base_model), base_name(variant))
     scored = measured(variant, base, heldout, model.adapter, model.corpus)
     entries = history.entries_of([scored], heldout, BUILT[before:])
     return _Check(name, gating.record(entries, tolerance))

@@ -1,4 +1,4 @@
-"""Errors made for people, as sentences and exit codes."""
+"""How commands end badly: errors made for people become sentences on stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BAD_INPUT = 2
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Errors made for people become sentences on stderr: exit code 2 for bad input, 1 else."""
+    """Exit code 2 for bad input, 1 for what failed, 130 for what was stopped."""
     try:
         yield
     except ConfigError as error:

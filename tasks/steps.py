@@ -6,7 +6,7 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 
 from chatpipe.artifacts import Artifact, store
-from chatpipe.child import build_in_child
+from chatpipe.child import SharedChild
 from chatpipe.corpus import Merge, Normalize
 from chatpipe.errors import SourceError
 from chatpipe.finetuning import Finetune
@@ -24,16 +24,26 @@ def _may_pass(task: Task[..., Artifact], run: TaskRun, state: State[Artifact]) -
     return isinstance(error, SourceError | OSError)
 
 
-@step(task_run_name="download data", retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)
-def download(request: FetchDataset) -> Artifact:
+@step(
+    task_run_name="download {label}",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=_may_pass,
+)
+def download(request: FetchDataset, label: str) -> Artifact:
     """A data set's files."""
     return store().obtain(request)
 
 
-@step(task_run_name="download base", retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)
-def download_base(request: FetchModel) -> Artifact:
+@step(
+    task_run_name="download {label}",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=_may_pass,
+)
+def download_base(request: FetchModel, label: str) -> Artifact:
     """The base model as safetensors."""
-    return _in_child(request, "base model")
+    return _in_child(request, f"base model {label}")
 
 
 @step(task_run_name="normalize {request.name}")
@@ -42,28 +52,32 @@ def normalize(request: Normalize) -> Artifact:
     return store().obtain(request)
 
 
-@step(task_run_name="merge")
-def merge(request: Merge) -> Artifact:
+@step(task_run_name="merge {label}")
+def merge(request: Merge, label: str) -> Artifact:
     """The corpus: a training and a held-out split."""
     return store().obtain(request)
 
 
-@step(task_run_name="fine-tune")
+@step(task_run_name="fine-tune {label}")
 def finetune_adapter(request: Finetune, label: str) -> Artifact:
     """The adapter, trained in a process of its own."""
     return _in_child(request, f"fine-tune {label}")
 
 
+# While `MEASURING.kept()` lasts, a base is loaded once for all that is scored and asked of it.
+MEASURING = SharedChild()
+
+
 @step(task_run_name="score {label}")
 def score(request: Score, label: str) -> Artifact:
     """A model's nats of every held-out row."""
-    return _in_child(request, f"score {label}")
+    return _in_child(request, f"score {label}", MEASURING)
 
 
 @step(task_run_name="ask {label}")
 def ask(request: Ask, label: str) -> Artifact:
     """A model's answers to the panel."""
-    return _in_child(request, f"ask {label}")
+    return _in_child(request, f"ask {label}", MEASURING)
 
 
 @step(task_run_name="report")
@@ -72,8 +86,9 @@ def make_report(request: MakeReport) -> Artifact:
     return store().obtain(request)
 
 
-def _in_child(request: Finetune | Score | Ask | FetchModel, label: str) -> Artifact:
+def _in_child(
+    request: Finetune | Score | Ask | FetchModel, label: str, child: SharedChild | None = None
+) -> Artifact:
+    build = (child or SharedChild()).build
     with progress_shown(label) as (on_progress, on_line):
-        return store().obtain(
-            request, lambda into: build_in_child(request, into, on_progress, on_line)
-        )
+        return store().obtain(request, lambda into: build(request, into, on_progress, on_line))

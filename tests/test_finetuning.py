@@ -15,7 +15,7 @@ from chatpipe.config import Dataset, Generation, Lora, Quantization, Split, Trai
 from chatpipe.corpus import Merge, Normalize
 from chatpipe.errors import TrainingError
 from chatpipe.finetuning import Finetune, check_adapter
-from chatpipe.modeling import load_base, load_model, load_tokenizer
+from chatpipe.modeling import lent_model, load_base, load_model, load_tokenizer
 from chatpipe.prompts import template
 from chatpipe.sources import BaseModelRef, FetchDataset, FetchModel
 from chatpipe.tokenization import Encoder, TokenizedRow
@@ -63,6 +63,57 @@ def test_training_lowers_the_loss_and_leaves_what_peft_loads_unchanged(request_)
     assert not torch.equal(
         before, logits(load_model(request_.base.path, adapter.path, Quantization()))
     )
+
+
+def test_the_same_request_gives_the_same_bytes_in_another_process(request_):
+    """peft keeps target modules in a set, whose order differs from process to process."""
+    first = store().obtain(request_)
+    code = (
+        "import sys\nfrom chatpipe.artifacts import store\n"
+        "from chatpipe.finetuning import Finetune\n"
+        "print(store().obtain(Finetune.model_validate_json(sys.argv[1])).digest)"
+    )
+    store().forget(first.path)
+    again = subprocess.run(
+        [sys.executable, "-c", code, request_.model_dump_json()],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert again.stdout.strip() == first.digest
+
+
+def test_the_model_card_says_what_it_was_made_from_and_names_no_directory_of_ours(request_):
+    adapter = store().obtain(request_)
+    card = (adapter.path / "README.md").read_text("utf-8")
+    assert "| rows | 24 |" in card and request_.prompt_template.with_input in card
+    assert "bitsandbytes" in card and "| LoRA rank | 4 |" in card
+    assert str(store().root.parent) not in card
+    made_from = adapter.details()["made_from"]
+    assert [item["kind"] for item in made_from] == ["base-model", "raw", "examples", "corpus"]
+    assert made_from[-1]["digest"] == request_.corpus.digest
+
+
+def test_an_adapter_leaves_no_trace_on_a_base_that_is_kept(request_):
+    adapter = store().obtain(request_)
+    base = (request_.base.path, None, request_.quantization)
+    with lent_model(*base) as model:
+        before = logits(model)
+    with lent_model(request_.base.path, adapter.path, request_.quantization) as model:
+        tuned = logits(model)
+    with lent_model(*base) as model:
+        after = logits(model)
+    assert torch.equal(before, after) and not torch.equal(before, tuned)
+    fresh = load_model(request_.base.path, adapter.path, request_.quantization)
+    assert torch.equal(tuned, logits(fresh))
+
+
+def test_inference_computes_what_training_computed(request_):
+    """On a CPU the weights are dequantized once; NF4's own forward in training is the reference."""
+    trained_on = load_base(request_.base.path, request_.quantization).train()
+    with lent_model(request_.base.path, None, request_.quantization) as model:
+        assert torch.equal(logits(trained_on), logits(model))
 
 
 def test_a_zero_adapter_is_refused_and_leaves_no_artifact(request_):
@@ -118,10 +169,14 @@ def test_an_adapter_that_changes_no_logit_is_refused(tiny_model_dir):
 def test_a_killed_run_goes_on_from_its_last_checkpoint(request_, tmp_path):
     training = request_.training.model_copy(update={"epochs": 30.0, "learning_rate": 1e-3})
     request = request_.model_copy(update={"training": training})
-    asked = tmp_path / "request.json"
-    asked.write_text(json.dumps({"step": "Finetune", "request": request.model_dump(mode="json")}))
-    command = [sys.executable, "-m", "chatpipe.child", str(asked), str(tmp_path / "into")]
-    child = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL)
+    message = {"step": "Finetune", "request": request.model_dump(mode="json")}
+    message["into"] = str(tmp_path / "into")
+    command = [sys.executable, "-m", "chatpipe.child"]
+    child = subprocess.Popen(
+        command, env=os.environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    child.stdin.write(json.dumps(message) + "\n")
+    child.stdin.flush()
     work = store().work_path(request.kind, request.key())
     deadline = time.monotonic() + 120
     while not list(work.glob("checkpoint-*/trainer_state.json")):

@@ -45,6 +45,14 @@ class Artifact(BaseModel):
         """What the step said of its product."""
         return dict(_read_seal(self.path)["details"])
 
+    def lineage(self) -> list[dict[str, Any]]:
+        """This artifact and all that it was made from, sources first: kind, key, digest, and
+        what each step said of its product. An upstream artifact that was forgotten has no
+        details any more."""
+        found: dict[str, dict[str, Any]] = {}
+        _trace(self, found)
+        return list(found.values())
+
 
 class Request(BaseModel):
     """What a step is asked for. Its fields, and nothing else, decide the artifact's key."""
@@ -192,6 +200,25 @@ def file_digest(path: Path) -> str:
     """Hex SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _trace(artifact: Artifact, found: dict[str, dict[str, Any]]) -> None:
+    try:
+        seal = _read_seal(artifact.path)
+    except ArtifactError:
+        seal = {"asked": {}, "details": None}
+    for value in _references(seal["asked"]):
+        _trace(value, found)
+    found[f"{artifact.kind}/{artifact.key}"] = artifact.model_dump() | {"details": seal["details"]}
+
+
+def _references(asked: Any) -> Iterator[Artifact]:
+    """The artifacts that a recorded request names."""
+    if isinstance(asked, dict) and set(asked) == set(Artifact.model_fields):
+        yield Artifact.model_validate(asked)
+    elif isinstance(asked, dict | list):
+        for value in asked.values() if isinstance(asked, dict) else asked:
+            yield from _references(value)
 
 
 def _read_seal(path: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def row_faults(path: Path, format_name: str, columns: dict[str, str]) -> list[st
 
 
 def format_of(path: Path) -> str:
-    """The format whose required columns the file has; DataError lists what each would need."""
+    """The format whose required columns the file has; ConfigError says what the first needs."""
     needs = []
     for name, row_format in FORMATS.items():
         try:
@@ -70,8 +70,8 @@ def format_of(path: Path) -> str:
             continue
         if rows.num_rows and pc.any(pc.is_null(rows[READ_REASON])).as_py():
             return name
-    raise DataError(
-        needs[0] if needs else f"{path}: no row has the layout of {', '.join(FORMATS)}."
+    raise ConfigError(
+        [needs[0] if needs else f"{path}: no row has the layout of {', '.join(FORMATS)}."]
     )
 
 

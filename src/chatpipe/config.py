@@ -212,6 +212,10 @@ class Variant(Section):
                 raise ValueError(f"{what} names {', '.join(repeated)} more than once")
         return self
 
+    def sections(self) -> dict[str, Any]:
+        """Name and parts, as the parameters of the flow that runs the variant."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
 
 class Study(Section):
     """Which variants stand side by side in one report."""

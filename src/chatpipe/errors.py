@@ -7,7 +7,8 @@ ChatpipeError
 ├── ArtifactError    a stored artifact is missing, incomplete or changed
 ├── TrainingError    training ended without a usable adapter
 ├── GateError        figures are worse than the last accepted ones
-└── StepProcessError  a GPU step's process died without saying why
+├── StepProcessError  a GPU step's process died without saying why
+└── ServiceError     a server or worker could not be started or reached
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ class GateError(ChatpipeError):
 
 class StepProcessError(ChatpipeError):
     """The process of a step died without saying why (a signal, the kernel's memory killer)."""
+
+
+class ServiceError(ChatpipeError):
+    """A server or worker could not be started or reached."""
 
 
 BY_NAME: dict[str, type[ChatpipeError]] = {

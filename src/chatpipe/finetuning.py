@@ -17,6 +17,7 @@ from chatpipe import tracking
 from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.config import Lora, PromptTemplate, Quantization, Training, Variant
 from chatpipe.errors import DataError, TrainingError
+from chatpipe.model_card import base_name, write_model_card
 from chatpipe.progress import Reporter
 from chatpipe.tokenization import Encoder, Tokenized, TokenizedRow, pad_batch
 
@@ -86,10 +87,12 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
         LOG.warning("resuming from %s", checkpoint.name)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     check_adapter(model, rows.rows[0])
-    config = model.peft_config["default"]
-    config.target_modules = sorted(config.target_modules)  # a set's order is another every time
-    model.save_pretrained(into)
-    return _details(request, trainer, rows, clock.seconds()) | {"resumed": checkpoint is not None}
+    _save_adapter(model, request.base, into)
+    details = _details(request, trainer, rows, clock.seconds())
+    details["resumed"] = checkpoint is not None
+    made_from = [*request.base.lineage(), *request.corpus.lineage()]
+    write_model_card(into, request.model_dump(), details, made_from)
+    return details | {"made_from": made_from}
 
 
 def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
@@ -236,6 +239,18 @@ def check_adapter(model: Any, row: TokenizedRow) -> None:
         after = model(input_ids=ids).logits
     if torch.equal(before, after):
         raise TrainingError("the adapter changes no logit of the base model; train for longer.")
+
+
+def _save_adapter(model: Any, base: Artifact, into: Path) -> None:
+    """As peft writes it, but for what differs from process to process and from store to store:
+    the order of a set, and the directory that the base was read from."""
+    model.save_pretrained(into)
+    file = into / "adapter_config.json"
+    config = json.loads(file.read_text("utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    config["base_model_name_or_path"] = base_name(base.details())
+    file.write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
 
 
 def _last_checkpoint(work: Path) -> Path | None:

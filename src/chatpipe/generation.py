@@ -34,11 +34,11 @@ class Ask(Request):
 
         tokenizer = modeling.load_tokenizer(self.base.path)
         adapter = self.adapter.path if self.adapter else None
-        model = modeling.load_model(self.base.path, adapter, self.quantization)
         questions = [(prompt, asked) for asked in self.asked for prompt in self.panel]
         texts = [self._text(prompt, asked) for prompt, asked in questions]
         encoder = Encoder(tokenizer, self.prompt_template, "all", 1 << 20)
-        completions = complete(model, encoder, texts, self.generation)
+        with modeling.lent_model(self.base.path, adapter, self.quantization) as model:
+            completions = complete(model, encoder, texts, self.generation)
         answers = [
             {
                 "prompt_id": prompt.id,

@@ -51,7 +51,7 @@ def parse_variant(raw: dict[str, Any], origin: str, overrides: Sequence[str] = (
     try:
         variant = Variant.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError([*faults, *_sentences(error, origin, Variant)]) from None
+        raise ConfigError([*faults, *sentences(error, origin, Variant)]) from None
     if faults:
         raise ConfigError(faults)
     return variant
@@ -64,7 +64,7 @@ def load_study(name_or_path: str) -> Study:
     try:
         study = Study.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_sentences(error, str(path), Study)) from None
+        raise ConfigError(sentences(error, str(path), Study)) from None
     return study
 
 
@@ -202,8 +202,9 @@ def _missing_paths(raw: dict[str, Any], origin: str) -> list[str]:
     ]
 
 
-def _sentences(error: ValidationError, origin: str, model: type[BaseModel]) -> list[str]:
-    sentences = []
+def sentences(error: ValidationError, origin: str, model: type[BaseModel]) -> list[str]:
+    """A sentence for each fault of a file (`origin`) that should have been a `model`."""
+    said = []
     for fault in error.errors(include_url=False):
         key = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
@@ -217,15 +218,15 @@ def _sentences(error: ValidationError, origin: str, model: type[BaseModel]) -> l
             message = message[:1].lower() + message[1:]
             message += f", found {shown}" if shown and len(shown) < 80 else ""
         end = "" if message.endswith("?") else "."
-        sentences.append(f"{origin}: {key or 'file'}: {message}{end}")
-    return sentences
+        said.append(f"{origin}: {key or 'file'}: {message}{end}")
+    return said
 
 
 def _key_hint(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
     """'; did you mean …?' or the keys that are known at that place."""
     section = model
-    for part in loc[:-1]:
-        field = section.model_fields.get(str(part))
+    for part in (part for part in loc[:-1] if isinstance(part, str)):
+        field = section.model_fields.get(part)
         options = [field.annotation, *get_args(field.annotation)] if field else []
         found = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
         if not found:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from chatpipe.config import Quantization
+from chatpipe.dequantizing import dequantize_if_it_fits, is_quantized
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
 
@@ -105,7 +108,44 @@ def load_base(path: Path, quantization: Quantization) -> Any:
 
 def load_model(base: Path, adapter: Path | None, quantization: Quantization) -> Any:
     """The base, with the adapter on it where there is one, ready for inference."""
-    model = load_base(base, quantization)
+    return _with_adapter(_base_for_inference(base, quantization), adapter)
+
+
+@contextmanager
+def lent_model(base: Path, adapter: Path | None, quantization: Quantization) -> Iterator[Any]:
+    """As load_model, on a base that this process keeps for the next model of the same base.
+
+    The adapter is taken off again afterwards, so no model leaves a trace in another's figures.
+    """
+    model = _with_adapter(_kept_base(base, quantization), adapter)
+    try:
+        yield model
+    finally:
+        if adapter is not None:
+            model.unload()
+
+
+_KEPT: dict[tuple[Path, Quantization], Any] = {}
+
+
+def _kept_base(path: Path, quantization: Quantization) -> Any:
+    if (path, quantization) not in _KEPT:
+        _KEPT.clear()  # first: two bases need not fit into memory together
+        model = _base_for_inference(path, quantization)
+        if not torch.cuda.is_available() and is_quantized(model):
+            return model  # its constants are rounded at every move: not to be used twice
+        _KEPT[path, quantization] = model
+    return _KEPT[path, quantization]
+
+
+def _base_for_inference(path: Path, quantization: Quantization) -> Any:
+    model = load_base(path, quantization)
+    if torch.cuda.is_available():
+        return model
+    return dequantize_if_it_fits(model, compute_dtype(quantization))
+
+
+def _with_adapter(model: Any, adapter: Path | None) -> Any:
     if adapter is None:
         return model
     from peft import PeftModel

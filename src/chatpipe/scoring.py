@@ -63,13 +63,13 @@ class Score(Request):
         if not all(tokenized.rows for tokenized in encoded.values()):
             raise DataError(f"no held-out row fits into evaluation.max_length {self.max_length}.")
         adapter = self.adapter.path if self.adapter else None
-        model = modeling.load_model(self.base.path, adapter, self.quantization)
         report = Reporter(sum(len(t.rows) for t in encoded.values()), "rows")
         done, columns = 0, []
-        for kind, tokenized in encoded.items():
-            nats = row_nats(model, tokenized.rows, self.batch_tokens, _after(report, done))
-            done += len(tokenized.rows)
-            columns.append(_column(kind, table, tokenized.rows, nats))
+        with modeling.lent_model(self.base.path, adapter, self.quantization) as model:
+            for kind, tokenized in encoded.items():
+                nats = row_nats(model, tokenized.rows, self.batch_tokens, _after(report, done))
+                done += len(tokenized.rows)
+                columns.append(_column(kind, table, tokenized.rows, nats))
         pq.write_table(pa.concat_tables(columns), into / "nats.parquet")
         left_out = {kind: t.left_out for kind, t in encoded.items() if t.left_out}
         return {"wall_s": round(time.monotonic() - started, 3), "left_out": left_out}

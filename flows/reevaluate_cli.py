@@ -9,8 +9,6 @@ import typer
 
 from flows.refusals import refusals
 
-app = typer.Typer()
-
 
 def _names() -> list[str]:
     from chatpipe.loading import names
@@ -25,7 +23,6 @@ MaybeVariant = Annotated[
 ]
 
 
-@app.command()
 def reevaluate(
     variants: Annotated[
         list[str] | None,
@@ -64,7 +61,6 @@ def reevaluate(
             typer.echo(f"trend: {home() / 'reports' / 'reevaluation' / 'index.html'}")
 
 
-@app.command()
 def history(variant: MaybeVariant = None, as_json: AsJson = False) -> None:
     """Print every check and acceptance, oldest first."""
     with refusals():
@@ -79,7 +75,6 @@ def history(variant: MaybeVariant = None, as_json: AsJson = False) -> None:
             typer.echo("nothing was evaluated yet; start with: chatpipe reevaluate")
 
 
-@app.command()
 def accept(
     variant: Annotated[str, typer.Argument(help="A variant's name.", autocompletion=_names)],
 ) -> None:

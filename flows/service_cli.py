@@ -1,0 +1,48 @@
+"""Commands around a Prefect server: deploy, up, down."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.refusals import refusals
+
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Where the server listens.")]
+
+
+def deploy() -> None:
+    """Put every variant and study on the server that PREFECT_API_URL names."""
+    with refusals():
+        from flows.deployment_file import load_deployments
+
+        load_deployments()  # refuses a faulty file before Prefect is imported
+
+        from flows.deploying import deploy as apply
+
+        for line in apply():
+            typer.echo(line)
+
+
+def up(port: Port = 4200) -> None:
+    """Start a local server and its workers in the background; run again, find them."""
+    with refusals():
+        from flows import serving
+        from flows.deployment_file import load_deployments
+
+        load_deployments()
+        for line in serving.up(port):
+            typer.echo(line)
+        typer.echo(
+            f"dashboard: http://{serving.HOST}:{port}\n"
+            f"for Prefect's own commands: export PREFECT_API_URL={serving.api_url(port)}"
+        )
+
+
+def down() -> None:
+    """End the server and the workers that `up` started, and nothing else."""
+    with refusals():
+        from flows import serving
+
+        for line in serving.down():
+            typer.echo(line)

@@ -1,0 +1,214 @@
+"""A local Prefect server and its workers in the background: started once, found again, ended.
+
+A process is ours if it is written down in `<home>/service/` with the moment it was started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from chatpipe.artifacts import home
+from chatpipe.errors import ServiceError
+
+HOST = "127.0.0.1"  # a server without accounts is for this machine alone
+STARTS_WITHIN_S = 120
+ENDS_WITHIN_S = 30
+
+SERVER_ENVIRONMENT = {
+    # Leases of concurrency slots survive a restart of the server; in memory they would be lost,
+    # and the runs that hold them cancelled.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+}
+WORKER_ENVIRONMENT = {
+    "PREFECT_CLIENT_MAX_RETRIES": "9",  # about 17 minutes: longer than a server's restart
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A background process: its name, what it runs, with what environment beside ours."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return _folder() / f"{self.name}.log"
+
+    @property
+    def _record(self) -> Path:
+        return _folder() / f"{self.name}.json"
+
+    def process(self) -> psutil.Process | None:
+        """The running process that was started under this name."""
+        try:
+            recorded = json.loads(self._record.read_text("utf-8"))
+            process = psutil.Process(recorded["pid"])
+            same = abs(process.create_time() - recorded["started"]) < 1
+            running = same and process.status() != psutil.STATUS_ZOMBIE
+        except (OSError, ValueError, psutil.NoSuchProcess):
+            return None
+        return process if running else None
+
+    def start(self) -> bool:
+        """Start it, unless it runs; whether it was started."""
+        if self.process():
+            return False
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", *self.command],
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # it outlives this terminal
+            )
+        started = psutil.Process(child.pid).create_time()
+        self._record.write_text(json.dumps({"pid": child.pid, "started": started}), "utf-8")
+        return True
+
+    def stop(self) -> bool:
+        """End it, and what it started; whether it ran."""
+        process = self.process()
+        if process:
+            family = [process, *process.children(recursive=True)]
+            for member in family:
+                _signal(member, "terminate")
+            _, left = psutil.wait_procs(family, timeout=ENDS_WITHIN_S)
+            for member in left:
+                _signal(member, "kill")
+        self._record.unlink(missing_ok=True)
+        return process is not None
+
+
+def api_url(port: int) -> str:
+    """The address that PREFECT_API_URL has to name."""
+    return f"http://{HOST}:{port}/api"
+
+
+def up(port: int) -> Iterator[str]:
+    """Start the server, wait until it answers, deploy, start the workers; a line for each."""
+    server = _server(port)
+    url = api_url(port)
+    if server.process() is None and healthy(url):
+        yield f"server: one that chatpipe did not start answers at {url}; it is used."
+    else:
+        started = server.start()
+        _wait_until_healthy(server, url)
+        yield f"server: {'started' if started else 'runs already'}: http://{HOST}:{port}"
+    yield from _deployed(url)
+    for worker in _workers(url):
+        yield f"{worker.name}: {'started' if worker.start() else 'runs already'}"
+
+
+def down() -> Iterator[str]:
+    """End what `up` started, workers first; a line for each."""
+    names = sorted((path.stem for path in _folder().glob("*.json")), reverse=True)
+    for name in names:
+        ended = Service(name, (), {}).stop()
+        yield f"{name}: {'ended' if ended else 'was not running any more'}"
+    if not names:
+        yield "nothing that chatpipe started is running"
+
+
+def healthy(url: str) -> bool:
+    """Whether a Prefect server answers at that address."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def gpus() -> list[str]:
+    """The GPUs that workers may take, by index or UUID: all, or those the user left visible."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device for device in visible.split(",") if device.strip() not in ("", "-1")]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return listed.stdout.split() if listed.returncode == 0 else []
+
+
+def _server(port: int) -> Service:
+    command = ("prefect", "server", "start", "--host", HOST, "--port", str(port))
+    # Without it the dashboard looks for its server at Prefect's default port.
+    return Service("server", command, {**SERVER_ENVIRONMENT, "PREFECT_UI_API_URL": api_url(port)})
+
+
+def _workers(url: str) -> Iterator[Service]:
+    """One worker a GPU, which sees no other and takes one run at a time; one for the CPU."""
+    environment = {**WORKER_ENVIRONMENT, "PREFECT_API_URL": url, "CHATPIPE_HOME": str(home())}
+    for device in gpus():
+        seen = {**environment, "CUDA_VISIBLE_DEVICES": device}
+        yield Service(f"worker-gpu{device}", _worker_command("gpu", f"gpu{device}"), seen)
+    unseen = {**environment, "CUDA_VISIBLE_DEVICES": ""} if gpus() else environment
+    yield Service("worker-cpu", _worker_command("cpu", "cpu"), unseen)
+
+
+def _worker_command(pool: str, name: str) -> tuple[str, ...]:
+    start = ("prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "1")
+    return (*start, "--type", "process", "--install-policy", "never")
+
+
+def _deployed(url: str) -> Iterator[str]:
+    """`deploy` in a process of its own: Prefect reads its settings once, when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "deploy"],
+        env={**os.environ, "PREFECT_API_URL": url},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise ServiceError(done.stderr.strip() or "deploy failed without a word.")
+    yield from (line for line in done.stdout.splitlines() if not line.endswith("unchanged"))
+
+
+def _wait_until_healthy(server: Service, url: str) -> None:
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while not healthy(url):
+        if server.process() is None:
+            raise ServiceError(f"the server ended at once; {server.log} says why: {_tail(server)}")
+        if time.monotonic() > deadline:
+            raise ServiceError(f"the server does not answer at {url}; look into {server.log}.")
+        time.sleep(0.2)
+
+
+def _tail(service: Service) -> str:
+    lines = service.log.read_text("utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "(it is empty)"
+
+
+def _signal(process: psutil.Process, how: str) -> None:
+    with suppress(psutil.NoSuchProcess):
+        getattr(process, how)()
+
+
+def _folder() -> Path:
+    return home() / "service"

@@ -1,0 +1,43 @@
+"""NF4 weights at inference on a CPU: dequantized once, where memory allows, instead of at every
+product. The numbers are those of training's forward pass; scoring takes half the time.
+
+bitsandbytes' own layout for CPU inference rounds the quantization constants to bfloat16, and
+rounds them again whenever peft moves the model: figures would depend on what was loaded before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bitsandbytes as bnb
+import psutil
+import torch
+
+SPARE = 2.0  # how many times the dequantized weights must fit into the memory that is free
+
+
+def dequantize_if_it_fits(model: Any, dtype: torch.dtype) -> Any:
+    """Replace every 4-bit layer by a plain one of the same weights in `dtype`, in place; the
+    model is left as it is where that would take more than half of the free memory."""
+    layers = {
+        name: layer for name, layer in model.named_modules() if isinstance(layer, bnb.nn.Linear4bit)
+    }
+    needed = sum(layer.in_features * layer.out_features for layer in layers.values())
+    if SPARE * needed * dtype.itemsize <= psutil.virtual_memory().available:
+        for name, layer in layers.items():
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, _plain(layer, dtype))
+    return model
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether any layer still holds 4-bit weights."""
+    return any(isinstance(layer, bnb.nn.Linear4bit) for layer in model.modules())
+
+
+def _plain(layer: Any, dtype: torch.dtype) -> torch.nn.Linear:
+    weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    plain.weight = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
+    plain.bias = layer.bias
+    return plain.eval()

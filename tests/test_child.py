@@ -1,0 +1,69 @@
+"""Steps in processes of their own: one process for many requests, and what becomes of its end."""
+
+import os
+import signal
+from threading import Timer
+
+import pytest
+
+from chatpipe.artifacts import store
+from chatpipe.child import SharedChild
+from chatpipe.config import Generation, Prompt, Quantization
+from chatpipe.errors import SourceError, StepProcessError
+from chatpipe.generation import Ask
+from chatpipe.prompts import template
+from chatpipe.sources import BaseModelRef, FetchModel
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def ask(chatpipe_home, tiny_model_dir):
+    base = store().obtain(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
+    return Ask(
+        base=base,
+        adapter=None,
+        prompt_template=template("alpaca"),
+        quantization=Quantization(method="none", compute_dtype="float32"),
+        panel=(Prompt(id="hello", instruction="Hello?"),),
+        generation=Generation(max_new_tokens=3),
+        asked=("template",),
+    )
+
+
+def built(child, request, into, heard):
+    into.mkdir()
+    return child.build(request, into, heard.append, lambda line: None)
+
+
+def test_requests_share_a_process_which_survives_a_refused_one(ask, tmp_path):
+    child, heard = SharedChild(), []
+    with child.kept():
+        built(child, ask, tmp_path / "1", heard)
+        process = child._child._process
+        with pytest.raises(SourceError, match="nothing-here"):
+            built(child, FetchModel(path=str(tmp_path / "nothing-here")), tmp_path / "2", heard)
+        details = built(child, ask, tmp_path / "3", heard)
+        assert child._child._process is process and process.poll() is None
+    assert process.poll() == 0
+    assert details["settings"]["max_new_tokens"] == 3
+    assert (tmp_path / "1/answers.json").read_text() == (tmp_path / "3/answers.json").read_text()
+    assert heard[-1].done == heard[-1].total == 3
+
+
+def test_a_killed_process_is_a_typed_error_and_the_next_request_gets_a_new_one(ask, tmp_path):
+    child = SharedChild()
+    with child.kept():
+        built(child, ask, tmp_path / "1", [])
+        pid = child._child._process.pid
+        os.kill(pid, signal.SIGSTOP)  # so that it cannot answer before it is killed
+        Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
+        with pytest.raises(StepProcessError, match="SIGKILL; the machine ran out of memory"):
+            built(child, ask, tmp_path / "2", [])
+        assert built(child, ask, tmp_path / "3", [])
+
+
+def test_an_error_nobody_foresaw_ends_with_its_last_line(ask, tmp_path):
+    broken = ask.model_copy(update={"base": ask.base.model_copy(update={"key": "gone"})})
+    with pytest.raises(StepProcessError, match=r"exit code 1: \w*Error: .*gone"):
+        built(SharedChild(), broken, tmp_path / "1", [])

@@ -1,0 +1,162 @@
+"""The command as a stranger meets it: bad input ends in sentences, exit code 2, no traceback."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from chatpipe import checking
+from chatpipe.checking import check_variant
+from chatpipe.errors import ConfigError
+from chatpipe.loading import load_variant
+from tests.rows import alpaca_rows, write_jsonl
+
+
+def chatpipe(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def refused(*arguments):
+    """The sentences of a refusal (0.3 to 0.6 s each, because nothing heavy is imported)."""
+    done = chatpipe(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and not done.stdout
+    return done.stderr
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return write_jsonl(tmp_path / "rows.jsonl", alpaca_rows(10))
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    def written(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return path
+
+    return written
+
+
+def test_help_teaches_and_lists_every_command():
+    done = chatpipe("--help")
+    assert done.returncode == 0
+    for command in (
+        "demo",
+        "run",
+        "compare",
+        "finetune",
+        "validate",
+        "show",
+        "forget",
+        "ask",
+        "chat",
+    ):
+        assert command in done.stdout
+
+
+def test_neither_help_nor_a_refusal_imports_what_is_heavy(yaml_file):
+    code = (
+        "import sys; from flows.cli import app\n"
+        "try: app(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'prefect', 'pandas') if m in sys.modules])"
+    )
+    path = yaml_file("datasets: [nope]")
+    for arguments in (["--help"], ["run", str(path)]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True
+        )
+        assert done.stdout.splitlines()[-1] == "[]", done.stdout
+
+
+def test_an_unknown_variant_or_study():
+    assert "did you mean smol-merge?" in refused("run", "smol-mergee")
+    assert "did you mean demo?" in refused("compare", "demos")
+
+
+def test_all_faults_of_a_file_at_once(yaml_file):
+    path = yaml_file("{datasets: [sample-alpaca], lora: {rank: 0, aplha: 3}, trainin: {}}")
+    said = refused("run", path)
+    assert len(said.splitlines()) == 3 and said.count(str(path)) == 3
+
+
+def test_a_model_directory_that_is_none(tmp_path, rows):
+    (tmp_path / "model").mkdir()
+    said = refused(
+        "finetune",
+        *("--base-model", tmp_path / "model", "--dataset", rows, "--adapter", tmp_path / "out"),
+    )
+    assert "model: not a model directory; it lacks config.json" in said
+
+
+def test_a_base_that_is_neither_directory_nor_hub_id(tmp_path, rows):
+    options = ("--base-model", "no/such/dir", "--dataset", rows, "--adapter", tmp_path / "out")
+    assert "neither a directory nor a hub id" in refused("finetune", *options)
+
+
+def test_bad_rows_are_named_one_by_one(tmp_path, rows):
+    with rows.open("a") as file:
+        file.write('{"instruction": "x", "output": ""}\n{"instruction": "", "output": "y"}\nno\n')
+    out = tmp_path / "out"
+    options = ("--base-model", "smollm2-135m-instruct", "--dataset", rows, "--adapter", out)
+    said = refused("finetune", *options)
+    assert "row 11: empty output" in said and "row 12: empty instruction" in said
+    assert "row 13: undecodable" in said and "--drop-bad-rows" in said
+    assert "row 11: empty output" in refused("validate", rows)
+
+
+def test_files_of_no_known_layout(tmp_path, rows):
+    for name, text in (("a.txt", "x"), ("a.jsonl", '{"question": "x"}\n'), ("a.json", "[")):
+        (tmp_path / name).write_text(text)
+        assert name in refused("validate", tmp_path / name)
+    (tmp_path / "empty.jsonl").write_text("")
+    assert "empty.jsonl" in refused("validate", tmp_path / "empty.jsonl")
+
+
+def test_an_adapter_directory_that_is_not_empty(tmp_path, rows):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/file").write_text("x")
+    options = ("--base-model", "smollm2-135m-instruct", "--dataset", rows)
+    assert "is not empty" in refused("finetune", *options, "--adapter", tmp_path / "out")
+
+
+def test_a_fine_file_is_said_to_be_fine(rows, yaml_file):
+    done = chatpipe("validate", rows)
+    assert done.returncode == 0 and "every row is fine (alpaca)" in done.stdout
+    assert chatpipe("validate", yaml_file("datasets: [sample-dialog]")).returncode == 0
+
+
+def test_asking_what_was_not_trained_says_what_to_run_first():
+    done = chatpipe("ask", "smol-merge", "Hello?")
+    assert done.returncode == 1 and "run `chatpipe run smol-merge` first" in done.stderr
+
+
+def test_forgetting_nothing_in_particular_is_refused():
+    assert "name a variant, or give --all" in refused("forget")
+    assert "--kind everything: expected one of" in refused(
+        "forget", "smol-merge", "--kind", "everything"
+    )
+
+
+def test_show_prints_json_for_a_machine():
+    listed = json.loads(chatpipe("show", "--json").stdout)
+    assert "smol-merge" in listed["variants"] and "demo" in listed["studies"]
+    shown = json.loads(chatpipe("show", "smol-merge", "--json").stdout)
+    assert shown["lora"]["rank"] == 16 and "missing" in shown["adapter"]
+
+
+def test_a_full_disk_is_refused_before_anything_is_downloaded(monkeypatch):
+    monkeypatch.setattr(checking, "FREE_BYTES", 1 << 60)
+    with pytest.raises(
+        ConfigError, match=r"are free, .* GiB are needed; make room or set CHATPIPE"
+    ):
+        check_variant(load_variant("smol-merge"))

@@ -1,0 +1,162 @@
+"""YAML and overrides → a variant: all faults at once, each naming file and key."""
+
+import pytest
+import yaml
+
+from chatpipe.config import Variant
+from chatpipe.errors import ConfigError
+from chatpipe.loading import deployments_dir, load_study, load_variant, names, study_variants
+from chatpipe.prompts import TEMPLATES, default_panel
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(text, name="mine.yaml"):
+        path = tmp_path / name
+        path.write_text(text, "utf-8")
+        return str(path)
+
+    return written
+
+
+def faults(path, *overrides):
+    with pytest.raises(ConfigError) as error:
+        load_variant(path, overrides)
+    return error.value.faults
+
+
+def test_every_shipped_variant_and_study_is_valid():
+    assert {"smol-alpaca", "smol-dialog", "smol-merge"} <= set(names("variants"))
+    for name in names("variants"):
+        assert load_variant(name).name == name
+    for name in names("studies"):
+        assert study_variants(load_study(name))
+
+
+def test_the_papers_preset_is_the_papers_settings_complete(write):
+    variant = load_variant(write("{preset: paper, datasets: [sample-alpaca]}"))
+    assert variant.split.method == "none"
+    assert variant.prompt_template == TEMPLATES["paper"]
+    assert variant.prompt_template.with_input == variant.prompt_template.without_input
+    assert (variant.lora.rank, variant.lora.alpha, variant.lora.dropout) == (8, 256, 0.05)
+    assert variant.lora.target_modules == ("q_proj", "v_proj")
+    training = variant.training
+    assert (training.epochs, training.learning_rate) == (3, 2e-4)
+    assert (training.micro_batch_size, training.global_batch_size) == (2, 2)
+    assert (training.max_length, training.too_long, training.loss) == (256, "cut_left", "all")
+    assert variant.quantization.method == "nf4" and variant.quantization.double
+    questions = [prompt.instruction for prompt in default_panel()[:2]]
+    assert questions == [
+        "What if time travel was possible?",
+        "Imagine a society governed by artificial intelligence.",
+    ]
+    assert "Hey! How have you been these days?" in default_panel()[2].model_dump().values()
+
+
+def test_a_variants_own_keys_and_then_overrides_lie_over_the_preset(write):
+    path = write("{preset: paper, datasets: [sample-alpaca], lora: {rank: 4}}")
+    variant = load_variant(path, ["training.epochs=1", "lora.alpha=8"])
+    assert (variant.lora.rank, variant.lora.alpha, variant.lora.dropout) == (4, 8, 0.05)
+    assert (variant.training.epochs, variant.training.learning_rate) == (1, 2e-4)
+
+
+def test_all_faults_come_at_once_and_name_file_and_key(write):
+    path = write(
+        "{datasets: [sample-alpacca], training: {epochs: 0, learning_rat: 1, seed: x},"
+        " lora: {rank: 9999}}"
+    )
+    found = faults(path)
+    assert all(fault.startswith(f"{path}: ") for fault in found)
+    for part in (
+        "datasets: no data set is named 'sample-alpacca'; did you mean sample-alpaca?",
+        "training.learning_rat: unknown key; did you mean learning_rate?",
+        "training.epochs: input should be greater than 0, found 0",
+        "training.seed: ",
+        "lora.rank: input should be less than or equal to 512, found 9999",
+    ):
+        assert any(part in fault for fault in found), part
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("datasets: [", "line 1 is not valid YAML"),
+        ("- just\n- a list", "expected keys and values, found list"),
+        ("{}", "datasets: this key is required"),
+        ("{preset: papre, datasets: [dialog]}", "preset: 'papre' is unknown; known: paper"),
+        ("datasets: [{name: x, path: nowhere.jsonl}]", "nowhere.jsonl does not exist"),
+        ("datasets: [{name: x}]", "give exactly one of repo and path"),
+        ("datasets: [dialog, dialog]", "datasets names dialog more than once"),
+        ("{datasets: [dialog], prompt_template: alpacca}", "no prompt template is named"),
+        (
+            "{datasets: [dialog], prompt_template: {with_input: '{instruction} {input}',"
+            " without_input: '{instruction}'}}",
+            "with_input lacks '### Response:'",
+        ),
+        (
+            "{datasets: [dialog], training: {global_batch_size: 3, micro_batch_size: 2}}",
+            "global_batch_size 3 is not a multiple of micro_batch_size 2",
+        ),
+        ("{datasets: [dialog], training: {epochs: .nan}}", "training.epochs: "),
+    ],
+)
+def test_bad_input_gets_a_sentence_with_the_file(write, text, said):
+    path = write(text)
+    found = "\n".join(faults(path))
+    assert path in found and said in found
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.epochs", "write it as key.path=value"),
+        ("training.epoch=1", "did you mean epochs?"),
+        ("training.epochs=[", "the value is not valid YAML"),
+        ("lora=5", "lora: "),
+    ],
+)
+def test_a_bad_override_gets_a_sentence(write, override, said):
+    assert said in "\n".join(faults(write("datasets: [sample-alpaca]"), override))
+
+
+def test_a_path_counts_from_the_file_that_names_it(write, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    variant = load_variant(write("datasets: [{name: x, path: rows.jsonl}]"))
+    assert variant.datasets[0].path == str(tmp_path / "rows.jsonl")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"did you mean smol-merge\?"):
+        load_variant("smol-mrege")
+
+
+def test_a_study_gives_the_faults_of_all_its_variants(tmp_path, monkeypatch):
+    for folder in ("variants", "studies"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "variants/a.yaml").write_text("{datasets: [sample-alpaca], lora: {rank: 0}}")
+    (tmp_path / "variants/b.yaml").write_text("{datasets: [nope]}")
+    (tmp_path / "studies/s.yaml").write_text("variants: [a, b, c]")
+    monkeypatch.setenv("CHATPIPE_DEPLOYMENTS", str(tmp_path))
+    with pytest.raises(ConfigError) as error:
+        study_variants(load_study("s"))
+    assert ["a.yaml" in f or "b.yaml" in f or "'c'" in f for f in error.value.faults] == [True] * 3
+
+
+def test_one_name_for_two_data_sets_in_a_study_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "studies").mkdir()
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+        dataset = {"name": "rows", "path": f"../{name}.jsonl"}
+        (tmp_path / f"variants/{name}.yaml").write_text(yaml.safe_dump({"datasets": [dataset]}))
+    (tmp_path / "studies/s.yaml").write_text("variants: [a, b]")
+    monkeypatch.setenv("CHATPIPE_DEPLOYMENTS", str(tmp_path))
+    with pytest.raises(ConfigError, match="data set rows is another one than in an earlier"):
+        study_variants(load_study("s"))
+
+
+def test_a_variant_survives_its_own_json():
+    """Prefect hands flows their parameters as JSON."""
+    variant = load_variant(str(deployments_dir() / "variants" / "smol-merge.yaml"))
+    assert Variant.model_validate_json(variant.model_dump_json()) == variant
