@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-FILE = Path(__file__).parents[1] / "deployments" / "automations" / "reevaluation.yaml"
+FILE = Path(__file__).parents[1] / "deployments/automations/examples/regressions.yaml"
 
 
 @pytest.fixture(scope="module")
 def automation():
     from prefect.events.schemas.automations import AutomationCore
 
-    [raw] = yaml.safe_load(FILE.read_text("utf-8"))["automations"]
+    raw = yaml.safe_load(FILE.read_text("utf-8"))
     made = AutomationCore.model_validate(raw)
     known = set(AutomationCore.model_fields)
     assert set(raw) <= known, "Prefect drops keys that it does not know without a word"
@@ -46,7 +46,7 @@ def test_its_text_has_what_is_wrong_and_where():
     from prefect.server.utilities.user_templates import render_user_template_sync
     from prefect.types._datetime import now
 
-    [raw] = yaml.safe_load(FILE.read_text("utf-8"))["automations"]
+    raw = yaml.safe_load(FILE.read_text("utf-8"))
     [action] = raw["actions"]
     resource = {"prefect.resource.id": "chatpipe.variant.v", "prefect.resource.name": "v"}
     event = ReceivedEvent(

@@ -38,6 +38,14 @@ def test_every_variant_and_study_is_deployed_with_all_its_settings():
     assert settings["training"]["learning_rate"] == 1e-3
 
 
+def test_published_adapters_are_checked_every_week_and_never_twice_at_once():
+    found = {item.name: item for item in load_deployments().deployments}["published"]
+    [schedule] = found.schedules
+    assert (schedule.cron, schedule.timezone, schedule.active) == ("0 6 * * 1", "UTC", True)
+    assert found.concurrency_limit.limit == 1
+    assert found.concurrency_limit.collision_strategy == "CANCEL_NEW"
+
+
 def test_a_flows_parameters_are_the_sections_of_a_variant():
     from flows.finetune import finetune
 

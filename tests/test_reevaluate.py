@@ -64,9 +64,9 @@ def reevaluate(*variants, tolerance=0.02):
 
 
 def trained(made):
-    from flows.finetune import finetune
+    from flows.compare import compare
 
-    finetune(made)
+    compare("trained", [made])
     return made
 
 
