@@ -43,11 +43,11 @@ def request_(chatpipe_home, tiny_model_dir):
 
 def train(request, tracker):
     """(adapter, its request), trained in a process of its own as in a run."""
-    from chatpipe.child import build_in_child
+    from chatpipe.child import SharedChild
 
     told = Tracked(tracker=tracker, variant="tiny") if tracker else None
     tracked = request.model_copy(update={"tracked": told})
-    build = partial(build_in_child, tracked, on_progress=print, on_line=print)
+    build = partial(SharedChild().build, tracked, on_progress=print, on_line=print)
     return store().obtain(tracked, build), tracked
 
 

@@ -20,6 +20,7 @@ from chatpipe.config import Tracker
 from chatpipe.errors import TrainingError
 
 PROJECT = "chatpipe"
+OURS: set[str] = set()  # variables that we set in this process, and not the user
 
 
 class Tracked(BaseModel):
@@ -47,7 +48,9 @@ def arguments(tracked: Tracked | None, key: str) -> dict[str, Any]:
         raise TrainingError(sentence)
     name = run_name(tracked, key)
     for variable, value in _surroundings(tracked.tracker, name).items():
-        os.environ.setdefault(variable, value)
+        if variable in OURS or variable not in os.environ:
+            os.environ[variable] = value
+            OURS.add(variable)
     if tracked.tracker == "mlflow":
         _make_experiment()
     return {"report_to": [tracked.tracker], "run_name": name, "project": PROJECT}
