@@ -103,6 +103,25 @@ def run(
 
 
 @app.command()
+def plan(variant: VariantName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what a run would do, cost and need, and refuse what cannot work; nothing is trained."""
+    with refusals():
+        from chatpipe.loading import load_variant
+        from chatpipe.quiet import quieten
+
+        found = load_variant(variant, overrides or [])
+        check([found])
+        quieten()
+
+        from chatpipe import planning
+        from flows.plan_view import print_plan
+
+        made = planning.plan(found)
+        typer.echo(made.model_dump_json(indent=1)) if as_json else print_plan(made)
+        planning.refuse([made])
+
+
+@app.command()
 def finetune(
     base_model: Annotated[str, typer.Option(help="Hub repository or model directory.")],
     dataset: Annotated[Path, typer.Option(help="JSON, JSONL, CSV or Parquet rows.")],

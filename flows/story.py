@@ -1,4 +1,5 @@
-"""The story that both flows tell: download → normalize → merge → fine-tune → score → ask → report.
+"""The story that both flows tell: plan → download → normalize → merge → fine-tune → score →
+ask → report.
 
 Every line asks for an artifact; one that the store already has costs milliseconds.
 """
@@ -21,12 +22,13 @@ from chatpipe.report import read_report
 from chatpipe.reporting import MakeReport, Measured
 from chatpipe.scoring import Score
 from chatpipe.sources import FetchDataset, FetchModel
-from tasks import showing, steps
+from tasks import preflight, showing, steps
 
 
 def study_story(study: str, variants: Sequence[Variant]) -> Artifact:
     """The report of these variants and their bases."""
     check_home()
+    preflight.plan(variants)
     examples, heldout = heldout_sets(variants)
     bases = {
         _base_key(v): steps.download_base(FetchModel.of(v.base_model), base_name(v))
@@ -93,15 +95,6 @@ def measured(
         data: steps.score(Score.of((base, adapter), rows, settings), f"{name} on {data}")
         for data, rows in heldout.items()
     }
-    panel = Ask(
-        base=base,
-        adapter=adapter,
-        prompt_template=variant.prompt_template,
-        quantization=variant.quantization,
-        panel=variant.panel,
-        generation=variant.generation,
-        asked=("template",) if adapter else ("template", "raw"),
-    )
     return Measured(
         name=name,
         base_model=base_name(variant),
@@ -109,7 +102,7 @@ def measured(
         adapter=adapter,
         corpus=corpus,
         scores=scores,
-        generations=steps.ask(panel, name),
+        generations=steps.ask(Ask.of(variant, base, adapter), name),
     )
 
 

@@ -55,6 +55,7 @@ def test_help_teaches_and_lists_every_command():
         "compare",
         "finetune",
         "validate",
+        "plan",
         "show",
         "forget",
         "ask",

@@ -128,6 +128,7 @@ def test_what_a_person_watches_is_in_prefect(first):
     with get_client(sync_client=True) as client:
         artifacts = client.read_artifacts()
     kinds = {artifact.type for artifact in artifacts}
+    assert "plan-first" in {artifact.key for artifact in artifacts}
     assert {"table", "markdown", "progress"} <= kinds
 
 
@@ -150,13 +151,13 @@ def test_two_runs_at_once_for_one_key_give_one_artifact(settings, tmp_path):
     assert len(digests) == 1 and made.training.seed == 7
 
 
-def test_a_failed_training_says_why_and_leaves_nothing(settings):
+def test_what_cannot_work_is_refused_by_the_first_task(settings):
     path = settings["folder"] / "failing.yaml"
     variant(settings, "failing")
     command = [sys.executable, "-m", "flows.cli", "run", str(path)]
     command += ["--set", "lora.target_modules=[nothing_like_this]"]
     done = subprocess.run(command, env={**os.environ}, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "nothing_like_this" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -45,6 +45,10 @@ class Artifact(BaseModel):
         """What the step said of its product."""
         return dict(_read_seal(self.path)["details"])
 
+    def size(self) -> int:
+        """Bytes of all its files, by the seal."""
+        return sum(int(file["size"]) for file in _read_seal(self.path)["files"].values())
+
     def lineage(self) -> list[dict[str, Any]]:
         """This artifact and all that it was made from, sources first: kind, key, digest, and
         what each step said of its product. An upstream artifact that was forgotten has no

@@ -151,10 +151,11 @@ def _died(request: Request, code: int, last_line: str) -> StepProcessError:
 def _steps() -> dict[str, type[Request]]:
     from chatpipe.finetuning import Finetune
     from chatpipe.generation import Ask
+    from chatpipe.planning import MakePlan
     from chatpipe.scoring import Score
     from chatpipe.sources import FetchModel
 
-    return {step.__name__: step for step in (FetchModel, Finetune, Score, Ask)}
+    return {step.__name__: step for step in (MakePlan, FetchModel, Finetune, Score, Ask)}
 
 
 def _die_with_parent() -> None:

@@ -116,23 +116,28 @@ def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
 
 
 def _with_adapter(model: Any, request: Finetune) -> Any:
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import get_peft_model, prepare_model_for_kbit_training
 
-    lora = request.lora
     if request.training.gradient_checkpointing:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=True)
+    try:
+        return get_peft_model(model, lora_config(request.lora))
+    except ValueError as error:  # peft names the modules that it did not find
+        raise TrainingError(f"lora.target_modules: {error}") from error
+
+
+def lora_config(lora: Lora) -> Any:
+    """The adapter's shape as peft knows it."""
+    from peft import LoraConfig
+
     modules = lora.target_modules
-    config = LoraConfig(
+    return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=modules if isinstance(modules, str) else list(modules),
         task_type="CAUSAL_LM",
     )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:  # peft names the modules that it did not find
-        raise TrainingError(f"lora.target_modules: {error}") from error
 
 
 def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> Any:

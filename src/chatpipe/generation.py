@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from chatpipe.artifacts import Artifact, Request
-from chatpipe.config import Generation, Prompt, PromptTemplate, Quantization
+from chatpipe.config import Generation, Prompt, PromptTemplate, Quantization, Variant
 from chatpipe.progress import Reporter
 from chatpipe.prompts import raw_prompt, render
 from chatpipe.tokenization import Encoder
@@ -28,6 +28,19 @@ class Ask(Request):
     panel: tuple[Prompt, ...]
     generation: Generation
     asked: tuple[str, ...]  # "template", "raw" or both
+
+    @classmethod
+    def of(cls, variant: Variant, base: Artifact, adapter: Artifact | None) -> Ask:
+        """The variant's panel for its adapter, or for the base (which is asked raw as well)."""
+        return cls(
+            base=base,
+            adapter=adapter,
+            prompt_template=variant.prompt_template,
+            quantization=variant.quantization,
+            panel=variant.panel,
+            generation=variant.generation,
+            asked=("template",) if adapter else ("template", "raw"),
+        )
 
     def build(self, into: Path) -> dict[str, Any]:
         from chatpipe import modeling

