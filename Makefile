@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-fast check format clean
+.PHONY: help demo test test-fast check deploy format clean
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -27,6 +27,9 @@ check: $(STAMP) ## format, lint, types, import directions
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+deploy: $(STAMP) ## put variants and studies on the server that PREFECT_API_URL names
+	@$(BIN)/chatpipe deploy
 
 format: $(STAMP) ## mend format and lint
 	$(BIN)/ruff format .

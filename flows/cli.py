@@ -7,17 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from chatpipe.errors import ConfigError
-from flows import service_cli
+from flows import reevaluate_cli, service_cli
 from flows.refusals import refusals
-
-if TYPE_CHECKING:
-    from chatpipe.artifacts import Artifact
-    from chatpipe.config import Variant
+from flows.running import Way, check, run_study, run_variant
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +26,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.epochs=1"),
 ]
+OnDeployment = Annotated[
+    bool, typer.Option("--deployment", help="Run it on the server's worker, not here.")
+]
+Watch = Annotated[bool, typer.Option("--watch", help="With --deployment: wait for its end.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 
 # Ours unless the user set them: no telemetry, short log lines, no server chatter.
@@ -69,27 +70,36 @@ def demo(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def compare(study: StudyName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def compare(
+    study: StudyName,
+    overrides: Overrides = None,
+    deployment: OnDeployment = False,
+    watch: Watch = False,
+    as_json: AsJson = False,
+) -> None:
     """Run every variant of a study and write one report."""
     with refusals():
         from chatpipe.loading import load_study, study_variants
 
         found = load_study(study)
         variants = study_variants(found, overrides or [])
-        _check(variants)
-
-        from flows.compare import compare as story
-
-        _run(lambda: story(found.name, variants), found.name, as_json)
+        run_study(found, variants, Way(deployment, watch, as_json))
 
 
 @app.command()
-def run(variant: VariantName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def run(
+    variant: VariantName,
+    overrides: Overrides = None,
+    deployment: OnDeployment = False,
+    watch: Watch = False,
+    as_json: AsJson = False,
+) -> None:
     """Run one variant: fine-tune, score, ask, report; cached steps are not done again."""
     with refusals():
         from chatpipe.loading import load_variant
 
-        _run_variant(load_variant(variant, overrides or []), as_json)
+        found = load_variant(variant, overrides or [])
+        run_variant(found, Way(deployment, watch, as_json))
 
 
 @app.command()
@@ -100,7 +110,7 @@ def plan(variant: VariantName, overrides: Overrides = None, as_json: AsJson = Fa
         from chatpipe.quiet import quieten
 
         found = load_variant(variant, overrides or [])
-        _check([found])
+        check([found])
         quieten()
 
         from chatpipe import planning
@@ -125,8 +135,9 @@ def finetune(
     """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
     with refusals():
         from chatpipe.checking import format_of, row_faults
-        from chatpipe.export import export_variant
+        from chatpipe.export import export_directory, export_variant
         from chatpipe.loading import parse_variant
+        from chatpipe.published import find
 
         if not dataset.is_file():
             raise ConfigError([f"--dataset {dataset}: there is no such file."])
@@ -139,8 +150,8 @@ def finetune(
         rows = {"name": name, "path": str(dataset.absolute()), "format": row_format}
         raw = {"name": name, "base_model": {"repo": base_model}, "datasets": [rows]}
         variant = parse_variant(raw, "command line", overrides or [])
-        _run_variant(variant, as_json)
-        _copy_adapter(variant, adapter)
+        run_variant(variant, Way(as_json=as_json))
+        export_directory(find(variant)[1].path, adapter)
         saved = export_variant(variant)
         if not as_json:
             typer.echo(f"adapter: {adapter}\nvariant: {saved} (for run, ask and chat)")
@@ -164,9 +175,9 @@ def validate(
             typer.echo(f"{file}: every row is fine ({row_format}).")
             return
         if _is_study(file):
-            _check(study_variants(load_study(str(file))))
+            check(study_variants(load_study(str(file))))
         else:
-            _check([load_variant(str(file))])
+            check([load_variant(str(file))])
         typer.echo(f"{file}: fine.")
 
 
@@ -279,54 +290,6 @@ def _conversation(name: str, max_new_tokens: int, temperature: float) -> tuple[A
     return conversation, generation
 
 
-def _run_variant(variant: Variant, as_json: bool) -> None:
-    _check([variant])
-
-    from flows.finetune import finetune as story
-
-    _run(lambda: story(**variant.sections()), variant.name, as_json)
-
-
-def _check(variants: list[Variant]) -> None:
-    from chatpipe.checking import check_variant
-
-    faults: list[str] = []
-    for variant in variants:
-        try:
-            check_variant(variant)
-        except ConfigError as error:
-            faults += error.faults
-    if faults:
-        raise ConfigError(list(dict.fromkeys(faults)))
-
-
-def _run(story: Callable[[], Artifact], name: str, as_json: bool) -> None:
-    """Run a flow, copy its report to where people look, print its table and path."""
-    from chatpipe.export import export_report
-    from chatpipe.report import Report
-    from flows.terminal import print_report, quiet_console
-    from tasks.caching import BUILT, HITS
-
-    quiet_console()
-    artifact = story()
-    pages = export_report(artifact, name)
-    report = Report.model_validate_json((pages / "report.json").read_text("utf-8"))
-    if as_json:
-        typer.echo(report.model_dump_json(indent=1))
-        return
-    print_report(report)
-    cached = len(HITS.difference(BUILT))
-    said = f"{len(BUILT)} steps run, {cached} cached" if BUILT else "everything was cached"
-    typer.echo(f"\n{said}\nreport: {pages / 'report.html'}")
-
-
-def _copy_adapter(variant: Variant, target: Path) -> None:
-    from chatpipe.export import export_directory
-    from chatpipe.published import find
-
-    export_directory(find(variant)[1].path, target)
-
-
 def _is_study(file: Path) -> bool:
     from chatpipe.loading import read_mapping
 
@@ -338,7 +301,14 @@ def _as_name(text: str) -> str:
     return kept.strip("-") or "rows"
 
 
-for _command in (service_cli.deploy, service_cli.up, service_cli.down):
+for _command in (
+    service_cli.deploy,
+    service_cli.up,
+    service_cli.down,
+    reevaluate_cli.reevaluate,
+    reevaluate_cli.history,
+    reevaluate_cli.accept,
+):
     app.command()(_command)
 
 

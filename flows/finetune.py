@@ -15,6 +15,7 @@ from chatpipe.config import (
     PromptTemplate,
     Quantization,
     Split,
+    Tracker,
     Training,
     Variant,
 )
@@ -37,6 +38,7 @@ def finetune(
     evaluation: Evaluation,
     panel: tuple[Prompt, ...],
     generation: Generation,
+    tracking: Tracker = "none",
 ) -> Artifact:
     """Fine-tune the variant, score and ask it and its base, write the report.
 
@@ -52,6 +54,7 @@ def finetune(
         evaluation: How the held-out rows are scored.
         panel: The questions that every model is asked.
         generation: How the panel is answered; temperature 0 is greedy.
+        tracking: Where the training is logged; it changes no result.
     """
     sections = dict(locals())
     return study_story(name, [Variant(**sections)])

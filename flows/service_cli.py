@@ -28,7 +28,9 @@ def up(port: Port = 4200) -> None:
     """Start a local server and its workers in the background; run again, find them."""
     with refusals():
         from flows import serving
+        from flows.deployment_file import load_deployments
 
+        load_deployments()
         for line in serving.up(port):
             typer.echo(line)
         typer.echo(

@@ -158,7 +158,8 @@ def gpus() -> list[str]:
 
 def _server(port: int) -> Service:
     command = ("prefect", "server", "start", "--host", HOST, "--port", str(port))
-    return Service("server", command, SERVER_ENVIRONMENT)
+    # Without it the dashboard looks for its server at Prefect's default port.
+    return Service("server", command, {**SERVER_ENVIRONMENT, "PREFECT_UI_API_URL": api_url(port)})
 
 
 def _workers(url: str) -> Iterator[Service]:

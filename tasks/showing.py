@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from pathlib import Path
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -18,7 +18,6 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from chatpipe.artifacts import Artifact
 from chatpipe.progress import Progress
 from chatpipe.report import (
     Report,
@@ -41,7 +40,9 @@ def progress_shown(label: str) -> Iterator[Shown]:
     artifact: UUID | None = None
     said = started
     with suppress(Exception):
-        found = create_progress_artifact(0.0, key=artifact_key("progress", label))
+        found = create_progress_artifact(
+            0.0, key=artifact_key("progress", label), description=label
+        )
         artifact = found if isinstance(found, UUID) else None
 
     def on_progress(event: Progress) -> None:
@@ -73,19 +74,51 @@ def in_words(event: Progress) -> str:
     return words
 
 
-def show_report(report: Report, artifact: Artifact) -> None:
-    """The report's tables, its Markdown and a link to its page, as Prefect artifacts."""
-    tables: dict[str, list[dict[str, Any]]] = {
-        "perplexity": [dict(row) for row in headline_rows(report)],
-        "transfer": [dict(row) for row in transfer_rows(report)],
-        "rows": [dict(row) for row in account_rows(report)],
+def show_report(report: Report, pages: Path) -> None:
+    """The report's tables, its Markdown and a link to its page in `pages`, as Prefect artifacts."""
+    tables = {
+        ("perplexity", "Perplexity and runtime of every model"): headline_rows(report),
+        ("transfer", "Response perplexity of every model on every held-out set"): (
+            transfer_rows(report)
+        ),
+        ("rows", "Rows read, kept and set aside"): account_rows(report),
     }
+
+    page = (pages / "report.html").as_uri()
     with suppress(Exception):
-        for name, rows in tables.items():
-            create_table_artifact(rows, key=artifact_key(report.study, name))
-        create_markdown_artifact(render_markdown(report), key=artifact_key(report.study, "report"))
-        page = (artifact.path / "report.html").as_uri()
-        create_link_artifact(page, link_text="report", key=artifact_key(report.study, "page"))
+        for (name, description), rows in tables.items():
+            create_table_artifact(
+                [dict(row) for row in rows],
+                key=artifact_key(report.study, name),
+                description=description,
+            )
+        create_markdown_artifact(
+            render_markdown(report),
+            key=artifact_key(report.study, "report"),
+            description="The whole report",
+        )
+        create_link_artifact(
+            page,
+            link_text="report",
+            key=artifact_key(report.study, "page"),
+            description="The report as a page, on the machine that made it",
+        )
+
+
+def show_trend(rows: list[dict[str, str]], page: Path) -> None:
+    """The newest figures beside those accepted, and a link to the page of the trend."""
+    with suppress(Exception):
+        create_table_artifact(
+            [dict(row) for row in rows],
+            key="reevaluation",
+            description="The newest figures beside those accepted",
+        )
+        create_link_artifact(
+            page.as_uri(),
+            link_text="trend",
+            key="reevaluation-page",
+            description="The trend as a page, on the machine that made it",
+        )
 
 
 def artifact_key(*parts: str) -> str:

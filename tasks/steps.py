@@ -24,16 +24,26 @@ def _may_pass(task: Task[..., Artifact], run: TaskRun, state: State[Artifact]) -
     return isinstance(error, SourceError | OSError)
 
 
-@step(task_run_name="download data", retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)
-def download(request: FetchDataset) -> Artifact:
+@step(
+    task_run_name="download {label}",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=_may_pass,
+)
+def download(request: FetchDataset, label: str) -> Artifact:
     """A data set's files."""
     return store().obtain(request)
 
 
-@step(task_run_name="download base", retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)
-def download_base(request: FetchModel) -> Artifact:
+@step(
+    task_run_name="download {label}",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=_may_pass,
+)
+def download_base(request: FetchModel, label: str) -> Artifact:
     """The base model as safetensors."""
-    return _in_child(request, "base model")
+    return _in_child(request, f"base model {label}")
 
 
 @step(task_run_name="normalize {request.name}")
@@ -42,13 +52,13 @@ def normalize(request: Normalize) -> Artifact:
     return store().obtain(request)
 
 
-@step(task_run_name="merge")
-def merge(request: Merge) -> Artifact:
+@step(task_run_name="merge {label}")
+def merge(request: Merge, label: str) -> Artifact:
     """The corpus: a training and a held-out split."""
     return store().obtain(request)
 
 
-@step(task_run_name="fine-tune")
+@step(task_run_name="fine-tune {label}")
 def finetune_adapter(request: Finetune, label: str) -> Artifact:
     """The adapter, trained in a process of its own."""
     return _in_child(request, f"fine-tune {label}")

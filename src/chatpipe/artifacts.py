@@ -86,7 +86,8 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, Artifact):
         return {"artifact": value.kind, "digest": value.digest}
     if isinstance(value, BaseModel):
-        return {name: _canonical(item) for name, item in value}
+        unkeyed: frozenset[str] = getattr(type(value), "unkeyed", frozenset())
+        return {name: _canonical(item) for name, item in value if name not in unkeyed}
     if isinstance(value, dict):
         return {str(name): _canonical(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -20,6 +20,7 @@ from chatpipe.sources import (
     looks_like_hub_id,
     matching,
 )
+from chatpipe.tracking import missing
 
 SHOWN = 20  # bad rows that are named one by one; the rest is counted
 FREE_BYTES = 2 * 2**30  # the embedded study's artifacts need 0.6 GB, its checkpoints as much
@@ -27,7 +28,7 @@ FREE_BYTES = 2 * 2**30  # the embedded study's artifacts need 0.6 GB, its checkp
 
 def check_variant(variant: Variant) -> None:
     """ConfigError with every fault that local files and the disk show, before any download."""
-    faults = [*_base_faults(variant), *_disk_faults()]
+    faults = [*_base_faults(variant), *_disk_faults(), *_tracking_faults(variant)]
     for dataset in variant.datasets:
         root = local_path(dataset.path or dataset.repo)
         key = f"datasets.{dataset.name}"
@@ -100,6 +101,11 @@ def _base_faults(variant: Variant) -> Iterator[str]:
             yield f"base_model.repo: {error}"
     elif not looks_like_hub_id(repo):
         yield f"base_model.repo: {repo} is neither a directory nor a hub id like owner/name."
+
+
+def _tracking_faults(variant: Variant) -> list[str]:
+    sentence = missing(variant.tracking)
+    return [sentence] if sentence else []
 
 
 def _disk_faults() -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -11,6 +11,9 @@ RESPONSE_MARKER = "### Response:"
 Name = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80, description="a-z, 0-9, . _ -")
 ]
+
+
+Tracker = Literal["none", "tensorboard", "mlflow", "wandb", "trackio"]
 
 
 class Section(BaseModel):
@@ -181,6 +184,8 @@ def _template_by_name(value: Any) -> Any:
 class Variant(Section):
     """One row of a study: base × data × settings. Its name is for people and is in no key."""
 
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"tracking"})
+
     name: Name
     base_model: BaseModelRef = BaseModelRef()
     datasets: tuple[Dataset, ...] = Field(min_length=1)
@@ -194,6 +199,7 @@ class Variant(Section):
     evaluation: Evaluation = Evaluation()
     panel: tuple[Prompt, ...] = Field(default_factory=_panel_default, min_length=1)
     generation: Generation = Generation()
+    tracking: Tracker = Field("none", description="where training is logged; changes no result")
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Variant:

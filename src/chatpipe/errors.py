@@ -6,6 +6,7 @@ ChatpipeError
 ├── SourceError      bytes could not be fetched, or are not the recorded ones
 ├── ArtifactError    a stored artifact is missing, incomplete or changed
 ├── TrainingError    training ended without a usable adapter
+├── GateError        figures are worse than the last accepted ones
 ├── StepProcessError  a GPU step's process died without saying why
 └── ServiceError     a server or worker could not be started or reached
 """
@@ -41,6 +42,10 @@ class ArtifactError(ChatpipeError):
 
 class TrainingError(ChatpipeError):
     """Training ended without a usable adapter."""
+
+
+class GateError(ChatpipeError):
+    """Figures are worse than the last accepted ones; one sentence a figure."""
 
 
 class StepProcessError(ChatpipeError):

@@ -12,9 +12,14 @@ from chatpipe.artifacts import Artifact, home
 from chatpipe.config import Variant
 
 
+def report_directory(name: str) -> Path:
+    """Where people find the report of that study or variant."""
+    return home() / "reports" / name
+
+
 def export_report(report: Artifact, name: str) -> Path:
     """Copy a report to `<home>/reports/<name>/`, replacing an older one file by file."""
-    target = home() / "reports" / name
+    target = report_directory(name)
     target.mkdir(parents=True, exist_ok=True)
     for source in report.path.glob("report.*"):
         partial = target / f".{source.name}.{uuid.uuid4().hex}"
@@ -26,7 +31,7 @@ def export_report(report: Artifact, name: str) -> Path:
 def export_variant(variant: Variant) -> Path:
     """Write `<home>/reports/<name>/<name>.yaml`, so that what was asked for without a file can
     be run, asked and chatted with again."""
-    target = home() / "reports" / variant.name / f"{variant.name}.yaml"
+    target = report_directory(variant.name) / f"{variant.name}.yaml"
     text = yaml.safe_dump(variant.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, "utf-8")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 
+from chatpipe import tracking
 from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.config import Lora, PromptTemplate, Quantization, Training, Variant
 from chatpipe.errors import DataError, TrainingError
@@ -28,6 +29,7 @@ class Finetune(Request):
 
     kind: ClassVar[str] = "adapter"
     version: ClassVar[int] = 1
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
 
     base: Artifact
     corpus: Artifact
@@ -35,6 +37,7 @@ class Finetune(Request):
     quantization: Quantization
     lora: Lora
     training: Training
+    tracked: tracking.Tracked | None = None
 
     @classmethod
     def of(cls, variant: Variant, base: Artifact, corpus: Artifact) -> Finetune:
@@ -46,6 +49,9 @@ class Finetune(Request):
             quantization=variant.quantization,
             lora=variant.lora,
             training=variant.training,
+            tracked=None
+            if variant.tracking == "none"
+            else tracking.Tracked(tracker=variant.tracking, variant=variant.name),
         )
 
     def build(self, into: Path) -> dict[str, Any]:
@@ -162,7 +168,7 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
         logging_steps=1,
         logging_nan_inf_filter=False,
         seed=training.seed,
-        report_to=[],
+        **tracking.arguments(request.tracked, request.key()),
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -188,10 +194,22 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
         args=arguments,
         train_dataset=[asdict(row) for row in rows.rows],
         data_collator=Collator(),
-        callbacks=[Tell()],
+        callbacks=[Tell(), *tracking.callbacks(request.tracked, _manifest(request))],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _manifest(request: Finetune) -> dict[str, Any]:
+    """What a tracker is told of the run: what was asked, under which key, and on what it runs."""
+    from chatpipe import modeling
+
+    return {
+        "key": request.key(),
+        "asked": request.model_dump(mode="json"),
+        "device": modeling.device_name(),
+        "versions": modeling.library_versions(),
+    }
 
 
 def optimizer_steps(training: Training, rows: int) -> int:

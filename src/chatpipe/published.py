@@ -2,23 +2,100 @@
 
 from __future__ import annotations
 
-from chatpipe.artifacts import Artifact, Request, store
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from chatpipe.artifacts import SEAL, Artifact, Request, store, verify
 from chatpipe.config import Variant
 from chatpipe.corpus import Merge, Normalize
-from chatpipe.errors import ArtifactError
+from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.finetuning import Finetune
 from chatpipe.sources import FetchDataset, FetchModel
 
 
+class Published(BaseModel):
+    """A variant's adapter, whole to the last byte, and the corpus that it was trained on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    variant: Variant
+    adapter: Artifact
+    corpus: Artifact
+
+
 def find(variant: Variant) -> tuple[Artifact, Artifact]:
     """(base, adapter) of a variant that has been run; ArtifactError says what to run first."""
+    request = _request(variant)
+    return request.base, _held(request, variant)
+
+
+def latest(variant: Variant) -> Published | None:
+    """The adapter of these settings and data sets, whose rows may have changed since: the one
+    trained on today's rows, else the newest; None where there is none.
+
+    Raises ArtifactError where its content is not what was sealed (every byte is read).
+    """
+    seals = sorted(_trained(variant), key=lambda seal: str(seal["created"]))
+    if not seals:
+        return None
+    try:
+        today = _request(variant).key()
+    except ChatpipeError:  # rows that were never fetched, or cannot be any more
+        today = ""
+    seal = next((seal for seal in seals if seal["key"] == today), seals[-1])
+    try:
+        adapter = verify(store().path("adapter", seal["key"]), deep=True)
+        corpus = verify(store().path("corpus", seal["asked"]["corpus"]["key"]))
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{variant.name}: what is published of it is damaged: {error} Make it anew with "
+            f"`chatpipe forget {variant.name}` and `chatpipe run {variant.name}`."
+        ) from None
+    return Published(variant=variant, adapter=adapter, corpus=corpus)
+
+
+def _trained(variant: Variant) -> list[dict[str, Any]]:
+    """Seals of all adapters that the variant's settings gave, whatever the rows were."""
+    wanted = variant.model_dump(mode="json")
+    base = FetchModel.of(variant.base_model).key()
+    names = [dataset.name for dataset in variant.datasets]
+    parts = ("prompt_template", "quantization", "lora", "training")
+    found = []
+    for path in store().root.glob(f"adapter/*/{SEAL}"):
+        seal = _seal(path.parent)
+        asked = seal["asked"]
+        same = all(asked.get(part) == wanted[part] for part in parts)
+        if same and asked["base"]["key"] == base and _rows_of(asked) == (names, wanted["split"]):
+            found.append(seal)
+    return found
+
+
+def _rows_of(asked: dict[str, Any]) -> tuple[list[str], dict[str, Any]] | None:
+    """Names of the data sets that an adapter was trained on, and how they were split."""
+    try:
+        merged = _seal(store().path("corpus", asked["corpus"]["key"]))["asked"]
+        paths = [store().path("examples", part["key"]) for part in merged["examples"]]
+        return [_seal(path)["asked"]["name"] for path in paths], merged["split"]
+    except OSError:  # forgotten: nothing says any more what the adapter was trained on
+        return None
+
+
+def _seal(path: Path) -> dict[str, Any]:
+    return dict(json.loads((path / SEAL).read_text("utf-8")))
+
+
+def _request(variant: Variant) -> Finetune:
+    """The variant's Finetune, from what the store holds."""
     base = _held(FetchModel.of(variant.base_model), variant)
     examples = []
     for dataset in variant.datasets:
         raw = _held(FetchDataset.of(dataset), variant)
         examples.append(_held(Normalize.of(dataset, raw), variant))
     corpus = _held(Merge(examples=tuple(examples), split=variant.split), variant)
-    return base, _held(Finetune.of(variant, base, corpus), variant)
+    return Finetune.of(variant, base, corpus)
 
 
 def _held(request: Request, variant: Variant) -> Artifact:

@@ -100,9 +100,19 @@ def build_report(request: MakeReport) -> contract.Report:
     )
 
 
+def figures(models: Sequence[Measured]) -> list[contract.ScoreCell]:
+    """Every measure of every model on every held-out set, and on the unions trained on."""
+    return [
+        cell
+        for model in models
+        for heldout in _heldout_sets(models)
+        for cell in _cells(_Rows(model, heldout))
+    ]
+
+
 def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
     """Every setting of a variant by its dotted name; what only names or locates is left out."""
-    plain = variant.model_dump(mode="json", exclude={"name", "panel", "datasets"})
+    plain = variant.model_dump(mode="json", exclude={"name", "panel", "datasets", "tracking"})
     flat = _flat(plain)
     flat["datasets"] = ", ".join(dataset.name for dataset in variant.datasets)
     return flat

@@ -14,6 +14,7 @@ from chatpipe.report.schema import (
     RowAccountRow,
     ScoreCell,
     json_schema,
+    read_report,
 )
 from chatpipe.report.tables import account_rows, headline_rows, transfer_rows
 
@@ -32,6 +33,7 @@ __all__ = [
     "headline_rows",
     "json_schema",
     "markdown_table",
+    "read_report",
     "render_html",
     "render_markdown",
     "transfer_rows",

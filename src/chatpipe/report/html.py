@@ -18,26 +18,35 @@ NUMBER = re.compile(
 
 def render_html(report: Report) -> str:
     """The page; everything that is not ours is escaped by the template engine."""
-    environment = Environment(
+    return (
+        environment()
+        .get_template("template.html.j2")
+        .render(
+            report=report,
+            findings=findings,
+            tables=tables,
+            heatmap=Markup(charts.heatmap(report)),  # charts escape their own text
+            loss_curves=Markup(charts.loss_curves(report)),
+        )
+    )
+
+
+def environment() -> Environment:
+    """The template engine of our pages, with what their tables need."""
+    made = Environment(
         loader=PackageLoader("chatpipe.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         marked=_marked,
         moment=formatting.moment,
         count=formatting.count,
         number_column=_is_number_column,
     )
-    return environment.get_template("template.html.j2").render(
-        report=report,
-        findings=findings,
-        tables=tables,
-        heatmap=Markup(charts.heatmap(report)),  # charts escape their own text
-        loss_curves=Markup(charts.loss_curves(report)),
-    )
+    return made
 
 
 def _marked(cell: str) -> Markup:

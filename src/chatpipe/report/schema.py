@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -265,3 +266,8 @@ def _known(what: str, known: set[Hashable], names: Iterable[str]) -> None:
         raise ValueError(
             f"unknown {what} {', '.join(unknown)}; the report has {sorted(map(str, known))}"
         )
+
+
+def read_report(folder: Path) -> Report:
+    """The report of which report.json is in that folder."""
+    return Report.model_validate_json((folder / "report.json").read_text("utf-8"))

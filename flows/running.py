@@ -1,0 +1,123 @@
+"""Runs a variant or a study from the command line: in this process, or on a deployment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from chatpipe.errors import ConfigError, ServiceError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+    from chatpipe.artifacts import Artifact
+    from chatpipe.config import Study, Variant
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to run: here or on a deployment (and wait for it), as tables or as JSON."""
+
+    deployment: bool = False
+    watch: bool = False
+    as_json: bool = False
+
+
+def run_variant(variant: Variant, way: Way) -> None:
+    """Run the flow `finetune`."""
+    if way.deployment:
+        _submit(f"finetune/{variant.name}", variant.model_dump(mode="json"), way.watch)
+        return
+    check([variant])
+
+    from flows.finetune import finetune
+
+    _run_here(lambda: finetune(**variant.sections()), variant.name, way.as_json)
+
+
+def run_study(study: Study, variants: list[Variant], way: Way) -> None:
+    """Run the flow `compare`."""
+    if way.deployment:
+        settings = [variant.model_dump(mode="json") for variant in variants]
+        parameters = {"study": study.name, "variants": settings}
+        _submit(f"compare/{study.name}", parameters, way.watch)
+        return
+    check(variants)
+
+    from flows.compare import compare
+
+    _run_here(lambda: compare(study.name, variants), study.name, way.as_json)
+
+
+def check(variants: Sequence[Variant]) -> None:
+    """ConfigError with the faults of all of them that show before anything is downloaded."""
+    from chatpipe.checking import check_variant
+
+    faults: list[str] = []
+    for variant in variants:
+        try:
+            check_variant(variant)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(list(dict.fromkeys(faults)))
+
+
+def _run_here(story: Callable[[], Artifact], name: str, as_json: bool) -> None:
+    """Run a flow, print its report's tables and where it is."""
+    from chatpipe.export import report_directory
+    from chatpipe.report import read_report
+    from flows.terminal import print_report, quiet_console
+    from tasks.caching import BUILT, HITS
+
+    quiet_console()
+    story()
+    pages = report_directory(name)
+    report = read_report(pages)
+    if as_json:
+        typer.echo(report.model_dump_json(indent=1))
+        return
+    print_report(report)
+    cached = len(HITS.difference(BUILT))
+    said = f"{len(BUILT)} steps run, {cached} cached" if BUILT else "everything was cached"
+    typer.echo(f"\n{said}\nreport: {pages / 'report.html'}")
+
+
+def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:
+    """Ask the server for a run with whole sections, and say where it can be followed."""
+    if not os.environ.get("PREFECT_API_URL"):
+        raise ConfigError(["PREFECT_API_URL: is not set, so no server is known; see chatpipe up."])
+
+    import asyncio
+
+    from httpx import TransportError
+    from prefect.deployments import arun_deployment
+    from prefect.exceptions import ObjectNotFound
+    from prefect.utilities.urls import url_for
+
+    try:
+        run = asyncio.run(arun_deployment(deployment, parameters=parameters, timeout=0))
+    except (ObjectNotFound, ValueError):
+        raise ServiceError(f"{deployment}: is not on the server; run `chatpipe deploy`.") from None
+    except TransportError as error:
+        url = os.environ["PREFECT_API_URL"]
+        raise ServiceError(f"PREFECT_API_URL {url}: no server answers ({error}).") from None
+    typer.echo(f"{deployment}: {url_for('flow-run', run.id)}")
+    if watch:
+        _wait_for(run.id)
+
+
+def _wait_for(run_id: Any) -> None:
+    import asyncio
+
+    from prefect.flow_runs import wait_for_flow_run
+
+    ended: FlowRun = asyncio.run(wait_for_flow_run(run_id, timeout=None))
+    state = ended.state
+    typer.echo(f"{ended.name}: {state.name if state else 'without a state'}")
+    if state is None or not state.is_completed():
+        raise ServiceError((state and state.message) or "the run did not complete.")

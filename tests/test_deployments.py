@@ -1,0 +1,231 @@
+"""Deployments end to end: a real server and worker, started and ended by `chatpipe up`, `down`."""
+
+import inspect
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from chatpipe.config import Variant
+from chatpipe.errors import ConfigError
+from flows.deployment_file import load_deployments
+from tests.rows import alpaca_rows, write_jsonl
+
+SHIPPED = Path(__file__).parents[1] / "deployments"
+
+
+def test_every_variant_and_study_is_deployed_with_all_its_settings():
+    found = {
+        (item.entrypoint, item.name): item.parameters for item in load_deployments().deployments
+    }
+    for folder, entrypoint in (
+        ("variants", "flows.finetune.finetune"),
+        ("studies", "flows.compare.compare"),
+    ):
+        for path in (SHIPPED / folder).glob("*.yaml"):
+            assert (entrypoint, path.stem) in found
+    settings = found["flows.finetune.finetune", "smol-merge"]
+    assert set(settings) == set(Variant.model_fields)
+    assert settings["training"]["learning_rate"] == 1e-3
+
+
+def test_published_adapters_are_checked_every_week_and_never_twice_at_once():
+    found = {item.name: item for item in load_deployments().deployments}["published"]
+    [schedule] = found.schedules
+    assert (schedule.cron, schedule.timezone, schedule.active) == ("0 6 * * 1", "UTC", True)
+    assert found.concurrency_limit.limit == 1
+    assert found.concurrency_limit.collision_strategy == "CANCEL_NEW"
+
+
+def test_a_flows_parameters_are_the_sections_of_a_variant():
+    from flows.finetune import finetune
+
+    assert list(inspect.signature(finetune.fn).parameters) == list(Variant.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("concurency_limit", 1, "unknown key; did you mean concurrency_limit?"),
+        ("work_pool", {"name": "gpus"}, "'gpus' is none of "),
+        ("work_pool", {"name": "cpu", "work_queue_name": "soon"}, "'soon' is none of "),
+        ("entrypoint", "flows/finetune.py:finetune", "should match pattern"),
+        ("name", "smol-merg", "did you mean smol-merge?"),
+    ],
+)
+def test_a_faulty_file_is_refused_though_prefect_would_pass_over_it(tmp_path, key, value, said):
+    raw = yaml.safe_load((SHIPPED / "prefect.yaml").read_text())
+    raw["deployments"][0][key] = value
+    path = tmp_path / "prefect.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError) as error:
+        load_deployments(path)
+    assert said in str(error.value)
+
+
+def test_the_automations_are_what_prefect_reads():
+    from prefect.events.schemas.automations import AutomationCore
+
+    paths = sorted((SHIPPED / "automations").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        automation = AutomationCore.model_validate(yaml.safe_load(path.read_text()))
+        assert automation.name.startswith("chatpipe: ")
+
+
+def test_the_heartbeat_automation_waits_longer_than_two_heartbeats():
+    from prefect.settings import get_current_settings
+
+    found = yaml.safe_load((SHIPPED / "automations/lost-runs.yaml").read_text())
+    assert found["trigger"]["within"] > 2 * get_current_settings().flows.heartbeat_frequency
+
+
+class Site:
+    """A user's machine: a home, deployments of its own, and the commands run there."""
+
+    def __init__(self, folder, model, environment=None):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.home = folder / "home"
+        self.api = f"http://127.0.0.1:{self.port}/api"
+        self.environment = {
+            **os.environ,
+            "CHATPIPE_HOME": str(self.home),
+            "CHATPIPE_DEPLOYMENTS": str(folder / "deployments"),
+            "PREFECT_HOME": str(folder / "prefect"),
+            **(environment or {}),
+        }
+        self._write_deployments(folder / "deployments", model)
+
+    def _write_deployments(self, folder, model):
+        shutil.copytree(SHIPPED / "automations", folder / "automations")
+        write_jsonl(folder / "rows.jsonl", alpaca_rows(24))
+        variant = {
+            "base_model": {"repo": str(model)},
+            "datasets": [{"name": "rows", "path": "../rows.jsonl"}],
+            "split": {"heldout": 0.3},
+            "training": {"epochs": 1, "learning_rate": 0.01},
+            "evaluation": {"bootstrap_samples": 100},
+            "generation": {"max_new_tokens": 4},
+        }
+        raw = yaml.safe_load((SHIPPED / "prefect.yaml").read_text())
+        raw["deployments"] = [
+            item for item in raw["deployments"] if item["name"] in ("smol-merge", "demo")
+        ]
+        for path, content in (
+            ("prefect.yaml", raw),
+            ("variants/smol-merge.yaml", variant),
+            ("studies/demo.yaml", {"variants": ["smol-merge"]}),
+        ):
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text(yaml.safe_dump(content))
+
+    def run(self, *command, api=False):
+        environment = {**self.environment, **({"PREFECT_API_URL": self.api} if api else {})}
+        done = subprocess.run(
+            [sys.executable, "-m", *map(str, command)],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr + self.logs()
+        return done.stdout
+
+    def logs(self):
+        return "".join(path.read_text()[-3000:] for path in self.home.glob("service/*.log"))
+
+    def ask(self, path, **body):
+        request = urllib.request.Request(
+            f"{self.api}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        return json.load(urllib.request.urlopen(request))
+
+    def task_states(self, run_id):
+        runs = self.ask("task_runs/filter", flow_runs={"id": {"any_": [run_id]}})
+        return {run["state_name"] for run in runs}
+
+    def latest_run(self):
+        [run] = self.ask("flow_runs/filter", sort="START_TIME_DESC", limit=1)
+        return run
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """A PostgreSQL of the test's own from the system's packages; skips where there is none."""
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not binaries:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="chatpipe-postgres-"))
+    as_user = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres", "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    control = [*as_user, str(binaries[-1] / "pg_ctl"), "-D", str(folder / "data"), "-w"]
+    initdb = [*as_user, str(binaries[-1] / "initdb"), "-D", str(folder / "data")]
+    subprocess.run([*initdb, "-U", "prefect", "-A", "trust"], check=True, capture_output=True)
+    options = f"-p {port} -h 127.0.0.1 -k {folder}"
+    log = str(folder / "log")
+    start = [*control, "-l", log, "-o", options, "start"]
+    subprocess.run(start, check=True, stdout=subprocess.DEVNULL)
+    yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"
+    subprocess.run([*control, "-m", "fast", "stop"], check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_a_deployment_runs_on_a_worker_and_a_second_run_is_cached(
+    database, request, tmp_path, tiny_model_dir
+):
+    address = request.getfixturevalue("postgres") if database == "postgres" else None
+    extra = {"PREFECT_API_DATABASE_CONNECTION_URL": address} if address else {}
+    site = Site(tmp_path, tiny_model_dir, extra)
+    try:
+        said = site.run("flows.cli", "up", "--port", site.port)
+        assert "server: started" in said and "finetune/smol-merge: created" in said
+        pids = _recorded(site.home)
+        again = site.run("flows.cli", "up", "--port", site.port)
+        assert "runs already" in again and "started" not in again and "created" not in again
+        assert _recorded(site.home) == pids
+        lines = site.run("flows.cli", "deploy", api=True).splitlines()
+        assert lines and all(line.endswith("unchanged") for line in lines)
+
+        site.run("prefect", "deployment", "run", "finetune/smol-merge", "--watch", api=True)
+        first = site.latest_run()
+        assert first["state_name"] == "Completed" and first["name"].startswith("smol-merge 20")
+        assert "rows" in first["tags"]
+        assert "Completed" in site.task_states(first["id"])
+        kinds = {item["type"] for item in site.ask("artifacts/filter")}
+        assert {"table", "markdown", "progress"} <= kinds
+        assert (site.home / "reports/smol-merge/report.html").is_file()
+
+        site.run("prefect", "deployment", "run", "finetune/smol-merge", "--watch", api=True)
+        assert site.task_states(site.latest_run()["id"]) == {"Cached"}
+
+        command = ["run", "smol-merge", "--set", "lora.rank=2", "--deployment", "--watch"]
+        assert "Completed" in site.run("flows.cli", *command, api=True)
+        overridden = site.latest_run()["parameters"]
+        assert overridden["lora"]["rank"] == 2
+        assert overridden["training"]["learning_rate"] == 0.01
+    finally:
+        ended = site.run("flows.cli", "down")
+    assert "server: ended" in ended and "worker-cpu: ended" in ended
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert "nothing that chatpipe started" in site.run("flows.cli", "down")
+
+
+def _recorded(home):
+    return {json.loads(path.read_text())["pid"] for path in home.glob("service/*.json")}
