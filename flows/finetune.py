@@ -11,6 +11,7 @@ from chatpipe.config import (
     Evaluation,
     Generation,
     Lora,
+    PaperReported,
     Prompt,
     PromptTemplate,
     Quantization,
@@ -39,6 +40,7 @@ def finetune(
     panel: tuple[Prompt, ...],
     generation: Generation,
     tracking: Tracker = "none",
+    paper_reported: PaperReported | None = None,
 ) -> Artifact:
     """Fine-tune the variant, score and ask it and its base, write the report.
 
@@ -55,6 +57,7 @@ def finetune(
         panel: The questions that every model is asked.
         generation: How the panel is answered; temperature 0 is greedy.
         tracking: Where the training is logged; it changes no result.
+        paper_reported: What the 2023 study reports of it, to stand beside.
     """
     sections = dict(locals())
     return study_story(name, [Variant(**sections)])

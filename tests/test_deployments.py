@@ -38,10 +38,10 @@ def test_every_variant_and_study_is_deployed_with_all_its_settings():
     assert settings["training"]["learning_rate"] == 1e-3
 
 
-def test_published_adapters_are_checked_every_week_and_never_twice_at_once():
-    found = {item.name: item for item in load_deployments().deployments}["published"]
+def test_published_adapters_are_checked_every_night_and_never_twice_at_once():
+    found = {item.name: item for item in load_deployments().deployments}["nightly"]
     [schedule] = found.schedules
-    assert (schedule.cron, schedule.timezone, schedule.active) == ("0 6 * * 1", "UTC", True)
+    assert (schedule.cron, schedule.timezone, schedule.active) == ("0 3 * * *", "UTC", True)
     assert found.concurrency_limit.limit == 1
     assert found.concurrency_limit.collision_strategy == "CANCEL_NEW"
 

@@ -169,6 +169,13 @@ class Generation(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1)
 
 
+class PaperReported(Section):
+    """What the 2023 study reports of the variant, to stand beside what is measured here."""
+
+    perplexity: float = Field(gt=0, description="by the paper's protocol")
+    training_s: float = Field(gt=0, description="seconds of training")
+
+
 def _panel_default() -> tuple[Prompt, ...]:
     from chatpipe.prompts import default_panel
 
@@ -184,7 +191,7 @@ def _template_by_name(value: Any) -> Any:
 class Variant(Section):
     """One row of a study: base × data × settings. Its name is for people and is in no key."""
 
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"tracking"})
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"tracking", "paper_reported"})
 
     name: Name
     base_model: BaseModelRef = BaseModelRef()
@@ -200,6 +207,7 @@ class Variant(Section):
     panel: tuple[Prompt, ...] = Field(default_factory=_panel_default, min_length=1)
     generation: Generation = Generation()
     tracking: Tracker = Field("none", description="where training is logged; changes no result")
+    paper_reported: PaperReported | None = Field(None, description="figures of the 2023 study")
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Variant:

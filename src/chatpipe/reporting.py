@@ -95,6 +95,13 @@ def build_report(request: MakeReport) -> contract.Report:
         accounts=_accounts(request),
         settings={m.name: settings(m.variant) for m in request.models if m.adapter},
         generation=request.models[0].variant.generation.model_dump(),
+        paper=[
+            contract.PaperRow(
+                model=model.name, perplexity=reported.perplexity, wall_s=reported.training_s
+            )
+            for model in request.models
+            if model.adapter and (reported := model.variant.paper_reported)
+        ],
         versions=_newest(request.models).get("versions", {}),
         device=_newest(request.models).get("device", "unknown"),
     )
@@ -112,7 +119,7 @@ def figures(models: Sequence[Measured]) -> list[contract.ScoreCell]:
 
 def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
     """Every setting of a variant by its dotted name; what only names or locates is left out."""
-    plain = variant.model_dump(mode="json", exclude={"name", "panel", "datasets", "tracking"})
+    plain = variant.model_dump(mode="json", exclude={"name", "panel", "datasets", *Variant.unkeyed})
     flat = _flat(plain)
     flat["datasets"] = ", ".join(dataset.name for dataset in variant.datasets)
     return flat

@@ -84,7 +84,7 @@ def paper_rows(report: Report) -> list[Row]:
     """What the paper reports, copied, not measured."""
     return [
         {
-            "Paper's variant": row.model,
+            "Variant": row.model,
             "Perplexity": show.perplexity(row.perplexity),
             "Training time": show.duration(row.wall_s),
         }
