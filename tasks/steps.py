@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from chatpipe.artifacts import Artifact, store
 from chatpipe.child import SharedChild
 from chatpipe.corpus import Merge, Normalize
-from chatpipe.errors import SourceError
+from chatpipe.errors import HubUnreachableError
 from chatpipe.finetuning import Finetune
 from chatpipe.generation import Ask
 from chatpipe.reporting import MakeReport
@@ -21,13 +21,13 @@ from tasks.showing import progress_shown
 def _may_pass(task: Task[..., Artifact], run: TaskRun, state: State[Artifact]) -> bool:
     """Retry what a network may mend; the same bad input stays bad."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, SourceError | OSError)
+    return isinstance(error, HubUnreachableError | OSError)
 
 
 @step(
     task_run_name="download {label}",
-    retries=2,
-    retry_delay_seconds=5,
+    retries=3,
+    retry_delay_seconds=[5, 30, 120],
     retry_condition_fn=_may_pass,
 )
 def download(request: FetchDataset, label: str) -> Artifact:
@@ -37,8 +37,8 @@ def download(request: FetchDataset, label: str) -> Artifact:
 
 @step(
     task_run_name="download {label}",
-    retries=2,
-    retry_delay_seconds=5,
+    retries=3,
+    retry_delay_seconds=[5, 30, 120],
     retry_condition_fn=_may_pass,
 )
 def download_base(request: FetchModel, label: str) -> Artifact:

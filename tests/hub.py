@@ -1,15 +1,18 @@
-"""A hub on this machine: the few addresses that huggingface_hub asks, over real HTTP."""
+"""A hub on this machine: the addresses that huggingface_hub asks, over real HTTP, with faults."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -20,28 +23,58 @@ class Repo:
 
     small: dict[str, bytes] = field(default_factory=dict)
     large: dict[str, int] = field(default_factory=dict)
+    revisions: tuple[str, ...] = ("main",)
     gated: bool = False
+    token: str | None = None  # private: the only token that may read it
+    renamed_to: str | None = None
+    unavailable: int = 0  # how many requests for files are still answered with 503
+    cut_after: int | None = None  # the next file is cut after so many bytes, once
+
+    @classmethod
+    def of(cls, folder: Path, **options: Any) -> Repo:
+        """The files beneath that folder."""
+        files = {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        return cls(small=files, **options)
+
+
+@dataclass
+class Answer:
+    """What a request gets; of `content` only what its Range asks for is sent."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    content: bytes = b""
+    cut_after: int | None = None
 
 
 @contextmanager
 def hub(repos: dict[str, Repo]) -> Iterator[tuple[str, list[str]]]:
-    """(its address, "GET path" or "HEAD path" of every request so far); the repositories are
-    named like models/owner/name."""
+    """(its address, "GET path" or "HEAD path" of every request so far, with "bytes=…" where a part
+    was asked for); the repositories are named like models/owner/name."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *arguments: Any) -> None: ...
 
         def do_GET(self) -> None:
-            path = self.path.partition("?")[0].strip("/")
-            asked.append(f"{self.command} {path}")
-            status, headers, content = _answer(repos, path)
-            self.send_response(status)
-            for name, value in ({"Content-Length": str(len(content))} | headers).items():
+            path = unquote(self.path.partition("?")[0].strip("/"))
+            part = self.headers.get("Range", "")
+            asked.append(f"{self.command} {path} {part}".strip())
+            token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+            answer = _ranged(_answer(repos, self.command, path, token), part)
+            self.send_response(answer.status)
+            headers = {"Content-Length": str(len(answer.content))} | answer.headers
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(content)
+                self.wfile.write(answer.content[: answer.cut_after])
+                if answer.cut_after is not None:
+                    self.close_connection = True
 
         do_HEAD = do_GET  # noqa: N815
 
@@ -54,23 +87,61 @@ def hub(repos: dict[str, Repo]) -> Iterator[tuple[str, list[str]]]:
         server.server_close()
 
 
-def _answer(repos: dict[str, Repo], path: str) -> tuple[int, dict[str, str], bytes]:
-    """(status, headers, content) of a path."""
+def _answer(repos: dict[str, Repo], method: str, path: str, token: str) -> Answer:
     for name, repo in repos.items():
-        files = name.removeprefix("models/") + f"/resolve/{COMMIT}/"
-        if path.startswith(f"api/{name}/") and repo.gated:
-            return 403, {"X-Error-Code": "GatedRepo"}, b""
-        if path.startswith(f"api/{name}/revision/"):
-            return 200, {}, json.dumps({"id": name, "sha": COMMIT}).encode()
-        if path == f"api/{name}/tree/{COMMIT}":
-            return 200, {}, json.dumps(_tree(repo)).encode()
-        file = path.removeprefix(files)
-        size = _sizes(repo).get(file)
-        if size is not None:
-            etag = hashlib.sha1(file.encode()).hexdigest()
-            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Content-Length": str(size)}
-            return 200, headers, repo.small.get(file, b"")
-    return 404, {"X-Error-Code": "RepoNotFound"}, b""
+        plain = name.removeprefix("models/")
+        api = re.fullmatch(rf"api/{name}(?:/(revision|tree)/([^?]+))?", path)
+        file = re.fullmatch(rf"{plain}/resolve/([0-9a-f]{{40}}|[^/]+)/(.+)", path)
+        if not api and not file:
+            continue
+        if repo.renamed_to:
+            return Answer(307, {"Location": "/" + path.replace(plain, _plain(repo.renamed_to))})
+        if repo.token and token != repo.token:
+            return Answer(401, {"X-Error-Code": "RepoNotFound"})
+        if repo.gated:
+            return Answer(403, {"X-Error-Code": "GatedRepo"})
+        return _of_api(name, repo, api) if api else _of_file(repo, method, file[2])
+    return Answer(404, {"X-Error-Code": "RepoNotFound"})
+
+
+def _of_api(name: str, repo: Repo, asked: re.Match[str]) -> Answer:
+    revision = asked[2] or "main"
+    if revision not in (*repo.revisions, COMMIT):
+        return Answer(404, {"X-Error-Code": "RevisionNotFound"})
+    if asked[1] == "tree":
+        return Answer(200, content=json.dumps(_tree(repo)).encode())
+    owner_and_name = name.partition("/")[2]
+    siblings = [{"rfilename": file} for file in _sizes(repo)]
+    info = {"id": owner_and_name, "sha": COMMIT, "siblings": siblings}
+    return Answer(200, content=json.dumps(info).encode())
+
+
+def _of_file(repo: Repo, method: str, file: str) -> Answer:
+    size = _sizes(repo).get(file)
+    if size is None:
+        return Answer(404, {"X-Error-Code": "EntryNotFound"})
+    if repo.unavailable:
+        repo.unavailable -= 1
+        return Answer(503)
+    etag = hashlib.sha1(file.encode()).hexdigest()
+    headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+    if method == "HEAD":
+        return Answer(200, headers | {"Content-Length": str(size)})
+    cut, repo.cut_after = repo.cut_after, None
+    return Answer(200, headers, repo.small.get(file, b""), cut)
+
+
+def _ranged(answer: Answer, part: str) -> Answer:
+    start = re.match(r"bytes=(\d+)-", part)
+    if not start or answer.status != 200 or not answer.content:
+        return answer
+    first, size = int(start[1]), len(answer.content)
+    answer.headers["Content-Range"] = f"bytes {first}-{size - 1}/{size}"
+    return Answer(206, answer.headers, answer.content[first:])
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("models/")
 
 
 def _sizes(repo: Repo) -> dict[str, int]:

@@ -29,6 +29,15 @@ class BaseModelRef(Section):
     revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
 
 
+class Fallback(Section):
+    """A hub data set with the same rows, for when the first one cannot be had."""
+
+    repo: str
+    revision: str | None = None
+    files: tuple[str, ...]
+    columns: dict[str, str] = Field({}, description="our column name -> the name in the files")
+
+
 class Dataset(Section):
     """One data set: where its rows are, their layout, and what is known of them beforehand."""
 
@@ -42,6 +51,9 @@ class Dataset(Section):
     )
     format: Literal["alpaca", "dialogues", "messages"] = "alpaca"
     columns: dict[str, str] = Field({}, description="our column name -> the name in the files")
+    fallbacks: tuple[Fallback, ...] = Field(
+        (), description="tried in this order where repo is missing, gated or refused"
+    )
     licence: str | None = Field(None, description="SPDX id or a short text")
     expected_rows: int | None = Field(None, ge=1, description="rows, all files together")
 

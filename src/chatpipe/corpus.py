@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from chatpipe.artifacts import Artifact, Request
-from chatpipe.config import Dataset, Split
+from chatpipe.config import Dataset, Fallback, Split
 from chatpipe.data import FORMATS
 from chatpipe.data.formats import NOT_TEXT, UNDECODABLE
 from chatpipe.data.reading import READ_REASON, read_rows
@@ -68,12 +68,13 @@ class Normalize(Request):
     @classmethod
     def of(cls, dataset: Dataset, raw: Artifact) -> Normalize:
         """The request for that data set, whose files are `raw`."""
+        used = _source_used(dataset, raw)
         return cls(
             raw=raw,
             name=dataset.name,
             format=dataset.format,
-            files=dataset.files,
-            columns=dataset.columns,
+            files=used.files,
+            columns=used.columns,
             expected_rows=dataset.expected_rows,
         )
 
@@ -117,6 +118,12 @@ class Normalize(Request):
             f"data set {self.name}: {self.expected_rows:,} rows expected, {rows:,} found; "
             "the source has changed, or only a part of it is here."
         ]
+
+
+def _source_used(dataset: Dataset, raw: Artifact) -> Dataset | Fallback:
+    """Whose files and columns these are: the data set's own, or those of a fallback."""
+    repo = raw.details().get("repo") if dataset.fallbacks else None
+    return next((other for other in dataset.fallbacks if other.repo == repo), dataset)
 
 
 class Merge(Request):

@@ -4,6 +4,7 @@ ChatpipeError
 ├── ConfigError      what was asked for is not valid; carries all faults at once
 ├── DataError        a data set or a row of it is not what its format says
 ├── SourceError      bytes could not be fetched, or are not the recorded ones
+│   └── HubUnreachableError  no hub answers, which time may mend
 ├── ArtifactError    a stored artifact is missing, incomplete or changed
 ├── TrainingError    training ended without a usable adapter
 ├── GateError        figures are worse than the last accepted ones
@@ -36,6 +37,10 @@ class SourceError(ChatpipeError):
     """Bytes could not be fetched, or are not the recorded ones."""
 
 
+class HubUnreachableError(SourceError):
+    """No hub answers, or it says that it cannot now; trying again may help."""
+
+
 class ArtifactError(ChatpipeError):
     """A stored artifact is missing, incomplete or changed."""
 
@@ -58,5 +63,12 @@ class ServiceError(ChatpipeError):
 
 BY_NAME: dict[str, type[ChatpipeError]] = {
     error.__name__: error
-    for error in (DataError, SourceError, ArtifactError, TrainingError, StepProcessError)
+    for error in (
+        DataError,
+        SourceError,
+        HubUnreachableError,
+        ArtifactError,
+        TrainingError,
+        StepProcessError,
+    )
 }

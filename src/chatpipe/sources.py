@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe.artifacts import Request, file_digest
-from chatpipe.config import BaseModelRef, Dataset
-from chatpipe.errors import SourceError
+from chatpipe.config import BaseModelRef, Dataset, Fallback
+from chatpipe.errors import HubUnreachableError, SourceError
+from chatpipe.hub import RepoType, fetch_snapshot
 from chatpipe.progress import Reporter
 
 PACKAGED = "packaged:"
@@ -57,6 +58,7 @@ class FetchDataset(Request):
     repo: str | None = None
     revision: str | None = None
     files: tuple[str, ...]
+    fallbacks: tuple[Fallback, ...] = ()
     content: str | None = None  # digest of the local files: a changed file is another request
 
     @classmethod
@@ -66,14 +68,19 @@ class FetchDataset(Request):
         if dataset.path and local is None:
             raise SourceError(f"data set {dataset.name}: {dataset.path} does not exist.")
         if local is None:
-            return cls(repo=dataset.repo, revision=dataset.revision, files=dataset.files)
+            return cls(
+                repo=dataset.repo,
+                revision=dataset.revision,
+                files=dataset.files,
+                fallbacks=dataset.fallbacks,
+            )
         content = _content(local, matching(local, dataset.files, dataset.name))
         return cls(path=str(local), files=dataset.files, content=content)
 
     def build(self, into: Path) -> dict[str, Any]:
         rows = into / ROWS
         if self.path is None:
-            return _from_hub(self.repo or "", self.revision, self.files, "dataset", rows)
+            return self._from_first_that_answers(rows)
         root = Path(self.path)
         found = matching(root, self.files, self.path)
         for file in found:
@@ -81,6 +88,22 @@ class FetchDataset(Request):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
         return {"source": "local", "path": self.path, "files": len(found)}
+
+    def _from_first_that_answers(self, into: Path) -> dict[str, Any]:
+        """The hub data set or, where it is refused, the first fallback that is not. A hub that
+        does not answer at all is no reason to take another data set."""
+        first = Fallback(repo=self.repo or "", revision=self.revision, files=self.files)
+        refusals: list[str] = []
+        for choice in (first, *self.fallbacks):
+            try:
+                found = _from_hub(choice.repo, choice.revision, choice.files, "dataset", into)
+            except HubUnreachableError:
+                raise
+            except SourceError as error:
+                refusals.append(str(error))
+                continue
+            return found | ({"instead_of": refusals} if refusals else {})
+        raise SourceError("\n".join(refusals))
 
 
 class FetchModel(Request):
@@ -167,26 +190,17 @@ def _content(root: Path, found: list[Path]) -> str:
 
 
 def _from_hub(
-    repo: str, revision: str | None, patterns: tuple[str, ...], repo_type: str, into: Path
+    repo: str, revision: str | None, patterns: tuple[str, ...], repo_type: RepoType, into: Path
 ) -> dict[str, Any]:
-    """Link a snapshot out of the hub's own cache, which resumes and honours HF_* variables."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        snapshot = Path(
-            snapshot_download(
-                repo, repo_type=repo_type, revision=revision, allow_patterns=list(patterns)
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise SourceError(f"{repo} (revision {revision or 'main'}): {first}") from error
-    for file in matching(snapshot, patterns, repo):
-        target = into / file.relative_to(snapshot)
+    """Link a snapshot out of the hub's own cache."""
+    snapshot = fetch_snapshot(repo, revision, patterns, repo_type)
+    for file in matching(snapshot.path, patterns, repo):
+        target = into / file.relative_to(snapshot.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(file.resolve())
-    return {"source": "hub", "repo": repo, "revision": revision, "commit": snapshot.name}
+    renamed = {"renamed_to": snapshot.repo} if snapshot.repo != repo else {}
+    found = {"source": "hub", "repo": repo, "revision": revision, "commit": snapshot.commit}
+    return {**found, **renamed}
 
 
 def _from_wheel(wheel: Wheel, into: Path) -> dict[str, Any]:

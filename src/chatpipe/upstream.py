@@ -4,13 +4,13 @@ tokenizer. The hub is asked for metadata and small files only, never for weights
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe.artifacts import Artifact, store
 from chatpipe.config import BaseModelRef
-from chatpipe.errors import SourceError
+from chatpipe.errors import HubUnreachableError
+from chatpipe.hub import RepoType, failures, in_a_sentence, offline
 from chatpipe.sources import MODEL_FILES, FetchModel
 
 # What shapes and tokens need of a model: kilobytes to a few megabytes.
@@ -63,22 +63,21 @@ def hub_model(repo: str, revision: str | None) -> Upstream:
 
 
 def hub_sizes(
-    repo: str, revision: str | None, patterns: tuple[str, ...], kind: Literal["model", "dataset"]
+    repo: str, revision: str | None, patterns: tuple[str, ...], kind: RepoType
 ) -> Upstream:
     """Bytes of the files that match, and of those not yet in the hub's cache on this machine."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationError
 
     try:
         files = snapshot_download(
             repo, repo_type=kind, revision=revision, allow_patterns=list(patterns), dry_run=True
         )
-    except DryRunError as error:
-        _raise_if_refused(repo, error.__cause__)
+    except failures() as error:
+        refusal = in_a_sentence(error.__cause__ or error, repo, revision, kind)
+        if not isinstance(refusal, HubUnreachableError) and not offline():
+            raise refusal from error
         why = f"{repo}: no hub can be reached, so its sizes and files are not known."
         return Upstream(unknown=why)
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise SourceError(f"{repo}: {_first_line(error)}") from error
     return Upstream(
         download_bytes=sum(file.file_size for file in files if file.will_download),
         files_bytes=sum(file.file_size for file in files),
@@ -99,21 +98,3 @@ def _small_files(repo: str, revision: str | None, reachable: bool) -> Path | Non
         return None
     directory = Path(snapshot)
     return directory if (directory / "config.json").is_file() else None
-
-
-def _raise_if_refused(repo: str, error: BaseException | None) -> None:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    if isinstance(error, GatedRepoError):
-        raise SourceError(
-            f"{repo}: its owner asks for consent on the hub; give it there, then set HF_TOKEN."
-        ) from error
-    if isinstance(error, RepositoryNotFoundError):
-        raise SourceError(
-            f"{repo}: the hub has no such repository, or only for other accounts; "
-            "check the name, or set HF_TOKEN."
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
