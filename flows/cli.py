@@ -206,7 +206,7 @@ def forget(
         str | None, typer.Argument(help="A variant.", autocompletion=_names("variants"))
     ] = None,
     kind: Annotated[
-        str, typer.Option(help="What of it: adapter, scores, generations, report or all.")
+        str, typer.Option(help="What of it: adapter, scores, generations, report, sources, all.")
     ] = "adapter",
     everything: Annotated[bool, typer.Option("--all", help="The whole store.")] = False,
 ) -> None:

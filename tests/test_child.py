@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 from threading import Timer
 
+import psutil
 import pytest
 
 from chatpipe.artifacts import store
@@ -67,3 +70,34 @@ def test_an_error_nobody_foresaw_ends_with_its_last_line(ask, tmp_path):
     broken = ask.model_copy(update={"base": ask.base.model_copy(update={"key": "gone"})})
     with pytest.raises(StepProcessError, match=r"exit code 1: \w*Error: .*gone"):
         built(SharedChild(), broken, tmp_path / "1", [])
+
+
+ORPHAN = """
+import sys
+from pathlib import Path
+from chatpipe.child import SharedChild
+from chatpipe.generation import Ask
+child = SharedChild()
+with child.kept():
+    into = Path(sys.argv[2])
+    into.mkdir()
+    child.build(Ask.model_validate_json(sys.argv[1]), into, print, print)
+    print("child", child._child._process.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_child_does_not_outlive_a_parent_that_was_killed(ask, tmp_path):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, ask.model_dump_json(), str(tmp_path / "into")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    pid = next(int(line.split()[1]) for line in parent.stdout if line.startswith("child"))
+    assert psutil.pid_exists(pid)
+    orphan = psutil.Process(pid)
+    parent.kill()
+    parent.wait()
+    psutil.wait_procs([orphan], timeout=10)
+    assert not psutil.pid_exists(pid) or orphan.status() == psutil.STATUS_ZOMBIE

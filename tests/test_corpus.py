@@ -89,6 +89,23 @@ def test_every_file_format_gives_the_same_examples(tmp_path, suffix):
     assert read(normalize(path), "examples") == read(jsonl, "examples")
 
 
+def test_chat_messages_give_the_first_question_and_its_answer(tmp_path):
+    def turns(*pairs):
+        return {"messages": [{"role": role, "content": text} for role, text in pairs]}
+
+    rows = [
+        turns(("system", "Be kind."), ("user", " Hello? "), ("assistant", "Hi."), ("user", "Bye.")),
+        turns(("user", "Anyone?")),
+        {"messages": []},
+        {"messages": [{"role": "user"}]},
+    ]
+    made = normalize(write_jsonl(tmp_path / "m.jsonl", rows), format="messages")
+    [row] = read(made, "examples")
+    assert (row["instruction"], row["input"], row["output"]) == ("Hello?", "", "Hi.")
+    reasons = [item["reason"] for item in read(made, "dropped")]
+    assert reasons == ["no user turn followed by an assistant turn"] * 3
+
+
 def test_columns_can_be_renamed_and_a_missing_one_is_named(tmp_path):
     path = write_jsonl(tmp_path / "q.jsonl", [{"question": "Why?", "answer": "So."}])
     columns = {"instruction": "question", "output": "answer"}

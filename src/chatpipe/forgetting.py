@@ -7,11 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from chatpipe.artifacts import SEAL, store
+from chatpipe.config import Variant
 from chatpipe.errors import ConfigError
 from chatpipe.loading import load_variant
 from chatpipe.published import find
+from chatpipe.sources import FetchDataset, FetchModel
 
 OF_AN_ADAPTER = ("adapter", "scores", "generations", "report")
+SOURCES = "sources"  # the base model and the data sets' files, as they were fetched
 
 
 def forget_all() -> list[str]:
@@ -20,12 +23,22 @@ def forget_all() -> list[str]:
 
 
 def forget(name: str, kind: str) -> list[str]:
-    """Remove a variant's artifacts of that kind (or "all": its adapter and what came of it)."""
-    if kind not in (*OF_AN_ADAPTER, "all"):
-        raise ConfigError([f"--kind {kind}: expected one of {', '.join(OF_AN_ADAPTER)}, all."])
+    """Remove a variant's artifacts of that kind ("all": its adapter and what came of it;
+    "sources": its base model and data sets as fetched, so that a hub is asked again)."""
+    if kind not in (*OF_AN_ADAPTER, SOURCES, "all"):
+        known = ", ".join((*OF_AN_ADAPTER, SOURCES, "all"))
+        raise ConfigError([f"--kind {kind}: expected one of {known}."])
+    if kind == SOURCES:
+        return _forget_sources(load_variant(name))
     _, adapter = find(load_variant(name))
     kinds = OF_AN_ADAPTER if kind == "all" else (kind,)
     return _forget(lambda seal: seal["kind"] in kinds and adapter.digest in json.dumps(seal))
+
+
+def _forget_sources(variant: Variant) -> list[str]:
+    requests = [FetchModel.of(variant.base_model), *map(FetchDataset.of, variant.datasets)]
+    keys = {request.key() for request in requests}
+    return _forget(lambda seal: seal["key"] in keys)
 
 
 def _forget(wanted: Callable[[dict[str, Any]], bool]) -> list[str]:
