@@ -1,8 +1,9 @@
-"""NF4 weights at inference on a CPU: dequantized once, where memory allows, instead of at every
-product. The numbers are those of training's forward pass; scoring takes half the time.
+"""NF4 weights on a CPU: dequantized once, where memory allows, instead of at every product.
 
-bitsandbytes' own layout for CPU inference rounds the quantization constants to bfloat16, and
-rounds them again whenever peft moves the model: figures would depend on what was loaded before.
+The weights are the quantized ones to the last bit, so the numbers stay; scoring takes half the
+time, training three quarters. bitsandbytes' own layout for CPU inference rounds the quantization
+constants to bfloat16, and rounds them again whenever peft moves the model: figures would depend on
+what was loaded before.
 """
 
 from __future__ import annotations

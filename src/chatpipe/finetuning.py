@@ -28,7 +28,7 @@ class Finetune(Request):
     """What an adapter depends on."""
 
     kind: ClassVar[str] = "adapter"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
 
     base: Artifact
@@ -79,7 +79,9 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     set_seed(training.seed)
     tokenizer = modeling.load_tokenizer(request.base.path)
     rows = encode_training_rows(request, tokenizer)
-    model = _with_adapter(modeling.load_base(request.base.path, request.quantization), request)
+    # peft's preparation for checkpointing would hold dequantized weights in float32.
+    load = modeling.load_base if training.gradient_checkpointing else modeling.load_fast_base
+    model = _with_adapter(load(request.base.path, request.quantization), request)
     checkpoint = _last_checkpoint(work)
     clock = _Clock(work, _step_of(checkpoint), started)
     trainer = _trainer(request, model, rows, clock)

@@ -88,6 +88,8 @@ def estimate(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> 
     # peft's preparation for checkpointing holds in float32 whatever is not quantized.
     upcast = variant.training.gradient_checkpointing
     linear = weight_bytes(variant.quantization, device)
+    if device.kind == "cpu" and not upcast:
+        linear = device.compute_bytes  # dequantized once: see dequantizing.py
     if upcast and variant.quantization.method == "none":
         linear = FLOAT32
     activations = activation_bytes(shapes, variant, batch, device)

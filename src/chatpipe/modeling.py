@@ -106,9 +106,18 @@ def load_base(path: Path, quantization: Quantization) -> Any:
     return model
 
 
+def load_fast_base(path: Path, quantization: Quantization) -> Any:
+    """As load_base with the same numbers; on a CPU the weights are dequantized once, where memory
+    allows, instead of at every product."""
+    model = load_base(path, quantization)
+    if torch.cuda.is_available():
+        return model
+    return dequantize_if_it_fits(model, compute_dtype(quantization))
+
+
 def load_model(base: Path, adapter: Path | None, quantization: Quantization) -> Any:
     """The base, with the adapter on it where there is one, ready for inference."""
-    return _with_adapter(_base_for_inference(base, quantization), adapter)
+    return _with_adapter(load_fast_base(base, quantization), adapter)
 
 
 @contextmanager
@@ -131,18 +140,11 @@ _KEPT: dict[tuple[Path, Quantization], Any] = {}
 def _kept_base(path: Path, quantization: Quantization) -> Any:
     if (path, quantization) not in _KEPT:
         _KEPT.clear()  # first: two bases need not fit into memory together
-        model = _base_for_inference(path, quantization)
+        model = load_fast_base(path, quantization)
         if not torch.cuda.is_available() and is_quantized(model):
             return model  # its constants are rounded at every move: not to be used twice
         _KEPT[path, quantization] = model
     return _KEPT[path, quantization]
-
-
-def _base_for_inference(path: Path, quantization: Quantization) -> Any:
-    model = load_base(path, quantization)
-    if torch.cuda.is_available():
-        return model
-    return dequantize_if_it_fits(model, compute_dtype(quantization))
 
 
 def _with_adapter(model: Any, adapter: Path | None) -> Any:
