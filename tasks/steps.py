@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 
@@ -24,23 +26,20 @@ def _may_pass(task: Task[..., Artifact], run: TaskRun, state: State[Artifact]) -
     return isinstance(error, HubUnreachableError | OSError)
 
 
-@step(
-    task_run_name="download {label}",
-    retries=3,
-    retry_delay_seconds=[5, 30, 120],
-    retry_condition_fn=_may_pass,
-)
+RETRIED: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": [5, 30, 120],
+    "retry_condition_fn": _may_pass,
+}
+
+
+@step(task_run_name="download {label}", **RETRIED)
 def download(request: FetchDataset, label: str) -> Artifact:
     """A data set's files."""
     return store().obtain(request)
 
 
-@step(
-    task_run_name="download {label}",
-    retries=3,
-    retry_delay_seconds=[5, 30, 120],
-    retry_condition_fn=_may_pass,
-)
+@step(task_run_name="download {label}", **RETRIED)
 def download_base(request: FetchModel, label: str) -> Artifact:
     """The base model as safetensors."""
     return _in_child(request, f"base model {label}")

@@ -11,15 +11,13 @@ import pytest
 import torch
 
 from chatpipe.artifacts import Artifact, store
-from chatpipe.config import Dataset, Generation, Lora, Quantization, Split, Training
-from chatpipe.corpus import Merge, Normalize
+from chatpipe.config import Generation, Quantization
 from chatpipe.errors import TrainingError
-from chatpipe.finetuning import Finetune, check_adapter
+from chatpipe.finetuning import check_adapter
 from chatpipe.modeling import lent_model, load_base, load_model, load_tokenizer
 from chatpipe.prompts import template
-from chatpipe.sources import BaseModelRef, FetchDataset, FetchModel
 from chatpipe.tokenization import Encoder, TokenizedRow
-from tests.rows import alpaca_rows, write_jsonl
+from tests.requests import finetune_request
 
 pytestmark = pytest.mark.slow
 ROW = TokenizedRow([0, 5, 9, 30, 31, 7, 1], [0, 5, 9, 30, 31, 7, 1], 0)
@@ -27,20 +25,8 @@ ROW = TokenizedRow([0, 5, 9, 30, 31, 7, 1], [0, 5, 9, 30, 31, 7, 1], 0)
 
 @pytest.fixture
 def request_(chatpipe_home, tiny_model_dir):
-    base = store().obtain(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
-    path = write_jsonl(chatpipe_home / "rows.jsonl", alpaca_rows(24))
-    dataset = Dataset(name="rows", path=str(path))
-    examples = store().obtain(Normalize.of(dataset, store().obtain(FetchDataset.of(dataset))))
-    corpus = store().obtain(Merge(examples=(examples,), split=Split(heldout=0.2)))
-    return Finetune(
-        base=base,
-        corpus=corpus,
-        prompt_template=template("alpaca"),
-        quantization=Quantization(compute_dtype="float32"),
-        lora=Lora(rank=4, alpha=8, dropout=0.0),
-        training=Training(
-            epochs=4, learning_rate=0.02, micro_batch_size=2, global_batch_size=4, save_steps=1
-        ),
+    return finetune_request(
+        chatpipe_home, tiny_model_dir, 24, epochs=4, micro_batch_size=2, save_steps=1
     )
 
 

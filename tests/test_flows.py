@@ -11,6 +11,7 @@ import yaml
 from chatpipe.artifacts import SEAL, store
 from chatpipe.loading import load_variant
 from chatpipe.report import Report
+from tests.requests import prefect_for_tests
 from tests.rows import alpaca_rows, dialogue_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
@@ -18,9 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def _prefect():
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_for_tests():
         yield
 
 

@@ -13,6 +13,7 @@ from chatpipe import history, published
 from chatpipe.artifacts import home, store
 from chatpipe.errors import ArtifactError, GateError
 from chatpipe.loading import load_variant
+from tests.requests import prefect_for_tests
 from tests.rows import alpaca_rows, dialogue_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
@@ -21,9 +22,7 @@ WORSE = "training.learning_rate=1.0e-6"
 
 @pytest.fixture(scope="module", autouse=True)
 def _prefect():
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_for_tests():
         yield
 
 

@@ -10,35 +10,20 @@ import pytest
 
 from chatpipe.artifacts import store
 from chatpipe.checking import check_variant
-from chatpipe.config import Dataset, Lora, Quantization, Split, Training, Variant
-from chatpipe.corpus import Merge, Normalize
+from chatpipe.config import Variant
 from chatpipe.errors import ConfigError
 from chatpipe.finetuning import Finetune
 from chatpipe.loading import load_variant
-from chatpipe.prompts import template
 from chatpipe.reporting import MakeReport, Measured, settings
-from chatpipe.sources import BaseModelRef, FetchDataset, FetchModel
 from chatpipe.tracking import Tracked, folder, missing, run_name
-from tests.rows import alpaca_rows, write_jsonl
+from tests.requests import finetune_request
 
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 
 
 @pytest.fixture
 def request_(chatpipe_home, tiny_model_dir):
-    base = store().obtain(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
-    path = write_jsonl(chatpipe_home / "rows.jsonl", alpaca_rows(12))
-    dataset = Dataset(name="rows", path=str(path))
-    examples = store().obtain(Normalize.of(dataset, store().obtain(FetchDataset.of(dataset))))
-    corpus = store().obtain(Merge(examples=(examples,), split=Split(heldout=0.2)))
-    return Finetune(
-        base=base,
-        corpus=corpus,
-        prompt_template=template("alpaca"),
-        quantization=Quantization(compute_dtype="float32"),
-        lora=Lora(rank=2, alpha=4, dropout=0.0),
-        training=Training(epochs=2, learning_rate=0.02, global_batch_size=4),
-    )
+    return finetune_request(chatpipe_home, tiny_model_dir, 12, epochs=2)
 
 
 def train(request, tracker):

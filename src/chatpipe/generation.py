@@ -19,7 +19,7 @@ class Ask(Request):
     """One model on the panel. Raw: the prompt alone, as the paper asked its base models."""
 
     kind: ClassVar[str] = "generations"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     base: Artifact
     adapter: Artifact | None
@@ -61,12 +61,13 @@ class Ask(Request):
                 "text": completion.text,
                 "tokens": completion.tokens,
                 "stop": completion.stop,
+                "settings": self.generation.model_dump(),
             }
             for (prompt, asked), completion in zip(questions, completions, strict=True)
         ]
         text = json.dumps(answers, indent=1, ensure_ascii=False)
         (into / "answers.json").write_text(text, "utf-8")
-        return {"settings": self.generation.model_dump(), "device": modeling.device_name()}
+        return {"device": modeling.device_name()}
 
     def _text(self, prompt: Prompt, asked: str) -> str:
         if asked == "raw":

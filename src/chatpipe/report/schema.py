@@ -101,10 +101,11 @@ class Difference(Contract):
 
 
 class Answer(Contract):
-    """One model's answer to one panel prompt; tokens: generated, EOS not counted.
+    """One model's answer to one panel prompt; tokens: generated, EOS included.
 
     asked: "template" is the training template, "raw" the bare text.
     stop: "eos" ended by itself, "length" was cut at the limit of tokens.
+    settings: how it was generated, the seed included.
     """
 
     model: str
@@ -115,6 +116,7 @@ class Answer(Contract):
     text: str
     tokens: int
     stop: Literal["eos", "length"]
+    settings: dict[str, JsonScalar] = {}
 
 
 class RowAccountRow(Contract):
