@@ -61,6 +61,8 @@ def row_faults(path: Path, format_name: str, columns: dict[str, str]) -> list[st
 
 def format_of(path: Path) -> str:
     """The format whose required columns the file has; ConfigError says what the first needs."""
+    if path.stat().st_size == 0:
+        raise ConfigError([f"{path}: the file is empty."])
     needs = []
     for name, row_format in FORMATS.items():
         try:
