@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
 
 from chatpipe.artifacts import Artifact, store
 from chatpipe.child import SharedChild
@@ -23,7 +24,7 @@ from tasks.showing import progress_shown
 def _may_pass(task: Task[..., Artifact], run: TaskRun, state: State[Artifact]) -> bool:
     """Retry what a network may mend; the same bad input stays bad."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, HubUnreachableError | OSError)
+    return isinstance(error, HubUnreachableError)
 
 
 RETRIED: dict[str, Any] = {
@@ -48,7 +49,10 @@ def download_base(request: FetchModel, label: str) -> Artifact:
 @step(task_run_name="normalize {request.name}")
 def normalize(request: Normalize) -> Artifact:
     """instruction / input / output rows, and those set aside."""
-    return store().obtain(request)
+    examples = store().obtain(request)
+    for warning in examples.details()["warnings"]:
+        get_run_logger().warning(warning)
+    return examples
 
 
 @step(task_run_name="merge {label}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ class Repo:
     renamed_to: str | None = None
     unavailable: int = 0  # how many requests for files are still answered with 503
     cut_after: int | None = None  # the next file is cut after so many bytes, once
+    reset: bool = False  # … by a reset, not politely
 
     @classmethod
     def of(cls, folder: Path, **options: Any) -> Repo:
@@ -49,6 +52,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     content: bytes = b""
     cut_after: int | None = None
+    reset: bool = False
 
 
 @contextmanager
@@ -75,10 +79,18 @@ def hub(repos: dict[str, Repo]) -> Iterator[tuple[str, list[str]]]:
                 self.wfile.write(answer.content[: answer.cut_after])
                 if answer.cut_after is not None:
                     self.close_connection = True
+                if answer.reset:
+                    linger = struct.pack("ii", 1, 0)
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
         do_HEAD = do_GET  # noqa: N815
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def shutdown_request(self, request: Any) -> None:
+            """Only close: a shutdown before it would turn a reset into a polite end."""
+            self.close_request(request)
+
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", asked
@@ -128,7 +140,8 @@ def _of_file(repo: Repo, method: str, file: str) -> Answer:
     if method == "HEAD":
         return Answer(200, headers | {"Content-Length": str(size)})
     cut, repo.cut_after = repo.cut_after, None
-    return Answer(200, headers, repo.small.get(file, b""), cut)
+    reset = repo.reset and cut is not None
+    return Answer(200, headers, repo.small.get(file, b""), cut, reset)
 
 
 def _ranged(answer: Answer, part: str) -> Answer:

@@ -159,16 +159,43 @@ def test_a_base_model_is_fetched_without_pickles_and_loads(fetch, tiny_model_dir
     assert AutoModelForCausalLM.from_pretrained(made["path"]).config.hidden_size == 64
 
 
-def test_a_file_that_was_cut_is_resumed_and_not_fetched_anew(fetch):
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_file_that_was_cut_is_resumed_and_not_fetched_anew(fetch, reset):
     """The client writes what it has in pieces of 10 MiB: the second is cut."""
     rows = [{**row, "output": os.urandom(2**18).hex()} for row in alpaca_rows(40)]
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    repo = Repo({"rows.jsonl": content}, cut_after=15 * 2**20)
+    repo = Repo({"rows.jsonl": content}, cut_after=15 * 2**20, reset=reset)
     with hub({"datasets/owner/rows": repo}) as (address, asked):
         made = fetch(address, dataset={**ALPACA, "files": ["*.jsonl"]})
     parts = [request for request in asked if request.startswith("GET datasets/")]
     assert made["account"]["kept"] == 40
     assert len(parts) == 2 and parts[1].endswith(f"bytes={10 * 2**20}-")
+
+
+def test_files_at_the_root_are_found_and_a_models_other_folders_left_alone(fetch, tiny_model_dir):
+    rows = "".join(json.dumps(row) + "\n" for row in alpaca_rows(8)).encode()
+    model = Repo.of(tiny_model_dir)
+    model.small["onnx/model.safetensors"] = b"another format"
+    repos = {"datasets/owner/rows": Repo({"train.jsonl": rows}), "models/owner/tiny": model}
+    with hub(repos) as (address, asked):
+        made = fetch(address, dataset={"name": "rows", "repo": "owner/rows"})
+        fetch(address, model={"repo": "owner/tiny"})
+    assert made["account"]["kept"] == 8
+    assert not any("onnx" in request for request in asked)
+
+
+def test_a_model_that_lacks_a_shard_is_refused(fetch, tiny_model_dir):
+    model = Repo.of(tiny_model_dir)
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
+    model.small["model.safetensors.index.json"] = json.dumps(index).encode()
+    with hub({"models/owner/tiny": model}) as (address, _):
+        made = fetch(address, model={"repo": "owner/tiny"})
+    assert "owner/tiny: not a model directory; it lacks model-00002.safetensors" in made["message"]
+
+
+def test_a_mirrors_password_is_in_no_message(fetch):
+    made = fetch("http://me:secret@127.0.0.1:1", dataset=ALPACA)
+    assert "127.0.0.1:1 cannot be reached" in made["message"] and "secret" not in fetch.output
 
 
 def test_a_server_that_is_down_for_a_moment_is_asked_again(fetch):

@@ -6,15 +6,18 @@ what its cache has, resumes a file that was cut, and retries with back-off what 
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 from chatpipe.errors import HubUnreachableError, SourceError
 
 LOG = logging.getLogger(__name__)
 
 RepoType = Literal["model", "dataset"]
+ANSWERS_WITHIN_S = 30
 MENDABLE = frozenset({408, 429, 500, 502, 503, 504})  # HTTP answers that may pass with time
 
 
@@ -33,18 +36,28 @@ def fetch_snapshot(
     where it does not."""
     from huggingface_hub import snapshot_download
 
+    from chatpipe.resuming import resume_after_a_reset
+
     try:
         name = _name_today(repo, revision, repo_type)
+        resume_after_a_reset()
         path = Path(
-            snapshot_download(
-                repo, repo_type=repo_type, revision=revision, allow_patterns=list(patterns)
-            )
+            snapshot_download(repo, repo_type=repo_type, revision=revision, **selected(patterns))
         )
     except failures() as error:
         raise in_a_sentence(error, repo, revision, repo_type) from error
     if name != repo:
         LOG.warning("%s is called %s today; change the name in the variant.", repo, name)
     return Snapshot(path, name, path.name)
+
+
+def selected(patterns: tuple[str, ...]) -> dict[str, Any]:
+    """Glob patterns as the hub's client understands them: its `*` crosses folders, and its `**/`
+    wants one."""
+    top = [pattern.removeprefix("**/") for pattern in patterns if pattern.startswith("**/")]
+    chosen: dict[str, Any] = {"allow_patterns": [*patterns, *top]}
+    folders = any("/" in pattern for pattern in patterns)
+    return chosen if folders else {**chosen, "ignore_patterns": ["*/*"]}
 
 
 def _name_today(repo: str, revision: str | None, repo_type: RepoType) -> str:
@@ -55,7 +68,9 @@ def _name_today(repo: str, revision: str | None, repo_type: RepoType) -> str:
     if offline():
         return repo
     try:
-        info = HfApi().repo_info(repo, repo_type=repo_type, revision=revision)
+        info = HfApi().repo_info(
+            repo, repo_type=repo_type, revision=revision, timeout=ANSWERS_WITHIN_S
+        )
     except failures() as error:
         if isinstance(in_a_sentence(error, repo, revision, repo_type), HubUnreachableError):
             return repo
@@ -72,9 +87,9 @@ def offline() -> bool:
 
 def failures() -> tuple[type[Exception], ...]:
     """What huggingface_hub and its HTTP client raise: where a hub, a cache or a name fails."""
-    from huggingface_hub import errors
+    import httpx2
 
-    return (errors.HTTPError, OSError, ValueError)  # type: ignore[attr-defined]
+    return (httpx2.HTTPError, OSError, ValueError)
 
 
 def in_a_sentence(
@@ -83,7 +98,7 @@ def in_a_sentence(
     """The error as one of ours: what is wrong, where, how to mend it."""
     from huggingface_hub import constants, errors
 
-    endpoint = constants.ENDPOINT
+    endpoint = _without_password(constants.ENDPOINT)
     page = f"{endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo}"
     if isinstance(error, errors.HFValidationError):
         return SourceError(f"{repo}: is no name of a hub repository; write it as owner/name.")
@@ -98,6 +113,8 @@ def in_a_sentence(
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return SourceError(f"{repo}: has no revision {revision}; see {page}.")
+    if _is_of_the_disk(error):
+        return SourceError(f"{repo}: cannot be written to {constants.HF_HUB_CACHE}: {error}")
     status = _status(error)
     if status in (401, 403):
         return SourceError(
@@ -114,6 +131,18 @@ def in_a_sentence(
     return HubUnreachableError(
         f"{repo}: {endpoint} {said}; try again, or set HF_ENDPOINT to a mirror."
     )
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    """No room, no right, no such place: nothing that a network mends."""
+    local = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+    return isinstance(error, OSError) and error.errno in local
+
+
+def _without_password(address: str) -> str:
+    """A mirror's address may hold an account, which is nobody's to read."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _status(error: BaseException | None) -> int | None:

