@@ -13,11 +13,13 @@ from typing import Any, ParamSpec
 
 from prefect import Task, task
 from prefect.cache_policies import CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.serializers import Serializer
 from pydantic import Field
 
 from chatpipe.artifacts import Artifact, Request, store, verify
+from chatpipe.errors import HubUnreachableError, SharedStoreError
 
 RECORD = "prefect-record"
 # What the tasks of this process did, as "kind/key": bodies that ran, and verified hits.
@@ -54,8 +56,23 @@ class VerifiedArtifact(Serializer):  # unparametrized: Prefect registers by clas
         found = verify(store().path(recorded.kind, recorded.key))
         if found != recorded:
             raise ValueError(f"{recorded.kind}/{recorded.key} was rebuilt since it was recorded")
+        if not store().shared(found.path):
+            raise ValueError(f"{recorded.kind}/{recorded.key} is not in the shared store yet")
         HITS.add(f"{found.kind}/{found.key}")
         return found
+
+
+def _may_pass(task: Task[..., Artifact], run: TaskRun, state: State[Artifact]) -> bool:
+    """Retry what a network may mend; the same bad input stays bad."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, HubUnreachableError | SharedStoreError)
+
+
+RETRIED: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": [5, 30, 120],
+    "retry_condition_fn": _may_pass,
+}
 
 
 P = ParamSpec("P")
@@ -80,6 +97,7 @@ def step(**options: Any) -> Callable[[Callable[P, Artifact]], Task[P, Artifact]]
             cache_policy=ArtifactPolicy(),
             result_serializer=VerifiedArtifact(),
             cache_result_in_memory=False,
+            **RETRIED,
             **options,
         )(counted)
 

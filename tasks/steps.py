@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from prefect import Task
-from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 
 from chatpipe.artifacts import Artifact, store
 from chatpipe.child import SharedChild
 from chatpipe.corpus import Merge, Normalize
-from chatpipe.errors import HubUnreachableError
 from chatpipe.finetuning import Finetune
 from chatpipe.generation import Ask
 from chatpipe.reporting import MakeReport
@@ -21,26 +16,13 @@ from tasks.caching import step
 from tasks.showing import progress_shown
 
 
-def _may_pass(task: Task[..., Artifact], run: TaskRun, state: State[Artifact]) -> bool:
-    """Retry what a network may mend; the same bad input stays bad."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, HubUnreachableError)
-
-
-RETRIED: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay_seconds": [5, 30, 120],
-    "retry_condition_fn": _may_pass,
-}
-
-
-@step(task_run_name="download {label}", **RETRIED)
+@step(task_run_name="download {label}")
 def download(request: FetchDataset, label: str) -> Artifact:
     """A data set's files."""
     return store().obtain(request)
 
 
-@step(task_run_name="download {label}", **RETRIED)
+@step(task_run_name="download {label}")
 def download_base(request: FetchModel, label: str) -> Artifact:
     """The base model as safetensors."""
     return _in_child(request, f"base model {label}")

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import Field
 
-from chatpipe.artifacts import SEAL, Artifact, Request, store, verify
+from chatpipe.artifacts import Artifact, Request, store, verify
 from chatpipe.errors import ArtifactError
+from chatpipe.seals import SEAL
 
 
 class Note(Request):

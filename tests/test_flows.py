@@ -8,9 +8,10 @@ import sys
 import pytest
 import yaml
 
-from chatpipe.artifacts import SEAL, store
+from chatpipe.artifacts import store
 from chatpipe.loading import load_variant
 from chatpipe.report import Report
+from chatpipe.seals import SEAL
 from tests.requests import prefect_for_tests
 from tests.rows import alpaca_rows, dialogue_rows, write_jsonl
 

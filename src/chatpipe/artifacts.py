@@ -1,7 +1,7 @@
-"""Sealed artifact directories, the store that holds them, and the keys that name them.
+"""Artifacts, the store that holds them, and the keys that name them.
 
-An artifact is written under a temporary name, sealed by `artifact.json` (the digest of every
-file) as its last act, and renamed into place: a directory without a seal is never an artifact.
+An artifact is written under a temporary name, sealed as its last act, and renamed into place: a
+directory without a seal is never an artifact.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe.errors import ArtifactError
+from chatpipe.seals import SEAL, check_seal, read_seal, write_seal
+from chatpipe.sharing import SharedStore, shared_store
 
-SEAL = "artifact.json"
-# Notes for people: they carry times and names, so they are recorded but not part of the digest.
-NOTES = frozenset({"README.md"})
+# Beside the seal: the shared store that has this artifact too.
+SHARED = "shared"
 
 
 class Artifact(BaseModel):
@@ -43,11 +44,11 @@ class Artifact(BaseModel):
 
     def details(self) -> dict[str, Any]:
         """What the step said of its product."""
-        return dict(_read_seal(self.path)["details"])
+        return dict(read_seal(self.path)["details"])
 
     def size(self) -> int:
         """Bytes of all its files, by the seal."""
-        return sum(int(file["size"]) for file in _read_seal(self.path)["files"].values())
+        return sum(int(file["size"]) for file in read_seal(self.path)["files"].values())
 
     def lineage(self) -> list[dict[str, Any]]:
         """This artifact and all that it was made from, sources first: kind, key, digest, and
@@ -121,15 +122,29 @@ class Store:
     def obtain(
         self, request: Request, build: Callable[[Path], dict[str, Any]] | None = None
     ) -> Artifact:
-        """The artifact that was asked for: found whole, or built by `build` (the request's own).
+        """The artifact that was asked for: found whole, fetched from the shared store, or built
+        by `build` (the request's own).
 
         Two callers at once build one artifact: the second waits for the first one's. A kill
         leaves no lock behind, because the kernel drops an flock with its process.
         """
-        key = request.key()
-        with self._locked(request.kind, key):
-            found = self.find(request.kind, key)
-            return found or self._build(request, key, build or request.build)
+        kind, key = request.kind, request.key()
+        with self._locked(kind, key):
+            shared = shared_store()
+            found = self.find(kind, key) or (shared and self._fetch(shared, kind, key))
+            made = found or self._build(request, key, build or request.build)
+            return self._share(shared, made) if shared else made
+
+    def shared(self, path: Path) -> bool:
+        """Whether the shared store has the artifact at `path` too, or there is no such store."""
+        shared = shared_store()
+        marker = path / SHARED
+        return shared is None or (marker.is_file() and marker.read_text() == shared.address)
+
+    def sealed_elsewhere(self, kind: str, key: str) -> dict[str, Any] | None:
+        """The seal of an artifact that could be fetched from the shared store."""
+        shared = shared_store()
+        return shared.seal(kind, key) if shared else None
 
     def work_path(self, kind: str, key: str) -> Path:
         """A directory that outlives a crash of the step: checkpoints to resume from."""
@@ -138,30 +153,74 @@ class Store:
         return path
 
     def forget(self, path: Path) -> None:
-        """Remove one artifact directory; renamed first, so that no one sees half of it."""
+        """Remove one artifact, here and from the shared store."""
+        shared = shared_store()
+        if shared:
+            shared.remove(path.parent.name, path.name)
+        self._discard(path)
+
+    def _build(
+        self, request: Request, key: str, build: Callable[[Path], dict[str, Any]]
+    ) -> Artifact:
+        with self._temporary(request.kind) as temporary:
+            details = build(temporary)
+            facts = {
+                "kind": request.kind,
+                "key": key,
+                "step_version": request.version,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "asked": request.model_dump(mode="json"),
+                "details": details,
+            }
+            write_seal(temporary, facts)
+            made = self._place(temporary, request.kind, key)
+        shutil.rmtree(self.root / ".work" / f"{request.kind}-{key}", ignore_errors=True)
+        return made
+
+    def _fetch(self, shared: SharedStore, kind: str, key: str) -> Artifact | None:
+        with self._temporary(kind) as temporary:
+            if not shared.fetch(kind, key, temporary):
+                return None
+            (temporary / SHARED).write_text(shared.address)
+            return self._place(temporary, kind, key)
+
+    def _share(self, shared: SharedStore, made: Artifact) -> Artifact:
+        """The artifact that all machines go on from: the one that was shared first."""
+        if self.shared(made.path):
+            return made
+        seal = shared.seal(made.kind, made.key)
+        if seal is not None and seal["digest"] != made.digest:
+            return self._fetch(shared, made.kind, made.key) or made
+        if seal is None:
+            shared.offer(made.kind, made.key, self.path(made.kind, made.key))
+        (self.path(made.kind, made.key) / SHARED).write_text(shared.address)
+        return made
+
+    def _place(self, temporary: Path, kind: str, key: str) -> Artifact:
+        """Rename a sealed directory to where it belongs; what is there already is replaced."""
+        target = self.path(kind, key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            self._discard(target)
+        temporary.rename(target)
+        return verify(target)
+
+    def _discard(self, path: Path) -> None:
+        """Remove a directory; renamed first, so that no one sees half of it."""
         doomed = self.root / ".tmp" / uuid.uuid4().hex
         doomed.parent.mkdir(parents=True, exist_ok=True)
         path.rename(doomed)
         shutil.rmtree(doomed)
 
-    def _build(
-        self, request: Request, key: str, build: Callable[[Path], dict[str, Any]]
-    ) -> Artifact:
-        temporary = self.root / ".tmp" / f"{request.kind}-{uuid.uuid4().hex}"
+    @contextmanager
+    def _temporary(self, kind: str) -> Iterator[Path]:
+        """An empty directory in this store; gone afterwards, unless it was renamed."""
+        temporary = self.root / ".tmp" / f"{kind}-{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
         try:
-            details = build(temporary)
-            _seal(temporary, request, key, details)
-            target = self.path(request.kind, key)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                self.forget(target)  # damaged, or find() would have taken it
-            temporary.rename(target)
-        except BaseException:
+            yield temporary
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        shutil.rmtree(self.root / ".work" / f"{request.kind}-{key}", ignore_errors=True)
-        return verify(target)
 
     @contextmanager
     def _locked(self, kind: str, key: str) -> Iterator[None]:
@@ -187,28 +246,13 @@ def verify(path: Path, deep: bool = False) -> Artifact:
 
     Raises ArtifactError that names the first file that is missing or not as recorded.
     """
-    seal = _read_seal(path)
-    for name, recorded in seal["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise ArtifactError(f"{file}: recorded in {SEAL} but missing; forget it to rebuild.")
-        size = file.stat().st_size
-        if size != recorded["size"]:
-            raise ArtifactError(f"{file}: {recorded['size']} bytes recorded, {size} found.")
-        if deep and file_digest(file) != recorded["sha256"]:
-            raise ArtifactError(f"{file}: content differs from the recorded SHA-256.")
+    seal = check_seal(path, deep)
     return Artifact(kind=seal["kind"], key=seal["key"], digest=seal["digest"])
-
-
-def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _trace(artifact: Artifact, found: dict[str, dict[str, Any]]) -> None:
     try:
-        seal = _read_seal(artifact.path)
+        seal = read_seal(artifact.path)
     except ArtifactError:
         seal = {"asked": {}, "details": None}
     for value in _references(seal["asked"]):
@@ -223,36 +267,3 @@ def _references(asked: Any) -> Iterator[Artifact]:
     elif isinstance(asked, dict | list):
         for value in asked.values() if isinstance(asked, dict) else asked:
             yield from _references(value)
-
-
-def _read_seal(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((path / SEAL).read_text("utf-8")))
-    except (OSError, ValueError):
-        raise ArtifactError(f"{path}: no whole artifact is there ({SEAL} is missing).") from None
-
-
-def _seal(path: Path, request: Request, key: str, details: dict[str, Any]) -> None:
-    """Write artifact.json: afterwards the directory is whole."""
-    recorded = {
-        str(file.relative_to(path)): {"size": file.stat().st_size, "sha256": file_digest(file)}
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
-    content = {name: item["sha256"] for name, item in recorded.items() if name not in NOTES}
-    text = json.dumps(content, sort_keys=True)
-    seal = {
-        "schema": 1,
-        "kind": request.kind,
-        "key": key,
-        "digest": hashlib.sha256(text.encode()).hexdigest(),
-        "step_version": request.version,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "asked": request.model_dump(mode="json"),
-        "details": details,
-        "files": recorded,
-    }
-    with (path / SEAL).open("w", encoding="utf-8") as file:
-        json.dump(seal, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())

@@ -5,6 +5,7 @@ ChatpipeError
 ├── DataError        a data set or a row of it is not what its format says
 ├── SourceError      bytes could not be fetched, or are not the recorded ones
 │   └── HubUnreachableError  no hub answers, which time may mend
+├── SharedStoreError  the store that machines share cannot be reached, or refuses
 ├── ArtifactError    a stored artifact is missing, incomplete or changed
 ├── TrainingError    training ended without a usable adapter
 ├── GateError        figures are worse than the last accepted ones
@@ -41,6 +42,10 @@ class HubUnreachableError(SourceError):
     """No hub answers, or it says that it cannot now; trying again may help."""
 
 
+class SharedStoreError(ChatpipeError):
+    """The store that machines share cannot be reached, or refuses; trying again may help."""
+
+
 class ArtifactError(ChatpipeError):
     """A stored artifact is missing, incomplete or changed."""
 
@@ -68,6 +73,7 @@ BY_NAME: dict[str, type[ChatpipeError]] = {
         SourceError,
         HubUnreachableError,
         ArtifactError,
+        SharedStoreError,
         TrainingError,
         StepProcessError,
     )

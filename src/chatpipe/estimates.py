@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from chatpipe.artifacts import SEAL, Artifact, store
+from chatpipe.artifacts import Artifact, store
 from chatpipe.config import Training
 from chatpipe.finetuning import Finetune
 from chatpipe.memory import FLOAT32, Device, training_flops
+from chatpipe.seals import read_seal
 from chatpipe.shapes import Shapes
 
 # Where nothing was measured yet: a guess to within a factor of three or so, and said to be one.
@@ -72,7 +72,7 @@ def measured_rate(device: Device, base: Artifact) -> float | None:
     for path in store().all():
         if path.parent.name != Finetune.kind:
             continue
-        seal = json.loads((path / SEAL).read_text("utf-8"))
+        seal = read_seal(path)
         same = seal["asked"]["base"]["digest"] == base.digest
         if same and seal["details"].get("device") == device.name and seal["created"] > newest:
             newest, rate = seal["created"], float(seal["details"]["tokens_per_s"])

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from chatpipe.artifacts import SEAL, store
+from chatpipe.artifacts import store
 from chatpipe.config import Variant
 from chatpipe.errors import ConfigError
 from chatpipe.loading import load_variant
 from chatpipe.published import find
+from chatpipe.seals import read_seal
 from chatpipe.sources import FetchDataset, FetchModel
 
 OF_AN_ADAPTER = ("adapter", "scores", "generations", "report")
@@ -44,7 +45,7 @@ def _forget_sources(variant: Variant) -> list[str]:
 def _forget(wanted: Callable[[dict[str, Any]], bool]) -> list[str]:
     removed = []
     for path in list(store().all()):
-        if wanted(json.loads((path / SEAL).read_text("utf-8"))):
+        if wanted(read_seal(path)):
             store().forget(path)
             removed.append(f"{path.parent.name}/{path.name}")
     return removed

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from chatpipe.artifacts import NOTES
+from chatpipe.seals import NOTES
 
 NAME = "README.md"
 assert NAME in NOTES  # the card carries no weight: it must not change the adapter's digest

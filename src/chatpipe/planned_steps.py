@@ -138,10 +138,16 @@ def state_of(
     """Whether the store has it; a request that cannot be known yet is one to be made."""
     if request is None:
         return Step(kind=kind, what=what, state="make"), None
-    found = store().find(request.kind, request.key())
+    kind, key = request.kind, request.key()
+    found = store().find(kind, key)
     if found is None:
-        return Step(kind=request.kind, what=what, state="make"), None
-    return Step(kind=request.kind, what=what, state="exists", bytes=found.size()), found
+        seal = store().sealed_elsewhere(kind, key)
+        if seal is None:
+            return Step(kind=kind, what=what, state="make"), None
+        size = sum(file["size"] for file in seal["files"].values())
+        elsewhere = Artifact(kind=kind, key=key, digest=seal["digest"])
+        return Step(kind=kind, what=what, state="download", bytes=size), elsewhere
+    return Step(kind=kind, what=what, state="exists", bytes=found.size()), found
 
 
 def _rows_of(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRows:
@@ -150,7 +156,7 @@ def _rows_of(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRo
     if raw is None and request.path is None:
         return _not_here(dataset, steps, notes)
     steps.append(step)
-    raw = raw or store().obtain(request)
+    raw = store().obtain(request)
     normalize = Normalize.of(dataset, raw)
     steps.append(state_of(normalize, dataset.name)[0])
     examples = store().obtain(normalize)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from chatpipe.artifacts import SEAL, Artifact, Request, store, verify
+from chatpipe.artifacts import Artifact, Request, store, verify
 from chatpipe.config import Variant
 from chatpipe.corpus import Merge, Normalize
 from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.finetuning import Finetune
+from chatpipe.seals import SEAL, read_seal
 from chatpipe.sources import FetchDataset, FetchModel
 
 
@@ -65,7 +64,7 @@ def _trained(variant: Variant) -> list[dict[str, Any]]:
     parts = ("prompt_template", "quantization", "lora", "training")
     found = []
     for path in store().root.glob(f"adapter/*/{SEAL}"):
-        seal = _seal(path.parent)
+        seal = read_seal(path.parent)
         asked = seal["asked"]
         same = all(asked.get(part) == wanted[part] for part in parts)
         if same and asked["base"]["key"] == base and _rows_of(asked) == (names, wanted["split"]):
@@ -76,15 +75,11 @@ def _trained(variant: Variant) -> list[dict[str, Any]]:
 def _rows_of(asked: dict[str, Any]) -> tuple[list[str], dict[str, Any]] | None:
     """Names of the data sets that an adapter was trained on, and how they were split."""
     try:
-        merged = _seal(store().path("corpus", asked["corpus"]["key"]))["asked"]
+        merged = read_seal(store().path("corpus", asked["corpus"]["key"]))["asked"]
         paths = [store().path("examples", part["key"]) for part in merged["examples"]]
-        return [_seal(path)["asked"]["name"] for path in paths], merged["split"]
-    except OSError:  # forgotten: nothing says any more what the adapter was trained on
+        return [read_seal(path)["asked"]["name"] for path in paths], merged["split"]
+    except ArtifactError:  # forgotten: nothing says any more what the adapter was trained on
         return None
-
-
-def _seal(path: Path) -> dict[str, Any]:
-    return dict(json.loads((path / SEAL).read_text("utf-8")))
 
 
 def _request(variant: Variant) -> Finetune:

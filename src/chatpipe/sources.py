@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from chatpipe.artifacts import Request, file_digest
+from chatpipe.artifacts import Request
 from chatpipe.config import BaseModelRef, Dataset, Fallback
 from chatpipe.errors import HubUnreachableError, SourceError
 from chatpipe.hub import RepoType, fetch_snapshot
 from chatpipe.progress import Reporter
+from chatpipe.seals import file_digest
 
 PACKAGED = "packaged:"
 ROWS = "rows"  # the folder of a raw artifact that holds the source's files

@@ -1,0 +1,179 @@
+"""Two machines, one shared store: what one has made, the other fetches. A directory stands for
+the object store in fast tests, and a real S3 server on loopback in slow ones."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from chatpipe.artifacts import Request, store
+from chatpipe.errors import ArtifactError, ConfigError, SharedStoreError
+from chatpipe.seals import SEAL
+from chatpipe.sharing import ADDRESS, shared_store
+from tasks.caching import VerifiedArtifact
+
+
+class Note(Request):
+    """A step whose product is two files."""
+
+    kind: ClassVar[str] = "note"
+    version: ClassVar[int] = 1
+
+    text: str
+
+    def build(self, into: Path) -> dict[str, Any]:
+        (into / "folder").mkdir()
+        (into / "folder" / "note.txt").write_text(self.text)
+        (into / "other.txt").write_text("other")
+        return {"letters": len(self.text)}
+
+
+def never(into: Path) -> dict[str, Any]:
+    raise AssertionError("built, where it was to be fetched")
+
+
+@pytest.fixture
+def on_machine(tmp_path, monkeypatch):
+    """Go to a machine: a home of its own, the same shared store."""
+
+    def go(name: str) -> None:
+        monkeypatch.setenv("CHATPIPE_HOME", str(tmp_path / name))
+
+    monkeypatch.setenv(ADDRESS, str(tmp_path / "bucket"))
+    go("one")
+    return go
+
+
+def test_what_one_machine_made_another_fetches(on_machine):
+    made = store().obtain(Note(text="hello"))
+    on_machine("two")
+    found = store().obtain(Note(text="hello"), never)
+    assert found == made
+    assert (found.path / "folder/note.txt").read_text() == "hello"
+    assert found.details() == {"letters": 5}
+
+
+def test_what_was_made_before_there_was_a_shared_store_is_shared_when_it_is_next_used(
+    on_machine, monkeypatch
+):
+    address = shared_store().address
+    monkeypatch.delenv(ADDRESS)
+    made = store().obtain(Note(text="early"))
+    monkeypatch.setenv(ADDRESS, address)
+    assert not store().shared(made.path)
+    store().obtain(Note(text="early"), never)
+    assert store().shared(made.path)
+    on_machine("two")
+    assert store().obtain(Note(text="early"), never) == made
+
+
+def test_prefect_s_record_is_no_hit_before_the_artifact_is_shared(on_machine, monkeypatch):
+    address = shared_store().address
+    monkeypatch.delenv(ADDRESS)
+    made = store().obtain(Note(text="early"))
+    record = VerifiedArtifact()
+    assert record.loads(record.dumps(made)) == made
+    monkeypatch.setenv(ADDRESS, address)
+    with pytest.raises(ValueError, match="not in the shared store yet"):
+        record.loads(record.dumps(made))
+    store().obtain(Note(text="early"), never)
+    assert record.loads(record.dumps(made)) == made
+
+
+def test_of_two_machines_that_made_the_same_the_first_one_s_is_taken(on_machine):
+    def differently(into: Path) -> dict[str, Any]:
+        (into / "note.txt").write_text("as trained on the second machine")
+        return {}
+
+    def meanwhile(into: Path) -> dict[str, Any]:
+        on_machine("one")
+        store().obtain(Note(text="x"))
+        on_machine("two")
+        return differently(into)
+
+    on_machine("two")
+    late = store().obtain(Note(text="x"), meanwhile)
+    on_machine("one")
+    assert store().obtain(Note(text="x"), never) == late
+
+
+def test_an_upload_that_was_cut_is_no_artifact(on_machine, monkeypatch):
+    shared = shared_store()
+
+    def cut(*args, **kwargs):
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(type(shared._files), "pipe_file", cut)
+    with pytest.raises(SharedStoreError, match=r"connection reset.*goes on from it"):
+        store().obtain(Note(text="hello"))
+    monkeypatch.undo()
+    monkeypatch.setenv(ADDRESS, shared.address)
+    on_machine("two")
+    assert shared.seal("note", Note(text="hello").key()) is None
+    on_machine("one")
+    store().obtain(Note(text="hello"), never)  # it was made; now it is uploaded
+    on_machine("two")
+    store().obtain(Note(text="hello"), never)
+
+
+def test_a_damaged_upload_is_refused_and_named(on_machine):
+    made = store().obtain(Note(text="hello"))
+    (file,) = Path(shared_store().address).glob("note/*/*/folder/note.txt")
+    file.write_text("hellO")
+    on_machine("two")
+    with pytest.raises(ArtifactError, match=f"bucket/note/{made.key} is damaged.*note.txt"):
+        store().obtain(Note(text="hello"), never)
+    assert not list(store().all())
+
+
+def test_forgotten_is_forgotten_everywhere(on_machine):
+    made = store().obtain(Note(text="hello"))
+    store().forget(made.path)
+    assert shared_store().seal("note", made.key) is None
+    assert not list(Path(shared_store().address).rglob("note.txt"))
+    with pytest.raises(AssertionError, match="built"):
+        store().obtain(Note(text="hello"), never)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("s3://name:secret@bucket/x", "holds a password"),
+        ("nonsense://bucket", "Protocol not known: nonsense"),
+    ],
+)
+def test_a_wrong_address_is_one_sentence_without_secrets(monkeypatch, address, said):
+    monkeypatch.setenv(ADDRESS, address)
+    with pytest.raises(ConfigError, match=said) as refused:
+        shared_store()
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.slow
+def test_an_s3_bucket(on_machine, monkeypatch):
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        options = {"endpoint_url": f"http://{host}:{port}", "key": "k", "secret": "hidden"}
+        monkeypatch.setitem(_fsspec_settings(), "s3", options)
+        monkeypatch.setenv(ADDRESS, "s3://chatpipe-tests/lab")
+        shared_store()._files.mkdir("chatpipe-tests")
+        made = store().obtain(Note(text="hello"))
+        on_machine("two")
+        assert store().obtain(Note(text="hello"), never) == made
+        seal = (made.path / SEAL).read_text()
+        assert "hidden" not in seal and json.loads(seal)["digest"] == made.digest
+        store().forget(made.path)
+        assert shared_store().seal("note", made.key) is None
+    finally:
+        server.stop()
+
+
+def _fsspec_settings() -> dict[str, Any]:
+    from fsspec.config import conf
+
+    return conf
