@@ -20,7 +20,8 @@ from chatpipe.config import (
     Training,
     Variant,
 )
-from flows.naming import named_by
+from flows.entering import named_by
+from flows.placement import placement
 from flows.story import study_story
 
 
@@ -41,6 +42,7 @@ def finetune(
     generation: Generation,
     tracking: Tracker = "none",
     paper_reported: PaperReported | None = None,
+    gpu_workers: str | None = None,
 ) -> Artifact:
     """Fine-tune the variant, score and ask it and its base, write the report.
 
@@ -58,6 +60,8 @@ def finetune(
         generation: How the panel is answered; temperature 0 is greedy.
         tracking: Where the training is logged; it changes no result.
         paper_reported: What the 2023 study reports of it, to stand beside.
+        gpu_workers: Deployment whose workers do what needs a GPU; this run does it when empty.
     """
     sections = dict(locals())
-    return study_story(name, [Variant(**sections)])
+    gpu = placement(sections.pop("gpu_workers"))
+    return study_story(name, [Variant(**sections)], gpu)

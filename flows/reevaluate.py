@@ -20,8 +20,9 @@ from chatpipe.errors import ArtifactError, GateError
 from chatpipe.gating import Regression, Verdict
 from chatpipe.loading import load_variant, names
 from chatpipe.published import Published
-from chatpipe.sources import FetchModel
-from flows.story import base_name, check_home, heldout_sets, measured
+from flows.entering import check_home
+from flows.placement import Placement, placement_if_online
+from flows.story import Model, base_model, heldout_sets, measured
 from tasks import showing, steps
 from tasks.caching import BUILT
 
@@ -30,18 +31,24 @@ DAMAGED = "chatpipe.adapter.damaged"
 
 
 @flow(name="reevaluate", flow_run_name="reevaluate", persist_result=False)
-def reevaluate(variants: list[Variant] | None = None, tolerance: float = 0.02) -> State[None]:
+def reevaluate(
+    variants: list[Variant] | None = None,
+    tolerance: float = 0.02,
+    gpu_workers: str | None = None,
+) -> State[None]:
     """Verify adapters by digest, score them on today's held-out rows of their data sets, compare
     with what was accepted. Ends Completed, or Failed as "Regressed" or "Damaged".
 
     Args:
         variants: What to check; all that are published when left out.
         tolerance: Relative change for the worse that passes; 0.02 is 2 %.
+        gpu_workers: Deployment whose workers score and ask, if one is online; else this run does.
     """
     check_home()
     found = _published(variants)
+    gpu = placement_if_online(gpu_workers)
     with steps.MEASURING.kept():
-        checks = [_check(name, model, tolerance) for name, model in found.items()]
+        checks = [_check(name, model, tolerance, gpu) for name, model in found.items()]
     summary = [sentence for check in checks for sentence in check.sentences()]
     page = trend.write_page(summary)
     showing.show_trend(trend.trend_rows(history.read()), page)
@@ -89,15 +96,15 @@ def _latest(variant: Variant) -> Published | ArtifactError | None:
         return damage
 
 
-def _check(name: str, model: Published | ArtifactError, tolerance: float) -> _Check:
+def _check(name: str, model: Published | ArtifactError, tolerance: float, gpu: Placement) -> _Check:
     """Score, ask, record and judge one adapter."""
     if isinstance(model, ArtifactError):
         return _Check(name, Verdict([], []), model)
     variant, before = model.variant, len(BUILT)
     _, heldout = heldout_sets([variant])
-    base = steps.download_base(FetchModel.of(variant.base_model), base_name(variant))
-    scored = measured(variant, base, heldout, model.adapter, model.corpus)
-    entries = history.entries_of([scored], heldout, BUILT[before:])
+    base = base_model(variant).base
+    tuned = Model(variant, base, model.adapter, model.corpus)
+    entries = history.entries_of(measured([tuned], heldout, gpu), heldout, BUILT[before:])
     return _Check(name, gating.record(entries, tolerance))
 
 

@@ -25,6 +25,7 @@ from chatpipe.errors import ServiceError
 HOST = "127.0.0.1"  # a server without accounts is for this machine alone
 STARTS_WITHIN_S = 120
 ENDS_WITHIN_S = 30
+RUNS_THAT_WAIT = 2  # for each GPU: runs of the CPU's worker that may wait for its steps at once
 
 SERVER_ENVIRONMENT = {
     # Leases of concurrency slots survive a restart of the server; in memory they would be lost,
@@ -163,17 +164,19 @@ def _server(port: int) -> Service:
 
 
 def _workers(url: str) -> Iterator[Service]:
-    """One worker a GPU, which sees no other and takes one run at a time; one for the CPU."""
+    """One worker a GPU, which sees no other and takes one run at a time; one for the CPU, most of
+    whose runs only wait where there are GPUs."""
     environment = {**WORKER_ENVIRONMENT, "PREFECT_API_URL": url, "CHATPIPE_HOME": str(home())}
     for device in gpus():
         seen = {**environment, "CUDA_VISIBLE_DEVICES": device}
         yield Service(f"worker-gpu{device}", _worker_command("gpu", f"gpu{device}"), seen)
     unseen = {**environment, "CUDA_VISIBLE_DEVICES": ""} if gpus() else environment
-    yield Service("worker-cpu", _worker_command("cpu", "cpu"), unseen)
+    runs = RUNS_THAT_WAIT * len(gpus()) + 1
+    yield Service("worker-cpu", _worker_command("cpu", "cpu", runs), unseen)
 
 
-def _worker_command(pool: str, name: str) -> tuple[str, ...]:
-    start = ("prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "1")
+def _worker_command(pool: str, name: str, runs: int = 1) -> tuple[str, ...]:
+    start = ("prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", str(runs))
     return (*start, "--type", "process", "--install-policy", "never")
 
 

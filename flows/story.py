@@ -6,15 +6,12 @@ Every line asks for an artifact; one that the store already has costs millisecon
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-
-from prefect import runtime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from chatpipe.artifacts import Artifact
 from chatpipe.config import Dataset, Split, Variant
 from chatpipe.corpus import Merge, Normalize
-from chatpipe.errors import ConfigError
 from chatpipe.export import export_report
 from chatpipe.finetuning import Finetune
 from chatpipe.generation import Ask
@@ -22,30 +19,49 @@ from chatpipe.report import read_report
 from chatpipe.reporting import MakeReport, Measured
 from chatpipe.scoring import Score
 from chatpipe.sources import FetchDataset, FetchModel
-from tasks import preflight, showing, steps
+from flows.entering import check_home
+from flows.gpu_steps import AskedStep
+from flows.placement import Placement
+from tasks import showing, steps
 
 
-def study_story(study: str, variants: Sequence[Variant]) -> Artifact:
+def study_story(study: str, variants: Sequence[Variant], gpu: Placement) -> Artifact:
     """The report of these variants and their bases."""
     check_home()
-    preflight.plan(variants)
+    gpu.plan(variants)
     examples, heldout = heldout_sets(variants)
-    bases = {
-        _base_key(v): steps.download_base(FetchModel.of(v.base_model), base_name(v))
-        for v in _one_per_base(variants)
-    }
-    trained = [(v, *_adapter(v, bases[_base_key(v)], examples)) for v in variants]
-    with steps.MEASURING.kept():
-        models = [measured(v, bases[_base_key(v)], heldout) for v in _one_per_base(variants)]
-        # Base by base, so that each is loaded once; the report keeps the study's order.
-        tuned = {
-            v.name: measured(v, bases[_base_key(v)], heldout, adapter, corpus)
-            for v, adapter, corpus in sorted(trained, key=lambda item: _base_key(item[0]))
-        }
-    models += [tuned[v.name] for v in variants]
+    bases = [base_model(variant) for variant in _one_per_base(variants)]
+    tuned = fine_tuned(variants, bases, examples, gpu)
+    models = measured([*bases, *tuned], heldout, gpu)
     report = steps.make_report(MakeReport(study=study, models=tuple(models), examples=examples))
     showing.show_report(read_report(report.path), export_report(report, study))
     return report
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is measured: a base, or a base with the adapter that a variant made for it."""
+
+    variant: Variant
+    base: Artifact
+    adapter: Artifact | None = None
+    corpus: Artifact | None = None
+
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+        return self.variant.name if self.adapter else base_name(self.variant)
+
+    def scores(self, heldout: Mapping[str, Artifact]) -> dict[str, Score]:
+        """Requests for its scores on every held-out set."""
+        v = self.variant
+        settings = (v.prompt_template, v.quantization, v.evaluation)
+        pair = (self.base, self.adapter)
+        return {data: Score.of(pair, rows, settings) for data, rows in heldout.items()}
+
+    def asked(self) -> Ask:
+        """Request for its answers to the panel (a base gets the panel raw as well)."""
+        return Ask.of(self.variant, self.base, self.adapter)
 
 
 def heldout_sets(
@@ -61,10 +77,45 @@ def heldout_sets(
     return examples, heldout
 
 
-def check_home() -> None:
-    """A worker runs a deployment in a directory that is removed afterwards."""
-    if runtime.deployment.id and not os.environ.get("CHATPIPE_HOME"):
-        raise ConfigError(["CHATPIPE_HOME: a worker's environment must say where the store is."])
+def base_model(variant: Variant) -> Model:
+    """The variant's base as it was published."""
+    base = steps.download_base(FetchModel.of(variant.base_model), base_name(variant))
+    return Model(variant, base)
+
+
+def fine_tuned(
+    variants: Sequence[Variant],
+    bases: Sequence[Model],
+    examples: Mapping[str, Artifact],
+    gpu: Placement,
+) -> list[Model]:
+    """Every variant's adapter on its base, in the variants' order."""
+    by_base = {_base_key(model.variant): model.base for model in bases}
+    corpora = {variant.name: _corpus(variant, examples) for variant in variants}
+    requests = {
+        variant.name: Finetune.of(variant, by_base[_base_key(variant)], corpora[variant.name])
+        for variant in variants
+    }
+    gpu.build_ahead([(name, [AskedStep.of(asked, name)]) for name, asked in requests.items()])
+    adapters = {name: steps.finetune_adapter(asked, name) for name, asked in requests.items()}
+    return [Model(v, by_base[_base_key(v)], adapters[v.name], corpora[v.name]) for v in variants]
+
+
+def measured(
+    models: Sequence[Model], heldout: Mapping[str, Artifact], gpu: Placement
+) -> list[Measured]:
+    """Score every model on every held-out set, and ask it the panel."""
+    gpu.build_ahead([(f"measure {model.name}", _steps(model, heldout)) for model in models])
+    # Base by base, so that each is loaded once; the given order is kept in what comes out.
+    by_base = sorted(enumerate(models), key=lambda item: _base_key(item[1].variant))
+    with steps.MEASURING.kept():
+        found = {place: _measured(model, heldout) for place, model in by_base}
+    return [found[place] for place in range(len(models))]
+
+
+def base_name(variant: Variant) -> str:
+    """What the report calls the variant's base."""
+    return variant.base_model.repo.rstrip("/").rpartition("/")[2]
 
 
 def _examples(dataset: Dataset) -> Artifact:
@@ -72,43 +123,32 @@ def _examples(dataset: Dataset) -> Artifact:
     return steps.normalize(Normalize.of(dataset, raw))
 
 
-def _adapter(
-    variant: Variant, base: Artifact, examples: dict[str, Artifact]
-) -> tuple[Artifact, Artifact]:
+def _corpus(variant: Variant, examples: Mapping[str, Artifact]) -> Artifact:
     parts = tuple(examples[dataset.name] for dataset in variant.datasets)
     label = " + ".join(dataset.name for dataset in variant.datasets)
-    corpus = steps.merge(Merge(examples=parts, split=variant.split), label)
-    return steps.finetune_adapter(Finetune.of(variant, base, corpus), variant.name), corpus
+    return steps.merge(Merge(examples=parts, split=variant.split), label)
 
 
-def measured(
-    variant: Variant,
-    base: Artifact,
-    heldout: dict[str, Artifact],
-    adapter: Artifact | None = None,
-    corpus: Artifact | None = None,
-) -> Measured:
-    """Score the model on every held-out set, and ask it the panel (a base raw as well)."""
-    name = variant.name if adapter else base_name(variant)
-    settings = (variant.prompt_template, variant.quantization, variant.evaluation)
+def _steps(model: Model, heldout: Mapping[str, Artifact]) -> list[AskedStep]:
+    scores = model.scores(heldout).items()
+    on_sets = [AskedStep.of(request, f"{model.name} on {data}") for data, request in scores]
+    return [*on_sets, AskedStep.of(model.asked(), model.name)]
+
+
+def _measured(model: Model, heldout: Mapping[str, Artifact]) -> Measured:
     scores = {
-        data: steps.score(Score.of((base, adapter), rows, settings), f"{name} on {data}")
-        for data, rows in heldout.items()
+        data: steps.score(request, f"{model.name} on {data}")
+        for data, request in model.scores(heldout).items()
     }
     return Measured(
-        name=name,
-        base_model=base_name(variant),
-        variant=variant,
-        adapter=adapter,
-        corpus=corpus,
+        name=model.name,
+        base_model=base_name(model.variant),
+        variant=model.variant,
+        adapter=model.adapter,
+        corpus=model.corpus,
         scores=scores,
-        generations=steps.ask(Ask.of(variant, base, adapter), name),
+        generations=steps.ask(model.asked(), model.name),
     )
-
-
-def base_name(variant: Variant) -> str:
-    """What the report calls the variant's base."""
-    return variant.base_model.repo.rstrip("/").rpartition("/")[2]
 
 
 def _base_key(variant: Variant) -> str:

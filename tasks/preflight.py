@@ -24,7 +24,7 @@ from tasks.showing import artifact_key
 @task(task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan(variants: Sequence[Variant]) -> None:
     """Log and show what training would cost; ConfigError where it cannot work."""
-    waiting = tuple(variant for variant in variants if not _is_trained(variant))
+    waiting = untrained(variants)
     if not waiting:
         return
     logger = get_run_logger()
@@ -42,6 +42,11 @@ def plan(variants: Sequence[Variant]) -> None:
             rows = [{"what": name, "how much": value} for name, value in cost_rows(made)]
             create_table_artifact(rows, key=artifact_key("plan", made.variant))
     refuse(plans)
+
+
+def untrained(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Those whose adapter is not in the store."""
+    return tuple(variant for variant in variants if not _is_trained(variant))
 
 
 def _in_child(variants: tuple[Variant, ...]) -> list[Plan]:

@@ -6,9 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
-import urllib.request
 from pathlib import Path
 
 import psutil
@@ -18,9 +16,7 @@ import yaml
 from chatpipe.config import Variant
 from chatpipe.errors import ConfigError
 from flows.deployment_file import load_deployments
-from tests.rows import alpaca_rows, write_jsonl
-
-SHIPPED = Path(__file__).parents[1] / "deployments"
+from tests.site import SHIPPED, Site
 
 
 def test_every_variant_and_study_is_deployed_with_all_its_settings():
@@ -49,7 +45,8 @@ def test_published_adapters_are_checked_every_night_and_never_twice_at_once():
 def test_a_flows_parameters_are_the_sections_of_a_variant():
     from flows.finetune import finetune
 
-    assert list(inspect.signature(finetune.fn).parameters) == list(Variant.model_fields)
+    taken = list(inspect.signature(finetune.fn).parameters)
+    assert taken == [*Variant.model_fields, "gpu_workers"]
 
 
 @pytest.mark.parametrize(
@@ -87,77 +84,6 @@ def test_the_heartbeat_automation_waits_longer_than_two_heartbeats():
 
     found = yaml.safe_load((SHIPPED / "automations/lost-runs.yaml").read_text())
     assert found["trigger"]["within"] > 2 * get_current_settings().flows.heartbeat_frequency
-
-
-class Site:
-    """A user's machine: a home, deployments of its own, and the commands run there."""
-
-    def __init__(self, folder, model, environment=None):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.home = folder / "home"
-        self.api = f"http://127.0.0.1:{self.port}/api"
-        self.environment = {
-            **os.environ,
-            "CHATPIPE_HOME": str(self.home),
-            "CHATPIPE_DEPLOYMENTS": str(folder / "deployments"),
-            "PREFECT_HOME": str(folder / "prefect"),
-            **(environment or {}),
-        }
-        self._write_deployments(folder / "deployments", model)
-
-    def _write_deployments(self, folder, model):
-        shutil.copytree(SHIPPED / "automations", folder / "automations")
-        write_jsonl(folder / "rows.jsonl", alpaca_rows(24))
-        variant = {
-            "base_model": {"repo": str(model)},
-            "datasets": [{"name": "rows", "path": "../rows.jsonl"}],
-            "split": {"heldout": 0.3},
-            "training": {"epochs": 1, "learning_rate": 0.01},
-            "evaluation": {"bootstrap_samples": 100},
-            "generation": {"max_new_tokens": 4},
-        }
-        raw = yaml.safe_load((SHIPPED / "prefect.yaml").read_text())
-        raw["deployments"] = [
-            item for item in raw["deployments"] if item["name"] in ("smol-merge", "demo")
-        ]
-        for path, content in (
-            ("prefect.yaml", raw),
-            ("variants/smol-merge.yaml", variant),
-            ("studies/demo.yaml", {"variants": ["smol-merge"]}),
-        ):
-            (folder / path).parent.mkdir(exist_ok=True)
-            (folder / path).write_text(yaml.safe_dump(content))
-
-    def run(self, *command, api=False):
-        environment = {**self.environment, **({"PREFECT_API_URL": self.api} if api else {})}
-        done = subprocess.run(
-            [sys.executable, "-m", *map(str, command)],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr + self.logs()
-        return done.stdout
-
-    def logs(self):
-        return "".join(path.read_text()[-3000:] for path in self.home.glob("service/*.log"))
-
-    def ask(self, path, **body):
-        request = urllib.request.Request(
-            f"{self.api}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}
-        )
-        return json.load(urllib.request.urlopen(request))
-
-    def task_states(self, run_id):
-        """Of the steps; the plan before them is no artifact and so is never cached."""
-        runs = self.ask("task_runs/filter", flow_runs={"id": {"any_": [run_id]}})
-        return {run["state_name"] for run in runs if run["name"] != "plan"}
-
-    def latest_run(self):
-        [run] = self.ask("flow_runs/filter", sort="START_TIME_DESC", limit=1)
-        return run
 
 
 @pytest.fixture(scope="module")

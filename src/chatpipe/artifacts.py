@@ -77,6 +77,10 @@ class Request(BaseModel):
         text = json.dumps(asked, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:40]
 
+    def upstream(self) -> Iterator[Artifact]:
+        """The artifacts that it is made from."""
+        return _references(self.model_dump(mode="json"))
+
     def build(self, into: Path) -> dict[str, Any]:
         """Write the product into the empty directory `into`; return its details."""
         raise NotImplementedError
@@ -132,6 +136,8 @@ class Store:
         with self._locked(kind, key):
             shared = shared_store()
             found = self.find(kind, key) or (shared and self._fetch(shared, kind, key))
+            if not found and shared:
+                self._bring_upstream(shared, request)
             made = found or self._build(request, key, build or request.build)
             return self._share(shared, made) if shared else made
 
@@ -183,6 +189,16 @@ class Store:
                 return None
             (temporary / SHARED).write_text(shared.address)
             return self._place(temporary, kind, key)
+
+    def _bring_upstream(self, shared: SharedStore, request: Request) -> None:
+        """Fetch what the request is made from, where another machine has made it."""
+        for upstream in request.upstream():
+            kind, key = upstream.kind, upstream.key
+            with self._locked(kind, key):
+                found = self.find(kind, key) or self._fetch(shared, kind, key)
+            if found != upstream:
+                here = "something else is" if found else "nothing is"
+                raise ArtifactError(f"{kind}/{key}: {here} here and in {shared.address}; run anew.")
 
     def _share(self, shared: SharedStore, made: Artifact) -> Artifact:
         """The artifact that all machines go on from: the one that was shared first."""

@@ -1,0 +1,67 @@
+"""The steps that need a GPU, as a flow of their own: what runs on other machines ask for."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow
+from pydantic import BaseModel, ConfigDict
+
+from chatpipe.artifacts import Artifact
+from chatpipe.config import Variant
+from chatpipe.finetuning import Finetune
+from chatpipe.generation import Ask
+from chatpipe.scoring import Score
+from flows.entering import check_home, named_by
+from tasks import preflight, steps
+
+GpuRequest = Finetune | Score | Ask
+
+
+class AskedStep(BaseModel):
+    """A request on its way to a machine with a GPU."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: Literal["adapter", "scores", "generations"]
+    request: dict[str, Any]
+    label: str
+
+    @classmethod
+    def of(cls, request: GpuRequest, label: str) -> AskedStep:
+        """That request, by the kind of what it gives."""
+        asked = request.model_dump(mode="json")
+        return cls.model_validate({"step": request.kind, "request": asked, "label": label})
+
+    def parsed(self) -> GpuRequest:
+        """The request."""
+        known: tuple[type[GpuRequest], ...] = (Finetune, Score, Ask)
+        return {step.kind: step for step in known}[self.step].model_validate(self.request)
+
+    def build(self) -> Artifact:
+        """Run the request's task."""
+        match self.parsed():
+            case Finetune() as request:
+                return steps.finetune_adapter(request, self.label)
+            case Score() as request:
+                return steps.score(request, self.label)
+            case Ask() as request:
+                return steps.ask(request, self.label)
+
+
+@flow(name="gpu-steps", flow_run_name=named_by("label"), persist_result=False)
+def gpu_steps(label: str, plan: list[Variant], asked: list[AskedStep]) -> None:
+    """Plan variants on this machine's GPU, or build what was asked for; a run of another
+    deployment asks for it.
+
+    Args:
+        label: What it is for.
+        plan: Variants to account for before anything is trained.
+        asked: Steps to build, one after another.
+    """
+    check_home()
+    if plan:
+        preflight.plan(plan)
+    with steps.MEASURING.kept():
+        for step in asked:
+            step.build()
