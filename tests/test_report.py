@@ -226,6 +226,11 @@ def test_a_report_of_a_base_alone_renders_without_variants() -> None:
     assert "Training time" not in render_html(bare) + render_markdown(bare)
 
 
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_what_was_odd_in_the_data_is_said_in_every_rendering(render: Any) -> None:
+    assert "12 rows are expected, 11 were read" in render(example())
+
+
 def test_a_row_account_names_each_reason_with_its_number() -> None:
     row = account_rows(example())[0]
     assert row["Dropped"] == "empty output 6, duplicate 2"
@@ -273,6 +278,7 @@ def example(**changes: Any) -> Report:
         "differences": _differences(),
         "answers": _answers(),
         "accounts": _accounts(),
+        "notes": ["data set chat: 12 rows are expected, 11 were read."],
         "settings": _settings(),
         "generation": {"temperature": 0.0, "max_new_tokens": 64, "do_sample": False, "seed": None},
         "versions": {"torch": "2.8.0", "transformers": "4.56.1", "peft": "0.17.1"},

@@ -53,7 +53,7 @@ class MakeReport(Request):
     """The one step whose key has names in it: a renamed variant rewrites the report alone."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     study: str
     models: tuple[Measured, ...]
@@ -93,6 +93,7 @@ def build_report(request: MakeReport) -> contract.Report:
         differences=differences,
         answers=list(itertools.chain.from_iterable(map(_answers, request.models))),
         accounts=_accounts(request),
+        notes=[note for made in request.examples.values() for note in made.details()["warnings"]],
         settings={m.name: settings(m.variant) for m in request.models if m.adapter},
         generation=request.models[0].variant.generation.model_dump(),
         paper=[

@@ -76,6 +76,7 @@ def _answer(answer: Answer) -> tables.Row:
 def _origins(report: Report) -> Iterator[str]:
     yield from _section("Held-out sets", tables.heldout_rows(report))
     yield from _section("Row accounts", tables.account_rows(report))
+    yield from (escape(note) for note in report.notes)
     yield from _section("Settings that differ", tables.setting_rows(report))
     yield from _section("Generation", tables.value_rows("Setting", report.generation))
     yield from _section("The paper's figures", tables.paper_rows(report), findings.PAPER)

@@ -149,7 +149,8 @@ class PaperRow(Contract):
 
 
 class Report(Contract):
-    """A study's report. created: ISO 8601 time; settings: model → dotted setting → value."""
+    """A study's report. created: ISO 8601 time; settings: model → dotted setting → value;
+    notes: what was found odd in the data, a sentence each."""
 
     schema_version: Literal[1] = 1
     study: str
@@ -160,6 +161,7 @@ class Report(Contract):
     differences: list[Difference]
     answers: list[Answer]
     accounts: list[RowAccountRow]
+    notes: list[str] = []
     settings: dict[str, dict[str, JsonScalar]]
     generation: dict[str, JsonScalar]
     versions: dict[str, str]
