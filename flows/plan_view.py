@@ -104,8 +104,8 @@ def _memory(plan: Plan) -> Iterator[RenderableType]:
     if plan.memory is None:
         return
     batch, free = plan.memory.batch, plan.device.free_bytes
-    longest = "longest" if plan.tokens else "longest possible"
-    yield _title(f"Memory: {batch.rows} rows of {batch.length:,} tokens, the {longest} micro-batch")
+    scored = f", {batch.scored:,} of them scored" if plan.tokens else ""
+    yield _title(f"Memory: {batch.tokens:,} tokens at once{scored}")
     table = _table(show_header=False)
     for name, size in plan.memory.parts.items():
         table.add_row(name, in_bytes(size))

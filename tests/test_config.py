@@ -42,7 +42,7 @@ def test_the_papers_preset_is_the_papers_settings_complete(write):
     assert variant.lora.target_modules == ("q_proj", "v_proj")
     training = variant.training
     assert (training.epochs, training.learning_rate) == (3, 2e-4)
-    assert (training.micro_batch_size, training.global_batch_size) == (2, 2)
+    assert (training.micro_batch_tokens, training.global_batch_size) == (512, 2)
     assert (training.max_length, training.too_long, training.loss) == (256, "cut_left", "all")
     assert variant.quantization.method == "nf4" and variant.quantization.double
     questions = [prompt.instruction for prompt in default_panel()[:2]]
@@ -95,8 +95,8 @@ def test_all_faults_come_at_once_and_name_file_and_key(write):
             "with_input lacks '### Response:'",
         ),
         (
-            "{datasets: [dialog], training: {global_batch_size: 3, micro_batch_size: 2}}",
-            "global_batch_size 3 is not a multiple of micro_batch_size 2",
+            "{datasets: [dialog], training: {micro_batch_size: 2}}",
+            "training.micro_batch_size: unknown key; did you mean micro_batch_tokens?",
         ),
         ("{datasets: [dialog], training: {epochs: .nan}}", "training.epochs: "),
     ],

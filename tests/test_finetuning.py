@@ -26,7 +26,7 @@ ROW = TokenizedRow([0, 5, 9, 30, 31, 7, 1], [0, 5, 9, 30, 31, 7, 1], 0)
 @pytest.fixture
 def request_(chatpipe_home, tiny_model_dir):
     return finetune_request(
-        chatpipe_home, tiny_model_dir, 24, epochs=4, micro_batch_size=2, save_steps=1
+        chatpipe_home, tiny_model_dir, 24, epochs=4, micro_batch_tokens=300, save_steps=1
     )
 
 

@@ -9,7 +9,9 @@ from chatpipe.errors import ConfigError
 from chatpipe.finetuning import lora_config
 from chatpipe.memory import Batch, Device, estimate, layer_bytes, training_flops, weight_bytes
 from chatpipe.modeling import load_base
+from chatpipe.packing import pack, packed_attention, packed_nats
 from chatpipe.shapes import shapes_of, shapes_of_config
+from chatpipe.tokenization import TokenizedRow
 
 CUDA = Device(kind="cuda", name="a GPU", compute_bytes=2)
 CPU = Device(kind="cpu", name="a processor", compute_bytes=2)
@@ -79,11 +81,11 @@ def test_an_nf4_weight_takes_the_bytes_that_bitsandbytes_gives_it(double):
 def test_a_layer_leaves_for_the_backward_pass_what_the_model_says(tmp_path, dtype, dropout):
     """One layer's share is the difference between a deeper and a shallower model."""
     asked = variant(Lora(rank=8, dropout=dropout))
-    batch = Batch(rows=3, length=40)
+    batch = Batch(tokens=120, scored=117)
     device = CPU.model_copy(update={"compute_bytes": 2 if dtype == "bfloat16" else 4})
     held = [_saved_bytes(tmp_path, layers, asked, dtype, batch) for layers in (4, 2)]
     shapes = shapes_of(tmp_path / "2", asked.lora)
-    said = layer_bytes(shapes, asked, batch, device) * batch.tokens
+    said = layer_bytes(shapes, asked, device) * batch.tokens
     if dtype == "bfloat16":  # autocast's copies of the adapter; the model counts them there
         said += shapes.lora_parameters / shapes.layers * 2
     # Without dropout, float32 layers that read one input share it; the model counts it for each.
@@ -114,29 +116,30 @@ def _saved_bytes(folder, layers, asked, dtype, batch):
         saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
-    ids = torch.randint(2, 90, (batch.rows, batch.length))
-    mask = torch.ones_like(ids)
-    mask[0, -5:] = 0  # padding: without it attention takes another path
+    length = batch.tokens // 3
+    rows = [TokenizedRow(torch.randint(2, 90, (length,)).tolist(), [5] * length, 0)] * 3
     half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), half:
-        model(input_ids=ids, attention_mask=mask, labels=ids)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with packed_attention(model), hooks, half:
+        packed_nats(model, pack(rows))
     return sum(t.untyped_storage().nbytes() for place, t in saved.items() if place not in own)
 
 
-def test_memory_grows_with_rows_and_length_and_shrinks_with_checkpointing(tiny_model_dir):
+def test_memory_grows_with_tokens_and_scored_ones_and_shrinks_with_checkpointing(tiny_model_dir):
     shapes = shapes_of(tiny_model_dir, Lora())
 
-    def total(rows, length, **training):
-        return estimate(shapes, variant(**training), Batch(rows=rows, length=length), CUDA).total
+    def total(tokens, scored, **training):
+        batch = Batch(tokens=tokens, scored=scored)
+        return estimate(shapes, variant(**training), batch, CUDA).total
 
-    sizes = [total(1, 64), total(2, 64), total(2, 128), total(4, 512), total(64, 1024)]
+    sizes = [total(64, 0), total(64, 64), total(256, 64), total(2048, 512), total(65536, 65536)]
     assert sizes == sorted(sizes) and len(set(sizes)) == 5
-    assert total(64, 1024, gradient_checkpointing=True) < 0.7 * total(64, 1024)
+    assert total(65536, 65536, gradient_checkpointing=True) < 0.7 * total(65536, 65536)
 
 
 def test_a_7b_base_fits_a_24_gib_gpu_in_nf4_and_does_not_in_full_precision_beside_its_batch():
     shapes = shapes_of_config(LLAMA_7B, Lora(rank=8, target_modules=("q_proj", "v_proj")))
-    batch = Batch(rows=2, length=256)
+    batch = Batch(tokens=512, scored=512)
     nf4 = estimate(shapes, variant(), batch, CUDA)
     assert nf4.parts["linear layers"] == pytest.approx(3.11 * 2**30, rel=0.01)
     assert 4 * 2**30 < nf4.total < 8 * 2**30
@@ -146,7 +149,7 @@ def test_a_7b_base_fits_a_24_gib_gpu_in_nf4_and_does_not_in_full_precision_besid
 
 def test_the_parts_add_up_and_what_no_batch_spares_is_less_than_all():
     shapes = shapes_of_config(LLAMA_7B, Lora())
-    made = estimate(shapes, variant(), Batch(rows=1, length=16), CPU)
+    made = estimate(shapes, variant(), Batch(tokens=16, scored=16), CPU)
     assert made.total == sum(made.parts.values())
     assert 0 < made.fixed < made.total
 

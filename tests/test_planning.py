@@ -37,7 +37,7 @@ def variant(chatpipe_home, tiny_model_dir):
             "name": "mine",
             "base_model": {"repo": str(base)},
             "datasets": [dataset or {"name": "rows", "path": str(path)}],
-            "training": {"epochs": 1.5, "micro_batch_size": 2, "global_batch_size": 4},
+            "training": {"epochs": 1.5, "micro_batch_tokens": 400, "global_batch_size": 4},
             "split": {"heldout": 0.2},
         }
         return parse_variant(raw, "a test", overrides)
@@ -82,9 +82,19 @@ def test_steps_are_the_epochs_times_the_global_batches_that_the_rows_fill(varian
     assert made.optimizer_steps == math.ceil(1.5 * math.ceil(made.tokens.rows / 4))
 
 
-def test_memory_is_estimated_for_the_longest_micro_batch(variant):
-    made = plan(variant(), LARGE)
-    assert (made.memory.batch.rows, made.memory.batch.length) == (2, made.tokens.longest)
+@pytest.mark.parametrize(
+    ("micro_batch_tokens", "tokens"),
+    [
+        (400, lambda longest: 400),
+        (16, lambda longest: longest),
+        (10_000, lambda longest: 4 * longest),
+    ],
+)
+def test_memory_is_estimated_for_the_largest_pack(variant, micro_batch_tokens, tokens):
+    made = plan(variant(f"training.micro_batch_tokens={micro_batch_tokens}"), LARGE)
+    batch = made.memory.batch
+    assert batch.tokens == tokens(made.tokens.longest)
+    assert batch.scored == round(batch.tokens * made.tokens.trained_share)
 
 
 def test_cut_rows_are_counted_with_what_they_lose(variant, tiny_model_dir):
@@ -119,7 +129,7 @@ def test_no_row_that_fits_is_refused(variant):
 def test_a_gpu_without_room_is_refused_with_what_would_help(variant):
     small = LARGE.model_copy(update={"free_bytes": 300 * 2**20})
     [fault] = plan(variant(), small).faults
-    assert "0.3 GiB are free on a large GPU" in fault and "micro_batch_size" in fault
+    assert "0.3 GiB are free on a large GPU" in fault and "micro_batch_tokens" in fault
 
 
 def test_an_estimate_just_over_what_is_free_is_noted_and_not_refused(variant):

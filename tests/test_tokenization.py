@@ -5,7 +5,7 @@ import pytest
 
 from chatpipe.modeling import load_tokenizer
 from chatpipe.prompts import render, template
-from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow, pad_batch, token_batches
+from chatpipe.tokenization import IGNORED, Encoder
 
 ROW = {"instruction": "Greet.", "input": "", "output": "Hello there."}
 
@@ -40,16 +40,6 @@ def test_all_tokens_can_be_scored(tokenizer):
     assert row.labels == row.input_ids
 
 
-def test_the_eos_is_scored_even_where_it_is_the_padding_token(tokenizer):
-    rows = encoder(tokenizer).encode(table(ROW, {**ROW, "output": "Hi, and much longer."})).rows
-    ids, mask, labels = pad_batch(rows, pad_id=tokenizer.eos_token_id)
-    for row, id_row, mask_row, label_row in zip(rows, ids, mask, labels, strict=True):
-        assert sum(mask_row) == len(row.input_ids)
-        assert label_row[len(row.labels) - 1] == tokenizer.eos_token_id
-        assert set(label_row[len(row.labels) :]) <= {IGNORED}
-        assert len(id_row) == len(ids[0])
-
-
 def test_a_row_that_is_too_long_is_left_out_and_counted(tokenizer):
     long = {**ROW, "output": "word " * 500}
     result = encoder(tokenizer, max_length=300).encode(table(ROW, long))
@@ -71,10 +61,3 @@ def test_a_row_whose_response_was_cut_away_is_counted_and_not_trained_as_nothing
 def test_braces_in_a_row_stay_as_they_are(tokenizer):
     text = render(template("alpaca"), "Explain {input} and {x}.", "{instruction}")
     assert "Explain {input} and {x}." in text and "### Input:\n{instruction}\n" in text
-
-
-def test_batches_hold_every_row_once_within_the_bound():
-    rows = [TokenizedRow([1] * n, [1] * n, n) for n in range(1, 120)]
-    batches = token_batches(rows, 200)
-    assert sorted(row.index for batch in batches for row in batch) == list(range(1, 120))
-    assert all(len(b) == 1 or len(b) * len(b[0].input_ids) <= 200 for b in batches)

@@ -132,7 +132,9 @@ class Training(Section):
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(0.0, ge=0, le=1)
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    micro_batch_size: int = Field(2, ge=1, le=4096, description="rows a forward pass, a device")
+    micro_batch_tokens: int = Field(
+        2048, ge=16, le=1 << 20, description="tokens a forward pass; a longer row stands alone"
+    )
     global_batch_size: int = Field(16, ge=1, le=65536, description="rows an optimizer step")
     max_length: int = Field(1024, ge=16, le=131072, description="tokens a row")
     too_long: Literal["drop", "cut_left", "cut_right"] = Field(
@@ -145,20 +147,11 @@ class Training(Section):
     save_steps: int = Field(100, ge=1, description="optimizer steps between checkpoints")
     seed: int = Field(0, ge=0, le=2**31 - 1)
 
-    @model_validator(mode="after")
-    def _batches_divide(self) -> Training:
-        if self.global_batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} is not a multiple of "
-                f"micro_batch_size {self.micro_batch_size}"
-            )
-        return self
-
 
 class Evaluation(Section):
     """How the held-out rows are scored."""
 
-    batch_tokens: int = Field(2048, ge=16, description="padded tokens a forward pass")
+    batch_tokens: int = Field(2048, ge=16, description="tokens a forward pass")
     max_length: int = Field(2048, ge=16, description="tokens a row; longer rows are counted out")
     bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="for the intervals")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of the bootstrap")

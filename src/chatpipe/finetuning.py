@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +18,7 @@ from chatpipe.config import Lora, PromptTemplate, Quantization, Training, Varian
 from chatpipe.errors import DataError, TrainingError
 from chatpipe.model_card import base_name, write_model_card
 from chatpipe.progress import Reporter
-from chatpipe.tokenization import Encoder, Tokenized, TokenizedRow, pad_batch
+from chatpipe.tokenization import Encoder, Tokenized, TokenizedRow
 
 LOG = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ class Finetune(Request):
     """What an adapter depends on."""
 
     kind: ClassVar[str] = "adapter"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
 
     base: Artifact
@@ -58,21 +57,11 @@ class Finetune(Request):
         return _finetune(self, into, store().work_path(self.kind, self.key()))
 
 
-class Collator:
-    """Rows of a micro-batch → right-padded tensors, each (micro_batch, longest row)."""
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        import torch
-
-        names = ("input_ids", "attention_mask", "labels")
-        padded = pad_batch([TokenizedRow(**row) for row in rows])
-        return {name: torch.tensor(values) for name, values in zip(names, padded, strict=True)}
-
-
 def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     from transformers import set_seed
 
     from chatpipe import modeling
+    from chatpipe.packing import packed_attention
 
     started = time.monotonic()
     training = request.training
@@ -87,7 +76,8 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     trainer = _trainer(request, model, rows, clock)
     if checkpoint:
         LOG.warning("resuming from %s", checkpoint.name)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with packed_attention(model):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     check_adapter(model, rows.rows[0])
     _save_adapter(model, request.base, into)
     details = _details(request, trainer, rows, clock.seconds())
@@ -144,9 +134,10 @@ def lora_config(lora: Lora) -> Any:
 
 def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> Any:
     import torch
-    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
     from chatpipe import modeling
+    from chatpipe.packed_trainer import PackedTrainer, PackingCollator
 
     training = request.training
     steps = optimizer_steps(training, len(rows.rows))
@@ -154,8 +145,7 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
     arguments = TrainingArguments(
         output_dir=str(clock.work),
         max_steps=steps,
-        per_device_train_batch_size=training.micro_batch_size,
-        gradient_accumulation_steps=training.global_batch_size // training.micro_batch_size,
+        per_device_train_batch_size=training.global_batch_size,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule,
         warmup_steps=math.ceil(training.warmup_ratio * steps),
@@ -164,7 +154,6 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
         bf16=half is torch.bfloat16,
         fp16=half is torch.float16,
         use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="group_by_length",
         save_steps=training.save_steps,
         save_total_limit=2,
         logging_steps=1,
@@ -191,11 +180,11 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             clock.note(state.global_step)
 
-    trainer = Trainer(
+    trainer = PackedTrainer(
         model=model,
         args=arguments,
         train_dataset=[asdict(row) for row in rows.rows],
-        data_collator=Collator(),
+        data_collator=PackingCollator(training.micro_batch_tokens),
         callbacks=[Tell(), *tracking.callbacks(request.tracked, _manifest(request))],
     )
     trainer.remove_callback(PrinterCallback)

@@ -49,17 +49,12 @@ class Device(BaseModel):
 
 
 class Batch(BaseModel):
-    """A padded micro-batch: rows × tokens of the longest."""
+    """A packed micro-batch: its tokens, and how many of them are scored."""
 
     model_config = ConfigDict(frozen=True)
 
-    rows: int
-    length: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens, padding included."""
-        return self.rows * self.length
+    tokens: int
+    scored: int
 
 
 class MemoryEstimate(BaseModel):
@@ -93,10 +88,10 @@ def estimate(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> 
     if upcast and variant.quantization.method == "none":
         linear = FLOAT32
     activations = activation_bytes(shapes, variant, batch, device)
-    logits = float(batch.tokens * shapes.vocabulary * LOGITS)
+    logits = float(batch.scored * shapes.vocabulary * LOGITS)
     if upcast:
         # A layer is computed again when the logits' gradient is gone.
-        logits = max(logits, batch.tokens * layer_bytes(shapes, variant, batch, device))
+        logits = max(logits, batch.tokens * layer_bytes(shapes, variant, device))
     parts = {
         "linear layers": shapes.linear_parameters * linear,
         "embeddings and norms": other * (FLOAT32 if upcast else device.compute_bytes),
@@ -122,21 +117,21 @@ def activation_bytes(shapes: Shapes, variant: Variant, batch: Batch, device: Dev
     only every layer's float32 input."""
     if variant.training.gradient_checkpointing:
         return float(batch.tokens * shapes.layers * shapes.hidden * FLOAT32)
-    return batch.tokens * shapes.layers * layer_bytes(shapes, variant, batch, device)
+    return batch.tokens * shapes.layers * layer_bytes(shapes, variant, device)
 
 
-def layer_bytes(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> float:
+def layer_bytes(shapes: Shapes, variant: Variant, device: Device) -> float:
     """What one layer leaves for the backward pass, a token; LLaMA's layer with sdpa attention.
 
     - norms: two inputs and two inverse roots, in float32;
-    - attention: queries, keys, values (repeated for every head), its output, the float32
-      log-sum of every head, and a row of the mask;
+    - attention: queries, keys, values (repeated for every head), its output, and the float32
+      log-sum of every head;
     - the gated product: the gate before and after its activation, and the other factor;
     - every adapted layer: its input after dropout, the dropout's own mask, and the r products.
     """
     compute = device.compute_bytes
     norms = 2 * FLOAT32 * (shapes.hidden + 1)
-    attention = compute * (4 * shapes.attention + batch.length) + FLOAT32 * shapes.heads
+    attention = compute * 4 * shapes.attention + FLOAT32 * shapes.heads
     gated = 3 * compute * shapes.intermediate
     adapted = shapes.lora_inputs * (compute + _dropout_bytes(variant.lora.dropout, device))
     ranks = shapes.lora_modules * variant.lora.rank * compute

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.artifacts import Artifact, Request, home
-from chatpipe.config import Variant
+from chatpipe.config import Training, Variant
 from chatpipe.errors import ChatpipeError, ConfigError
 from chatpipe.estimates import (
     MADE_OF_ROWS,
@@ -230,15 +230,15 @@ class _Planner:
         if shapes is None:
             return None
         training = self.variant.training
-        rows = min(training.micro_batch_size, tokens.rows if tokens else training.micro_batch_size)
-        length = tokens.longest if tokens else training.max_length
-        needed = estimate(shapes, self.variant, Batch(rows=rows, length=length), self.device)
+        batch = largest_pack(training, tokens)
+        needed = estimate(shapes, self.variant, batch, self.device)
         free = self.device.free_bytes
         if adapter is None and free is not None and needed.total > free:
             sentence = (
-                f"memory: training needs about {needed.total / 2**30:.1f} GiB for {rows} rows of "
-                f"{length:,} tokens, {free / 2**30:.1f} GiB are free on {self.device.name}; lower "
-                "training.micro_batch_size or max_length, or set training.gradient_checkpointing."
+                f"memory: training needs about {needed.total / 2**30:.1f} GiB for "
+                f"{batch.tokens:,} tokens at once, {free / 2**30:.1f} GiB are free on "
+                f"{self.device.name}; lower training.micro_batch_tokens or max_length, or set "
+                "training.gradient_checkpointing."
             )
             # Rows of unknown length may all be short, and the estimate is not exact: see
             # docs/memory.md for its distance from measured peaks.
@@ -272,3 +272,13 @@ class _Planner:
         needs = [need for need in needs if need.bytes]
         self.faults += lacking_room(needs)
         return tuple(needs)
+
+
+def largest_pack(training: Training, tokens: Tokens | None) -> Batch:
+    """The most that one forward pass may get: a full pack, the longest row alone, or all rows of
+    an optimizer step. Where lengths are not known, every row counts as max_length."""
+    longest = tokens.longest if tokens else training.max_length
+    step = longest * min(training.global_batch_size, tokens.rows if tokens else 1 << 30)
+    size = max(longest, min(training.micro_batch_tokens, step))
+    scored = 1.0 if tokens is None or training.loss == "all" else tokens.trained_share
+    return Batch(tokens=size, scored=round(size * scored))

@@ -15,14 +15,14 @@ from chatpipe.config import Evaluation, PromptTemplate, Quantization
 from chatpipe.errors import DataError
 from chatpipe.progress import Reporter
 from chatpipe.prompts import template
-from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow, pad_batch, token_batches
+from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow
 
 
 class Score(Request):
     """One model on one held-out set; no adapter means the base itself."""
 
     kind: ClassVar[str] = "scores"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     base: Artifact
     adapter: Artifact | None
@@ -83,40 +83,26 @@ def row_nats(
 ) -> list[float]:
     """Σ −log p of the scored tokens of each row, in the order of `rows`.
 
-    Rows are batched by length; padding is masked and comes after every real token, so a row's
-    value depends neither on the batch nor on its company.
+    Rows are packed and do not see each other, so a row's value does not depend on its company.
     """
-    import torch
+    from chatpipe.packing import example_nats, pack, packed_attention, packs
 
     place = {id(row): index for index, row in enumerate(rows)}
     nats = [0.0] * len(rows)
     device = next(model.parameters()).device
     done = 0
-    for batch in token_batches(rows, batch_tokens):
-        ids, mask, labels = (torch.tensor(part, device=device) for part in pad_batch(batch))
-        with torch.inference_mode():
-            logits = model(input_ids=ids, attention_mask=mask).logits
-            losses = _batch_nats(logits, labels)
-        for row, value in zip(batch, losses.tolist(), strict=True):
-            nats[place[id(row)]] = value
-        done += len(batch)
-        if report:
-            report(done)
+    with packed_attention(model):
+        for group in packs(rows, batch_tokens):
+            on_device = {
+                name: part.to(device) if hasattr(part, "to") else part
+                for name, part in pack(group).items()
+            }
+            for row, value in zip(group, example_nats(model, on_device), strict=True):
+                nats[place[id(row)]] = value
+            done += len(group)
+            if report:
+                report(done)
     return nats
-
-
-def _batch_nats(logits: Any, labels: Any) -> Any:
-    """(batch,) nats from logits (batch, tokens, vocabulary), in float32, row by row: the
-    vocabulary in float32 for a whole batch would be most of the memory."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    return torch.stack(
-        [
-            cross_entropy(row[:-1].float(), wanted[1:], ignore_index=IGNORED, reduction="sum")
-            for row, wanted in zip(logits, labels, strict=True)
-        ]
-    )
 
 
 def _after(report: Reporter, offset: int) -> Any:

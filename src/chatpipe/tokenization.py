@@ -116,33 +116,3 @@ def starts_with_bos(tokenizer: Any) -> bool:
     """Whether this tokenizer puts BOS in front by itself (LLaMA's does, SmolLM's does not)."""
     ids = tokenizer("a")["input_ids"]
     return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
-
-
-def pad_batch(
-    rows: Sequence[TokenizedRow], pad_id: int = 0
-) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
-    """Right-padded (input_ids, attention_mask, labels), each (batch, longest row).
-
-    The mask comes from the lengths, never from the ids: an EOS that is also the padding token
-    stays attended to and scored.
-    """
-    longest = max(len(row.input_ids) for row in rows)
-    gaps = [longest - len(row.input_ids) for row in rows]
-    ids = [row.input_ids + [pad_id] * gap for row, gap in zip(rows, gaps, strict=True)]
-    mask = [[1] * (longest - gap) + [0] * gap for gap in gaps]
-    labels = [row.labels + [IGNORED] * gap for row, gap in zip(rows, gaps, strict=True)]
-    return ids, mask, labels
-
-
-def token_batches(rows: Sequence[TokenizedRow], batch_tokens: int) -> list[list[TokenizedRow]]:
-    """Rows sorted by length, in batches of at most `batch_tokens` padded tokens (a longer row
-    stands alone) in which no row is shorter than 3/4 of the longest: little is padding."""
-    batches: list[list[TokenizedRow]] = []
-    for row in sorted(rows, key=lambda row: len(row.input_ids), reverse=True):
-        longest = len(batches[-1][0].input_ids) if batches else 0
-        fits = batches and longest * (len(batches[-1]) + 1) <= batch_tokens
-        if fits and 4 * len(row.input_ids) >= 3 * longest:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches

@@ -1,0 +1,145 @@
+"""Packed rows against the same rows one by one: the same losses, gradients and training."""
+
+import pyarrow as pa
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from chatpipe.modeling import load_tokenizer
+from chatpipe.packing import example_nats, pack, packed_attention, packed_nats, packs
+from chatpipe.prompts import template
+from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow
+from tests.rows import alpaca_rows
+
+
+@pytest.fixture(scope="module", params=["response", "all"])
+def rows(request, tiny_model_dir):
+    table = pa.Table.from_pylist(alpaca_rows(7))
+    tokenizer = load_tokenizer(tiny_model_dir)
+    return Encoder(tokenizer, template("alpaca"), request.param, 2048).encode(table).rows
+
+
+@pytest.fixture
+def model(tiny_model_dir):
+    return AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+
+
+def alone(model, row):
+    """(scored,) −log p by transformers' own forward pass of one row, unpadded."""
+    logits = model(torch.tensor([row.input_ids])).logits[0, :-1].double()
+    wanted = torch.tensor(row.labels[1:])
+    scores = logits.log_softmax(-1)[wanted != IGNORED]
+    return -scores.gather(1, wanted[wanted != IGNORED][:, None])[:, 0]
+
+
+def test_every_token_s_loss_is_that_of_its_row_alone(model, rows):
+    with torch.no_grad(), packed_attention(model):
+        together = packed_nats(model, pack(rows))
+    with torch.no_grad():
+        one_by_one = torch.cat([alone(model, row) for row in rows])
+    assert together.tolist() == pytest.approx(one_by_one.tolist(), rel=1e-4, abs=1e-5)
+
+
+def test_the_gradients_are_those_of_the_rows_alone(model, rows):
+    with packed_attention(model):
+        packed_nats(model, pack(rows)).sum().backward()
+    together = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    for row in rows:
+        alone(model, row).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(together[name], parameter.grad, rtol=1e-3, atol=1e-4), name
+
+
+def test_no_example_sees_another(model, rows):
+    def first_of(company):
+        with packed_attention(model):
+            return example_nats(model, pack([rows[0], *company]))[0]
+
+    changed = [TokenizedRow([7] * len(row.input_ids), row.labels, 0) for row in rows[1:]]
+    assert first_of(rows[1:]) == first_of(changed) == pytest.approx(first_of([]), rel=1e-6)
+
+
+def test_the_first_token_of_an_example_is_no_target_of_the_one_before():
+    first, second = TokenizedRow([3, 4], [3, 4], 0), TokenizedRow([5, 6, 7], [5, 6, 7], 1)
+    packed = pack([first, second])
+    assert packed["targets"].tolist() == [4, 6, 7]
+    assert packed["kept"].tolist() == [0, 2, 3]
+    assert packed["position_ids"].tolist() == [[0, 1, 0, 1, 2]]
+    assert packed["counts"] == [1, 2]
+
+
+def test_attention_is_the_model_s_own_again_afterwards(model):
+    before = model.config._attn_implementation
+    with packed_attention(model):
+        assert model.config._attn_implementation != before
+    assert model.config._attn_implementation == before
+
+
+def test_packs_hold_every_row_once_within_the_bound_and_few_are_needed():
+    rows = [TokenizedRow([1] * n, [1] * n, n) for n in range(1, 120)]
+    groups = packs(rows, 200)
+    assert sorted(row.index for group in groups for row in group) == list(range(1, 120))
+    sizes = [sum(len(row.input_ids) for row in group) for group in groups]
+    assert max(sizes) <= 200 and len(groups) <= 1.1 * sum(sizes) / 200 + 1
+
+
+def test_a_row_longer_than_the_bound_stands_alone():
+    rows = [TokenizedRow([1] * n, [1] * n, n) for n in (50, 7, 3)]
+    assert [[row.index for row in group] for group in packs(rows, 10)] == [[50], [7, 3]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("micro_batch_tokens", [100, 4096])
+def test_training_goes_as_the_trainer_s_own_padded_training(
+    model, rows, tmp_path, tiny_model_dir, micro_batch_tokens
+):
+    """The reference is transformers' Trainer with its own collator and loss."""
+    from transformers import Trainer
+
+    from chatpipe.packed_trainer import PackedTrainer, PackingCollator
+
+    def collate(chosen):
+        longest = max(len(row["input_ids"]) for row in chosen)
+        gaps = [longest - len(row["input_ids"]) for row in chosen]
+        pairs = list(zip(chosen, gaps, strict=True))
+        return {
+            "input_ids": torch.tensor([row["input_ids"] + [0] * gap for row, gap in pairs]),
+            "attention_mask": torch.tensor([[1] * (longest - gap) + [0] * gap for gap in gaps]),
+            "labels": torch.tensor([row["labels"] + [IGNORED] * gap for row, gap in pairs]),
+        }
+
+    reference = trained(Trainer, collate, model, rows, tmp_path / "padded")
+    other = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    with packed_attention(other):
+        collator = PackingCollator(micro_batch_tokens)
+        packed = trained(PackedTrainer, collator, other, rows, tmp_path / "packed")
+    assert packed == pytest.approx(reference, rel=1e-3)
+    for (name, expected), found in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.allclose(expected, found, rtol=1e-2, atol=1e-4), name
+
+
+def trained(trainer_class, collator, model, rows, folder):
+    """Loss of every step; plain SGD, because Adam makes whole steps of rounding errors."""
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        optim="sgd",
+        num_train_epochs=3,
+        per_device_train_batch_size=4,
+        learning_rate=0.05,
+        logging_steps=1,
+        use_cpu=True,
+        remove_unused_columns=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=0,
+    )
+    dataset = [{"input_ids": r.input_ids, "labels": r.labels, "index": r.index} for r in rows]
+    trainer = trainer_class(
+        model=model, args=arguments, train_dataset=dataset, data_collator=collator
+    )
+    trainer.train()
+    return [item["loss"] for item in trainer.state.log_history if "loss" in item]
