@@ -61,7 +61,7 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     from transformers import set_seed
 
     from chatpipe import modeling
-    from chatpipe.packing import packed_attention
+    from chatpipe.packed_trainer import packed_training
 
     started = time.monotonic()
     training = request.training
@@ -76,7 +76,7 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     trainer = _trainer(request, model, rows, clock)
     if checkpoint:
         LOG.warning("resuming from %s", checkpoint.name)
-    with packed_attention(model):
+    with packed_training(model):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     check_adapter(model, rows.rows[0])
     _save_adapter(model, request.base, into)
@@ -151,7 +151,6 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
         warmup_steps=math.ceil(training.warmup_ratio * steps),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        bf16=half is torch.bfloat16,
         fp16=half is torch.float16,
         use_cpu=not torch.cuda.is_available(),
         save_steps=training.save_steps,

@@ -20,8 +20,8 @@ NF4_CONSTANT = FLOAT32 / 64
 NF4_CONSTANT_DOUBLE = 1 / 64 + FLOAT32 / (64 * 256)
 # Weight, gradient and Adam's two moments, all float32.
 ADAM = 4 * FLOAT32
-# Cross-entropy: log-probabilities, their gradient, and the logits' gradient made from both.
-LOGITS = 3 * FLOAT32
+# Of a few tokens at once: probabilities in float32, and what they are made from.
+PROBABILITIES = 2 * FLOAT32
 # What a process holds before it has a model: a CUDA context with its libraries' workspaces, or
 # (in main memory) the imported libraries.
 CONSTANT = {"cuda": 600 * 2**20, "cpu": 600 * 2**20}
@@ -88,7 +88,7 @@ def estimate(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> 
     if upcast and variant.quantization.method == "none":
         linear = FLOAT32
     activations = activation_bytes(shapes, variant, batch, device)
-    logits = float(batch.scored * shapes.vocabulary * LOGITS)
+    logits = logits_bytes(shapes, batch, device)
     if upcast:
         # A layer is computed again when the logits' gradient is gone.
         logits = max(logits, batch.tokens * layer_bytes(shapes, variant, device))
@@ -120,18 +120,27 @@ def activation_bytes(shapes: Shapes, variant: Variant, batch: Batch, device: Dev
     return batch.tokens * shapes.layers * layer_bytes(shapes, variant, device)
 
 
+def logits_bytes(shapes: Shapes, batch: Batch, device: Device) -> float:
+    """The scored tokens' logits, which their gradient overwrites."""
+    from chatpipe.cross_entropy import AT_ONCE
+
+    at_once = min(batch.scored, AT_ONCE) * PROBABILITIES
+    return float(shapes.vocabulary * (batch.scored * device.compute_bytes + at_once))
+
+
 def layer_bytes(shapes: Shapes, variant: Variant, device: Device) -> float:
     """What one layer leaves for the backward pass, a token; LLaMA's layer with sdpa attention.
 
     - norms: two inputs and two inverse roots, in float32;
-    - attention: queries, keys, values (repeated for every head), its output, and the float32
-      log-sum of every head;
+    - attention: queries, keys, values (repeated for every head) and its output, in float32 on a
+      CPU, and the float32 log-sum of every head;
     - the gated product: the gate before and after its activation, and the other factor;
     - every adapted layer: its input after dropout, the dropout's own mask, and the r products.
     """
     compute = device.compute_bytes
     norms = 2 * FLOAT32 * (shapes.hidden + 1)
-    attention = compute * 4 * shapes.attention + FLOAT32 * shapes.heads
+    attended = FLOAT32 if device.kind == "cpu" else compute
+    attention = attended * 4 * shapes.attention + FLOAT32 * shapes.heads
     gated = 3 * compute * shapes.intermediate
     adapted = shapes.lora_inputs * (compute + _dropout_bytes(variant.lora.dropout, device))
     ranks = shapes.lora_modules * variant.lora.rank * compute
@@ -146,10 +155,10 @@ def training_flops(shapes: Shapes, training: Training) -> float:
 
 
 def _dropout_bytes(dropout: float, device: Device) -> int:
-    """CUDA's fused dropout keeps a boolean, the CPU's a float32 factor."""
+    """CUDA's fused dropout keeps a boolean, the CPU's a factor of the inputs' type."""
     if dropout == 0:
         return 0
-    return 1 if device.kind == "cuda" else FLOAT32
+    return 1 if device.kind == "cuda" else device.compute_bytes
 
 
 def _adapter_bytes(device: Device) -> int:

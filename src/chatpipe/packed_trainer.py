@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from peft.helpers import disable_input_dtype_casting
 from transformers import Trainer
 
-from chatpipe.packing import pack, packed_nats, packs
+from chatpipe.packing import pack, packed_attention, packed_nats, packs
 from chatpipe.tokenization import TokenizedRow
 
 
@@ -22,6 +23,14 @@ class PackingCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         groups = packs([TokenizedRow(**row) for row in rows], self.max_tokens)
         return {"packs": [pack(group) for group in groups]}
+
+
+@contextmanager
+def packed_training(model: Any) -> Iterator[None]:
+    """While this lasts, a peft model is trained on packs; its inputs are cast by autocast alone,
+    where peft would cast every layer's to float32 and autocast back."""
+    with packed_attention(model), disable_input_dtype_casting(model):
+        yield
 
 
 class PackedTrainer(Trainer):  # type: ignore[misc]
@@ -48,6 +57,12 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
                 accelerator.backward(part)
             loss += part.detach()
         return loss
+
+    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
+        """Autocast to bfloat16 for a model that is held in it. The Trainer's own (`bf16=True`)
+        would copy all logits to float32; float16, which needs a scaler, is left to it."""
+        half = self.model.dtype is torch.bfloat16
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=half)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the Trainer's formula is for padded rows."""

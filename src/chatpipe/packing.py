@@ -13,15 +13,14 @@ from typing import Any
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from chatpipe.cross_entropy import token_nats
 from chatpipe.tokenization import IGNORED, TokenizedRow
 
 ATTENTION = "chatpipe_packed"
-# Scored tokens whose logits are in float32 at once, where no gradient is wanted.
-LOGITS_AT_ONCE = 256
 
 Pack = dict[str, Any]
 
@@ -80,22 +79,14 @@ def packed_logits(model: Any, packed: Pack) -> torch.Tensor:
 
 def packed_nats(model: Any, packed: Pack) -> torch.Tensor:
     """(S,) −log p of every scored token, in float32: bfloat16 has 3 digits, too few to sum."""
-    logits = packed_logits(model, packed)
-    return cross_entropy(logits.float(), packed["targets"], reduction="none")
+    return token_nats(packed_logits(model, packed), packed["targets"])
 
 
 def example_nats(model: Any, packed: Pack) -> list[float]:
     """Σ −log p of the scored tokens of each example, without gradients."""
     with torch.inference_mode():
-        logits = packed_logits(model, packed)
-        parts = zip(
-            torch.split(logits, LOGITS_AT_ONCE),
-            torch.split(packed["targets"], LOGITS_AT_ONCE),
-            strict=True,
-        )
-        nats = [cross_entropy(some.float(), wanted, reduction="none") for some, wanted in parts]
-        whole = torch.cat(nats).double() if nats else torch.zeros(0, dtype=torch.double)
-        return [float(of_one.sum()) for of_one in torch.split(whole, packed["counts"])]
+        nats = packed_nats(model, packed).double()
+        return [float(of_one.sum()) for of_one in torch.split(nats, packed["counts"])]
 
 
 @contextmanager
@@ -127,17 +118,15 @@ def _attention(
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _variable_length(query, key, value, lengths, scale), None
     groups: int = module.num_key_value_groups  # type: ignore[assignment]
-    parts = zip(
-        torch.split(query, lengths, dim=2),
-        torch.split(repeat_kv(key, groups), lengths, dim=2),
-        torch.split(repeat_kv(value, groups), lengths, dim=2),
-        strict=True,
-    )
-    outputs = [
-        scaled_dot_product_attention(*part, is_causal=True, scale=scale, dropout_p=dropout)
-        for part in parts
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    heads = (query, repeat_kv(key, groups), repeat_kv(value, groups))
+    # float32 here: on CPUs it is more exact and, backward, twice as fast as bfloat16.
+    with torch.autocast(query.device.type, enabled=False):
+        parts = zip(*(torch.split(part.float(), lengths, dim=2) for part in heads), strict=True)
+        outputs = [
+            scaled_dot_product_attention(*part, is_causal=True, scale=scale, dropout_p=dropout)
+            for part in parts
+        ]
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(query.dtype), None
 
 
 def _variable_length(
