@@ -9,8 +9,9 @@ SENTENCES = (
 )
 
 
-def tiny_model(path: Path, seed: int = 0) -> Path:
-    """Save the model (float32 safetensors) and its tokenizer (BOS, EOS, no padding token)."""
+def tiny_model(path: Path, seed: int = 0, **shape: int) -> Path:
+    """Save the model (float32 safetensors) and its tokenizer (BOS, EOS, no padding token); `shape`
+    is what of LlamaConfig is to be another size."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -32,9 +33,7 @@ def tiny_model(path: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
+        **{"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, **shape},
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=1024,

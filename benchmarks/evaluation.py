@@ -1,0 +1,109 @@
+"""Perplexity: real tokens a second, on the same rows, with the same nats.
+
+The base in full precision, because that is what lm-evaluation-harness loads here:
+  harness-1   lm-evaluation-harness, its Hugging Face backend, batch size 1
+  harness-8   the same, batch size 8
+  ours        chatpipe's packed scoring
+
+    python -m benchmarks.evaluation [--rounds 3] [--rows 100] [--file ROWS]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from benchmarks import harness, rows
+from chatpipe.config import Quantization
+from chatpipe.modeling import load_model, load_tokenizer, peak_memory_bytes
+from chatpipe.quiet import quieten
+from chatpipe.scoring import row_nats
+from chatpipe.tokenization import IGNORED, TokenizedRow
+
+PLAIN = Quantization(method="none")
+BATCH_TOKENS = 2048
+CONTENDERS = ("harness-1", "harness-8", "ours")
+
+
+def harness_nats(base: Path, held: Sequence[TokenizedRow], batch: int) -> tuple[list[float], float]:
+    """(nats of every row, seconds) by lm-evaluation-harness."""
+    from lm_eval.models.huggingface import HFLM
+
+    model = load_model(base, None, PLAIN)
+    lm = HFLM(pretrained=model, tokenizer=load_tokenizer(base), batch_size=batch)
+    asked = []
+    for number, row in enumerate(held):
+        prompt = sum(label == IGNORED for label in row.labels)
+        asked.append(((str(number), ""), row.input_ids[:prompt], row.input_ids[prompt:]))
+    started = time.monotonic()
+    answers = lm._loglikelihood_tokens(asked, disable_tqdm=True)
+    return [-answer[0] for answer in answers], time.monotonic() - started
+
+
+def our_nats(base: Path, held: Sequence[TokenizedRow]) -> tuple[list[float], float]:
+    """(nats of every row, seconds) by chatpipe."""
+    model = load_model(base, None, PLAIN)
+    started = time.monotonic()
+    nats = row_nats(model, held, BATCH_TOKENS)
+    return nats, time.monotonic() - started
+
+
+def run(name: str, options: argparse.Namespace) -> harness.Result:
+    quieten()
+    base = rows.base_model(options.base)
+    held, _ = rows.tokenized(base, options.file, (options.rows, 0))
+    if name == "ours":
+        nats, seconds = our_nats(base.path, held)
+    else:
+        nats, seconds = harness_nats(base.path, held, int(name.rpartition("-")[2]))
+    tokens = sum(len(row.input_ids) for row in held)
+    return {
+        "tokens_per_s": tokens / seconds,
+        "seconds": seconds,
+        "tokens": tokens,
+        "nats": sum(nats),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--contender")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--base", help="a model directory; the embedded 135M base when left out")
+    parser.add_argument("--file", type=Path, help="rows of one's own")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    options = parser.parse_args()
+    if options.contender:
+        harness.say(run(options.contender, options))
+        return
+    passed = [f"--rows={options.rows}"]
+    passed += [f"--base={options.base}"] if options.base else []
+    passed += [f"--file={options.file}"] if options.file else []
+    found = harness.contend("benchmarks.evaluation", options.only, options.rounds, passed)
+    ratios = {
+        name: harness.ratio(found, "tokens_per_s", "ours", name) for name in found if name != "ours"
+    }
+    lines = []
+    for name, results in found.items():
+        against = ratios.get(name)
+        lines.append(
+            {
+                "contender": name,
+                "tokens/s": f"{median(r['tokens_per_s'] for r in results):,.0f}",
+                "nats": f"{results[0]['nats']:,.1f}",
+                "peak GiB": f"{median(r['peak_memory_bytes'] for r in results) / 2**30:.1f}",
+                "ours is faster by": harness.shown(against),
+            }
+        )
+    harness.table("Perplexity, real tokens a second", lines)
+    command = f"python -m benchmarks.evaluation --rounds {options.rounds} {' '.join(passed)}"
+    harness.write("evaluation", command, {"rounds": found, "ratios": ratios})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What the benchmarks share: contenders in processes of their own, round by round, and ratios.
+
+A ratio is taken within a round, where both contenders met the same machine; quoted is the median
+of the rounds with the smallest and the largest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+MARK = "RESULT "
+
+Result = dict[str, Any]
+Rounds = dict[str, list[Result]]
+
+
+def contend(module: str, contenders: Sequence[str], rounds: int, options: Sequence[str]) -> Rounds:
+    """Every contender once a round, each in a process of its own."""
+    found: Rounds = {name: [] for name in contenders}
+    for number in range(rounds):
+        for name in contenders:
+            result = in_process(module, [name, *options])
+            found[name].append(result)
+            print(f"round {number + 1}, {name}: {json.dumps(result)}", flush=True)
+    return found
+
+
+def in_process(module: str, arguments: Sequence[str]) -> Result:
+    """What that module says of one contender."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--contender", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+    )
+    said = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if done.returncode or not said:
+        raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{done.stdout[-2000:]}")
+    return dict(json.loads(said[-1].removeprefix(MARK)))
+
+
+def say(result: Result) -> None:
+    """A contender's result, for the process that asked for it."""
+    print(MARK + json.dumps(result), flush=True)
+
+
+def ratio(rounds: Rounds, figure: str, ours: str, theirs: str) -> Result:
+    """How many times our figure is theirs: the median of the rounds, and its range."""
+    pairs = zip(rounds[ours], rounds[theirs], strict=True)
+    ratios = [mine[figure] / other[figure] for mine, other in pairs]
+    return {"median": median(ratios), "least": min(ratios), "most": max(ratios)}
+
+
+def write(name: str, command: str, found: Result) -> None:
+    """`results/<name>.json`, with the machine, the versions and the command."""
+    RESULTS.mkdir(exist_ok=True)
+    about = {"date": datetime.now(UTC).date().isoformat(), "command": command, **machine()}
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**about, **found}, indent=1) + "\n", "utf-8")
+    print(f"written: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+def machine() -> Result:
+    """The device and the versions that the figures hang on."""
+    from chatpipe.modeling import device_name, library_versions
+
+    return {
+        "device": device_name(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "versions": library_versions(),
+    }
+
+
+def table(title: str, rows: Sequence[dict[str, str]]) -> None:
+    """Print rows as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        made.add_column(name, justify="left" if name == next(iter(rows[0])) else "right")
+    for row in rows:
+        made.add_row(*row.values())
+    Console(width=110).print(made)
+
+
+def shown(found: Result | None) -> str:
+    """A ratio as text; nothing for the one that is compared."""
+    return f"{found['median']:.2f} [{found['least']:.2f}, {found['most']:.2f}]" if found else ""

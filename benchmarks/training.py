@@ -1,0 +1,277 @@
+"""Training: real tokens a second, and the held-out loss after an epoch.
+
+Same rows, same NF4 base, same LoRA, same global batch, same learning rate:
+  padded      transformers' Trainer, batches of 2, padded: the 2023 recipe
+  trl         TRL's SFTTrainer, padded, all rows of a step in one batch
+  trl-packed  TRL's SFTTrainer, packed (best-fit), as many tokens a step
+  ours        chatpipe's packed training
+
+    python -m benchmarks.training [--rounds 3] [--rows 64] [--file ROWS]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+
+from benchmarks import harness, rows
+from chatpipe.config import Lora, Quantization, Training
+from chatpipe.finetuning import lora_config
+from chatpipe.modeling import compute_dtype, load_base, load_fast_base, peak_memory_bytes
+from chatpipe.quiet import quieten
+from chatpipe.scoring import row_nats
+from chatpipe.shapes import shapes_of
+from chatpipe.tokenization import IGNORED, TokenizedRow
+
+GLOBAL_BATCH = 8
+SETTINGS = Training(learning_rate=1e-3, global_batch_size=GLOBAL_BATCH, epochs=1)
+LORA = Lora(dropout=0.0)
+QUANTIZATION = Quantization()
+
+Rows = Sequence[TokenizedRow]
+
+
+def tuned(base: Path, load: Callable[[Path, Quantization], Any]) -> Any:
+    torch.manual_seed(0)
+    return get_peft_model(load(base, QUANTIZATION), lora_config(LORA))
+
+
+def arguments(folder: str, **more: Any) -> dict[str, Any]:
+    """What every Trainer gets."""
+    return {
+        "output_dir": folder,
+        "num_train_epochs": 1,
+        "learning_rate": SETTINGS.learning_rate,
+        "lr_scheduler_type": SETTINGS.schedule,
+        "max_grad_norm": SETTINGS.max_grad_norm,
+        "use_cpu": not torch.cuda.is_available(),
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "seed": 0,
+        **more,
+    }
+
+
+def padded(base: Path, train: Rows, folder: str) -> Any:
+    from transformers import Trainer, TrainingArguments
+
+    def collate(chosen: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(row["input_ids"]) for row in chosen)
+        gaps = [(row, longest - len(row["input_ids"])) for row in chosen]
+        parts = {
+            "input_ids": [row["input_ids"] + [0] * gap for row, gap in gaps],
+            "attention_mask": [[1] * (longest - gap) + [0] * gap for _, gap in gaps],
+            "labels": [row["labels"] + [IGNORED] * gap for row, gap in gaps],
+        }
+        return {name: torch.tensor(values) for name, values in parts.items()}
+
+    settings = TrainingArguments(
+        **arguments(
+            folder,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=GLOBAL_BATCH // 2,
+            bf16=compute_dtype(QUANTIZATION) is torch.bfloat16,
+            remove_unused_columns=False,
+        )
+    )
+    dataset = [{"input_ids": row.input_ids, "labels": row.labels} for row in train]
+    return Trainer(
+        model=tuned(base, load_base), args=settings, train_dataset=dataset, data_collator=collate
+    )
+
+
+def trl(base: Path, train: Rows, folder: str) -> Any:
+    return _trl(base, train, folder, per_device_train_batch_size=GLOBAL_BATCH)
+
+
+def trl_packed(base: Path, train: Rows, folder: str) -> Any:
+    """Packs of as many tokens as a global batch has on average."""
+    tokens = sum(len(row.input_ids) for row in train)
+    length = max(GLOBAL_BATCH * tokens // len(train), *(len(row.input_ids) for row in train))
+    more = {"packing": True, "packing_strategy": "bfd", "max_length": length}
+    return _trl(base, train, folder, per_device_train_batch_size=1, **more)
+
+
+def _trl(base: Path, train: Rows, folder: str, **more: Any) -> Any:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    settings = SFTConfig(
+        **arguments(
+            folder,
+            bf16=compute_dtype(QUANTIZATION) is torch.bfloat16,
+            gradient_checkpointing=False,
+            **{"max_length": None, **more},
+        )
+    )
+    dataset = Dataset.from_list(
+        [
+            {
+                "input_ids": row.input_ids,
+                "completion_mask": [int(label != IGNORED) for label in row.labels],
+            }
+            for row in train
+        ]
+    )
+    from chatpipe.modeling import load_tokenizer
+
+    return SFTTrainer(
+        model=tuned(base, load_base),
+        args=settings,
+        train_dataset=dataset,
+        processing_class=load_tokenizer(base),
+    )
+
+
+def ours(base: Path, train: Rows, folder: str) -> Any:
+    from dataclasses import asdict
+
+    from transformers import TrainingArguments
+
+    from chatpipe.packed_trainer import PackedTrainer, PackingCollator
+
+    settings = TrainingArguments(
+        **arguments(folder, per_device_train_batch_size=GLOBAL_BATCH, remove_unused_columns=False)
+    )
+    return PackedTrainer(
+        model=tuned(base, load_fast_base),
+        args=settings,
+        train_dataset=[asdict(row) for row in train],
+        data_collator=PackingCollator(SETTINGS.micro_batch_tokens),
+    )
+
+
+CONTENDERS = {"padded": padded, "trl": trl, "trl-packed": trl_packed, "ours": ours}
+
+
+def run(name: str, options: argparse.Namespace) -> harness.Result:
+    """Train for an epoch; the seconds are the Trainer's own, without loading."""
+    from contextlib import nullcontext
+
+    from chatpipe.packed_trainer import packed_training
+
+    quieten()
+    base = rows.base_model(options.base).path
+    train, heldout = rows.tokenized(base_artifact(options), options.file, (options.rows, 60))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = CONTENDERS[name](base, train, folder)
+        model = trainer.model
+        with packed_training(model) if name == "ours" else nullcontext():
+            started = time.monotonic()
+            trainer.train()
+            seconds = time.monotonic() - started
+    model.eval()
+    scored = sum(label != IGNORED for row in heldout for label in row.labels[1:])
+    tokens = sum(len(row.input_ids) for row in train)
+    return {
+        "tokens_per_s": tokens / seconds,
+        "seconds": seconds,
+        "tokens": tokens,
+        "heldout_loss": sum(row_nats(model, heldout, 1024)) / scored,
+        "optimizer_steps": trainer.state.global_step,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def base_artifact(options: argparse.Namespace) -> Any:
+    return rows.base_model(options.base)
+
+
+def matrix_rate(seconds: float = 2.0) -> float:
+    """The best bfloat16 matrix product of this machine, in operations a second."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    best = 0.0
+    for size in (1024, 2048, 4096):
+        left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in "ab")
+        count, started = 0, time.monotonic()
+        while time.monotonic() - started < seconds:
+            left @ right
+            if device == "cuda":
+                torch.cuda.synchronize()
+            count += 1
+        best = max(best, 2 * size**3 * count / (time.monotonic() - started))
+    return best
+
+
+def operations_per_token(base: Path, train: Rows) -> float:
+    """4 a weight of the linear layers (forward, and the gradient of the input; a frozen weight has
+    none of its own), 6 a weight of the adapter, and 4 a weight of the output layer for every
+    token that is scored. Attention, norms and the optimizer are not counted."""
+    shapes = shapes_of(base, LORA)
+    scored = sum(label != IGNORED for row in train for label in row.labels[1:])
+    share = scored / sum(len(row.input_ids) for row in train)
+    head = 4 * share * shapes.head_parameters
+    return 4 * shapes.linear_parameters + 6 * shapes.lora_parameters + head
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--contender")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--base", help="a model directory; the embedded 135M base when left out")
+    parser.add_argument("--file", type=Path, help="rows of one's own")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    options = parser.parse_args()
+    if options.contender:
+        harness.say(run(options.contender, options))
+        return
+    passed = [f"--rows={options.rows}"]
+    passed += [f"--base={options.base}"] if options.base else []
+    passed += [f"--file={options.file}"] if options.file else []
+    found = harness.contend("benchmarks.training", options.only, options.rounds, passed)
+    base = base_artifact(options)
+    train, _ = rows.tokenized(base, options.file, (options.rows, 0))
+    operations, rate = operations_per_token(base.path, train), matrix_rate()
+    reached = [result["tokens_per_s"] * operations / rate for result in found["ours"]]
+    ratios = {
+        name: harness.ratio(found, "tokens_per_s", "ours", name) for name in found if name != "ours"
+    }
+    print_results(found, ratios)
+    print(
+        f"ours: {operations / 1e6:,.0f} million operations a token; {min(reached):.0%} to "
+        f"{max(reached):.0%} of the best matrix product, {rate / 1e9:,.0f} GFLOP/s"
+    )
+    harness.write(
+        "training",
+        f"python -m benchmarks.training --rounds {options.rounds} {' '.join(passed)}",
+        {
+            "rounds": found,
+            "ratios": ratios,
+            "operations_per_token": operations,
+            "matrix_rate": rate,
+            "share_of_matrix_rate": reached,
+        },
+    )
+
+
+def print_results(found: harness.Rounds, ratios: dict[str, harness.Result]) -> None:
+    """A line for each contender."""
+    from statistics import median
+
+    lines = []
+    for name, results in found.items():
+        against = ratios.get(name)
+        lines.append(
+            {
+                "contender": name,
+                "tokens/s": f"{median(r['tokens_per_s'] for r in results):,.0f}",
+                "held-out loss": f"{median(r['heldout_loss'] for r in results):.3f}",
+                "peak GiB": f"{median(r['peak_memory_bytes'] for r in results) / 2**30:.1f}",
+                "ours is faster by": harness.shown(against),
+            }
+        )
+    harness.table("Training, real tokens a second", lines)
+
+
+if __name__ == "__main__":
+    main()
