@@ -2,7 +2,7 @@
 
 Same rows, same NF4 base, same LoRA, same global batch, same learning rate:
   padded      transformers' Trainer, batches of 2, padded: the 2023 recipe
-  trl         TRL's SFTTrainer, padded, all rows of a step in one batch
+  trl         TRL's SFTTrainer, padded, batches of 2
   trl-packed  TRL's SFTTrainer, packed (best-fit), as many tokens a step
   ours        chatpipe's packed training
 
@@ -90,7 +90,13 @@ def padded(base: Path, train: Rows, folder: str) -> Any:
 
 
 def trl(base: Path, train: Rows, folder: str) -> Any:
-    return _trl(base, train, folder, per_device_train_batch_size=GLOBAL_BATCH)
+    return _trl(
+        base,
+        train,
+        folder,
+        per_device_train_batch_size=2,  # faster here than 4 or 8
+        gradient_accumulation_steps=GLOBAL_BATCH // 2,
+    )
 
 
 def trl_packed(base: Path, train: Rows, folder: str) -> Any:
@@ -139,14 +145,13 @@ def ours(base: Path, train: Rows, folder: str) -> Any:
 
     from chatpipe.packed_trainer import PackedTrainer, PackingCollator
 
-    settings = TrainingArguments(
-        **arguments(folder, per_device_train_batch_size=GLOBAL_BATCH, remove_unused_columns=False)
-    )
+    settings = TrainingArguments(**arguments(folder, remove_unused_columns=False))
     return PackedTrainer(
         model=tuned(base, load_fast_base),
         args=settings,
         train_dataset=[asdict(row) for row in train],
         data_collator=PackingCollator(SETTINGS.micro_batch_tokens),
+        global_batch_size=GLOBAL_BATCH,
     )
 
 

@@ -11,6 +11,8 @@ from chatpipe.prompts import template
 from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow
 from tests.rows import alpaca_rows
 
+BATCH = 4
+
 
 @pytest.fixture(scope="module", params=["response", "all"])
 def rows(request, tiny_model_dir):
@@ -97,7 +99,14 @@ def test_training_goes_as_the_trainer_s_own_padded_training(
     """The reference is transformers' Trainer with its own collator and loss."""
     from transformers import Trainer
 
+    from chatpipe.global_batches import EpochLoader, GlobalBatches
     from chatpipe.packed_trainer import PackedTrainer, PackingCollator
+
+    class InOurOrder(Trainer):
+        def get_train_dataloader(self):
+            batches = GlobalBatches(len(self.train_dataset), BATCH, seed=0)
+            dataset, collator = self.train_dataset, self.data_collator
+            return EpochLoader(dataset, batch_sampler=batches, collate_fn=collator)
 
     def collate(chosen):
         longest = max(len(row["input_ids"]) for row in chosen)
@@ -109,17 +118,19 @@ def test_training_goes_as_the_trainer_s_own_padded_training(
             "labels": torch.tensor([row["labels"] + [IGNORED] * gap for row, gap in pairs]),
         }
 
-    reference = trained(Trainer, collate, model, rows, tmp_path / "padded")
+    reference = trained(InOurOrder, collate, model, rows, tmp_path / "padded")
     other = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     with packed_attention(other):
         collator = PackingCollator(micro_batch_tokens)
-        packed = trained(PackedTrainer, collator, other, rows, tmp_path / "packed")
+        packed = trained(
+            PackedTrainer, collator, other, rows, tmp_path / "packed", global_batch_size=BATCH
+        )
     assert packed == pytest.approx(reference, rel=1e-3)
     for (name, expected), found in zip(model.named_parameters(), other.parameters(), strict=True):
         assert torch.allclose(expected, found, rtol=1e-2, atol=1e-4), name
 
 
-def trained(trainer_class, collator, model, rows, folder):
+def trained(trainer_class, collator, model, rows, folder, **more):
     """Loss of every step; plain SGD, because Adam makes whole steps of rounding errors."""
     from transformers import TrainingArguments
 
@@ -127,7 +138,7 @@ def trained(trainer_class, collator, model, rows, folder):
         output_dir=str(folder),
         optim="sgd",
         num_train_epochs=3,
-        per_device_train_batch_size=4,
+        per_device_train_batch_size=BATCH,
         learning_rate=0.05,
         logging_steps=1,
         use_cpu=True,
@@ -139,7 +150,7 @@ def trained(trainer_class, collator, model, rows, folder):
     )
     dataset = [{"input_ids": r.input_ids, "labels": r.labels, "index": r.index} for r in rows]
     trainer = trainer_class(
-        model=model, args=arguments, train_dataset=dataset, data_collator=collator
+        model=model, args=arguments, train_dataset=dataset, data_collator=collator, **more
     )
     trainer.train()
     return [item["loss"] for item in trainer.state.log_history if "loss" in item]

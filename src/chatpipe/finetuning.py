@@ -54,6 +54,11 @@ class Finetune(Request):
         )
 
     def build(self, into: Path) -> dict[str, Any]:
+        from chatpipe import distributed
+
+        count = distributed.processes()
+        if count > 1:
+            return distributed.build_together(self, into, count)
         return _finetune(self, into, store().work_path(self.kind, self.key()))
 
 
@@ -78,6 +83,8 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
         LOG.warning("resuming from %s", checkpoint.name)
     with packed_training(model):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if not trainer.is_world_process_zero():
+        return {}
     check_adapter(model, rows.rows[0])
     _save_adapter(model, request.base, into)
     details = _details(request, trainer, rows, clock.seconds())
@@ -145,7 +152,6 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
     arguments = TrainingArguments(
         output_dir=str(clock.work),
         max_steps=steps,
-        per_device_train_batch_size=training.global_batch_size,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule,
         warmup_steps=math.ceil(training.warmup_ratio * steps),
@@ -160,8 +166,7 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
         seed=training.seed,
         **tracking.arguments(request.tracked, request.key()),
         disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
     )
     report = Reporter(steps, "steps")
 
@@ -177,13 +182,15 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
                     )
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            clock.note(state.global_step)
+            if state.is_world_process_zero:
+                clock.note(state.global_step)
 
     trainer = PackedTrainer(
         model=model,
         args=arguments,
         train_dataset=[asdict(row) for row in rows.rows],
         data_collator=PackingCollator(training.micro_batch_tokens),
+        global_batch_size=training.global_batch_size,
         callbacks=[Tell(), *tracking.callbacks(request.tracked, _manifest(request))],
     )
     trainer.remove_callback(PrinterCallback)
@@ -306,6 +313,7 @@ def _details(request: Finetune, trainer: Any, rows: Tokenized, wall: float) -> d
         "trainable_parameters": sum(trained),
         "peak_memory_bytes": modeling.peak_memory_bytes(),
         "device": modeling.device_name(),
+        "processes": trainer.accelerator.num_processes,
         "versions": modeling.library_versions(),
         "loss_history": history,
     }

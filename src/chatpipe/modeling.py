@@ -20,14 +20,16 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "dat
 
 
 def device() -> torch.device:
-    """The first CUDA device, or the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """This process's CUDA device, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def device_name() -> str:
     """What people call the device."""
     if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name(0))
+        return str(torch.cuda.get_device_name())
     return f"{_cpu_model()}, {torch.get_num_threads()} threads"
 
 

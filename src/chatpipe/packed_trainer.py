@@ -10,8 +10,12 @@ import torch
 from peft.helpers import disable_input_dtype_casting
 from transformers import Trainer
 
+from chatpipe.global_batches import EpochLoader, GlobalBatches
 from chatpipe.packing import pack, packed_attention, packed_nats, packs
-from chatpipe.tokenization import TokenizedRow
+from chatpipe.tokenization import IGNORED, TokenizedRow
+
+# One token, of which nothing is scored.
+NOTHING = TokenizedRow([0], [IGNORED], 0)
 
 
 class PackingCollator:
@@ -22,7 +26,8 @@ class PackingCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         groups = packs([TokenizedRow(**row) for row in rows], self.max_tokens)
-        return {"packs": [pack(group) for group in groups]}
+        # A process without rows goes through the motions, because the others wait for it.
+        return {"packs": [pack(group) for group in groups or [[NOTHING]]]}
 
 
 @contextmanager
@@ -34,8 +39,25 @@ def packed_training(model: Any) -> Iterator[None]:
 
 
 class PackedTrainer(Trainer):  # type: ignore[misc]
-    """A step's loss is the mean over all scored tokens of its rows, on all processes, as the
-    Trainer's own is: how the rows are packed changes nothing but the speed."""
+    """Trains on `global_batch_size` rows a step, however many processes share them. A step's loss
+    is the mean over all scored tokens of its rows, on all processes, as
+    the Trainer's own is: how the rows are packed and shared changes nothing but the speed."""
+
+    def __init__(self, *, global_batch_size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.global_batch_size = global_batch_size
+
+    def get_train_dataloader(self) -> EpochLoader:
+        """Not the Trainer's own, which deals out other rows where there are more processes."""
+        accelerator, rows = self.accelerator, self.train_dataset
+        batches = GlobalBatches(
+            len(rows),
+            self.global_batch_size,
+            self.args.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        return EpochLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None

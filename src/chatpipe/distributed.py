@@ -1,0 +1,88 @@
+"""One training on several devices: a process for each, started by torch's own launcher.
+
+`python -m torch.distributed.run … -m chatpipe.distributed REQUEST INTO OUTCOME` is each of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from chatpipe.artifacts import Request, home
+from chatpipe.errors import BY_NAME, ChatpipeError, ConfigError, StepProcessError
+from chatpipe.quiet import quieten
+
+PROCESSES = "CHATPIPE_PROCESSES"
+
+
+def processes() -> int:
+    """How many processes train together: as many as $CHATPIPE_PROCESSES says, else one for each
+    visible GPU; 1 within such a process."""
+    import torch
+
+    if "LOCAL_RANK" in os.environ:
+        return 1
+    asked = os.environ.get(PROCESSES, "")
+    if asked and not (asked.isdecimal() and int(asked)):
+        raise ConfigError([f"{PROCESSES}={asked}: must be a whole number above 0."])
+    return int(asked) if asked else max(1, torch.cuda.device_count())
+
+
+def build_together(request: Request, into: Path, count: int) -> dict[str, Any]:
+    """Have that many processes build the request there; its details, or its error raised here."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked, outcome = Path(folder) / "request.json", Path(folder) / "outcome.json"
+        asked.write_text(request.model_dump_json(), "utf-8")
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        ours = ["-m", "chatpipe.distributed", str(asked), str(into), str(outcome)]
+        done = subprocess.run(
+            [sys.executable, *launcher, *ours],
+            env={**os.environ, "CHATPIPE_HOME": str(home()), **_threads(count)},
+        )
+        said = json.loads(outcome.read_text("utf-8")) if outcome.is_file() else {}
+    if "error" in said:
+        raise BY_NAME.get(said["error"]["type"], ChatpipeError)(said["error"]["message"])
+    if "details" not in said:
+        raise StepProcessError(
+            f"the {request.kind} step ended with exit code {done.returncode} in one of its "
+            f"{count} processes; the lines before say why."
+        )
+    return dict(said["details"])
+
+
+def _threads(count: int) -> dict[str, str]:
+    """The launcher would give every process one thread: on CPUs they share what there is."""
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
+
+
+def main(asked: Path, into: Path, outcome: Path) -> None:
+    """One of the processes; the first one speaks for all."""
+    import torch
+    from torch import distributed
+
+    from chatpipe.finetuning import Finetune
+
+    if int(os.environ["RANK"]):
+        os.environ.pop("CHATPIPE_CHILD", None)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    said: dict[str, Any]
+    try:
+        said = {"details": Finetune.model_validate_json(asked.read_text("utf-8")).build(into)}
+    except (ChatpipeError, ValueError) as error:
+        said = {"error": {"type": type(error).__name__, "message": str(error)}}
+    if not int(os.environ["RANK"]) or "error" in said:
+        outcome.write_text(json.dumps(said), "utf-8")
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    sys.exit(1 if "error" in said else 0)
+
+
+if __name__ == "__main__":
+    quieten()
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""Several processes that train together: the same rows a step, the same training."""
+
+import pytest
+import torch
+
+from chatpipe.artifacts import store
+from chatpipe.distributed import PROCESSES, processes
+from chatpipe.errors import ConfigError, TrainingError
+from chatpipe.global_batches import GlobalBatches
+from tests.requests import finetune_request
+
+
+def test_processes_share_the_rows_of_each_step():
+    together = list(GlobalBatches(23, 8, seed=3))
+    shares = [list(GlobalBatches(23, 8, seed=3, rank=rank, world=3)) for rank in range(3)]
+    assert [len(step) for step in together] == [8, 8, 7]
+    for number, step in enumerate(together):
+        assert sorted(row for share in shares for row in share[number]) == sorted(step)
+
+
+def test_every_epoch_has_an_order_of_its_own_and_the_same_again():
+    batches = GlobalBatches(50, 8, seed=0)
+    first = list(batches)
+    batches.set_epoch(1)
+    assert list(batches) != first
+    batches.set_epoch(0)
+    assert list(batches) == first
+    assert list(GlobalBatches(50, 8, seed=1)) != first
+
+
+def test_a_process_may_be_left_without_rows_in_the_last_step():
+    steps = list(GlobalBatches(5, 4, seed=0, rank=1, world=2))
+    assert [len(step) for step in steps] == [2, 0]
+
+
+def test_the_number_of_processes_is_checked(monkeypatch):
+    monkeypatch.setenv(PROCESSES, "two")
+    with pytest.raises(ConfigError, match="CHATPIPE_PROCESSES=two"):
+        processes()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(chatpipe_home, tiny_model_dir, monkeypatch):
+    """21 rows in steps of 4: in the last step of an epoch one process has no row."""
+    from safetensors.torch import load_file
+
+    request = finetune_request(chatpipe_home, tiny_model_dir, 25, epochs=2)
+    alone = store().obtain(request)
+    weights = load_file(alone.path / "adapter_model.safetensors")
+    losses = [point["loss"] for point in alone.details()["loss_history"]]
+    store().forget(alone.path)
+    monkeypatch.setenv(PROCESSES, "2")
+    together = store().obtain(request)
+    details = together.details()
+    assert details["processes"] == 2 and alone.key == together.key
+    assert details["rows_trained"] % 4 == 1
+    assert [point["loss"] for point in details["loss_history"]] == pytest.approx(losses, rel=1e-3)
+    for name, weight in load_file(together.path / "adapter_model.safetensors").items():
+        assert torch.allclose(weight, weights[name], rtol=0.02, atol=2e-4), name
+
+
+@pytest.mark.slow
+def test_what_fails_in_several_processes_fails_in_one_sentence(
+    chatpipe_home, tiny_model_dir, monkeypatch
+):
+    request = finetune_request(chatpipe_home, tiny_model_dir, 24)
+    lora = request.lora.model_copy(update={"target_modules": ("no_such_layer",)})
+    monkeypatch.setenv(PROCESSES, "2")
+    with pytest.raises(TrainingError, match="no_such_layer"):
+        store().obtain(request.model_copy(update={"lora": lora}))
