@@ -5,20 +5,33 @@ Every row that is read is kept, or kept aside in `dropped.parquet` and counted u
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from chatpipe.artifacts import Artifact, Request
 from chatpipe.config import Dataset, Fallback, Split
 from chatpipe.data import FORMATS
 from chatpipe.data.formats import NOT_TEXT, UNDECODABLE
-from chatpipe.data.reading import READ_REASON, read_rows
+from chatpipe.data.ids import (
+    Digests,
+    Mask,
+    as_digests,
+    as_ids,
+    first_of_each,
+    heldout_mask,
+    text_digests,
+)
+from chatpipe.data.parallel import in_order
+from chatpipe.data.reading import READ_REASON, Part, RowFile, batches
+from chatpipe.data.writing import RowWriter, count_values, ordered
 from chatpipe.errors import DataError
 from chatpipe.sources import ROWS, matching
 
@@ -80,35 +93,40 @@ class Normalize(Request):
 
     def build(self, into: Path) -> dict[str, Any]:
         found = matching(self.raw.path / ROWS, self.files, self.name)
-        tables = [self._normalized(file) for file in found]
-        table = pa.concat_tables(tables).combine_chunks()
-        kept = table.filter(pc.is_null(table["reason"]))
-        dropped = table.filter(pc.is_valid(table["reason"]))
-        if not kept.num_rows:
-            raise DataError(f"data set {self.name}: none of {table.num_rows} rows can be used.")
-        pq.write_table(kept.select(SCHEMA.names).cast(SCHEMA), into / "examples.parquet")
-        pq.write_table(dropped.select(DROPPED_SCHEMA.names), into / "dropped.parquet")
+        read = 0
+        with (
+            RowWriter(into / "examples.parquet", SCHEMA, "flag") as kept,
+            RowWriter(into / "dropped.parquet", DROPPED_SCHEMA, "reason") as dropped,
+        ):
+            for file in found:
+                rows = RowFile(file, FORMATS[self.format], self.columns)
+                first = 0
+                for table in in_order(self._normalized, rows.parts()):
+                    unusable = pc.is_valid(table["reason"])
+                    kept.write(table.filter(pc.invert(unusable)))
+                    places = np.flatnonzero(unusable) + first
+                    dropped.write(_placed(table.filter(unusable), places, file.name))
+                    first += table.num_rows
+                rows.check()
+                read += first
+        if not kept.rows:
+            raise DataError(f"data set {self.name}: none of {read} rows can be used.")
         account = RowAccount(
-            read=table.num_rows,
-            kept=kept.num_rows,
-            dropped=_counts(dropped["reason"]),
-            flagged=_counts(kept["flag"]),
+            read=read, kept=kept.rows, dropped=dropped.counts(), flagged=kept.counts()
         )
-        difference = self._unexpected(table.num_rows)
+        difference = self._unexpected(read)
         return {"name": self.name, "account": account.model_dump(), "warnings": difference}
 
-    def _normalized(self, file: Path) -> pa.Table:
+    def _normalized(self, part: Part) -> pa.Table:
         row_format = FORMATS[self.format]
-        rows = read_rows(file, row_format, self.columns)
+        rows = part()
         table = row_format.normalize(rows.select(list(row_format.columns)))
-        count = table.num_rows
         reason = pc.coalesce(rows[READ_REASON], table["reason"])
-        table = table.set_column(table.column_names.index("reason"), "reason", reason)
+        source = pa.repeat(pa.scalar(self.name, pa.string()), table.num_rows)
         return (
-            table.append_column("source", pa.array([self.name] * count, pa.string()))
-            .append_column("id", text_ids(table, ("instruction", "input", "output")))
-            .append_column("file", pa.array([file.name] * count, pa.string()))
-            .append_column("row", pa.array(range(count), pa.int64()))
+            table.set_column(table.column_names.index("reason"), "reason", reason)
+            .append_column("source", source)
+            .append_column("id", as_ids(text_digests(table, ("instruction", "input", "output"))))
         )
 
     def _unexpected(self, rows: int) -> list[str]:
@@ -136,99 +154,105 @@ class Merge(Request):
     split: Split
 
     def build(self, into: Path) -> dict[str, Any]:
-        table = pa.concat_tables(
-            pq.read_table(part.path / "examples.parquet") for part in self.examples
-        )
-        rows, again = _without_duplicates(table)
-        if self.split.method == "none":
-            return self._keep_all(into, table, again)
-        heldout = heldout_mask(rows, self.split.heldout)
-        train = rows.filter(pc.invert(heldout))
-        if not train.num_rows or train.num_rows == rows.num_rows:
-            raise DataError(
-                f"the split leaves {train.num_rows} of {rows.num_rows} rows to train on; "
-                f"both sides need some: change split.heldout ({self.split.heldout}) or add rows."
-            )
-        pq.write_table(train, into / "train.parquet")
-        pq.write_table(rows.filter(heldout), into / "heldout.parquet")
-        pq.write_table(again, into / "dropped.parquet")
-        dropped = {DUPLICATE: again.num_rows} if again.num_rows else {}
-        account = RowAccount(read=table.num_rows, kept=rows.num_rows, dropped=dropped)
-        return self._details(account, train, rows.num_rows - train.num_rows)
-
-    def _keep_all(self, into: Path, table: pa.Table, again: pa.Table) -> dict[str, Any]:
-        """The paper's way: every row with text is trained on; what would go is only counted."""
-        aside = pa.concat_tables(
-            pq.read_table(part.path / "dropped.parquet") for part in self.examples
-        )
-        unusable = pc.is_in(aside["reason"], pa.array(sorted(UNUSABLE), pa.string()))
-        back = aside.filter(pc.invert(unusable))
-        gone = aside.filter(unusable)
-        train = pa.concat_tables([table, back.select(SCHEMA.names)])
-        unique, _ = _without_duplicates(table)
-        pq.write_table(train, into / "train.parquet")
-        heldout = unique.filter(heldout_mask(unique, self.split.heldout))
-        pq.write_table(heldout, into / "heldout.parquet")
-        pq.write_table(gone, into / "dropped.parquet")
-        flagged = _counts(back["reason"])
-        if again.num_rows:
-            flagged[DUPLICATE] = again.num_rows
+        first = first_of_each(self._digests())
+        with (
+            RowWriter(into / "train.parquet", SCHEMA, "source") as train,
+            RowWriter(into / "heldout.parquet", SCHEMA) as heldout,
+            RowWriter(into / "dropped.parquet", DROPPED_SCHEMA, "reason") as dropped,
+        ):
+            for sides in in_order(self._sides, self._parts(first)):
+                train.write(sides.train)
+                heldout.write(sides.heldout)
+                dropped.write(sides.dropped)
+            before, flagged = self._take_back(train, dropped) if self._keeps_all else (0, {})
+        duplicates = int(np.count_nonzero(~first))
+        if self._keeps_all:
+            kept = train.rows
+            flagged |= {DUPLICATE: duplicates} if duplicates else {}
+        else:
+            kept = train.rows + heldout.rows
+            self._check_sides(train.rows, heldout.rows)
         account = RowAccount(
-            read=table.num_rows + aside.num_rows,
-            kept=train.num_rows,
-            dropped=_counts(gone["reason"]),
-            flagged=flagged,
+            read=len(first) + before, kept=kept, dropped=dropped.counts(), flagged=flagged
         )
-        return self._details(account, train, heldout.num_rows)
-
-    def _details(self, account: RowAccount, train: pa.Table, heldout: int) -> dict[str, Any]:
         return {
             "account": account.model_dump(),
-            "train_rows": train.num_rows,
-            "heldout_rows": heldout,
-            "train_rows_by_source": _counts(train["source"]),
+            "train_rows": train.rows,
+            "heldout_rows": heldout.rows,
+            "train_rows_by_source": train.counts(),
         }
 
+    @property
+    def _keeps_all(self) -> bool:
+        """The paper's way: every row with text is trained on; what would go is only counted."""
+        return self.split.method == "none"
 
-def text_ids(table: pa.Table, columns: tuple[str, ...]) -> pa.Array:
-    """Hex SHA-256 (128 bits of it) of the rows' texts in those columns."""
-    joined = pc.binary_join_element_wise(*(table[name] for name in columns), "\x1f")
-    sha256 = hashlib.sha256
-    return pa.array(
-        [sha256(text.encode()).hexdigest()[:32] for text in joined.to_pylist()], pa.string()
-    )
+    def _digests(self) -> Digests:
+        """Those of all rows: 16 bytes a row are in memory at once, and no text."""
+        parts = [as_digests(batch["id"]) for batch in self._batches("examples", ["id"])]
+        return np.concatenate(parts)
+
+    def _batches(self, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        for part in self.examples:
+            yield from batches(part.path / f"{name}.parquet", columns)
+
+    def _parts(self, first: Mask) -> Iterator[_Rows]:
+        start = 0
+        for batch in self._batches("examples"):
+            table = pa.Table.from_batches([batch])
+            yield _Rows(table, first[start : start + len(table)], start)
+            start += len(table)
+
+    def _sides(self, rows: _Rows) -> _Sides:
+        held = rows.first & heldout_mask(rows.table, self.split.heldout)
+        heldout = rows.table.filter(pa.array(held))
+        if self._keeps_all:
+            return _Sides(rows.table, heldout, DROPPED_SCHEMA.empty_table())
+        again = np.flatnonzero(~rows.first)
+        reasons = pa.repeat(pa.scalar(DUPLICATE, pa.string()), len(again))
+        duplicates = rows.table.take(pa.array(again)).append_column("reason", reasons)
+        aside = _placed(duplicates, again + rows.start, None)
+        return _Sides(rows.table.filter(pa.array(rows.first & ~held)), heldout, aside)
+
+    def _take_back(self, train: RowWriter, dropped: RowWriter) -> tuple[int, dict[str, int]]:
+        """Train on what was dropped before and has text. How many rows were dropped before, and
+        how many of them are back, by reason."""
+        read, reasons = 0, Counter[str]()
+        for batch in self._batches("dropped"):
+            aside = pa.Table.from_batches([batch])
+            unusable = pc.is_in(aside["reason"], pa.array(sorted(UNUSABLE), pa.string()))
+            back = aside.filter(pc.invert(unusable))
+            train.write(back)
+            dropped.write(aside.filter(unusable))
+            reasons += count_values(back["reason"])
+            read += aside.num_rows
+        return read, ordered(reasons)
+
+    def _check_sides(self, train: int, heldout: int) -> None:
+        if not train or not heldout:
+            raise DataError(
+                f"the split leaves {train} of {train + heldout} rows to train on; "
+                f"both sides need some: change split.heldout ({self.split.heldout}) or add rows."
+            )
 
 
-def heldout_mask(table: pa.Table, share: float) -> pa.Array:
-    """True where a row is held out: decided by its prompt's hash alone, so that rows with one
-    prompt stay together and no seed, order or company moves a row to the other side."""
-    threshold = f"{int(share * 16**12):012x}"
-    prompts = text_ids(table, ("instruction", "input"))
-    return pc.less(pc.utf8_slice_codeunits(prompts, 0, 12), threshold)
+class _Rows(NamedTuple):
+    """Rows of the merged examples as of `start`; `first`: whether each is the first of its id."""
+
+    table: pa.Table
+    first: Mask
+    start: int
 
 
-def _without_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The first of each id, and the later ones as dropped rows."""
-    table = table.combine_chunks()
-    position = pa.array(range(table.num_rows), pa.int64())
-    first = (
-        pa.table({"id": table["id"], "row": position})
-        .group_by("id", use_threads=False)
-        .aggregate([("row", "min")])["row_min"]
-    )
-    is_first = pc.is_in(position, first.combine_chunks())
-    again = table.filter(pc.invert(is_first))
-    count = again.num_rows
-    aside = (
-        again.append_column("reason", pa.array([DUPLICATE] * count, pa.string()))
-        .append_column("file", pa.nulls(count, pa.string()))
-        .append_column("row", position.filter(pc.invert(is_first)))
-    )
-    return table.filter(is_first), aside.cast(DROPPED_SCHEMA)
+class _Sides(NamedTuple):
+    """Where those rows go."""
+
+    train: pa.Table
+    heldout: pa.Table
+    dropped: pa.Table
 
 
-def _counts(column: pa.ChunkedArray | pa.Array) -> dict[str, int]:
-    """How often each value occurs, nulls left out, the most frequent first."""
-    pairs = [(item["values"], item["counts"]) for item in pc.value_counts(column).to_pylist()]
-    known = [(str(value), int(count)) for value, count in pairs if value is not None]
-    return dict(sorted(known, key=lambda pair: (-pair[1], pair[0])))
+def _placed(table: pa.Table, rows: npt.NDArray[np.int64], file: str | None) -> pa.Table:
+    """With the file and the row numbers that they come from."""
+    files = pa.repeat(pa.scalar(file, pa.string()), len(rows))
+    return table.append_column("file", files).append_column("row", pa.array(rows, pa.int64()))

@@ -1,0 +1,227 @@
+"""Rows a second and memory of Normalize and Merge on synthetic Alpaca rows.
+
+    python benchmarks/data_at_scale.py --rows 100000 1000000 10000000 --json data_at_scale.json
+
+Rows are written by a seeded generator and fetched into a store of their own; neither is timed.
+Each size runs in a process of its own. The account of every row is compared with the generator's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+TARGET_ROWS_PER_S = 200_000
+TARGET_RESIDENT_BYTES = 1 << 30
+WORDS = 20_000
+AT_ONCE = 20_000
+# Of 100,000 rows. What is left is kept.
+DUPLICATES, EMPTY, NOT_TEXT, UNDECODABLE = 1_000, 100, 1, 1
+
+
+def generate(path: Path, rows: int, file_format: str, seed: int) -> dict[str, int]:
+    """Write the rows; how many of them must be kept and dropped, by reason.
+
+    Lengths are near those of the Alpaca data: an instruction of about 60 characters, an input in
+    two of five rows, an output of about 270.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    random_ = random.Random(seed)
+    letters = "etaoinshrdlucmfgypwbvk"
+    words = ["".join(random_.choices(letters, k=random_.randint(2, 9))) for _ in range(WORDS)]
+    pool = " ".join(random_.choices(words, k=200_000))
+    expected = {"kept": 0, "empty output": 0, "not text": 0, "undecodable": 0, "duplicate": 0}
+    text_only = file_format == "parquet"
+    schema = pa.schema([(name, pa.string()) for name in ("instruction", "input", "output")])
+
+    def piece(mean: int) -> str:
+        start = random_.randrange(len(pool) - 4_096)
+        return pool[start : start + 1 + min(4_000, int(random_.gammavariate(2.0, mean / 2.0)))]
+
+    def row(number: int) -> tuple[str, dict[str, Any] | None]:
+        place = number % 100_000
+        with_input = random_.random() < 0.4
+        made = {
+            "instruction": f"{piece(50)} {number}",
+            "input": piece(60) if with_input else "",
+            "output": f"{piece(270)} {number}.",
+        }
+        if place < EMPTY:
+            return "empty output", {**made, "output": "  "}
+        if place == EMPTY and not text_only:
+            return "not text", {**made, "output": 7}
+        if place == EMPTY + 1 and not text_only:
+            return "undecodable", None
+        return "kept", made
+
+    kept: list[dict[str, Any]] = []
+    with path.open("wb") as raw:
+        writer = pq.ParquetWriter(raw, schema) if text_only else None
+        for first in range(0, rows, AT_ONCE):
+            made = []
+            for number in range(first, min(rows, first + AT_ONCE)):
+                if kept and random_.random() < DUPLICATES / 100_000:
+                    reason, value = "duplicate", random_.choice(kept)
+                else:
+                    reason, value = row(number)
+                    if reason == "kept" and len(kept) < 10_000:
+                        kept.append(value or {})
+                expected[reason] += 1
+                made.append(value)
+            if writer:
+                writer.write_table(pa.Table.from_pylist(made, schema))
+            else:
+                lines = [json.dumps(v) if v is not None else '{"instruction": ' for v in made]
+                raw.write(("\n".join(lines) + "\n").encode())
+        if writer:
+            writer.close()
+    return {name: count for name, count in expected.items() if count}
+
+
+def measure(path: Path, home: Path) -> dict[str, Any]:
+    """Normalize and Merge the file through a store in `home`, in this process."""
+    os.environ["CHATPIPE_HOME"] = str(home)
+    from chatpipe.artifacts import Request, store
+    from chatpipe.config import Dataset, Split
+    from chatpipe.corpus import Merge, Normalize
+    from chatpipe.sources import FetchDataset
+
+    dataset = Dataset(name="synthetic", path=str(path))
+    raw = store().obtain(FetchDataset.of(dataset))
+    steps: dict[str, dict[str, float]] = {}
+
+    def timed(name: str, request: Request) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
+        artifact = store().obtain(request)
+        steps[name] = {
+            "wall_s": round(time.perf_counter() - wall, 2),
+            "cpu_s": round(time.process_time() - cpu, 2),
+            "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        return artifact
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    examples = timed("normalize", Normalize.of(dataset, raw))
+    corpus = timed("merge", Merge(examples=(examples,), split=Split(heldout=0.02)))
+    accounts = [artifact.details()["account"] for artifact in (examples, corpus)]
+    found = {"kept": accounts[1]["kept"], **accounts[0]["dropped"], **accounts[1]["dropped"]}
+    return {
+        "rows": accounts[0]["read"],
+        "steps": steps,
+        "resident_before_bytes": before,
+        "account": found,
+        "digests": {artifact.kind: artifact.digest for artifact in (examples, corpus)},
+        "heldout_rows": corpus.details()["heldout_rows"],
+    }
+
+
+def _in_child(*arguments: str) -> dict[str, Any]:
+    """This file with those arguments in a fresh process; what its last line says."""
+    command = [sys.executable, str(Path(__file__).resolve()), *arguments]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+def run(rows: int, file_format: str, seed: int, scratch: Path | None) -> dict[str, Any]:
+    """Generate, measure and check one size."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        suffix = "parquet" if file_format == "parquet" else "jsonl"
+        path = Path(folder) / f"rows.{suffix}"
+        expected = _in_child("generate", str(path), str(rows), file_format, str(seed))
+        found = _in_child("measure", str(path), str(Path(folder) / "home"))
+        size = path.stat().st_size
+    if found["account"] != expected:
+        raise SystemExit(f"the account is {found['account']}, but {expected} was generated")
+    wall = sum(step["wall_s"] for step in found["steps"].values())
+    cpu = sum(step["cpu_s"] for step in found["steps"].values())
+    peak = max(step["peak_resident_bytes"] for step in found["steps"].values())
+    return {
+        **found,
+        "file_bytes": size,
+        "wall_s": round(wall, 2),
+        "cpu_s": round(cpu, 2),
+        "rows_per_s": round(rows / wall),
+        "rows_per_cpu_s": round(rows / cpu),
+        "peak_resident_bytes": int(peak),
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results as a Markdown table."""
+    lines = [
+        "| rows | bytes a row | normalize | merge | rows/s | CPU µs a row | peak resident |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in results:
+        steps, rows = result["steps"], result["rows"]
+        lines.append(
+            f"| {rows:,} | {result['file_bytes'] / rows:.0f} "
+            f"| {steps['normalize']['wall_s']} s | {steps['merge']['wall_s']} s "
+            f"| {result['rows_per_s']:,} | {result['cpu_s'] / rows * 1e6:.2f} "
+            f"| {result['peak_resident_bytes'] / 2**20:,.0f} MiB |"
+        )
+    return "\n".join(lines)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    packages = ("pyarrow", "numpy", "xxhash")
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def main() -> None:
+    """Measure every size, print a table, write JSON."""
+    if sys.argv[1:2] == ["generate"]:
+        path, rows, file_format, seed = sys.argv[2:]
+        print(json.dumps(generate(Path(path), int(rows), file_format, int(seed))))
+        return
+    if sys.argv[1:2] == ["measure"]:
+        print(json.dumps(measure(Path(sys.argv[2]), Path(sys.argv[3]))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scratch", type=Path, help="directory with room for the files")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    options = parser.parse_args()
+    results = []
+    for rows in options.rows:
+        results.append(run(rows, options.format, options.seed, options.scratch))
+        print(table(results[-1:]), flush=True)
+    last = results[-1]
+    report = {
+        **machine(),
+        "format": options.format,
+        "seed": options.seed,
+        "target": {"rows_per_s": TARGET_ROWS_PER_S, "resident_bytes": TARGET_RESIDENT_BYTES},
+        "fast_enough": last["rows_per_s"] >= TARGET_ROWS_PER_S,
+        "small_enough": last["peak_resident_bytes"] <= TARGET_RESIDENT_BYTES,
+        "results": results,
+    }
+    print(table(results))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Rows → Parquet, a part at a time, counted on the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+
+class RowWriter:
+    """A Parquet file of that schema, written part by part; `column` is what its rows are counted
+    by, and need not be in the file."""
+
+    def __init__(self, path: Path, schema: pa.Schema, column: str | None = None) -> None:
+        self.rows = 0
+        self._writer = pq.ParquetWriter(path, schema)
+        self._schema = schema
+        self._column = column
+        self._counted = Counter[str]()
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.close()
+
+    def write(self, table: pa.Table) -> None:
+        """Append the rows: those of its columns that the schema has."""
+        if not table.num_rows:
+            return
+        self.rows += table.num_rows
+        if self._column:
+            self._counted.update(count_values(table[self._column]))
+        self._writer.write_table(table.select(self._schema.names).cast(self._schema))
+
+    def counts(self) -> dict[str, int]:
+        """Rows by the value of that column, nulls left out, the most frequent first."""
+        return ordered(self._counted)
+
+
+def count_values(column: pa.ChunkedArray) -> Counter[str]:
+    """How often each value occurs, nulls left out."""
+    pairs = [(item["values"], item["counts"]) for item in pc.value_counts(column).to_pylist()]
+    return Counter({str(value): int(count) for value, count in pairs if value is not None})
+
+
+def ordered(counts: Counter[str]) -> dict[str, int]:
+    """The most frequent first, then by name."""
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
