@@ -94,6 +94,8 @@ def generate(path: Path, rows: int, file_format: str, seed: int) -> dict[str, in
 def measure(path: Path, home: Path) -> dict[str, Any]:
     """Normalize and Merge the file through a store in `home`, in this process."""
     os.environ["CHATPIPE_HOME"] = str(home)
+    import pandas  # noqa: F401  pyarrow imports it at its first conversion
+
     from chatpipe.artifacts import Request, store
     from chatpipe.config import Dataset, Split
     from chatpipe.corpus import Merge, Normalize

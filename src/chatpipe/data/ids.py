@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,10 @@ def text_digests(table: pa.Table, columns: Sequence[str]) -> bytes:
     """The first 16 bytes of the SHA-256 of every row's texts in those columns, end to end."""
     texts = [_bytes(table[name]) for name in columns]
     joined = pc.binary_join_element_wise(*texts, SEPARATOR.encode())
-    sha256 = hashlib.sha256
-    digests = b"".join([sha256(text).digest() for text in joined.to_pylist()])
+    _, places, text = joined.buffers()
+    ends = np.frombuffer(places, np.int32)[joined.offset : joined.offset + len(joined) + 1].tolist()
+    whole, sha256 = memoryview(text or b""), hashlib.sha256
+    digests = b"".join([sha256(whole[start:end]).digest() for start, end in pairwise(ends)])
     return np.frombuffer(digests, np.uint8).reshape(-1, 32)[:, :DIGEST].tobytes()
 
 

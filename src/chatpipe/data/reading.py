@@ -25,8 +25,8 @@ from chatpipe.errors import DataError
 
 READ_REASON = "read_reason"
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
-BLOCK_BYTES = 8 << 20
-BATCH_ROWS = 1 << 15
+BLOCK_BYTES = 2 << 20
+BATCH_ROWS = 1 << 13
 # Lines are checked one by one where Arrow refuses a block that is no larger than this.
 SMALL_BYTES = 1 << 14
 

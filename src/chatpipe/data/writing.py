@@ -10,6 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+# Columns of few values. A dictionary of texts or ids would be as large as they are.
+REPEATED = ("source", "reason", "file")
+GROUP_ROWS = 1 << 15
+
 
 class RowWriter:
     """A Parquet file of that schema, written part by part; `column` is what its rows are counted
@@ -17,8 +21,11 @@ class RowWriter:
 
     def __init__(self, path: Path, schema: pa.Schema, column: str | None = None) -> None:
         self.rows = 0
-        self._writer = pq.ParquetWriter(path, schema)
+        repeated = [name for name in REPEATED if name in schema.names]
+        self._writer = pq.ParquetWriter(path, schema, use_dictionary=repeated, compression="none")
         self._schema = schema
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
         self._column = column
         self._counted = Counter[str]()
 
@@ -31,7 +38,9 @@ class RowWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._writer.close()
+        with self._writer:
+            if kind is None:
+                self._flush()
 
     def write(self, table: pa.Table) -> None:
         """Append the rows: those of its columns that the schema has."""
@@ -40,7 +49,15 @@ class RowWriter:
         self.rows += table.num_rows
         if self._column:
             self._counted.update(count_values(table[self._column]))
-        self._writer.write_table(table.select(self._schema.names).cast(self._schema))
+        self._pending.append(table.select(self._schema.names).cast(self._schema))
+        self._pending_rows += table.num_rows
+        if self._pending_rows >= GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._writer.write_table(pa.concat_tables(self._pending))
+        self._pending, self._pending_rows = [], 0
 
     def counts(self) -> dict[str, int]:
         """Rows by the value of that column, nulls left out, the most frequent first."""
