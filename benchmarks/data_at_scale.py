@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,69 +27,83 @@ TARGET_ROWS_PER_S = 200_000
 TARGET_RESIDENT_BYTES = 1 << 30
 WORDS = 20_000
 AT_ONCE = 20_000
-# Of 100,000 rows. What is left is kept.
-DUPLICATES, EMPTY, NOT_TEXT, UNDECODABLE = 1_000, 100, 1, 1
+LONGEST = 4_096
+REPEATED = 10_000  # rows that others repeat
+# Of 100,000 rows; one more is not text, and one is no JSON.
+DUPLICATES, EMPTY = 1_000, 100
+
+Row = dict[str, Any]
 
 
-def generate(path: Path, rows: int, file_format: str, seed: int) -> dict[str, int]:
-    """Write the rows; how many of them must be kept and dropped, by reason.
+class Generator:
+    """Seeded rows with lengths near those of the Alpaca data: an instruction of about 60
+    characters, an input in two of five rows, an output of about 270."""
 
-    Lengths are near those of the Alpaca data: an instruction of about 60 characters, an input in
-    two of five rows, an output of about 270.
-    """
+    def __init__(self, seed: int, bad_lines: bool) -> None:
+        self._random = random.Random(seed)
+        self._bad_lines = bad_lines  # rows that no column of text can hold
+        letters = "etaoinshrdlucmfgypwbvk"
+        words = [
+            "".join(self._random.choices(letters, k=self._random.randint(2, 9)))
+            for _ in range(WORDS)
+        ]
+        self._pool = " ".join(self._random.choices(words, k=10 * WORDS))
+        self._kept: list[Row] = []
+        self.expected: Counter[str] = Counter()
+
+    def rows(self, first: int, end: int) -> list[Row | None]:
+        """Those rows, counted by what must become of them; None is a line that is no JSON."""
+        made = [self._any(number) for number in range(first, end)]
+        self.expected.update(reason for reason, _ in made)
+        return [row for _, row in made]
+
+    def _any(self, number: int) -> tuple[str, Row | None]:
+        if self._kept and self._random.random() < DUPLICATES / 100_000:
+            return "duplicate", self._random.choice(self._kept)
+        place, row = number % 100_000, self._fresh(number)
+        if place < EMPTY:
+            return "empty output", {**row, "output": "  "}
+        if place == EMPTY and self._bad_lines:
+            return "not text", {**row, "output": 7}
+        if place == EMPTY + 1 and self._bad_lines:
+            return "undecodable", None
+        if len(self._kept) < REPEATED:
+            self._kept.append(row)
+        return "kept", row
+
+    def _fresh(self, number: int) -> Row:
+        with_input = self._random.random() < 0.4
+        return {
+            "instruction": f"{self._piece(50)} {number}",
+            "input": self._piece(60) if with_input else "",
+            "output": f"{self._piece(270)} {number}.",
+        }
+
+    def _piece(self, mean: int) -> str:
+        start = self._random.randrange(len(self._pool) - LONGEST)
+        length = min(LONGEST, 1 + int(self._random.gammavariate(2.0, mean / 2.0)))
+        return self._pool[start : start + length]
+
+
+def generate(path: Path, rows: int, seed: int) -> dict[str, int]:
+    """Write so many rows; how many must be kept and dropped, by reason."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    random_ = random.Random(seed)
-    letters = "etaoinshrdlucmfgypwbvk"
-    words = ["".join(random_.choices(letters, k=random_.randint(2, 9))) for _ in range(WORDS)]
-    pool = " ".join(random_.choices(words, k=200_000))
-    expected = {"kept": 0, "empty output": 0, "not text": 0, "undecodable": 0, "duplicate": 0}
-    text_only = file_format == "parquet"
-    schema = pa.schema([(name, pa.string()) for name in ("instruction", "input", "output")])
-
-    def piece(mean: int) -> str:
-        start = random_.randrange(len(pool) - 4_096)
-        return pool[start : start + 1 + min(4_000, int(random_.gammavariate(2.0, mean / 2.0)))]
-
-    def row(number: int) -> tuple[str, dict[str, Any] | None]:
-        place = number % 100_000
-        with_input = random_.random() < 0.4
-        made = {
-            "instruction": f"{piece(50)} {number}",
-            "input": piece(60) if with_input else "",
-            "output": f"{piece(270)} {number}.",
-        }
-        if place < EMPTY:
-            return "empty output", {**made, "output": "  "}
-        if place == EMPTY and not text_only:
-            return "not text", {**made, "output": 7}
-        if place == EMPTY + 1 and not text_only:
-            return "undecodable", None
-        return "kept", made
-
-    kept: list[dict[str, Any]] = []
-    with path.open("wb") as raw:
-        writer = pq.ParquetWriter(raw, schema) if text_only else None
-        for first in range(0, rows, AT_ONCE):
-            made = []
-            for number in range(first, min(rows, first + AT_ONCE)):
-                if kept and random_.random() < DUPLICATES / 100_000:
-                    reason, value = "duplicate", random_.choice(kept)
-                else:
-                    reason, value = row(number)
-                    if reason == "kept" and len(kept) < 10_000:
-                        kept.append(value or {})
-                expected[reason] += 1
-                made.append(value)
-            if writer:
-                writer.write_table(pa.Table.from_pylist(made, schema))
-            else:
-                lines = [json.dumps(v) if v is not None else '{"instruction": ' for v in made]
-                raw.write(("\n".join(lines) + "\n").encode())
-        if writer:
-            writer.close()
-    return {name: count for name, count in expected.items() if count}
+    columnar = path.suffix == ".parquet"
+    generator = Generator(seed, bad_lines=not columnar)
+    spans = [(first, min(rows, first + AT_ONCE)) for first in range(0, rows, AT_ONCE)]
+    if columnar:
+        schema = pa.schema([(name, pa.string()) for name in ("instruction", "input", "output")])
+        with pq.ParquetWriter(path, schema) as writer:
+            for span in spans:
+                writer.write_table(pa.Table.from_pylist(generator.rows(*span), schema))
+    else:
+        with path.open("w") as file:
+            for span in spans:
+                lines = (json.dumps(row) if row else "{" for row in generator.rows(*span))
+                file.writelines(f"{line}\n" for line in lines)
+    return dict(generator.expected)
 
 
 def measure(path: Path, home: Path) -> dict[str, Any]:
@@ -140,9 +155,8 @@ def _in_child(*arguments: str) -> dict[str, Any]:
 def run(rows: int, file_format: str, seed: int, scratch: Path | None) -> dict[str, Any]:
     """Generate, measure and check one size."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        suffix = "parquet" if file_format == "parquet" else "jsonl"
-        path = Path(folder) / f"rows.{suffix}"
-        expected = _in_child("generate", str(path), str(rows), file_format, str(seed))
+        path = Path(folder) / f"rows.{file_format}"
+        expected = _in_child("generate", str(path), str(rows), str(seed))
         found = _in_child("measure", str(path), str(Path(folder) / "home"))
         size = path.stat().st_size
     if found["account"] != expected:
@@ -193,8 +207,8 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measure every size, print a table, write JSON."""
     if sys.argv[1:2] == ["generate"]:
-        path, rows, file_format, seed = sys.argv[2:]
-        print(json.dumps(generate(Path(path), int(rows), file_format, int(seed))))
+        path, rows, seed = sys.argv[2:]
+        print(json.dumps(generate(Path(path), int(rows), int(seed))))
         return
     if sys.argv[1:2] == ["measure"]:
         print(json.dumps(measure(Path(sys.argv[2]), Path(sys.argv[3]))))

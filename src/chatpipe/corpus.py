@@ -69,7 +69,7 @@ class Normalize(Request):
     """One data set's files → examples.parquet and dropped.parquet."""
 
     kind: ClassVar[str] = "examples"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     raw: Artifact
     name: str
@@ -148,7 +148,7 @@ class Merge(Request):
     """Several data sets' examples → train.parquet, heldout.parquet, dropped.parquet."""
 
     kind: ClassVar[str] = "corpus"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     examples: tuple[Artifact, ...]
     split: Split

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 # Columns of few values. A dictionary of texts or ids would be as large as they are.
 REPEATED = ("source", "reason", "file")
 GROUP_ROWS = 1 << 15
+# Snappy would add a fifth to what normalizing and merging take (benchmarks/data_at_scale.py).
+COMPRESSION = "none"
 
 
 class RowWriter:
@@ -22,7 +24,9 @@ class RowWriter:
     def __init__(self, path: Path, schema: pa.Schema, column: str | None = None) -> None:
         self.rows = 0
         repeated = [name for name in REPEATED if name in schema.names]
-        self._writer = pq.ParquetWriter(path, schema, use_dictionary=repeated, compression="none")
+        self._writer = pq.ParquetWriter(
+            path, schema, use_dictionary=repeated, compression=COMPRESSION
+        )
         self._schema = schema
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
