@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, overload
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from chatpipe.config import PromptTemplate
-from chatpipe.prompts import render
+from chatpipe.data.reading import batches
+from chatpipe.token_files import TEXTS, TokenFile, digest_of, text_ids, token_file
 
 IGNORED = -100  # torch's cross-entropy leaves out this label
 TOO_LONG = "longer than max_length"
@@ -33,19 +37,35 @@ class TokenizedRow:
 class Tokenized:
     """The rows that can be used, and how many were cut or left out, by reason."""
 
-    rows: list[TokenizedRow]
+    rows: Sequence[TokenizedRow]
     cut: int
     left_out: dict[str, int]
+    tokens: int  # all tokens of the rows that are used
+    scored_tokens: int  # those whose label is not -100
 
-    @property
-    def tokens(self) -> int:
-        """All tokens of the rows that are used."""
-        return sum(len(row.input_ids) for row in self.rows)
 
-    @property
-    def scored_tokens(self) -> int:
-        """The tokens whose label is not -100."""
-        return sum(sum(label != IGNORED for label in row.labels) for row in self.rows)
+class MappedRows(Sequence[TokenizedRow]):
+    """Rows whose tokens lie in a memory-mapped file: each is made when it is asked for, so two
+    requests for one give two equal objects."""
+
+    def __init__(self, encoder: Encoder, file: TokenFile, kept: npt.NDArray[np.int64]) -> None:
+        self._encoder = encoder
+        self._file = file
+        self._kept = kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @overload
+    def __getitem__(self, place: int) -> TokenizedRow: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[TokenizedRow]: ...
+    def __getitem__(self, place: int | slice) -> TokenizedRow | list[TokenizedRow]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        index = int(self._kept[place])
+        prompt, response = self._file[index]
+        return self._encoder.row(prompt.tolist(), response.tolist(), index)
 
 
 @dataclass(frozen=True)
@@ -60,56 +80,67 @@ class Encoder:
     too_long: Literal["drop", "cut_left", "cut_right"] = "drop"
 
     def encode(self, table: pa.Table) -> Tokenized:
-        """Tokenize every row of a table with instruction, input and output.
+        """Tokenize every row of a table with instruction, input and output, all into memory.
 
         Prompt and response are tokenized apart, so that the boundary between them is exact
         whatever the tokenizer would merge across it.
         """
-        columns = (table[name].to_pylist() for name in ("instruction", "input", "output"))
-        instructions, inputs, outputs = columns
-        prompts = self.prompt_ids(
-            [render(self.template, *pair) for pair in zip(instructions, inputs, strict=True)]
+        texts = table.select(TEXTS)
+        found = self._encoded([texts], digest_of([texts]))
+        return replace(found, rows=list(found.rows))
+
+    def encode_file(self, path: Path) -> Tokenized:
+        """As `encode`, a Parquet file of any size: its rows stay on the disk."""
+        return self._encoded(_tables(path), digest_of(_tables(path)))
+
+    def _encoded(self, tables: Iterable[pa.Table], digest: str) -> Tokenized:
+        file = token_file(self.tokenizer, self.template, tables, digest)
+        prompts, responses = file.lengths().T
+        prompts = prompts + len(self._start)
+        full = prompts + responses + 1
+        long = full > self.max_length
+        lost = prompts >= self.max_length
+        if self.too_long == "drop":
+            gone, reason = long, TOO_LONG
+        else:
+            gone, reason = long & lost & (self.too_long == "cut_right"), RESPONSE_CUT_AWAY
+        used = np.minimum(full, self.max_length)
+        # What is cut on the left is the prompt's, until nothing of it is left.
+        ignored = prompts - (full - used) * (self.too_long == "cut_left")
+        scored = used if self.labels == "all" else used - np.maximum(ignored, 0)
+        left_out = int(np.count_nonzero(gone))
+        return Tokenized(
+            rows=MappedRows(self, file, np.flatnonzero(~gone)),
+            cut=int(np.count_nonzero(long & ~gone)),
+            left_out={reason: left_out} if left_out else {},
+            tokens=int(used[~gone].sum()),
+            scored_tokens=int(scored[~gone].sum()),
         )
-        responses = self._ids(outputs)
-        rows: list[TokenizedRow] = []
-        cut, left_out = 0, Counter[str]()
-        for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            ids = prompt + response + [self.tokenizer.eos_token_id]
-            first_scored = 0 if self.labels == "all" else len(prompt)
-            labels = [IGNORED] * first_scored + ids[first_scored:]
-            if len(ids) > self.max_length:
-                if self.too_long == "drop":
-                    left_out[TOO_LONG] += 1
-                    continue
-                kept = self._kept()
-                ids, labels = ids[kept], labels[kept]
-                if self._response_lost(len(prompt)):
-                    left_out[RESPONSE_CUT_AWAY] += 1
-                    continue
-                cut += 1
-            rows.append(TokenizedRow(ids, labels, index))
-        return Tokenized(rows, cut, dict(left_out))
 
-    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered prompts, with BOS in front where the model expects one."""
-        start = [self.tokenizer.bos_token_id] if starts_with_bos(self.tokenizer) else []
-        return [start + ids for ids in self._ids(prompts)]
-
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _kept(self) -> slice:
-        return (
+    def row(self, prompt: list[int], response: list[int], index: int) -> TokenizedRow:
+        """The example of those token ids, cut where it is too long."""
+        ids = self._start + prompt + response + [self.tokenizer.eos_token_id]
+        first_scored = 0 if self.labels == "all" else len(self._start) + len(prompt)
+        labels = [IGNORED] * first_scored + ids[first_scored:]
+        kept = (
             slice(-self.max_length, None)
             if self.too_long == "cut_left"
             else slice(0, self.max_length)
         )
+        return TokenizedRow(ids[kept], labels[kept], index)
 
-    def _response_lost(self, prompt_length: int) -> bool:
-        return self.too_long == "cut_right" and prompt_length >= self.max_length
+    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered prompts, with BOS in front where the model expects one."""
+        return [self._start + ids for ids in text_ids(self.tokenizer, prompts)]
+
+    @cached_property
+    def _start(self) -> list[int]:
+        return [self.tokenizer.bos_token_id] if starts_with_bos(self.tokenizer) else []
+
+
+def _tables(path: Path) -> Iterator[pa.Table]:
+    for batch in batches(path, list(TEXTS)):
+        yield pa.Table.from_batches([batch])
 
 
 def starts_with_bos(tokenizer: Any) -> bool:
