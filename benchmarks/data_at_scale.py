@@ -130,6 +130,7 @@ def measure(path: Path, home: Path) -> dict[str, Any]:
         }
         return artifact
 
+    os.sync()  # what was generated and fetched must not be written while the steps are timed
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     examples = timed("normalize", Normalize.of(dataset, raw))
     corpus = timed("merge", Merge(examples=(examples,), split=Split(heldout=0.02)))
