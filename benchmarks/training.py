@@ -139,8 +139,6 @@ def _trl(base: Path, train: Rows, folder: str, **more: Any) -> Any:
 
 
 def ours(base: Path, train: Rows, folder: str) -> Any:
-    from dataclasses import asdict
-
     from transformers import TrainingArguments
 
     from chatpipe.packed_trainer import PackedTrainer, PackingCollator
@@ -149,7 +147,7 @@ def ours(base: Path, train: Rows, folder: str) -> Any:
     return PackedTrainer(
         model=tuned(base, load_fast_base),
         args=settings,
-        train_dataset=[asdict(row) for row in train],
+        train_dataset=list(train),
         data_collator=PackingCollator(SETTINGS.micro_batch_tokens),
         global_batch_size=GLOBAL_BATCH,
     )

@@ -109,13 +109,13 @@ def test_training_goes_as_the_trainer_s_own_padded_training(
             return EpochLoader(dataset, batch_sampler=batches, collate_fn=collator)
 
     def collate(chosen):
-        longest = max(len(row["input_ids"]) for row in chosen)
-        gaps = [longest - len(row["input_ids"]) for row in chosen]
+        longest = max(len(row.input_ids) for row in chosen)
+        gaps = [longest - len(row.input_ids) for row in chosen]
         pairs = list(zip(chosen, gaps, strict=True))
         return {
-            "input_ids": torch.tensor([row["input_ids"] + [0] * gap for row, gap in pairs]),
+            "input_ids": torch.tensor([row.input_ids + [0] * gap for row, gap in pairs]),
             "attention_mask": torch.tensor([[1] * (longest - gap) + [0] * gap for gap in gaps]),
-            "labels": torch.tensor([row["labels"] + [IGNORED] * gap for row, gap in pairs]),
+            "labels": torch.tensor([row.labels + [IGNORED] * gap for row, gap in pairs]),
         }
 
     reference = trained(InOurOrder, collate, model, rows, tmp_path / "padded")
@@ -148,9 +148,8 @@ def trained(trainer_class, collator, model, rows, folder, **more):
         disable_tqdm=True,
         seed=0,
     )
-    dataset = [{"input_ids": r.input_ids, "labels": r.labels, "index": r.index} for r in rows]
     trainer = trainer_class(
-        model=model, args=arguments, train_dataset=dataset, data_collator=collator, **more
+        model=model, args=arguments, train_dataset=rows, data_collator=collator, **more
     )
     trainer.train()
     return [item["loss"] for item in trainer.state.log_history if "loss" in item]

@@ -24,7 +24,7 @@ def base(tmp_path_factory):
 @pytest.mark.parametrize(
     ("module", "theirs", "rows", "floor"),
     [
-        ("benchmarks.training", "padded", 24, 5.0),
+        ("benchmarks.training", "padded", 24, 1.2),
         ("benchmarks.generation", "one-by-one", None, 2.0),
     ],
 )

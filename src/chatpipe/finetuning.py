@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -96,7 +95,7 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
 
 def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
     """The training split as tokens; DataError where no row is left to train on."""
-    table = pq.read_table(request.corpus.path / "train.parquet")
+    path = request.corpus.path / "train.parquet"
     training = request.training
     encoder = Encoder(
         tokenizer,
@@ -105,10 +104,10 @@ def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
         training.max_length,
         training.too_long,
     )
-    rows = encoder.encode(table)
+    rows = encoder.encode_file(path)
     if not rows.rows:
         raise DataError(
-            f"none of {table.num_rows} training rows is left at max_length "
+            f"none of {pq.read_metadata(path).num_rows} training rows is left at max_length "
             f"{training.max_length} ({rows.left_out}); raise training.max_length."
         )
     return rows
@@ -188,7 +187,7 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
     trainer = PackedTrainer(
         model=model,
         args=arguments,
-        train_dataset=[asdict(row) for row in rows.rows],
+        train_dataset=rows.rows,
         data_collator=PackingCollator(training.micro_batch_tokens),
         global_batch_size=training.global_batch_size,
         callbacks=[Tell(), *tracking.callbacks(request.tracked, _manifest(request))],

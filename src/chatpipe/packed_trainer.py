@@ -24,8 +24,8 @@ class PackingCollator:
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        groups = packs([TokenizedRow(**row) for row in rows], self.max_tokens)
+    def __call__(self, rows: Sequence[TokenizedRow]) -> dict[str, Any]:
+        groups = packs(rows, self.max_tokens)
         # A process without rows goes through the motions, because the others wait for it.
         return {"packs": [pack(group) for group in groups or [[NOTHING]]]}
 

@@ -87,6 +87,7 @@ def row_nats(
     """
     from chatpipe.packing import example_nats, pack, packed_attention, packs
 
+    rows = list(rows)  # each row once: those of a memory-mapped file are made anew when asked for
     place = {id(row): index for index, row in enumerate(rows)}
     nats = [0.0] * len(rows)
     device = next(model.parameters()).device
