@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-fast check deploy format clean
+.PHONY: help demo test test-fast check deploy bench format clean
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -30,6 +30,15 @@ check: $(STAMP) ## format, lint, types, import directions
 
 deploy: $(STAMP) ## put variants and studies on the server that PREFECT_API_URL names
 	@$(BIN)/chatpipe deploy
+
+bench: $(STAMP) ## run the benchmarks (40 minutes) and write benchmarks/results/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/chatpipe demo
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.orchestration
+	$(BIN)/python -m benchmarks.data_at_scale --rows 100000 1000000 10000000 --json benchmarks/results/data_at_scale.json
 
 format: $(STAMP) ## mend format and lint
 	$(BIN)/ruff format .

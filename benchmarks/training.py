@@ -6,7 +6,7 @@ Same rows, same NF4 base, same LoRA, same global batch, same learning rate:
   trl-packed  TRL's SFTTrainer, packed (best-fit), as many tokens a step
   ours        chatpipe's packed training
 
-    python -m benchmarks.training [--rounds 3] [--rows 64] [--file ROWS]
+    python -m benchmarks.training [--rounds 3] [--rows 32] [--file ROWS]
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--contender")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--base", help="a model directory; the embedded 135M base when left out")
     parser.add_argument("--file", type=Path, help="rows of one's own")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))

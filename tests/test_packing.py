@@ -71,6 +71,36 @@ def test_the_first_token_of_an_example_is_no_target_of_the_one_before():
     assert packed["counts"] == [1, 2]
 
 
+def test_a_sliding_window_stays_one_within_each_example(rows):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=400,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=16,
+    )
+    windowed = MistralForCausalLM(config).eval()
+    with torch.no_grad(), packed_attention(windowed):
+        together = packed_nats(windowed, pack(rows))
+    with torch.no_grad():
+        one_by_one = torch.cat([alone(windowed, row) for row in rows])
+    assert together.tolist() == pytest.approx(one_by_one.tolist(), rel=1e-4, abs=1e-5)
+
+
+def test_a_model_whose_attention_cannot_be_replaced_is_refused(model, monkeypatch):
+    monkeypatch.setattr(type(model), "_supports_attention_backend", False)
+    with (
+        pytest.raises(ValueError, match="does not let its attention be replaced"),
+        packed_attention(model),
+    ):
+        pass
+
+
 def test_attention_is_the_model_s_own_again_afterwards(model):
     before = model.config._attn_implementation
     with packed_attention(model):

@@ -93,6 +93,9 @@ def example_nats(model: Any, packed: Pack) -> list[float]:
 def packed_attention(model: Any) -> Iterator[None]:
     """While this lasts, the model's attention is that of packed rows."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not getattr(plain, "_supports_attention_backend", False):
+        name = type(plain).__name__
+        raise ValueError(f"{name} does not let its attention be replaced: no rows can be packed.")
     before = plain.config._attn_implementation
     plain.set_attn_implementation(ATTENTION)
     try:
@@ -114,19 +117,32 @@ def _attention(
     T, size) → (1, T, heads, size), causal within each of the examples."""
     if lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+    if kwargs.get("softcap"):
+        raise ValueError("this model caps its attention scores, which packed rows cannot do yet.")
     scale, dropout = kwargs.get("scaling"), kwargs.get("dropout", 0.0)
+    window = kwargs.get("sliding_window")
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
-        return _variable_length(query, key, value, lengths, scale), None
+        return _variable_length(query, key, value, lengths, scale, window), None
     groups: int = module.num_key_value_groups  # type: ignore[assignment]
     heads = (query, repeat_kv(key, groups), repeat_kv(value, groups))
     # float32 here: on CPUs it is more exact and, backward, twice as fast as bfloat16.
     with torch.autocast(query.device.type, enabled=False):
         splits = [torch.split(part.float(), lengths, dim=2) for part in heads]
         outputs = [
-            scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale)
+            scaled_dot_product_attention(
+                q, k, v, dropout_p=dropout, scale=scale, **_causal(q.shape[2], window, q.device)
+            )
             for q, k, v in zip(*splits, strict=True)
         ]
     return torch.cat(outputs, dim=2).transpose(1, 2).to(query.dtype), None
+
+
+def _causal(length: int, window: int | None, device: torch.device) -> dict[str, Any]:
+    """What comes before, or the last `window` tokens of it: sdpa's arguments."""
+    if window is None or length <= window:
+        return {"is_causal": True}
+    everything = torch.ones(length, length, dtype=torch.bool, device=device)
+    return {"attn_mask": everything.tril().triu(1 - window)}
 
 
 def _variable_length(
@@ -135,12 +151,13 @@ def _variable_length(
     value: torch.Tensor,
     lengths: list[int],
     scale: float | None,
+    window: int | None,
 ) -> torch.Tensor:
     """All examples in one kernel: torch's FlashAttention for sequences of different lengths."""
     ends = torch.tensor([0, *lengths], device=query.device).cumsum(0, dtype=torch.int32)
     q, k, v = (part[0].transpose(0, 1) for part in (query, key.to(query), value.to(query)))
     longest = max(lengths)
-    causal = (-1, 0)  # everything before, nothing after
+    causal = (window - 1 if window else -1, 0)  # what is before (all of it: -1), nothing after
     attended = varlen_attn(
         q, k, v, ends, ends, longest, longest, scale=scale, window_size=causal, enable_gqa=True
     )
