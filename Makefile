@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-fast check deploy bench format clean
+.PHONY: help demo test test-fast test-live check deploy bench format clean
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -21,6 +21,9 @@ test: $(STAMP) ## run the whole test suite
 
 test-fast: $(STAMP) ## run the tests that take seconds
 	@$(BIN)/python -m pytest -m 'not slow'
+
+test-live: $(STAMP) ## run the tests that wait for live servers (minutes)
+	@$(BIN)/python -m pytest -m live
 
 check: $(STAMP) ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ import yaml
 
 from tests.site import Site
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.live]
 
 HEARTBEAT_S = 30
 LOST_WITHIN_S = 65  # more than two heartbeats, as shipped

@@ -8,7 +8,7 @@ import pytest
 from chatpipe.seals import SEAL
 from tests.site import Site
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.live]
 
 ON_GPU = ["-p", 'gpu_workers="gpu-steps/gpu"']
 
