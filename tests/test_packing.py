@@ -59,12 +59,35 @@ def test_no_example_sees_another(model, rows):
             return example_nats(model, pack([rows[0], *company]))[0]
 
     changed = [TokenizedRow([7] * len(row.input_ids), row.labels, 0) for row in rows[1:]]
-    assert first_of(rows[1:]) == first_of(changed) == pytest.approx(first_of([]), rel=1e-6)
+    apart = first_of([])
+    assert first_of(rows[1:]) == pytest.approx(apart, rel=1e-6)
+    assert first_of(changed) == pytest.approx(apart, rel=1e-6)
+
+
+def test_what_rows_begin_with_in_common_is_computed_once(rows):
+    (group,) = packs(rows, 1 << 20)
+    packed = pack(group)
+    distinct = {tuple(row.input_ids[:n]) for row in rows for n in range(1, len(row.input_ids) + 1)}
+    assert packed["input_ids"].numel() == sum(packed["lengths"]) == len(distinct)
+    assert len(distinct) < 0.8 * sum(packed["spans"])
+    of_each = torch.split(packed["places"], packed["spans"])
+    for row, places in zip(group, of_each, strict=True):
+        assert packed["input_ids"][0, places].tolist() == row.input_ids
+        assert packed["position_ids"][0, places].tolist() == list(range(len(row.input_ids)))
+
+
+def test_a_row_that_comes_twice_is_computed_once_and_counted_twice(model, rows):
+    with torch.no_grad(), packed_attention(model):
+        once = example_nats(model, pack([rows[0]]))
+        twice = example_nats(model, pack([rows[0], rows[0], rows[1]]))
+    assert twice[:2] == pytest.approx(once * 2, rel=1e-6)
+    assert pack([rows[0], rows[0]])["lengths"] == [len(rows[0].input_ids), 0]
 
 
 def test_the_first_token_of_an_example_is_no_target_of_the_one_before():
     first, second = TokenizedRow([3, 4], [3, 4], 0), TokenizedRow([5, 6, 7], [5, 6, 7], 1)
     packed = pack([first, second])
+    assert packed["places"] is None
     assert packed["targets"].tolist() == [4, 6, 7]
     assert packed["kept"].tolist() == [0, 2, 3]
     assert packed["position_ids"].tolist() == [[0, 1, 0, 1, 2]]
@@ -86,9 +109,10 @@ def test_a_sliding_window_stays_one_within_each_example(rows):
     )
     windowed = MistralForCausalLM(config).eval()
     with torch.no_grad(), packed_attention(windowed):
-        together = packed_nats(windowed, pack(rows))
+        (group,) = packs(rows, 1 << 20)
+        together = packed_nats(windowed, pack(group))
     with torch.no_grad():
-        one_by_one = torch.cat([alone(windowed, row) for row in rows])
+        one_by_one = torch.cat([alone(windowed, row) for row in group])
     assert together.tolist() == pytest.approx(one_by_one.tolist(), rel=1e-4, abs=1e-5)
 
 
@@ -109,16 +133,22 @@ def test_attention_is_the_model_s_own_again_afterwards(model):
 
 
 def test_packs_hold_every_row_once_within_the_bound_and_few_are_needed():
-    rows = [TokenizedRow([1] * n, [1] * n, n) for n in range(1, 120)]
-    groups = packs(rows, 200)
+    rows = [TokenizedRow([n * 37 % 119] * n, [1] * n, n) for n in range(1, 120)]
+    groups = packs(rows, 1000)
     assert sorted(row.index for group in groups for row in group) == list(range(1, 120))
     sizes = [sum(len(row.input_ids) for row in group) for group in groups]
-    assert max(sizes) <= 200 and len(groups) <= 1.1 * sum(sizes) / 200 + 1
+    assert max(sizes) <= 1000 and len(groups) <= 1.1 * sum(sizes) / 1000 + 1
+
+
+def test_rows_that_begin_alike_are_in_one_pack():
+    rows = [TokenizedRow([n % 2, *([n] * 9)], [1] * 10, n) for n in range(20)]
+    firsts = [{row.input_ids[0] for row in group} for group in packs(rows, 50)]
+    assert firsts == [{0}, {0}, {1}, {1}]
 
 
 def test_a_row_longer_than_the_bound_stands_alone():
     rows = [TokenizedRow([1] * n, [1] * n, n) for n in (50, 7, 3)]
-    assert [[row.index for row in group] for group in packs(rows, 10)] == [[50], [7, 3]]
+    assert [[row.index for row in group] for group in packs(rows, 10)] == [[3, 7], [50]]
 
 
 @pytest.mark.slow

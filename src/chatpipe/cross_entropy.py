@@ -7,11 +7,12 @@ in the logits' own type and place.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-AT_ONCE = 256  # tokens whose probabilities are in float32 at once
+AT_ONCE = 128  # tokens whose probabilities are in float32 at once
 
 
 def token_nats(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -21,15 +22,31 @@ def token_nats(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """
     if logits.requires_grad:
         return _TokenNats.apply(logits, targets)  # type: ignore[no-any-return, no-untyped-call]
-    parts = zip(torch.split(logits, AT_ONCE), torch.split(targets, AT_ONCE), strict=True)
-    nats = [_nats_of(some.float(), wanted)[0] for some, wanted in parts]
-    return torch.cat(nats) if nats else logits.new_zeros(0, dtype=torch.float32)
+    nats = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    for some, wanted, found in _parts(logits, targets, nats):
+        _exponentials(some, wanted, found)
+    return nats
 
 
-def _nats_of(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(nats, log of the sum of exponentials) of each row of float32 logits."""
-    total = logits.logsumexp(-1)
-    return total - logits.gather(1, targets[:, None])[:, 0], total
+Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _parts(*tensors: torch.Tensor) -> Iterator[Part]:
+    """The same few tokens of each."""
+    return zip(*(torch.split(tensor, AT_ONCE) for tensor in tensors), strict=True)
+
+
+def _exponentials(
+    logits: torch.Tensor, targets: torch.Tensor, nats: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """exp(logits − their maximum) and its sum over the vocabulary, in float32: probabilities are
+    the one over the other. −log p of the targets is written into `nats`."""
+    exact = logits.to(torch.float32, copy=True)
+    exact -= exact.amax(-1, keepdim=True)
+    wanted = exact.gather(1, targets[:, None])
+    total = exact.exp_().sum(-1, keepdim=True)
+    torch.sub(total.log()[:, 0], wanted[:, 0], out=nats)
+    return exact, total
 
 
 class _TokenNats(torch.autograd.Function):
@@ -40,12 +57,10 @@ class _TokenNats(torch.autograd.Function):
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         nats = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
         content = logits.detach()
-        for start in range(0, len(logits), AT_ONCE):
-            some, wanted = content[start : start + AT_ONCE], targets[start : start + AT_ONCE]
-            exact = some.float()
-            nats[start : start + AT_ONCE], total = _nats_of(exact, wanted)
-            gradient = exact.sub_(total[:, None]).exp_()
-            gradient.scatter_add_(1, wanted[:, None], -torch.ones_like(total)[:, None])
+        for some, wanted, found in _parts(content, targets, nats):
+            exponentials, total = _exponentials(some, wanted, found)
+            gradient = exponentials.div_(total)
+            gradient.scatter_add_(1, wanted[:, None], gradient.new_full((len(wanted), 1), -1.0))
             some.copy_(gradient)
         ctx.save_for_backward(content)
         return nats

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -105,7 +106,7 @@ def complete(
         report(so_far.shape[1] - width)
         return torch.zeros(so_far.shape[0], dtype=torch.bool, device=so_far.device)
 
-    with torch.inference_mode():
+    with torch.inference_mode(), _whole_inputs_for_the_head(model):
         out = model.generate(
             input_ids=padded,
             attention_mask=mask,
@@ -113,6 +114,21 @@ def complete(
             **sampling(generation, eos),
         )
     return [_completion(row[width:].tolist(), encoder.tokenizer) for row in out]
+
+
+@contextmanager
+def _whole_inputs_for_the_head(model: Any) -> Iterator[None]:
+    """Models cut the last token's hidden state out of (rows, tokens, hidden); torch multiplies
+    such a slice by a copy of the output layer for every row (seconds, and gigabytes)."""
+
+    def whole(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0].contiguous(), *inputs[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(whole)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def sampling(generation: Generation, eos: int) -> dict[str, Any]:

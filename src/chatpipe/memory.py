@@ -20,8 +20,6 @@ NF4_CONSTANT = FLOAT32 / 64
 NF4_CONSTANT_DOUBLE = 1 / 64 + FLOAT32 / (64 * 256)
 # Weight, gradient and Adam's two moments, all float32.
 ADAM = 4 * FLOAT32
-# Of a few tokens at once: probabilities in float32, and what they are made from.
-PROBABILITIES = 2 * FLOAT32
 # What a process holds before it has a model: a CUDA context with its libraries' workspaces, or
 # (in main memory) the imported libraries.
 CONSTANT = {"cuda": 600 * 2**20, "cpu": 600 * 2**20}
@@ -49,7 +47,8 @@ class Device(BaseModel):
 
 
 class Batch(BaseModel):
-    """A packed micro-batch: its tokens, and how many of them are scored."""
+    """A packed micro-batch: its tokens, and how many of them are scored. Tokens that its rows share
+    are counted for each of them, so an estimate is an upper bound."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -121,10 +120,11 @@ def activation_bytes(shapes: Shapes, variant: Variant, batch: Batch, device: Dev
 
 
 def logits_bytes(shapes: Shapes, batch: Batch, device: Device) -> float:
-    """The scored tokens' logits, which their gradient overwrites."""
+    """The scored tokens' logits, which their gradient overwrites, and the probabilities of a few
+    of them at once."""
     from chatpipe.cross_entropy import AT_ONCE
 
-    at_once = min(batch.scored, AT_ONCE) * PROBABILITIES
+    at_once = min(batch.scored, AT_ONCE) * FLOAT32
     return float(shapes.vocabulary * (batch.scored * device.compute_bytes + at_once))
 
 
@@ -132,15 +132,15 @@ def layer_bytes(shapes: Shapes, variant: Variant, device: Device) -> float:
     """What one layer leaves for the backward pass, a token; LLaMA's layer with sdpa attention.
 
     - norms: two inputs and two inverse roots, in float32;
-    - attention: queries, keys, values (repeated for every head) and its output, in float32 on a
-      CPU, and the float32 log-sum of every head;
+    - attention: queries, keys, values and its output, in float32 on a CPU, and the float32
+      log-sum of every head;
     - the gated product: the gate before and after its activation, and the other factor;
     - every adapted layer: its input after dropout, the dropout's own mask, and the r products.
     """
     compute = device.compute_bytes
     norms = 2 * FLOAT32 * (shapes.hidden + 1)
     attended = FLOAT32 if device.kind == "cpu" else compute
-    attention = attended * 4 * shapes.attention + FLOAT32 * shapes.heads
+    attention = attended * 2 * (shapes.attention + shapes.keys) + FLOAT32 * shapes.heads
     gated = 3 * compute * shapes.intermediate
     adapted = shapes.lora_inputs * (compute + _dropout_bytes(variant.lora.dropout, device))
     ranks = shapes.lora_modules * variant.lora.rank * compute

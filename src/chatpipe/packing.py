@@ -1,20 +1,25 @@
-"""Several examples in one row of tokens, none of which sees another.
+"""Several examples in one row of tokens: none sees another, and a common beginning is shared.
 
 Positions restart with every example, attention is computed example by example, and logits only
 where the next token is scored: nothing is spent on padding, on other examples' tokens, or on
-logits that no one reads.
+logits that no one reads. Examples that begin with the same tokens (a template's preamble, the turns
+of one conversation) share them: a causal model makes the same of them in each, so the sharing
+changes neither losses nor gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from chatpipe.cross_entropy import token_nats
@@ -23,44 +28,73 @@ from chatpipe.tokenization import IGNORED, TokenizedRow
 ATTENTION = "chatpipe_packed"
 
 Pack = dict[str, Any]
+Places = npt.NDArray[np.int64]
 
 
 def pack(rows: Sequence[TokenizedRow]) -> Pack:
-    """One packed row. With T tokens of which S are scored:
+    """One packed row. Of N examples with K tokens, of which T are computed and S are scored:
 
-    input_ids, position_ids: (1, T); lengths: tokens of each example; kept: (S,), where the token
-    before a scored one is; targets: (S,), the scored tokens; counts: scored tokens of each
-    example. An example's first token is never scored: nothing of its own is before it.
+    input_ids, position_ids: (1, T), each example without what it shares with the one before;
+    lengths: N, the tokens of each that are computed; spans: N, all tokens of each;
+    places: (K,), where in the packed row each example's tokens are, None where nothing is shared;
+    kept: (S,), where the token before a scored one is; targets: (S,), the scored tokens;
+    counts: N, the scored tokens of each. An example's first token is never scored: nothing of its
+    own is before it.
     """
-    lengths = [len(row.input_ids) for row in rows]
-    starts = [sum(lengths[:place]) for place in range(len(rows))]
-    places = [[i for i, label in enumerate(row.labels[1:]) if label != IGNORED] for row in rows]
-    kept = [start + i for start, at in zip(starts, places, strict=True) for i in at]
-    targets = [row.labels[i + 1] for row, at in zip(rows, places, strict=True) for i in at]
+    ids = [np.asarray(row.input_ids) for row in rows]
+    shared = [0, *(_common(before, after) for before, after in pairwise(ids))]
+    spans = [len(of_one) for of_one in ids]
+    lengths = [span - common for span, common in zip(spans, shared, strict=True)]
+    paths = _paths(shared, lengths)
+    labels = [np.asarray(row.labels[1:]) for row in rows]
+    scored = [of_one != IGNORED for of_one in labels]
     return {
-        "input_ids": torch.tensor([[token for row in rows for token in row.input_ids]]),
-        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "input_ids": _tensor([of_one[n:] for of_one, n in zip(ids, shared, strict=True)])[None],
+        "position_ids": _tensor([np.arange(n, m) for n, m in zip(shared, spans, strict=True)])[
+            None
+        ],
         "lengths": lengths,
-        "kept": torch.tensor(kept, dtype=torch.long),
-        "targets": torch.tensor(targets, dtype=torch.long),
-        "counts": [len(at) for at in places],
+        "spans": spans,
+        "places": _tensor(paths) if any(shared) else None,
+        "kept": _tensor([path[:-1][at] for path, at in zip(paths, scored, strict=True)]),
+        "targets": _tensor([of_one[at] for of_one, at in zip(labels, scored, strict=True)]),
+        "counts": [int(at.sum()) for at in scored],
     }
 
 
+def _common(before: Places, after: Places) -> int:
+    """How many tokens both begin with."""
+    most = min(len(before), len(after))
+    different = np.flatnonzero(before[:most] != after[:most])
+    return int(different[0]) if len(different) else most
+
+
+def _paths(shared: Sequence[int], lengths: Sequence[int]) -> list[Places]:
+    """Where each example's tokens are: those it shares are where the one before has them."""
+    paths = [np.arange(0)]
+    end = 0
+    for common, length in zip(shared, lengths, strict=True):
+        paths.append(np.concatenate([paths[-1][:common], np.arange(end, end + length)]))
+        end += length
+    return paths[1:]
+
+
+def _tensor(parts: Sequence[Places]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64, copy=False))
+
+
 def packs(rows: Sequence[TokenizedRow], max_tokens: int) -> list[list[TokenizedRow]]:
-    """The rows, the longest first, in as few groups as first-fit finds, each of at most
-    `max_tokens` tokens (a longer row stands alone)."""
+    """The rows in groups of at most `max_tokens` tokens, shared ones counted for each of their
+    rows (a longer row stands alone). Rows that begin alike are next to each other."""
     groups: list[list[TokenizedRow]] = []
-    room: list[int] = []
-    for row in sorted(rows, key=lambda row: len(row.input_ids), reverse=True):
+    room = 0
+    for row in sorted(rows, key=lambda row: row.input_ids):
         length = len(row.input_ids)
-        place = next((i for i, free in enumerate(room) if free >= length), None)
-        if place is None:
-            groups.append([row])
-            room.append(max_tokens - length)
-        else:
-            groups[place].append(row)
-            room[place] -= length
+        if not groups or length > room:
+            groups.append([])
+            room = max_tokens
+        groups[-1].append(row)
+        room -= length
     return groups
 
 
@@ -72,6 +106,8 @@ def packed_logits(model: Any, packed: Pack) -> torch.Tensor:
         position_ids=packed["position_ids"],
         logits_to_keep=packed["kept"],
         lengths=packed["lengths"],
+        spans=packed["spans"],
+        places=packed["places"],
         use_cache=False,
     )
     return out.logits[0]  # type: ignore[no-any-return]
@@ -111,55 +147,84 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     lengths: list[int] | None = None,
+    spans: list[int] | None = None,
+    places: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: query (1, heads, T, size), key and value (1, key heads,
     T, size) → (1, T, heads, size), causal within each of the examples."""
-    if lengths is None:
+    if lengths is None or spans is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
     if kwargs.get("softcap"):
         raise ValueError("this model caps its attention scores, which packed rows cannot do yet.")
     scale, dropout = kwargs.get("scaling"), kwargs.get("dropout", 0.0)
     window = kwargs.get("sliding_window")
+    if places is not None:
+        key, value = _of_each(key, places), _of_each(value, places)
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
-        return _variable_length(query, key, value, lengths, scale, window), None
-    groups: int = module.num_key_value_groups  # type: ignore[assignment]
-    heads = (query, repeat_kv(key, groups), repeat_kv(value, groups))
+        return _variable_length(query, key, value, (lengths, spans), scale, window), None
     # float32 here: on CPUs it is more exact and, backward, twice as fast as bfloat16.
     with torch.autocast(query.device.type, enabled=False):
-        splits = [torch.split(part.float(), lengths, dim=2) for part in heads]
+        queries = torch.split(query.float(), lengths, dim=2)
+        keys = torch.split(key.float(), spans, dim=2)
+        values = torch.split(value.float(), spans, dim=2)
         outputs = [
             scaled_dot_product_attention(
-                q, k, v, dropout_p=dropout, scale=scale, **_causal(q.shape[2], window, q.device)
+                q,
+                k,
+                v,
+                dropout_p=dropout,
+                scale=scale,
+                enable_gqa=True,
+                **_causal(q.shape[2], k.shape[2], window, q.device),
             )
-            for q, k, v in zip(*splits, strict=True)
+            for q, k, v in zip(queries, keys, values, strict=True)
+            if q.shape[2]  # none of an example that is the one before again
         ]
     return torch.cat(outputs, dim=2).transpose(1, 2).to(query.dtype), None
 
 
-def _causal(length: int, window: int | None, device: torch.device) -> dict[str, Any]:
-    """What comes before, or the last `window` tokens of it: sdpa's arguments."""
-    if window is None or length <= window:
+def _of_each(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(1, heads, T, size) → (1, heads, K, size): what examples share, again for each."""
+    return tensor.transpose(1, 2).index_select(1, places).transpose(1, 2)
+
+
+def _causal(length: int, span: int, window: int | None, device: torch.device) -> dict[str, Any]:
+    """For the last `length` of `span` tokens: each sees what is before it and itself, or the last
+    `window` of these. As sdpa's arguments."""
+    if length == span and (window is None or span <= window):
         return {"is_causal": True}
-    everything = torch.ones(length, length, dtype=torch.bool, device=device)
-    return {"attn_mask": everything.tril().triu(1 - window)}
+    everything = torch.ones(length, span, dtype=torch.bool, device=device)
+    before = everything.tril(span - length)
+    return {"attn_mask": before if window is None else before.triu(span - length + 1 - window)}
 
 
 def _variable_length(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    lengths: list[int],
+    sizes: tuple[list[int], list[int]],
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """All examples in one kernel: torch's FlashAttention for sequences of different lengths."""
-    ends = torch.tensor([0, *lengths], device=query.device).cumsum(0, dtype=torch.int32)
+    """All examples in one kernel, torch's FlashAttention for sequences of different lengths, which
+    lets the last query see the last key."""
+    q_ends, k_ends = (
+        torch.tensor([0, *of_each], device=query.device).cumsum(0, dtype=torch.int32)
+        for of_each in sizes
+    )
     q, k, v = (part[0].transpose(0, 1) for part in (query, key.to(query), value.to(query)))
-    longest = max(lengths)
-    causal = (window - 1 if window else -1, 0)  # what is before (all of it: -1), nothing after
     attended = varlen_attn(
-        q, k, v, ends, ends, longest, longest, scale=scale, window_size=causal, enable_gqa=True
+        q,
+        k,
+        v,
+        q_ends,
+        k_ends,
+        max(sizes[0]),
+        max(sizes[1]),
+        scale=scale,
+        window_size=(window - 1 if window else -1, 0),  # all before (-1), nothing after
+        enable_gqa=True,
     )
     assert isinstance(attended, torch.Tensor)
     return attended[None]

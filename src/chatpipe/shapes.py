@@ -25,6 +25,7 @@ class Shapes(BaseModel):
     hidden: int
     intermediate: int
     heads: int
+    key_heads: int  # as many as heads, or fewer that several of them share
     head_size: int
     vocabulary: int
     positions: int | None  # tokens that the position encoding was made for
@@ -36,6 +37,11 @@ class Shapes(BaseModel):
     def attention(self) -> int:
         """Width of the queries: heads × head size."""
         return self.heads * self.head_size
+
+    @property
+    def keys(self) -> int:
+        """Width of the keys, and of the values: key heads × head size."""
+        return self.key_heads * self.head_size
 
 
 def shapes_of(directory: Path, lora: Lora) -> Shapes:
@@ -76,6 +82,7 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         heads=heads,
+        key_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=text.vocab_size,
         positions=getattr(text, "max_position_embeddings", None),
