@@ -22,6 +22,7 @@ import torch
 from peft import get_peft_model
 
 from benchmarks import harness, rows
+from benchmarks.padded import pad
 from chatpipe.config import Lora, Quantization, Training
 from chatpipe.finetuning import lora_config
 from chatpipe.modeling import compute_dtype, load_base, load_fast_base, peak_memory_bytes
@@ -64,16 +65,6 @@ def arguments(folder: str, **more: Any) -> dict[str, Any]:
 def padded(base: Path, train: Rows, folder: str) -> Any:
     from transformers import Trainer, TrainingArguments
 
-    def collate(chosen: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        longest = max(len(row["input_ids"]) for row in chosen)
-        gaps = [(row, longest - len(row["input_ids"])) for row in chosen]
-        parts = {
-            "input_ids": [row["input_ids"] + [0] * gap for row, gap in gaps],
-            "attention_mask": [[1] * (longest - gap) + [0] * gap for _, gap in gaps],
-            "labels": [row["labels"] + [IGNORED] * gap for row, gap in gaps],
-        }
-        return {name: torch.tensor(values) for name, values in parts.items()}
-
     settings = TrainingArguments(
         **arguments(
             folder,
@@ -83,9 +74,8 @@ def padded(base: Path, train: Rows, folder: str) -> Any:
             remove_unused_columns=False,
         )
     )
-    dataset = [{"input_ids": row.input_ids, "labels": row.labels} for row in train]
     return Trainer(
-        model=tuned(base, load_base), args=settings, train_dataset=dataset, data_collator=collate
+        model=tuned(base, load_base), args=settings, train_dataset=list(train), data_collator=pad
     )
 
 
@@ -138,12 +128,12 @@ def _trl(base: Path, train: Rows, folder: str, **more: Any) -> Any:
     )
 
 
-def ours(base: Path, train: Rows, folder: str) -> Any:
+def ours(base: Path, train: Rows, folder: str, **more: Any) -> Any:
     from transformers import TrainingArguments
 
     from chatpipe.packed_trainer import PackedTrainer, PackingCollator
 
-    settings = TrainingArguments(**arguments(folder, remove_unused_columns=False))
+    settings = TrainingArguments(**arguments(folder, **{"remove_unused_columns": False, **more}))
     return PackedTrainer(
         model=tuned(base, load_fast_base),
         args=settings,

@@ -157,28 +157,10 @@ def test_training_goes_as_the_trainer_s_own_padded_training(
     model, rows, tmp_path, tiny_model_dir, micro_batch_tokens
 ):
     """The reference is transformers' Trainer with its own collator and loss."""
-    from transformers import Trainer
-
-    from chatpipe.global_batches import EpochLoader, GlobalBatches
+    from benchmarks.padded import TrainerInOurOrder, pad
     from chatpipe.packed_trainer import PackedTrainer, PackingCollator
 
-    class InOurOrder(Trainer):
-        def get_train_dataloader(self):
-            batches = GlobalBatches(len(self.train_dataset), BATCH, seed=0)
-            dataset, collator = self.train_dataset, self.data_collator
-            return EpochLoader(dataset, batch_sampler=batches, collate_fn=collator)
-
-    def collate(chosen):
-        longest = max(len(row.input_ids) for row in chosen)
-        gaps = [longest - len(row.input_ids) for row in chosen]
-        pairs = list(zip(chosen, gaps, strict=True))
-        return {
-            "input_ids": torch.tensor([row.input_ids + [0] * gap for row, gap in pairs]),
-            "attention_mask": torch.tensor([[1] * (longest - gap) + [0] * gap for gap in gaps]),
-            "labels": torch.tensor([row.labels + [IGNORED] * gap for row, gap in pairs]),
-        }
-
-    reference = trained(InOurOrder, collate, model, rows, tmp_path / "padded")
+    reference = trained(TrainerInOurOrder, pad, model, rows, tmp_path / "padded")
     other = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     with packed_attention(other):
         collator = PackingCollator(micro_batch_tokens)

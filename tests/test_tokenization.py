@@ -1,6 +1,9 @@
 """Labels score the response and the EOS and nothing else; nothing is cut without being counted."""
 
+import os
+import time
 from collections import Counter
+from datetime import timedelta
 from itertools import product
 
 import pyarrow as pa
@@ -131,6 +134,24 @@ def test_the_same_texts_are_tokenized_once(tokenizer, tmp_path, monkeypatch):
     encoder(tokenizer).encode(table(*rows[::-1]))
     Encoder(tokenizer, template("short"), "response", 2048).encode(table(*rows))
     assert len(asked) == 3
+
+
+def test_a_file_that_nobody_asked_for_in_a_month_goes_when_another_is_written(
+    tokenizer, chatpipe_home
+):
+    def files():
+        return sorted((chatpipe_home / "cache" / "tokens").glob("*.arrow"))
+
+    month = timedelta(days=31).total_seconds()
+    used, unused = table(*alpaca_rows(2)), table(*alpaca_rows(3))
+    for rows in (used, unused):
+        encoder(tokenizer).encode(rows)
+    for file in files():
+        os.utime(file, (0, file.stat().st_mtime - month))
+    encoder(tokenizer).encode(used)
+    encoder(tokenizer).encode(table(*alpaca_rows(4)))
+    assert len(files()) == 2
+    assert all(time.time() - file.stat().st_mtime < month for file in files())
 
 
 def test_a_file_that_was_not_finished_is_not_found(tokenizer, tmp_path, monkeypatch):

@@ -1,12 +1,15 @@
 """Token ids of prompts and responses in files that are memory-mapped, known by their content.
 
-What the same tokenizer and template made of the same texts is found again, whoever asks.
+What the same tokenizer and template made of the same texts is found again, whoever asks. A file that
+nobody has asked for in a month is removed when another is written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +28,7 @@ from chatpipe.prompts import render
 VERSION = 1  # raised when the same texts would give other ids
 TEXTS = ("instruction", "input", "output")
 ROWS_AT_ONCE = 1 << 10
+UNUSED_S = 30 * 24 * 3600
 SCHEMA = pa.schema([(name, pa.list_(pa.int32())) for name in ("prompt", "response")])
 
 Ids = npt.NDArray[np.int32]
@@ -60,8 +64,9 @@ def token_file(
 ) -> TokenFile:
     """The file of those rows, whose texts have that digest; made where there is none yet."""
     path = home() / "cache" / "tokens" / f"{_key(tokenizer, template, digest)}.arrow"
-    if not path.exists():
+    if not _found(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_unused(path.parent)
         partial = path.with_suffix(f".{uuid.uuid4().hex}")
         try:
             _write(partial, tokenizer, template, tables)
@@ -69,6 +74,24 @@ def token_file(
         finally:
             partial.unlink(missing_ok=True)
     return TokenFile(path)
+
+
+def _found(path: Path) -> bool:
+    """Whether the file is there; it then counts as used."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
+def _remove_unused(folder: Path) -> None:
+    """Whoever still reads one keeps what is mapped."""
+    for file in folder.glob("*.arrow"):
+        if time.time() - file.stat().st_mtime > UNUSED_S:
+            file.unlink(missing_ok=True)
 
 
 def digest_of(tables: Iterable[pa.Table]) -> str:
