@@ -1,7 +1,7 @@
 """Token ids of prompts and responses in files that are memory-mapped, known by their content.
 
-What the same tokenizer and template made of the same texts is found again, whoever asks. A file that
-nobody has asked for in a month is removed when another is written.
+What the same tokenizer and template made of the same texts is found again, whoever asks. A file
+that nobody has asked for in a month is removed when another is written.
 """
 
 from __future__ import annotations
