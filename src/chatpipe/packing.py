@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -28,18 +28,34 @@ from chatpipe.tokenization import IGNORED, TokenizedRow
 ATTENTION = "chatpipe_packed"
 
 Pack = dict[str, Any]
+
+
+class Layout(TypedDict):
+    """Where the N examples of a packed row are. Of T tokens that are computed for K tokens of
+    examples:
+
+    lengths: N, the tokens of each that are computed; spans: N, all tokens of each; places: (K,),
+    where in the packed row each example's tokens are, None where nothing is shared; query_ends,
+    key_ends: (N + 1,), the sums of lengths and of spans up to each example, as kernels want them.
+    """
+
+    lengths: list[int]
+    spans: list[int]
+    places: torch.Tensor | None
+    query_ends: torch.Tensor
+    key_ends: torch.Tensor
+
+
 Places = npt.NDArray[np.int64]
 
 
 def pack(rows: Sequence[TokenizedRow]) -> Pack:
-    """One packed row. Of N examples with K tokens, of which T are computed and S are scored:
+    """One packed row. With T tokens that are computed, of which S are scored:
 
     input_ids, position_ids: (1, T), each example without what it shares with the one before;
-    lengths: N, the tokens of each that are computed; spans: N, all tokens of each;
-    places: (K,), where in the packed row each example's tokens are, None where nothing is shared;
-    kept: (S,), where the token before a scored one is; targets: (S,), the scored tokens;
-    counts: N, the scored tokens of each. An example's first token is never scored: nothing of its
-    own is before it.
+    layout: where the examples are; kept: (S,), where the token before a scored one is;
+    targets: (S,), the scored tokens; counts: the scored tokens of each example. An example's
+    first token is never scored: nothing of its own is before it.
     """
     ids = [np.asarray(row.input_ids) for row in rows]
     shared = [0, *(_common(before, after) for before, after in pairwise(ids))]
@@ -53,9 +69,13 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
         "position_ids": _tensor([np.arange(n, m) for n, m in zip(shared, spans, strict=True)])[
             None
         ],
-        "lengths": lengths,
-        "spans": spans,
-        "places": _tensor(paths) if any(shared) else None,
+        "layout": Layout(
+            lengths=lengths,
+            spans=spans,
+            places=_tensor(paths) if any(shared) else None,
+            query_ends=_ends(lengths),
+            key_ends=_ends(spans),
+        ),
         "kept": _tensor([path[:-1][at] for path, at in zip(paths, scored, strict=True)]),
         "targets": _tensor([of_one[at] for of_one, at in zip(labels, scored, strict=True)]),
         "counts": [int(at.sum()) for at in scored],
@@ -77,6 +97,10 @@ def _paths(shared: Sequence[int], lengths: Sequence[int]) -> list[Places]:
         paths.append(np.concatenate([paths[-1][:common], np.arange(end, end + length)]))
         end += length
     return paths[1:]
+
+
+def _ends(sizes: Sequence[int]) -> torch.Tensor:
+    return torch.tensor([0, *sizes]).cumsum(0, dtype=torch.int32)
 
 
 def _tensor(parts: Sequence[Places]) -> torch.Tensor:
@@ -105,9 +129,7 @@ def packed_logits(model: Any, packed: Pack) -> torch.Tensor:
         input_ids=packed["input_ids"],
         position_ids=packed["position_ids"],
         logits_to_keep=packed["kept"],
-        lengths=packed["lengths"],
-        spans=packed["spans"],
-        places=packed["places"],
+        layout=packed["layout"],
         use_cache=False,
     )
     return out.logits[0]  # type: ignore[no-any-return]
@@ -146,28 +168,26 @@ def _attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    lengths: list[int] | None = None,
-    spans: list[int] | None = None,
-    places: torch.Tensor | None = None,
+    layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: query (1, heads, T, size), key and value (1, key heads,
     T, size) → (1, T, heads, size), causal within each of the examples."""
-    if lengths is None or spans is None:
+    if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
     if kwargs.get("softcap"):
         raise ValueError("this model caps its attention scores, which packed rows cannot do yet.")
     scale, dropout = kwargs.get("scaling"), kwargs.get("dropout", 0.0)
     window = kwargs.get("sliding_window")
-    if places is not None:
-        key, value = _of_each(key, places), _of_each(value, places)
+    if layout["places"] is not None:
+        key, value = (_of_each(part, layout["places"]) for part in (key, value))
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
-        return _variable_length(query, key, value, (lengths, spans), scale, window), None
+        return _variable_length(query, key, value, layout, scale, window), None
     # float32 here: on CPUs it is more exact and, backward, twice as fast as bfloat16.
     with torch.autocast(query.device.type, enabled=False):
-        queries = torch.split(query.float(), lengths, dim=2)
-        keys = torch.split(key.float(), spans, dim=2)
-        values = torch.split(value.float(), spans, dim=2)
+        queries = torch.split(query.float(), layout["lengths"], dim=2)
+        keys = torch.split(key.float(), layout["spans"], dim=2)
+        values = torch.split(value.float(), layout["spans"], dim=2)
         outputs = [
             scaled_dot_product_attention(
                 q,
@@ -203,25 +223,21 @@ def _variable_length(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    sizes: tuple[list[int], list[int]],
+    layout: Layout,
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
     """All examples in one kernel, torch's FlashAttention for sequences of different lengths, which
     lets the last query see the last key."""
-    q_ends, k_ends = (
-        torch.tensor([0, *of_each], device=query.device).cumsum(0, dtype=torch.int32)
-        for of_each in sizes
-    )
     q, k, v = (part[0].transpose(0, 1) for part in (query, key.to(query), value.to(query)))
     attended = varlen_attn(
         q,
         k,
         v,
-        q_ends,
-        k_ends,
-        max(sizes[0]),
-        max(sizes[1]),
+        layout["query_ends"],
+        layout["key_ends"],
+        max(layout["lengths"]),
+        max(layout["spans"]),
         scale=scale,
         window_size=(window - 1 if window else -1, 0),  # all before (-1), nothing after
         enable_gqa=True,

@@ -85,6 +85,8 @@ def row_nats(
 
     Rows are packed and do not see each other, so a row's value does not depend on its company.
     """
+    from accelerate.utils import send_to_device
+
     from chatpipe.packing import example_nats, pack, packed_attention, packs
 
     rows = list(rows)  # each row once: those of a memory-mapped file are made anew when asked for
@@ -94,10 +96,7 @@ def row_nats(
     done = 0
     with packed_attention(model):
         for group in packs(rows, batch_tokens):
-            on_device = {
-                name: part.to(device) if hasattr(part, "to") else part
-                for name, part in pack(group).items()
-            }
+            on_device = send_to_device(pack(group), device)
             for row, value in zip(group, example_nats(model, on_device), strict=True):
                 nats[place[id(row)]] = value
             done += len(group)
