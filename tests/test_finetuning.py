@@ -190,3 +190,16 @@ def test_a_batch_is_answered_like_each_prompt_alone(tiny_model_dir):
     sampled = [complete(model, encoder, prompts, settings.model_copy(update={"temperature": 1.0}))]
     sampled += [complete(model, encoder, prompts, settings.model_copy(update={"temperature": 1.0}))]
     assert sampled[0] == sampled[1] != together
+
+
+def test_the_output_layer_is_not_copied_for_every_prompt_of_a_batch(tiny_model_dir):
+    """torch multiplies a strided slice by as many copies of the weight as it has rows."""
+    from chatpipe.generation import complete
+
+    model = load_base(tiny_model_dir, Quantization(method="none", compute_dtype="float32"))
+    encoder = Encoder(load_tokenizer(tiny_model_dir), template("alpaca"), "all", 4096)
+    head, seen = model.get_output_embeddings(), []
+    multiply = head.forward
+    head.forward = lambda hidden: seen.append(hidden.is_contiguous()) or multiply(hidden)
+    complete(model, encoder, ["How are you?", "The quick brown fox"], Generation(max_new_tokens=3))
+    assert seen == [True] * 3 and not head._forward_pre_hooks
