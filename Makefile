@@ -38,6 +38,7 @@ bench: $(STAMP) ## run the benchmarks (40 minutes) and write benchmarks/results/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/chatpipe demo
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.loss_curves
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.orchestration
