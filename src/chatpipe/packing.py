@@ -44,6 +44,7 @@ class Layout(TypedDict):
     places: torch.Tensor | None
     query_ends: torch.Tensor
     key_ends: torch.Tensor
+    causal: dict[int | None, list[dict[str, Any]]]  # by window: what the first layer has made
 
 
 Places = npt.NDArray[np.int64]
@@ -75,6 +76,7 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
             places=_tensor(paths) if any(shared) else None,
             query_ends=_ends(lengths),
             key_ends=_ends(spans),
+            causal={},
         ),
         "kept": _tensor([path[:-1][at] for path, at in zip(paths, scored, strict=True)]),
         "targets": _tensor([of_one[at] for of_one, at in zip(labels, scored, strict=True)]),
@@ -188,17 +190,12 @@ def _attention(
         queries = torch.split(query.float(), layout["lengths"], dim=2)
         keys = torch.split(key.float(), layout["spans"], dim=2)
         values = torch.split(value.float(), layout["spans"], dim=2)
+        examples = zip(queries, keys, values, _causal(layout, window, query.device), strict=True)
         outputs = [
             scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                dropout_p=dropout,
-                scale=scale,
-                enable_gqa=True,
-                **_causal(q.shape[2], k.shape[2], window, q.device),
+                q, k, v, dropout_p=dropout, scale=scale, enable_gqa=True, **causal
             )
-            for q, k, v in zip(queries, keys, values, strict=True)
+            for q, k, v, causal in examples
             if q.shape[2]  # none of an example that is the one before again
         ]
     return torch.cat(outputs, dim=2).transpose(1, 2).to(query.dtype), None
@@ -209,14 +206,26 @@ def _of_each(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return tensor.transpose(1, 2).index_select(1, places).transpose(1, 2)
 
 
-def _causal(length: int, span: int, window: int | None, device: torch.device) -> dict[str, Any]:
+def _causal(layout: Layout, window: int | None, device: torch.device) -> list[dict[str, Any]]:
+    """sdpa's arguments for each example."""
+    made = layout["causal"]
+    if window not in made:
+        sizes = zip(layout["lengths"], layout["spans"], strict=True)
+        made[window] = [_causal_of_one(length, span, window, device) for length, span in sizes]
+    return made[window]
+
+
+def _causal_of_one(
+    length: int, span: int, window: int | None, device: torch.device
+) -> dict[str, Any]:
     """For the last `length` of `span` tokens: each sees what is before it and itself, or the last
-    `window` of these. As sdpa's arguments."""
+    `window` of these."""
     if length == span and (window is None or span <= window):
         return {"is_causal": True}
-    everything = torch.ones(length, span, dtype=torch.bool, device=device)
-    before = everything.tril(span - length)
-    return {"attn_mask": before if window is None else before.triu(span - length + 1 - window)}
+    seen = torch.ones(length, span, dtype=torch.bool, device=device).tril(span - length)
+    if window is not None:
+        seen = seen.triu(span - length + 1 - window)
+    return {"attn_mask": torch.zeros(seen.shape, device=device).masked_fill(~seen, -torch.inf)}
 
 
 def _variable_length(
