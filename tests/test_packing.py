@@ -3,8 +3,10 @@
 import pyarrow as pa
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
+from chatpipe.errors import ModelError
 from chatpipe.modeling import load_tokenizer
 from chatpipe.packing import example_nats, pack, packed_attention, packed_nats, packs
 from chatpipe.prompts import template
@@ -77,6 +79,11 @@ def test_what_rows_begin_with_in_common_is_computed_once(rows):
         assert packed["position_ids"][0, places].tolist() == list(range(len(row.input_ids)))
 
 
+def test_what_is_too_short_to_be_worth_a_mask_is_not_shared():
+    rows = [TokenizedRow([1, *([n] * 20)], [IGNORED] * 21, n) for n in (5, 6, 7)]
+    assert pack(rows)["layout"]["places"] is None
+
+
 def test_a_row_that_comes_twice_is_computed_once_and_counted_twice(model, rows):
     with torch.no_grad(), packed_attention(model):
         once = example_nats(model, pack([rows[0]]))
@@ -117,10 +124,77 @@ def test_a_sliding_window_stays_one_within_each_example(rows):
     assert together.tolist() == pytest.approx(one_by_one.tolist(), rel=1e-4, abs=1e-5)
 
 
+def small(architecture, **settings):
+    """A model of that architecture, with weights large enough to tell right from wrong."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        **settings,
+    )
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, 0, 0.3)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("Llama", {}),
+        ("Mistral", {"sliding_window": 16}),
+        ("Qwen2", {}),
+        ("Qwen3", {"head_dim": 8}),
+        ("Gemma3Text", {"head_dim": 8, "sliding_window": 16}),
+        ("Phi3", {}),
+        ("Phi", {}),
+        ("GPTNeoX", {}),
+        ("GPT2", {"n_positions": 512}),
+        ("SmolLM3", {}),
+        ("Granite", {}),
+        ("Cohere", {}),
+        ("Olmo2", {}),
+        ("Starcoder2", {}),
+    ],
+)
+def test_rows_are_packed_for_all_of_these(rows, architecture, settings):
+    model = small(architecture, **settings)
+    (group,) = packs(rows, 1 << 20)
+    with torch.no_grad(), packed_attention(model):
+        together = packed_nats(model, pack(group))
+    with torch.no_grad():
+        one_by_one = torch.cat([alone(model, row) for row in group])
+    assert together.tolist() == pytest.approx(one_by_one.tolist(), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "reason"),
+    [
+        ("Gemma2", {"head_dim": 8}, "asks for softcap"),
+        ("GptOss", {"head_dim": 8, "num_local_experts": 4}, "asks for s_aux"),
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of conv"),
+        ("Llama4Text", {"head_dim": 8, "intermediate_size_mlp": 64}, "chunked_attention"),
+        ("RecurrentGemma", {}, "layers of linear_attention"),
+        ("MiniMax", {"num_local_experts": 2}, "layers of linear_attention"),
+        ("Falcon", {}, "cannot be replaced"),
+    ],
+)
+def test_models_that_would_see_other_examples_are_refused(rows, architecture, settings, reason):
+    model = small(architecture, **settings)
+    with pytest.raises(ModelError, match=reason), packed_attention(model), torch.no_grad():
+        packed_nats(model, pack(rows[:2]))
+
+
 def test_a_model_whose_attention_cannot_be_replaced_is_refused(model, monkeypatch):
     monkeypatch.setattr(type(model), "_supports_attention_backend", False)
     with (
-        pytest.raises(ValueError, match="does not let its attention be replaced"),
+        pytest.raises(ModelError, match="its attention cannot be replaced"),
         packed_attention(model),
     ):
         pass

@@ -50,6 +50,10 @@ class ArtifactError(ChatpipeError):
     """A stored artifact is missing, incomplete or changed."""
 
 
+class ModelError(ChatpipeError):
+    """The base model cannot be used in this way."""
+
+
 class TrainingError(ChatpipeError):
     """Training ended without a usable adapter."""
 
@@ -74,6 +78,7 @@ BY_NAME: dict[str, type[ChatpipeError]] = {
         HubUnreachableError,
         ArtifactError,
         SharedStoreError,
+        ModelError,
         TrainingError,
         StepProcessError,
     )

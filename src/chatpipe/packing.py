@@ -4,7 +4,10 @@ Positions restart with every example, attention is computed example by example, 
 where the next token is scored: nothing is spent on padding, on other examples' tokens, or on
 logits that no one reads. Examples that begin with the same tokens (a template's preamble, the turns
 of one conversation) share them: a causal model makes the same of them in each, so the sharing
-changes neither losses nor gradients.
+changes neither losses nor gradients (with dropout, they share its noise too).
+
+What a model computes across tokens in other ways than by plain attention would see the other
+examples: such models are refused.
 """
 
 from __future__ import annotations
@@ -23,11 +26,28 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from chatpipe.cross_entropy import token_nats
+from chatpipe.errors import ModelError
 from chatpipe.tokenization import IGNORED, TokenizedRow
 
 ATTENTION = "chatpipe_packed"
+LAYERS = {"full_attention", "sliding_attention"}
+# What models say to their attention that is known to change nothing here, or is heeded.
+HEEDED = {"scaling", "dropout", "sliding_window"}
+HARMLESS = {"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"}
+HARMLESS |= {"output_router_logits"}
+
+WORTH_SHARING = 1 / 8  # of a row's tokens
 
 Pack = dict[str, Any]
+
+
+class Attended:
+    """What the layers of one forward pass tell and hand on: how many have attended, and the
+    masks by (length, span, window)."""
+
+    def __init__(self) -> None:
+        self.layers = 0
+        self.masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
 
 
 class Layout(TypedDict):
@@ -44,7 +64,7 @@ class Layout(TypedDict):
     places: torch.Tensor | None
     query_ends: torch.Tensor
     key_ends: torch.Tensor
-    causal: dict[int | None, list[dict[str, Any]]]  # by window: what the first layer has made
+    attended: Attended
 
 
 Places = npt.NDArray[np.int64]
@@ -59,7 +79,7 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
     first token is never scored: nothing of its own is before it.
     """
     ids = [np.asarray(row.input_ids) for row in rows]
-    shared = [0, *(_common(before, after) for before, after in pairwise(ids))]
+    shared = [0, *(_shared(before, after) for before, after in pairwise(ids))]
     spans = [len(of_one) for of_one in ids]
     lengths = [span - common for span, common in zip(spans, shared, strict=True)]
     paths = _paths(shared, lengths)
@@ -76,7 +96,7 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
             places=_tensor(paths) if any(shared) else None,
             query_ends=_ends(lengths),
             key_ends=_ends(spans),
-            causal={},
+            attended=Attended(),
         ),
         "kept": _tensor([path[:-1][at] for path, at in zip(paths, scored, strict=True)]),
         "targets": _tensor([of_one[at] for of_one, at in zip(labels, scored, strict=True)]),
@@ -84,11 +104,13 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
     }
 
 
-def _common(before: Places, after: Places) -> int:
-    """How many tokens both begin with."""
+def _shared(before: Places, after: Places) -> int:
+    """How many tokens both begin with; 0 where these are so few (a BOS) that the mask which then
+    is needed costs more than they do."""
     most = min(len(before), len(after))
     different = np.flatnonzero(before[:most] != after[:most])
-    return int(different[0]) if len(different) else most
+    common = int(different[0]) if len(different) else most
+    return common if common >= WORTH_SHARING * len(after) else 0
 
 
 def _paths(shared: Sequence[int], lengths: Sequence[int]) -> list[Places]:
@@ -127,6 +149,8 @@ def packs(rows: Sequence[TokenizedRow], max_tokens: int) -> list[list[TokenizedR
 def packed_logits(model: Any, packed: Pack) -> torch.Tensor:
     """(S, vocabulary): the logits that predict the scored tokens. `model` attends as it does
     within `packed_attention`."""
+    attended: Attended = packed["layout"]["attended"]
+    attended.layers = 0
     out = model(
         input_ids=packed["input_ids"],
         position_ids=packed["position_ids"],
@@ -134,6 +158,11 @@ def packed_logits(model: Any, packed: Pack) -> torch.Tensor:
         layout=packed["layout"],
         use_cache=False,
     )
+    plain = _unwrapped(model)
+    layers = plain.config.get_text_config().num_hidden_layers
+    if attended.layers != layers:
+        others = f"only {attended.layers} of its {layers} layers attend"
+        raise ModelError(f"{type(plain).__name__}: rows cannot be packed: {others}.")
     return out.logits[0]  # type: ignore[no-any-return]
 
 
@@ -152,16 +181,33 @@ def example_nats(model: Any, packed: Pack) -> list[float]:
 @contextmanager
 def packed_attention(model: Any) -> Iterator[None]:
     """While this lasts, the model's attention is that of packed rows."""
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if not getattr(plain, "_supports_attention_backend", False):
-        name = type(plain).__name__
-        raise ValueError(f"{name} does not let its attention be replaced: no rows can be packed.")
+    plain = _unwrapped(model)
+    check_packable(plain)
     before = plain.config._attn_implementation
     plain.set_attn_implementation(ATTENTION)
     try:
         yield
     finally:
         plain.set_attn_implementation(before)
+
+
+def check_packable(model: Any) -> None:
+    """ModelError where rows cannot be packed, as far as the model's configuration tells."""
+    config = model.config.get_text_config()
+    others = sorted({*(getattr(config, "layer_types", None) or ())} - LAYERS)
+    if not getattr(model, "_supports_attention_backend", False):
+        reason = "its attention cannot be replaced"
+    elif others:
+        reason = f"it has layers of {', '.join(others)}"
+    else:
+        return
+    raise ModelError(f"{type(model).__name__}: rows cannot be packed: {reason}.")
+
+
+def _unwrapped(model: Any) -> Any:
+    """The transformers model, without what several processes or peft have put around it."""
+    model = getattr(model, "module", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _attention(
@@ -177,28 +223,67 @@ def _attention(
     T, size) → (1, T, heads, size), causal within each of the examples."""
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
-    if kwargs.get("softcap"):
-        raise ValueError("this model caps its attention scores, which packed rows cannot do yet.")
+    layout["attended"].layers += 1
+    _check_heeded(kwargs)
     scale, dropout = kwargs.get("scaling"), kwargs.get("dropout", 0.0)
     window = kwargs.get("sliding_window")
+    key, value = key.to(query.dtype), value.to(query.dtype)
     if layout["places"] is not None:
         key, value = (_of_each(part, layout["places"]) for part in (key, value))
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
+    if not dropout and _has_flash_attention(query):
         return _variable_length(query, key, value, layout, scale, window), None
-    # float32 here: on CPUs it is more exact and, backward, twice as fast as bfloat16.
+    return _one_by_one(query, key, value, layout, scale, window, dropout), None
+
+
+def _check_heeded(asked: dict[str, Any]) -> None:
+    """ModelError where the model asks its attention for anything that would be left out."""
+    unknown = asked.keys() - HEEDED - HARMLESS
+    names = sorted(name for name in unknown if asked[name] is not None)
+    if names:
+        said = ", ".join(names)
+        raise ModelError(f"rows cannot be packed: the model's attention asks for {said}.")
+
+
+def _one_by_one(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scale: float | None,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Queries of the T tokens that are computed, keys and values of all K → attention of the T."""
+    on_cpu = query.device.type == "cpu"
+    outputs = []
     with torch.autocast(query.device.type, enabled=False):
-        queries = torch.split(query.float(), layout["lengths"], dim=2)
-        keys = torch.split(key.float(), layout["spans"], dim=2)
-        values = torch.split(value.float(), layout["spans"], dim=2)
-        examples = zip(queries, keys, values, _causal(layout, window, query.device), strict=True)
-        outputs = [
-            scaled_dot_product_attention(
-                q, k, v, dropout_p=dropout, scale=scale, enable_gqa=True, **causal
+        # In float32, CPUs are more exact and, backward, twice as fast as in bfloat16.
+        parts = [part.float() if on_cpu else part for part in (query, key, value)]
+        sizes = (layout["lengths"], layout["spans"], layout["spans"])
+        splits = (torch.split(part, size, dim=2) for part, size in zip(parts, sizes, strict=True))
+        for q, k, v in zip(*splits, strict=True):
+            if not q.shape[2]:
+                continue  # the example is the one before again
+            mask = _mask(q, k.shape[2], window, layout["attended"])
+            outputs.append(
+                scaled_dot_product_attention(
+                    q,
+                    k,
+                    v,
+                    attn_mask=mask,
+                    is_causal=mask is None,
+                    dropout_p=dropout,
+                    scale=scale,
+                    enable_gqa=True,
+                )
             )
-            for q, k, v, causal in examples
-            if q.shape[2]  # none of an example that is the one before again
-        ]
-    return torch.cat(outputs, dim=2).transpose(1, 2).to(query.dtype), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(query.dtype)
+
+
+def _has_flash_attention(query: torch.Tensor) -> bool:
+    """Whether torch's FlashAttention runs on that: half precision, on Ampere GPUs or later."""
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return half and query.is_cuda and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _of_each(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -206,26 +291,23 @@ def _of_each(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return tensor.transpose(1, 2).index_select(1, places).transpose(1, 2)
 
 
-def _causal(layout: Layout, window: int | None, device: torch.device) -> list[dict[str, Any]]:
-    """sdpa's arguments for each example."""
-    made = layout["causal"]
-    if window not in made:
-        sizes = zip(layout["lengths"], layout["spans"], strict=True)
-        made[window] = [_causal_of_one(length, span, window, device) for length, span in sizes]
-    return made[window]
-
-
-def _causal_of_one(
-    length: int, span: int, window: int | None, device: torch.device
-) -> dict[str, Any]:
-    """For the last `length` of `span` tokens: each sees what is before it and itself, or the last
-    `window` of these."""
+def _mask(
+    query: torch.Tensor, span: int, window: int | None, attended: Attended
+) -> torch.Tensor | None:
+    """For the last tokens of `span`: each sees itself and all before it, or the window - 1 before
+    it. None where plain causal attention does that."""
+    length = query.shape[2]
     if length == span and (window is None or span <= window):
-        return {"is_causal": True}
-    seen = torch.ones(length, span, dtype=torch.bool, device=device).tril(span - length)
-    if window is not None:
-        seen = seen.triu(span - length + 1 - window)
-    return {"attn_mask": torch.zeros(seen.shape, device=device).masked_fill(~seen, -torch.inf)}
+        return None
+    asked = (length, span, window)
+    if asked not in attended.masks:
+        everything = torch.ones(length, span, dtype=torch.bool, device=query.device)
+        seen = everything.tril(span - length)
+        if window is not None:
+            seen = seen.triu(span - length + 1 - window)
+        mask = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, -torch.inf)
+        attended.masks[asked] = mask
+    return attended.masks[asked]
 
 
 def _variable_length(
@@ -238,7 +320,7 @@ def _variable_length(
 ) -> torch.Tensor:
     """All examples in one kernel, torch's FlashAttention for sequences of different lengths, which
     lets the last query see the last key."""
-    q, k, v = (part[0].transpose(0, 1) for part in (query, key.to(query), value.to(query)))
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     attended = varlen_attn(
         q,
         k,
