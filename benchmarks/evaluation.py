@@ -3,6 +3,7 @@
 The base in full precision, because that is what lm-evaluation-harness loads here:
   harness-1   lm-evaluation-harness, its Hugging Face backend, batch size 1
   harness-8   the same, batch size 8
+  harness-16  the same, batch size 16
   ours        chatpipe's packed scoring
 
     python -m benchmarks.evaluation [--rounds 3] [--rows 100] [--file ROWS]
@@ -25,7 +26,7 @@ from chatpipe.tokenization import IGNORED, TokenizedRow
 
 PLAIN = Quantization(method="none")
 BATCH_TOKENS = 2048
-CONTENDERS = ("harness-1", "harness-8", "ours")
+CONTENDERS = ("harness-1", "harness-8", "harness-16", "ours")
 
 
 def harness_nats(base: Path, held: Sequence[TokenizedRow], batch: int) -> tuple[list[float], float]:

@@ -66,7 +66,8 @@ def chart(losses: dict[str, list[float]]) -> str:
     for index, curve in enumerate(losses.values()):
         body.append(draw.curve(plot, index, [(step + 1, loss) for step, loss in enumerate(curve)]))
     legend, height = draw.legend(list(losses), plot.box)
-    words = ("Loss by optimizer step, padded and packed", "The curves lie on each other.")
+    ends = ", ".join(f"{name} ends at {curve[-1]:.3f}" for name, curve in losses.items())
+    words = ("Loss by optimizer step, padded and packed", ends)
     return draw.svg("losses", (700, height), words, body + legend)
 
 

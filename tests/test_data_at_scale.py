@@ -234,3 +234,13 @@ def test_the_benchmark_runs_and_its_account_is_that_of_what_it_generated(tmp_pat
     subprocess.run([*command, "--json", str(report)], check=True, capture_output=True)
     [result] = json.loads(report.read_text())["results"]
     assert result["rows"] == 2000 and result["rows_per_s"] > 0
+
+
+def test_rows_of_megabytes_are_not_held_until_they_are_many(tmp_path):
+    schema = pa.schema([("text", pa.string())])
+    rows = pa.table({"text": ["x" * (8 << 20)] * 4})
+    with writing.RowWriter(tmp_path / "rows.parquet", schema) as writer:
+        for _ in range(6):
+            writer.write(rows)
+    assert pq.read_metadata(tmp_path / "rows.parquet").num_row_groups == 3
+    assert max(batch.num_rows for batch in reading.batches(tmp_path / "rows.parquet")) == 2

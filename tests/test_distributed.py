@@ -1,5 +1,9 @@
 """Several processes that train together: the same rows a step, the same training."""
 
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
 
@@ -68,3 +72,34 @@ def test_what_fails_in_several_processes_fails_in_one_sentence(
     monkeypatch.setenv(PROCESSES, "2")
     with pytest.raises(TrainingError, match="no_such_layer"):
         store().obtain(request.model_copy(update={"lora": lora}))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the signal")
+def test_all_processes_end_with_the_one_that_asked_for_them(
+    chatpipe_home, tiny_model_dir, tmp_path
+):
+    """Killed without a word, as the kernel does when memory is out."""
+    import psutil
+
+    request = finetune_request(chatpipe_home, tiny_model_dir, 60, epochs=90)
+    asked = tmp_path / "asked.json"
+    asked.write_text(request.model_dump_json(), "utf-8")
+    code = (
+        "import sys; from pathlib import Path; from chatpipe.distributed import build_together; "
+        "from chatpipe.finetuning import Finetune; "
+        "build_together(Finetune.model_validate_json(Path(sys.argv[1]).read_text()), "
+        "Path(sys.argv[2]), 2)"
+    )
+    (tmp_path / "into").mkdir()
+    asker = subprocess.Popen([sys.executable, "-c", code, str(asked), str(tmp_path / "into")])
+    made: list[psutil.Process] = []
+    end = time.monotonic() + 60
+    while len(made) < 3 and time.monotonic() < end:  # the launcher, and both that train
+        time.sleep(0.5)
+        made = psutil.Process(asker.pid).children(recursive=True)
+    assert len(made) >= 3
+    asker.kill()
+    asker.wait()
+    _, alive = psutil.wait_procs(made, timeout=60)
+    assert not alive

@@ -176,8 +176,12 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(request_, tmp_path):
     assert not work.exists() or not list(work.iterdir())
 
 
-def test_a_batch_is_answered_like_each_prompt_alone(tiny_model_dir):
+@pytest.mark.parametrize("at_once", [2, 64])
+def test_a_batch_is_answered_like_each_prompt_alone(tiny_model_dir, monkeypatch, at_once):
+    from chatpipe import generation
     from chatpipe.generation import complete
+
+    monkeypatch.setattr(generation, "AT_ONCE", at_once)
 
     model = load_base(tiny_model_dir, Quantization(method="none", compute_dtype="float32"))
     encoder = Encoder(load_tokenizer(tiny_model_dir), template("alpaca"), "all", 4096)
@@ -203,3 +207,33 @@ def test_the_output_layer_is_not_copied_for_every_prompt_of_a_batch(tiny_model_d
     head.forward = lambda hidden: seen.append(hidden.is_contiguous()) or multiply(hidden)
     complete(model, encoder, ["How are you?", "The quick brown fox"], Generation(max_new_tokens=3))
     assert seen == [True] * 3 and not head._forward_pre_hooks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["nf4", "none"])
+def test_gradient_checkpointing_computes_layers_again_and_changes_nothing(
+    chatpipe_home, tiny_model_dir, method, monkeypatch
+):
+    from chatpipe import packing
+
+    def trained(checkpointing):
+        request = finetune_request(
+            chatpipe_home, tiny_model_dir, 12, epochs=1, gradient_checkpointing=checkpointing
+        )
+        quantization = Quantization(method=method, compute_dtype="float32")
+        made = store().obtain(request.model_copy(update={"quantization": quantization}))
+        return [point["loss"] for point in made.details()["loss_history"]]
+
+    forward, backward = [], []
+
+    class Counted(packing.Attended):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "layers" and value:
+                (forward if value <= 2 else backward).append(value)
+
+    monkeypatch.setattr(packing, "Attended", Counted)
+    plainly = trained(False)
+    assert forward and not backward
+    assert trained(True) == pytest.approx(plainly, rel=1e-5)
+    assert len(backward) == len(forward) / 2

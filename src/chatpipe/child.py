@@ -6,7 +6,6 @@ one after another, so that what one request has loaded serves the next.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ from chatpipe import progress
 from chatpipe.artifacts import Request, home
 from chatpipe.errors import BY_NAME, ChatpipeError, StepProcessError
 from chatpipe.quiet import quieten
+from chatpipe.tether import die_with_parent
 
 OnProgress = Callable[[progress.Progress], None]
 OnLine = Callable[[str], None]
@@ -158,16 +158,9 @@ def _steps() -> dict[str, type[Request]]:
     return {step.__name__: step for step in (MakePlan, FetchModel, Finetune, Score, Ask)}
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when its parent dies, even by SIGKILL: no orphan on a GPU."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
 def main() -> None:
     """Build every request that standard input brings, telling the parent how it goes."""
-    _die_with_parent()
+    die_with_parent()
     quieten()
     for line in sys.stdin:
         message = json.loads(line)

@@ -1,6 +1,7 @@
 """One training on several devices: a process for each, started by torch's own launcher.
 
-`python -m torch.distributed.run … -m chatpipe.distributed REQUEST INTO OUTCOME` is each of them.
+`python -m chatpipe.distributed COUNT REQUEST INTO OUTCOME` is the launcher, and the same without a
+count each of the processes. All end when the process that asked for them does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from chatpipe.artifacts import Request, home
 from chatpipe.errors import BY_NAME, ChatpipeError, ConfigError, StepProcessError
 from chatpipe.quiet import quieten
+from chatpipe.tether import die_with_parent
 
 PROCESSES = "CHATPIPE_PROCESSES"
 
@@ -38,10 +40,9 @@ def build_together(request: Request, into: Path, count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         asked, outcome = Path(folder) / "request.json", Path(folder) / "outcome.json"
         asked.write_text(request.model_dump_json(), "utf-8")
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        ours = ["-m", "chatpipe.distributed", str(asked), str(into), str(outcome)]
+        files = [str(asked), str(into), str(outcome)]
         done = subprocess.run(
-            [sys.executable, *launcher, *ours],
+            [sys.executable, "-m", "chatpipe.distributed", str(count), *files],
             env={**os.environ, "CHATPIPE_HOME": str(home()), **_threads(count)},
         )
         said = json.loads(outcome.read_text("utf-8")) if outcome.is_file() else {}
@@ -55,8 +56,17 @@ def build_together(request: Request, into: Path, count: int) -> dict[str, Any]:
     return dict(said["details"])
 
 
+def launch(count: str, files: list[str]) -> None:
+    """Start the processes and wait for them; torch's launcher ends them when it is ended."""
+    from torch.distributed.run import main as torchrun
+
+    torchrun(["--standalone", f"--nproc-per-node={count}", "-m", "chatpipe.distributed", *files])
+
+
 def _threads(count: int) -> dict[str, str]:
     """The launcher would give every process one thread: on CPUs they share what there is."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return {}
     return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
 
 
@@ -84,5 +94,9 @@ def main(asked: Path, into: Path, outcome: Path) -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     quieten()
-    main(*map(Path, sys.argv[1:]))
+    if "RANK" in os.environ:
+        main(*map(Path, sys.argv[1:]))
+    else:
+        launch(sys.argv[1], sys.argv[2:])

@@ -72,9 +72,8 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     set_seed(training.seed)
     tokenizer = modeling.load_tokenizer(request.base.path)
     rows = encode_training_rows(request, tokenizer)
-    # peft's preparation for checkpointing would hold dequantized weights in float32.
-    load = modeling.load_base if training.gradient_checkpointing else modeling.load_fast_base
-    model = _with_adapter(load(request.base.path, request.quantization), request)
+    base = modeling.load_fast_base(request.base.path, request.quantization)
+    model = _with_adapter(base, request)
     checkpoint = _last_checkpoint(work)
     clock = _Clock(work, _step_of(checkpoint), started)
     trainer = _trainer(request, model, rows, clock)
@@ -114,10 +113,12 @@ def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
 
 
 def _with_adapter(model: Any, request: Finetune) -> Any:
-    from peft import get_peft_model, prepare_model_for_kbit_training
+    from peft import get_peft_model
 
     if request.training.gradient_checkpointing:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=True)
+        # Not by peft's own preparation: it holds in float32 whatever is not quantized, and
+        # checkpoints nothing where no layer is.
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
         return get_peft_model(model, lora_config(request.lora))
     except ValueError as error:  # peft names the modules that it did not find
@@ -167,6 +168,8 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # else the Trainer would split packs among all that are visible
     report = Reporter(steps, "steps")
 
     class Tell(TrainerCallback):  # type: ignore[misc]

@@ -15,6 +15,8 @@ from chatpipe.progress import Reporter
 from chatpipe.prompts import raw_prompt, render
 from chatpipe.tokenization import Encoder
 
+AT_ONCE = 64  # prompts in a batch, whose caches are in memory together
+
 
 class Ask(Request):
     """One model on the panel. Raw: the prompt alone, as the paper asked its base models."""
@@ -88,12 +90,25 @@ class Completion:
 def complete(
     model: Any, encoder: Encoder, prompts: Sequence[str], generation: Generation
 ) -> list[Completion]:
-    """Complete all prompts in one left-padded batch; the same seed gives the same text."""
-    import torch
+    """Complete the prompts, as many at once as AT_ONCE says; the same seed gives the same text."""
     from transformers import set_seed
 
     set_seed(generation.seed)
     ids = encoder.prompt_ids(prompts)
+    batches = [ids[first : first + AT_ONCE] for first in range(0, len(ids), AT_ONCE)]
+    return [
+        completion
+        for batch in batches
+        for completion in _complete_batch(model, encoder, batch, generation)
+    ]
+
+
+def _complete_batch(
+    model: Any, encoder: Encoder, ids: Sequence[list[int]], generation: Generation
+) -> list[Completion]:
+    """One left-padded batch."""
+    import torch
+
     width = max(map(len, ids))
     device = next(model.parameters()).device
     eos = encoder.tokenizer.eos_token_id

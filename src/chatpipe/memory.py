@@ -79,24 +79,21 @@ class MemoryEstimate(BaseModel):
 def estimate(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> MemoryEstimate:
     """The peak of training on that batch."""
     other = shapes.parameters - shapes.linear_parameters
-    # peft's preparation for checkpointing holds in float32 whatever is not quantized.
-    upcast = variant.training.gradient_checkpointing
     linear = weight_bytes(variant.quantization, device)
-    if device.kind == "cpu" and not upcast:
+    if device.kind == "cpu":
         linear = device.compute_bytes  # dequantized once: see dequantizing.py
-    if upcast and variant.quantization.method == "none":
-        linear = FLOAT32
     activations = activation_bytes(shapes, variant, batch, device)
     logits = logits_bytes(shapes, batch, device)
-    if upcast:
+    checkpointed = variant.training.gradient_checkpointing
+    if checkpointed:
         # A layer is computed again when the logits' gradient is gone.
         logits = max(logits, batch.tokens * layer_bytes(shapes, variant, device))
     parts = {
         "linear layers": shapes.linear_parameters * linear,
-        "embeddings and norms": other * (FLOAT32 if upcast else device.compute_bytes),
+        "embeddings and norms": other * device.compute_bytes,
         "adapter, gradients, Adam": shapes.lora_parameters * _adapter_bytes(device),
         ACTIVATIONS: activations,
-        LOGITS_OR_LAYER if upcast else LOGITS_PART: logits,
+        LOGITS_OR_LAYER if checkpointed else LOGITS_PART: logits,
         "one weight dequantized": shapes.largest_linear * device.compute_bytes,
         ALLOCATED: ALLOCATOR[device.kind] * (activations + logits),
         "CUDA context" if device.kind == "cuda" else "libraries": CONSTANT[device.kind],
@@ -113,9 +110,9 @@ def weight_bytes(quantization: Quantization, device: Device) -> float:
 
 def activation_bytes(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> float:
     """What the layers leave for the backward pass: all of it, or (with gradient checkpointing)
-    only every layer's float32 input."""
+    only every layer's input."""
     if variant.training.gradient_checkpointing:
-        return float(batch.tokens * shapes.layers * shapes.hidden * FLOAT32)
+        return float(batch.tokens * shapes.layers * shapes.hidden * device.compute_bytes)
     return batch.tokens * shapes.layers * layer_bytes(shapes, variant, device)
 
 

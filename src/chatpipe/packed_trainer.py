@@ -69,7 +69,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         prepared = self._prepare_inputs(inputs)["packs"]
         scored = torch.tensor(sum(sum(p["counts"]) for p in prepared), device=self.args.device)
         # Processes average their gradients; what is wanted is the mean over all tokens.
-        weight = accelerator.num_processes / accelerator.reduce(scored, "sum")
+        weight = accelerator.num_processes / accelerator.reduce(scored, "sum").clamp(min=1)
         loss = torch.zeros((), device=self.args.device)
         for place, packed in enumerate(prepared):
             is_last = place == len(prepared) - 1

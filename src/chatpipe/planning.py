@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.artifacts import Artifact, Request, home
 from chatpipe.config import Training, Variant
-from chatpipe.errors import ChatpipeError, ConfigError
+from chatpipe.errors import ChatpipeError, ConfigError, ModelError
 from chatpipe.estimates import (
     MADE_OF_ROWS,
     Duration,
@@ -170,7 +170,7 @@ class _Planner:
             return shapes_of(upstream.directory, self.variant.lora)
         except ConfigError as error:
             self.faults += error.faults
-        except ValueError as error:
+        except (ModelError, ValueError) as error:
             self.faults.append(f"base_model: {self.variant.base_model.repo}: {error}")
         except AttributeError as error:  # an architecture that names its sizes in its own way
             self.notes.append(f"memory and time are not known for this base: {error}.")

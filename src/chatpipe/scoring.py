@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,16 +90,15 @@ def row_nats(
 
     from chatpipe.packing import example_nats, pack, packed_attention, packs
 
-    rows = list(rows)  # each row once: those of a memory-mapped file are made anew when asked for
-    place = {id(row): index for index, row in enumerate(rows)}
-    nats = [0.0] * len(rows)
+    placed = [replace(row, index=place) for place, row in enumerate(rows)]
+    nats = [0.0] * len(placed)
     device = next(model.parameters()).device
     done = 0
     with packed_attention(model):
-        for group in packs(rows, batch_tokens):
+        for group in packs(placed, batch_tokens):
             on_device = send_to_device(pack(group), device)
             for row, value in zip(group, example_nats(model, on_device), strict=True):
-                nats[place[id(row)]] = value
+                nats[row.index] = value
             done += len(group)
             if report:
                 report(done)

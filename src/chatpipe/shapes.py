@@ -55,12 +55,16 @@ def shapes_of(directory: Path, lora: Lora) -> Shapes:
 
 
 def shapes_of_config(config: Any, lora: Lora) -> Shapes:
-    """As `shapes_of`, from a transformers configuration."""
+    """As `shapes_of`, from a transformers configuration; ModelError where rows cannot be packed
+    for such a model."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    from chatpipe.packing import check_packable
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
+    check_packable(model)
     head = model.get_output_embeddings()
     linear = {
         name: module

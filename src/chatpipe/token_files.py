@@ -12,6 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +83,17 @@ def _found(path: Path) -> bool:
         os.utime(path)
     except FileNotFoundError:
         return False
-    except PermissionError:  # another user's
+    except OSError:  # another user's, or on a disk that cannot be written to
         pass
     return True
 
 
 def _remove_unused(folder: Path) -> None:
-    """Whoever still reads one keeps what is mapped."""
-    for file in folder.glob("*.arrow"):
-        if time.time() - file.stat().st_mtime > UNUSED_S:
-            file.unlink(missing_ok=True)
+    """Those that were never finished go too. Whoever still reads one keeps what is mapped."""
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process was faster
+            if time.time() - file.stat().st_mtime > UNUSED_S:
+                file.unlink()
 
 
 def digest_of(tables: Iterable[pa.Table]) -> str:

@@ -27,6 +27,7 @@ READ_REASON = "read_reason"
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 BLOCK_BYTES = 2 << 20
 BATCH_ROWS = 1 << 13
+BATCH_BYTES = 1 << 24
 # Lines are checked one by one where Arrow refuses a block that is no larger than this.
 SMALL_BYTES = 1 << 14
 
@@ -197,7 +198,10 @@ class RowFile:
 def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """A Parquet file's rows, those columns of them, in pieces of bounded size."""
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-        yield from file.iter_batches(BATCH_ROWS, columns=columns)
+        about = file.metadata
+        size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+        rows = BATCH_BYTES * about.num_rows // max(1, size)  # of rows as long as these are
+        yield from file.iter_batches(min(BATCH_ROWS, max(1, rows)), columns=columns)
 
 
 def read_rows(path: Path, row_format: Format, rename: dict[str, str]) -> pa.Table:

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 
 # Columns of few values. A dictionary of texts or ids would be as large as they are.
 REPEATED = ("source", "reason", "file")
+# A group of rows is written when it has so many rows or bytes.
 GROUP_ROWS = 1 << 15
+GROUP_BYTES = 1 << 26
 # Snappy would add a fifth to what normalizing and merging take (benchmarks/data_at_scale.py).
 COMPRESSION = "none"
 
@@ -29,7 +31,7 @@ class RowWriter:
         )
         self._schema = schema
         self._pending: list[pa.Table] = []
-        self._pending_rows = 0
+        self._pending_rows = self._pending_bytes = 0
         self._column = column
         self._counted = Counter[str]()
 
@@ -53,15 +55,17 @@ class RowWriter:
         self.rows += table.num_rows
         if self._column:
             self._counted.update(count_values(table[self._column]))
-        self._pending.append(table.select(self._schema.names).cast(self._schema))
-        self._pending_rows += table.num_rows
-        if self._pending_rows >= GROUP_ROWS:
+        rows = table.select(self._schema.names).cast(self._schema)
+        self._pending.append(rows)
+        self._pending_rows += rows.num_rows
+        self._pending_bytes += rows.nbytes
+        if self._pending_rows >= GROUP_ROWS or self._pending_bytes >= GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._pending:
             self._writer.write_table(pa.concat_tables(self._pending))
-        self._pending, self._pending_rows = [], 0
+        self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
 
     def counts(self) -> dict[str, int]:
         """Rows by the value of that column, nulls left out, the most frequent first."""
