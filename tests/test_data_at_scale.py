@@ -243,4 +243,4 @@ def test_rows_of_megabytes_are_not_held_until_they_are_many(tmp_path):
         for _ in range(6):
             writer.write(rows)
     assert pq.read_metadata(tmp_path / "rows.parquet").num_row_groups == 3
-    assert max(batch.num_rows for batch in reading.batches(tmp_path / "rows.parquet")) == 2
+    assert max(batch.num_rows for batch in reading.batches(tmp_path / "rows.parquet")) <= 2

@@ -61,7 +61,11 @@ def compute_dtype(quantization: Quantization) -> torch.dtype:
     if quantization.compute_dtype != "auto":
         return getattr(torch, quantization.compute_dtype)  # type: ignore[no-any-return]
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
     return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
 
 
