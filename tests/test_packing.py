@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from chatpipe.errors import ModelError
 from chatpipe.modeling import load_tokenizer
 from chatpipe.packing import example_nats, pack, packed_attention, packed_nats, packs
+from chatpipe.prefill import prefill
 from chatpipe.prompts import template
 from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow
 from tests.rows import alpaca_rows
@@ -270,3 +271,23 @@ def trained(trainer_class, collator, model, rows, folder, **more):
     )
     trainer.train()
     return [item["loss"] for item in trainer.state.log_history if "loss" in item]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [("Llama", {}), ("Mistral", {"sliding_window": 16}), ("Qwen3", {"head_dim": 8})],
+)
+def test_prompts_read_together_go_on_as_each_alone(architecture, settings):
+    model = small(architecture, **settings)
+    shared = list(range(5, 25))
+    prompts = [[*shared, 30, 31], [*shared, 40], [7], [*range(50, 90)]]
+    width = max(map(len, prompts))
+    padded = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])
+    mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
+    more = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    together = model.generate(
+        input_ids=padded, attention_mask=mask, past_key_values=prefill(model, prompts), **more
+    )
+    for ids, found in zip(prompts, together, strict=True):
+        alone = model.generate(input_ids=torch.tensor([ids]), **more)
+        assert found[width:].tolist() == alone[0, len(ids) :].tolist()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -109,6 +108,8 @@ def _complete_batch(
     """One left-padded batch."""
     import torch
 
+    from chatpipe.prefill import prefill
+
     width = max(map(len, ids))
     device = next(model.parameters()).device
     eos = encoder.tokenizer.eos_token_id
@@ -121,29 +122,15 @@ def _complete_batch(
         report(so_far.shape[1] - width)
         return torch.zeros(so_far.shape[0], dtype=torch.bool, device=so_far.device)
 
-    with torch.inference_mode(), _whole_inputs_for_the_head(model):
+    with torch.inference_mode():
         out = model.generate(
             input_ids=padded,
             attention_mask=mask,
+            past_key_values=prefill(model, ids),
             stopping_criteria=[tell],
             **sampling(generation, eos),
         )
     return [_completion(row[width:].tolist(), encoder.tokenizer) for row in out]
-
-
-@contextmanager
-def _whole_inputs_for_the_head(model: Any) -> Iterator[None]:
-    """Models cut the last token's hidden state out of (rows, tokens, hidden); torch multiplies
-    such a slice by a copy of the output layer for every row (seconds, and gigabytes)."""
-
-    def whole(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0].contiguous(), *inputs[1:])
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(whole)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def sampling(generation: Generation, eos: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -149,6 +150,27 @@ def packs(rows: Sequence[TokenizedRow], max_tokens: int) -> list[list[TokenizedR
 def packed_logits(model: Any, packed: Pack) -> torch.Tensor:
     """(S, vocabulary): the logits that predict the scored tokens. `model` attends as it does
     within `packed_attention`."""
+    return _forward(model, packed, use_cache=False).logits[0]  # type: ignore[no-any-return]
+
+
+def packed_cache(model: Any, packed: Pack) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of every layer, each (1, key heads, T, size), as packed_logits computes
+    them."""
+    cache = DynamicCache()
+    _forward(model, packed, use_cache=True, past_key_values=cache)
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def places_of_each(layout: Layout) -> list[torch.Tensor]:
+    """Where in the packed row each example's tokens are."""
+    places = layout["places"]
+    if places is None:
+        places = torch.arange(sum(layout["spans"]), device=layout["key_ends"].device)
+    return list(torch.split(places, layout["spans"]))
+
+
+def _forward(model: Any, packed: Pack, **more: Any) -> Any:
+    """The model's own output; ModelError where it computes across tokens but by attention."""
     attended: Attended = packed["layout"]["attended"]
     attended.layers = 0
     out = model(
@@ -156,14 +178,14 @@ def packed_logits(model: Any, packed: Pack) -> torch.Tensor:
         position_ids=packed["position_ids"],
         logits_to_keep=packed["kept"],
         layout=packed["layout"],
-        use_cache=False,
+        **more,
     )
     plain = _unwrapped(model)
     layers = plain.config.get_text_config().num_hidden_layers
     if attended.layers != layers:
         others = f"only {attended.layers} of its {layers} layers attend"
         raise ModelError(f"{type(plain).__name__}: rows cannot be packed: {others}.")
-    return out.logits[0]  # type: ignore[no-any-return]
+    return out
 
 
 def packed_nats(model: Any, packed: Pack) -> torch.Tensor:

@@ -1,0 +1,42 @@
+"""Reading the prompts of a batch: packed, so that what they begin with in common is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from transformers import DynamicCache
+
+from chatpipe.packing import pack, packed_attention, packed_cache, packs, places_of_each
+from chatpipe.tokenization import IGNORED, TokenizedRow
+
+AT_ONCE = 4096  # tokens of a pack
+
+
+def prefill(model: Any, prompts: Sequence[list[int]]) -> DynamicCache:
+    """What `generate` goes on from: in every layer keys and values (N, key heads, W - 1, size) of
+    N prompts, padded on the left to W tokens, without each prompt's last token. Padding is zeros,
+    which the attention mask hides."""
+    width = max(map(len, prompts)) - 1
+    rows = [TokenizedRow(ids[:-1], [IGNORED] * (len(ids) - 1), n) for n, ids in enumerate(prompts)]
+    device = next(model.parameters()).device
+    made: list[tuple[torch.Tensor, ...]] = []
+    with torch.inference_mode(), packed_attention(model):
+        for group in packs([row for row in rows if row.input_ids], AT_ONCE):
+            packed = send_to_device(pack(group), device)
+            layers = packed_cache(model, packed)
+            made = made or [_padding(layer, len(prompts), width) for layer in layers]
+            for row, places in zip(group, places_of_each(packed["layout"]), strict=True):
+                for whole, part in zip(made, layers, strict=True):
+                    for padded, read in zip(whole, part, strict=True):
+                        padded[row.index, :, width - len(places) :] = read[0, :, places]
+    cache = DynamicCache()
+    for number, (keys, values) in enumerate(made):
+        cache.update(keys, values, number)
+    return cache
+
+
+def _padding(layer: tuple[torch.Tensor, ...], prompts: int, width: int) -> tuple[torch.Tensor, ...]:
+    return tuple(part.new_zeros(prompts, part.shape[1], width, part.shape[3]) for part in layer)
