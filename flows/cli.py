@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from chatpipe.errors import ConfigError
-from flows import reevaluate_cli, service_cli
+from flows import environment, reevaluate_cli, service_cli
 from flows.refusals import refusals
 from flows.running import Way, check, run_study, run_variant
 
@@ -31,19 +30,6 @@ OnDeployment = Annotated[
 ]
 Watch = Annotated[bool, typer.Option("--watch", help="With --deployment: wait for its end.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
-
-# Ours unless the user set them: no telemetry, short log lines, no server chatter.
-ENVIRONMENT = {
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
-    "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s  %(message)s",
-    "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
-}
 
 
 def _names(kind: str) -> Callable[[], list[str]]:
@@ -314,7 +300,7 @@ for _command in (
 
 def main() -> None:
     """The `chatpipe` command."""
-    os.environ.update({**ENVIRONMENT, **os.environ})
+    environment.prepare()
     root = str(Path.cwd())
     if root not in sys.path:
         sys.path.append(root)

@@ -5,51 +5,77 @@ What is already there as the files say is left alone, so a second `deploy` chang
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
-from prefect.schedules import Cron
+from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
+from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
 from prefect.workers.process import ProcessWorker
 
-from chatpipe.loading import deployments_dir, read_mapping
-from flows.deployment_file import Definitions, Deployment, WorkPool, load_deployments
+from chatpipe.errors import ConfigError
+from flows.automation_file import load_automations
+from flows.deployment_file import Definitions, Deployment, Scheduled, WorkPool, load_deployments
 
 
 def deploy() -> Iterator[str]:
     """Apply deployments/prefect.yaml and deployments/automations/; a line for each thing."""
     found = load_deployments()
+    automations = load_automations()
+    prepared = [_Prepared.of(deployment) for deployment in found.deployments]
     with get_client(sync_client=True) as client:
         yield from _pools(client, found.definitions)
-        for deployment in found.deployments:
+        for deployment in prepared:
             yield _deployment(client, deployment)
-        for path in sorted((deployments_dir() / "automations").glob("*.yaml")):
-            yield _automation(client, AutomationCore.model_validate(read_mapping(path)))
+        for automation in automations:
+            yield _automation(client, automation)
 
 
 def _pools(client: SyncPrefectClient, definitions: Definitions) -> Iterator[str]:
     for name, pool in definitions.work_pools.items():
-        try:
-            client.read_work_pool(name)
-            yield f"work pool {name}: unchanged"
-        except ObjectNotFound:
-            client.create_work_pool(_as_created(name, pool))
-            yield f"work pool {name}: created"
+        yield f"work pool {name}: {_pool(client, _as_created(name, pool))}"
         for queue, priority in definitions.work_queues.items():
             try:
                 known = client.read_work_queue_by_name(queue, work_pool_name=name)
                 if known.priority != priority:
                     client.update_work_queue(known.id, priority=priority)
+                    yield f"work queue {name}/{queue}: updated"
             except ObjectNotFound:
                 client.create_work_queue(queue, priority=priority, work_pool_name=name)
+
+
+def _pool(client: SyncPrefectClient, wanted: WorkPoolCreate) -> str:
+    """What became of it; of its template only `stream_output` is ours to set."""
+    try:
+        known = client.read_work_pool(wanted.name)
+    except ObjectNotFound:
+        client.create_work_pool(wanted)
+        return "created"
+    template = copy.deepcopy(known.base_job_template)
+    properties = template.get("variables", {}).get("properties", {})
+    if "stream_output" in properties:
+        properties["stream_output"]["default"] = False
+    before = (known.description or "", known.concurrency_limit, known.base_job_template)
+    if before == (wanted.description or "", wanted.concurrency_limit, template):
+        return "unchanged"
+    changed = WorkPoolUpdate(
+        description=wanted.description,
+        concurrency_limit=wanted.concurrency_limit,
+        base_job_template=template,
+    )
+    client.update_work_pool(wanted.name, changed)
+    return "updated"
 
 
 def _as_created(name: str, pool: WorkPool) -> WorkPoolCreate:
@@ -65,12 +91,49 @@ def _as_created(name: str, pool: WorkPool) -> WorkPoolCreate:
     )
 
 
-def _deployment(client: SyncPrefectClient, deployment: Deployment) -> str:
-    flow: Flow[..., Any] = import_object(deployment.entrypoint)
+@dataclass(frozen=True)
+class _Prepared:
+    """A deployment of the file with its flow, checked against each other."""
+
+    deployment: Deployment
+    flow: Flow[..., Any]
+    schedules: list[Schedule]
+    version: str
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> _Prepared:
+        """ConfigError where the flow is not there or does not take these parameters."""
+        key = f"deployments.{deployment.name}"
+        try:
+            flow: Flow[..., Any] = import_object(deployment.entrypoint)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError([f"{key}.entrypoint: {error}."]) from None
+        schema = parameter_schema(flow).model_dump_for_openapi()
+        unknown = sorted(deployment.parameters.keys() - schema["properties"].keys())
+        if unknown:
+            known = ", ".join(schema["properties"])
+            said = f"unknown parameters {', '.join(unknown)}; the flow takes {known}."
+            raise ConfigError([f"{key}.parameters: {said}"])
+        schedules = [_cron(item, key) for item in deployment.schedules]
+        return cls(deployment, flow, schedules, deployment.version(schema))
+
+
+def _cron(item: Scheduled, key: str) -> Schedule:
+    try:
+        CronSchedule(cron=item.cron, timezone=item.timezone)
+        return Cron(item.cron, timezone=item.timezone, slug=item.slug, active=item.active)
+    except ValueError as error:
+        last = str(error).strip().splitlines()
+        said = next((line.strip() for line in last if "Value error" in line), last[-1])
+        raise ConfigError([f"{key}.schedules.{item.slug}: {said}"]) from None
+
+
+def _deployment(client: SyncPrefectClient, prepared: _Prepared) -> str:
+    deployment, flow = prepared.deployment, prepared.flow
     said = f"{flow.name}/{deployment.name}"
     try:
         known = client.read_deployment_by_name(said)
-        if known.version == deployment.version():
+        if known.version == prepared.version:
             return f"{said}: unchanged"
     except ObjectNotFound:
         known = None
@@ -81,11 +144,8 @@ def _deployment(client: SyncPrefectClient, deployment: Deployment) -> str:
         description=deployment.description or flow.description,
         parameters=deployment.parameters,
         tags=list(deployment.tags),
-        version=deployment.version(),
-        schedules=[
-            Cron(item.cron, timezone=item.timezone, slug=item.slug, active=item.active)
-            for item in deployment.schedules
-        ],
+        version=prepared.version,
+        schedules=list(prepared.schedules),
         concurrency_limit=ConcurrencyLimitConfig(**limit.model_dump()) if limit else None,
         work_pool_name=deployment.work_pool.name,
         work_queue_name=deployment.work_pool.work_queue_name,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,9 +74,10 @@ class Deployment(Section):
     concurrency_limit: ConcurrencyLimit | None = None
     parameters: dict[str, Any] = Field({})
 
-    def version(self) -> str:
-        """Changes whenever anything that is deployed changes."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+    def version(self, schema: dict[str, Any]) -> str:
+        """Changes whenever anything that is deployed changes, the schema of the flow's parameters
+        included."""
+        text = json.dumps([self.model_dump(mode="json"), schema], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -88,11 +91,13 @@ class DeploymentFile(Section):
 def load_deployments(path: Path | None = None) -> DeploymentFile:
     """The file with every deployment's settings filled in; ConfigError has all its faults."""
     path = path or deployments_dir() / "prefect.yaml"
+    if not path.is_file():
+        raise ConfigError([f"{path}: there is no such file; it says what is deployed."])
     try:
         found = DeploymentFile.model_validate(read_mapping(path))
     except ValidationError as error:
         raise ConfigError(sentences(error, str(path), DeploymentFile)) from None
-    faults, filled = [], []
+    faults, filled = _twice(found.deployments, path), []
     for deployment in found.deployments:
         faults += _unknown_places(deployment, found.definitions, path)
         try:
@@ -102,6 +107,15 @@ def load_deployments(path: Path | None = None) -> DeploymentFile:
     if faults:
         raise ConfigError(faults)
     return found.model_copy(update={"deployments": tuple(filled)})
+
+
+def _twice(deployments: Sequence[Deployment], path: Path) -> list[str]:
+    named = Counter((item.entrypoint, item.name) for item in deployments)
+    return [
+        f"{path}: deployments.{name}: is there {count} times; keep one."
+        for (_, name), count in named.items()
+        if count > 1
+    ]
 
 
 def _unknown_places(deployment: Deployment, known: Definitions, path: Path) -> list[str]:

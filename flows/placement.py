@@ -93,6 +93,12 @@ class OnWorkers:
 
     async def _ended(self, runs: Sequence[dict[str, Any]], submitted: list[UUID]) -> list[FlowRun]:
         queue = _queue()
+        if not await asyncio.to_thread(_is_online, self.deployment):
+            get_run_logger().warning(
+                "no worker of %s is online: this run waits until one is; docs/deployments.md says "
+                "how to start one",
+                self.deployment,
+            )
         for parameters in runs:
             try:
                 run = await arun_deployment(

@@ -12,11 +12,12 @@ from typing import Any
 
 from prefect import State, flow
 from prefect.events import emit_event
+from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from chatpipe import gating, history, published, trend
 from chatpipe.config import Variant
-from chatpipe.errors import ArtifactError, GateError
+from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError, GateError
 from chatpipe.gating import Regression, Verdict
 from chatpipe.loading import load_variant, names
 from chatpipe.published import Published
@@ -79,7 +80,7 @@ class _Check:
 def _published(variants: Sequence[Variant] | None) -> dict[str, Published | ArtifactError]:
     """What there is of the selection, or of all variants of the deployments; every adapter is
     read to the last byte. ArtifactError where something that was asked for was never trained."""
-    selection = [load_variant(name) for name in names("variants")] if variants is None else variants
+    selection = _all_variants() if variants is None else variants
     found = {variant.name: _latest(variant) for variant in selection}
     missing = [name for name, model in found.items() if model is None]
     if variants is not None and missing:
@@ -87,6 +88,17 @@ def _published(variants: Sequence[Variant] | None) -> dict[str, Published | Arti
     if len(missing) == len(found):
         raise ArtifactError("nothing is published yet; `chatpipe run VARIANT` first.")
     return {name: model for name, model in found.items() if model is not None}
+
+
+def _all_variants() -> list[Variant]:
+    """Those of the deployments; a faulty file does not keep the others from being checked."""
+    found = []
+    for name in names("variants"):
+        try:
+            found.append(load_variant(name))
+        except ConfigError as error:
+            get_run_logger().warning("%s is not checked: %s", name, error)
+    return found
 
 
 def _latest(variant: Variant) -> Published | ArtifactError | None:
@@ -100,6 +112,13 @@ def _check(name: str, model: Published | ArtifactError, tolerance: float, gpu: P
     """Score, ask, record and judge one adapter."""
     if isinstance(model, ArtifactError):
         return _Check(name, Verdict([], []), model)
+    try:
+        return _scored(name, model, tolerance, gpu)
+    except ChatpipeError as error:  # the others are checked all the same
+        return _Check(name, Verdict([], []), ArtifactError(f"{name}: not checked: {error}"))
+
+
+def _scored(name: str, model: Published, tolerance: float, gpu: Placement) -> _Check:
     variant, before = model.variant, len(BUILT)
     _, heldout = heldout_sets([variant])
     base = base_model(variant).base

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import typer
 
 from chatpipe.errors import ChatpipeError, ConfigError
+from flows.server_faults import in_a_sentence
 
 BAD_INPUT = 2
 
@@ -23,6 +24,14 @@ def refusals() -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from None
     except ChatpipeError as error:
         typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        said = in_a_sentence(error)
+        if said is None:
+            raise
+        typer.echo(said, err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command again to go on.", err=True)

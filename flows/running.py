@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from chatpipe.errors import ConfigError, ServiceError
+from flows.server_faults import require_server
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -89,12 +89,10 @@ def _run_here(story: Callable[[], Artifact], name: str, as_json: bool) -> None:
 
 def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:
     """Ask the server for a run with whole sections, and say where it can be followed."""
-    if not os.environ.get("PREFECT_API_URL"):
-        raise ConfigError(["PREFECT_API_URL: is not set, so no server is known; see chatpipe up."])
+    require_server()
 
     import asyncio
 
-    from httpx import TransportError
     from prefect.deployments import arun_deployment
     from prefect.exceptions import ObjectNotFound
     from prefect.utilities.urls import url_for
@@ -103,9 +101,6 @@ def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:
         run = asyncio.run(arun_deployment(deployment, parameters=parameters, timeout=0))
     except (ObjectNotFound, ValueError):
         raise ServiceError(f"{deployment}: is not on the server; run `chatpipe deploy`.") from None
-    except TransportError as error:
-        url = os.environ["PREFECT_API_URL"]
-        raise ServiceError(f"PREFECT_API_URL {url}: no server answers ({error}).") from None
     typer.echo(f"{deployment}: {url_for('flow-run', run.id)}")
     if watch:
         _wait_for(run.id)

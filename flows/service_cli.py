@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.refusals import refusals
+from flows.server_faults import require_server
 
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Where the server listens.")]
 
@@ -17,6 +18,7 @@ def deploy() -> None:
         from flows.deployment_file import load_deployments
 
         load_deployments()  # refuses a faulty file before Prefect is imported
+        require_server()
 
         from flows.deploying import deploy as apply
 

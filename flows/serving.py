@@ -10,17 +10,20 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
 
 from chatpipe.artifacts import home
 from chatpipe.errors import ServiceError
+from chatpipe.loading import deployments_dir
+from chatpipe.sharing import ADDRESS as SHARED_STORE
+from flows.environment import of_services
 
 HOST = "127.0.0.1"  # a server without accounts is for this machine alone
 STARTS_WITHIN_S = 120
@@ -77,7 +80,7 @@ class Service:
         with self.log.open("ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", *self.command],
-                env={**os.environ, **self.environment},
+                env={**of_services(), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -110,7 +113,13 @@ def up(port: int) -> Iterator[str]:
     """Start the server, wait until it answers, deploy, start the workers; a line for each."""
     server = _server(port)
     url = api_url(port)
-    if server.process() is None and healthy(url):
+    running = server.process()
+    if running and str(port) not in running.cmdline():
+        raise ServiceError(
+            f"a server that `chatpipe up` started runs already, on another port than {port}; "
+            "end it with `chatpipe down`, or name its port."
+        )
+    if running is None and healthy(url):
         yield f"server: one that chatpipe did not start answers at {url}; it is used."
     else:
         started = server.start()
@@ -136,7 +145,7 @@ def healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (OSError, HTTPException):
         return False
 
 
@@ -166,13 +175,23 @@ def _server(port: int) -> Service:
 def _workers(url: str) -> Iterator[Service]:
     """One worker a GPU, which sees no other and takes one run at a time; one for the CPU, most of
     whose runs only wait where there are GPUs."""
-    environment = {**WORKER_ENVIRONMENT, "PREFECT_API_URL": url, "CHATPIPE_HOME": str(home())}
+    environment = {**WORKER_ENVIRONMENT, **_places(), "PREFECT_API_URL": url}
     for device in gpus():
         seen = {**environment, "CUDA_VISIBLE_DEVICES": device}
         yield Service(f"worker-gpu{device}", _worker_command("gpu", f"gpu{device}"), seen)
     unseen = {**environment, "CUDA_VISIBLE_DEVICES": ""} if gpus() else environment
     runs = RUNS_THAT_WAIT * len(gpus()) + 1
     yield Service("worker-cpu", _worker_command("cpu", "cpu", runs), unseen)
+
+
+def _places() -> dict[str, str]:
+    """Where a run, which is in a directory of its own, finds what this process finds."""
+    shared = os.environ.get(SHARED_STORE, "")
+    return {
+        "CHATPIPE_HOME": str(home()),
+        "CHATPIPE_DEPLOYMENTS": str(deployments_dir()),
+        **({SHARED_STORE: str(Path(shared).absolute())} if shared and ":" not in shared else {}),
+    }
 
 
 def _worker_command(pool: str, name: str, runs: int = 1) -> tuple[str, ...]:
@@ -184,7 +203,7 @@ def _deployed(url: str) -> Iterator[str]:
     """`deploy` in a process of its own: Prefect reads its settings once, when it is imported."""
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "deploy"],
-        env={**os.environ, "PREFECT_API_URL": url},
+        env={**of_services(), "PREFECT_API_URL": url},
         capture_output=True,
         text=True,
     )

@@ -1,5 +1,7 @@
 """YAML and overrides → a variant: all faults at once, each naming file and key."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -118,6 +120,20 @@ def test_bad_input_gets_a_sentence_with_the_file(write, text, said):
 )
 def test_a_bad_override_gets_a_sentence(write, override, said):
     assert said in "\n".join(faults(write("datasets: [sample-alpaca]"), override))
+
+
+def test_no_path_of_a_variant_hangs_on_where_the_process_is(write, tmp_path, monkeypatch):
+    """A worker runs its runs in directories of their own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "base").mkdir()
+    path = Path(write("base_model: {repo: ./base}\ndatasets: [{name: x, path: rows.jsonl}]"))
+    variant = load_variant(str(path.relative_to(tmp_path)))
+    assert variant.datasets[0].path == str(tmp_path / "rows.jsonl")
+    assert variant.base_model.repo == str(tmp_path / "base")
+    monkeypatch.setenv("CHATPIPE_DEPLOYMENTS", "nowhere")
+    with pytest.raises(ConfigError, match="CHATPIPE_DEPLOYMENTS=nowhere: there is no such folder"):
+        deployments_dir()
 
 
 def test_a_path_counts_from_the_file_that_names_it(write, tmp_path):

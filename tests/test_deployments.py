@@ -69,14 +69,72 @@ def test_a_faulty_file_is_refused_though_prefect_would_pass_over_it(tmp_path, ke
     assert said in str(error.value)
 
 
-def test_the_automations_are_what_prefect_reads():
-    from prefect.events.schemas.automations import AutomationCore
+def test_two_deployments_of_one_name_are_refused(tmp_path):
+    raw = yaml.safe_load((SHIPPED / "prefect.yaml").read_text())
+    raw["deployments"].append(raw["deployments"][0])
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match="is there 2 times"):
+        load_deployments(tmp_path / "prefect.yaml")
 
-    paths = sorted((SHIPPED / "automations").glob("*.yaml"))
-    assert paths
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("entrypoint", "flows.finetune.tune", "entrypoint: "),
+        ("parameters", {"tolerence": 0.02}, "parameters: unknown parameters tolerence; "),
+        ("schedules", [{"cron": "at noon", "slug": "daily"}], "schedules.daily: "),
+        (
+            "schedules",
+            [{"cron": "0 3 * * *", "timezone": "Mars", "slug": "daily"}],
+            "schedules.daily: ",
+        ),
+    ],
+)
+def test_what_only_prefect_knows_is_checked_before_anything_is_deployed(key, value, said):
+    from flows.deploying import _Prepared
+
+    [nightly] = [d for d in load_deployments().deployments if d.name == "nightly"]
+    changed = type(nightly).model_validate({**nightly.model_dump(), key: value})
+    with pytest.raises(ConfigError, match=f"deployments.nightly.{said}"):
+        _Prepared.of(changed)
+
+
+def test_a_deployment_is_another_version_when_its_flow_takes_other_parameters():
+    deployment = load_deployments().deployments[0]
+    schema = {"properties": {"training": {"maximum": 1}}}
+    assert deployment.version(schema) == deployment.version(dict(schema))
+    assert deployment.version(schema) != deployment.version({"properties": {}})
+
+
+def test_the_automations_are_what_prefect_reads():
+    from flows.automation_file import load_automation
+
+    paths = sorted((SHIPPED / "automations").rglob("*.yaml"))
+    assert len(paths) > 1
     for path in paths:
-        automation = AutomationCore.model_validate(yaml.safe_load(path.read_text()))
-        assert automation.name.startswith("chatpipe: ")
+        assert load_automation(path).name.startswith("chatpipe: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"trigger": {"withn": 540}}, "trigger.withn: unknown key; did you mean within?"),
+        ({"trigger": {"posture": "Lazy"}}, "posture"),
+        ({"actions": [{"type": "do-nothing", "mesage": "x"}]}, "actions.0.mesage: unknown key"),
+    ],
+)
+def test_a_typo_in_an_automation_is_refused_though_prefect_would_pass_over_it(
+    tmp_path, change, said
+):
+    from flows.automation_file import load_automation
+
+    raw = yaml.safe_load((SHIPPED / "automations" / "lost-runs.yaml").read_text())
+    raw["trigger"] |= change.pop("trigger", {})
+    path = tmp_path / "lost-runs.yaml"
+    path.write_text(yaml.safe_dump(raw | change))
+    with pytest.raises(ConfigError, match=said) as error:
+        load_automation(path)
+    assert str(path) in str(error.value)
 
 
 def test_the_heartbeat_automation_waits_longer_than_two_heartbeats():

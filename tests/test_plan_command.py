@@ -117,3 +117,18 @@ def test_a_base_that_the_hub_withholds_is_refused(tmp_path):
         missing = command(tmp_path, address)
     for (code, _, error), sentence in ((gated, "asks for consent"), (missing, "no such")):
         assert code == 2 and sentence in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_data_set_that_is_gone_is_planned_from_the_one_that_stands_in_for_it(
+    tmp_path, tiny_model_dir
+):
+    rows = Repo({"data/train-00000-of-00001.parquet": b"x" * 100})
+    with hub({"datasets/OpenRL/daily_dialog": rows}) as (address, asked):
+        code, out, error = command(
+            tmp_path, address, base_model={"repo": str(tiny_model_dir)}, datasets=["dialog"]
+        )
+    assert code == 0, error
+    notes = json.loads(out)["notes"]
+    assert any("OpenRL/daily_dialog stands in for it" in note for note in notes)
+    assert not any("roskoN" in request for request in asked)

@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,8 +25,7 @@ from chatpipe.errors import ArtifactError
 from chatpipe.seals import SEAL, check_seal, read_seal, write_seal
 from chatpipe.sharing import SharedStore, shared_store
 
-# Beside the seal: the shared store that has this artifact too.
-SHARED = "shared"
+LEFT_BEHIND_S = 7 * 24 * 3600  # no build lasts so long
 
 
 class Artifact(BaseModel):
@@ -120,8 +120,8 @@ class Store:
             return None
 
     def all(self) -> Iterator[Path]:
-        """Every sealed directory."""
-        return (seal.parent for seal in sorted(self.root.glob(f"*/*/{SEAL}")))
+        """Every sealed directory; those that are being made are hidden."""
+        return (seal.parent for seal in sorted(self.root.glob(f"[!.]*/*/{SEAL}")))
 
     def obtain(
         self, request: Request, build: Callable[[Path], dict[str, Any]] | None = None
@@ -142,10 +142,12 @@ class Store:
             return self._share(shared, made) if shared else made
 
     def shared(self, path: Path) -> bool:
-        """Whether the shared store has the artifact at `path` too, or there is no such store."""
+        """Whether the shared store has this very artifact too, or there is no such store."""
         shared = shared_store()
-        marker = path / SHARED
-        return shared is None or (marker.is_file() and marker.read_text() == shared.address)
+        if shared is None:
+            return True
+        seal = shared.seal(path.parent.name, path.name)
+        return seal is not None and seal["digest"] == read_seal(path)["digest"]
 
     def sealed_elsewhere(self, kind: str, key: str) -> dict[str, Any] | None:
         """The seal of an artifact that could be fetched from the shared store."""
@@ -187,7 +189,6 @@ class Store:
         with self._temporary(kind) as temporary:
             if not shared.fetch(kind, key, temporary):
                 return None
-            (temporary / SHARED).write_text(shared.address)
             return self._place(temporary, kind, key)
 
     def _bring_upstream(self, shared: SharedStore, request: Request) -> None:
@@ -195,21 +196,21 @@ class Store:
         for upstream in request.upstream():
             kind, key = upstream.kind, upstream.key
             with self._locked(kind, key):
-                found = self.find(kind, key) or self._fetch(shared, kind, key)
+                found = self.find(kind, key)
+                if found != upstream:  # forgotten elsewhere, and made anew there
+                    found = self._fetch(shared, kind, key) or found
             if found != upstream:
                 here = "something else is" if found else "nothing is"
                 raise ArtifactError(f"{kind}/{key}: {here} here and in {shared.address}; run anew.")
 
     def _share(self, shared: SharedStore, made: Artifact) -> Artifact:
         """The artifact that all machines go on from: the one that was shared first."""
-        if self.shared(made.path):
-            return made
         seal = shared.seal(made.kind, made.key)
-        if seal is not None and seal["digest"] != made.digest:
-            return self._fetch(shared, made.kind, made.key) or made
         if seal is None:
             shared.offer(made.kind, made.key, self.path(made.kind, made.key))
-        (self.path(made.kind, made.key) / SHARED).write_text(shared.address)
+            seal = shared.seal(made.kind, made.key)
+        if seal is not None and seal["digest"] != made.digest:
+            return self._fetch(shared, made.kind, made.key) or made
         return made
 
     def _place(self, temporary: Path, kind: str, key: str) -> Artifact:
@@ -233,10 +234,18 @@ class Store:
         """An empty directory in this store; gone afterwards, unless it was renamed."""
         temporary = self.root / ".tmp" / f"{kind}-{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
+        self._sweep(temporary.parent)
         try:
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def _sweep(self, folder: Path) -> None:
+        """Remove what killed builds have left behind."""
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > LEFT_BEHIND_S:
+                    shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
     def _locked(self, kind: str, key: str) -> Iterator[None]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from chatpipe import progress
 from chatpipe.artifacts import Request, home
-from chatpipe.errors import BY_NAME, ChatpipeError, StepProcessError
+from chatpipe.errors import ChatpipeError, StepProcessError, named
 from chatpipe.quiet import quieten
 from chatpipe.tether import die_with_parent
 
@@ -60,7 +60,7 @@ class Child:
             raise
         if "error" in outcome:
             error = outcome["error"]
-            raise BY_NAME.get(error["type"], ChatpipeError)(error["message"])
+            raise named(error["type"], error["message"])
         if "details" in outcome:
             return dict(outcome["details"])
         raise _died(request, self._process.wait(), outcome.get("last_line", ""))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chatpipe.artifacts import Request, home
-from chatpipe.errors import BY_NAME, ChatpipeError, ConfigError, StepProcessError
+from chatpipe.errors import ChatpipeError, ConfigError, StepProcessError, named
 from chatpipe.quiet import quieten
 from chatpipe.tether import die_with_parent
 
@@ -47,7 +47,7 @@ def build_together(request: Request, into: Path, count: int) -> dict[str, Any]:
         )
         said = json.loads(outcome.read_text("utf-8")) if outcome.is_file() else {}
     if "error" in said:
-        raise BY_NAME.get(said["error"]["type"], ChatpipeError)(said["error"]["message"])
+        raise named(said["error"]["type"], said["error"]["message"])
     if "details" not in said:
         raise StepProcessError(
             f"the {request.kind} step ended with exit code {done.returncode} in one of its "

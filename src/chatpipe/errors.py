@@ -70,7 +70,14 @@ class ServiceError(ChatpipeError):
     """A server or worker could not be started or reached."""
 
 
-BY_NAME: dict[str, type[ChatpipeError]] = {
+def named(name: str, message: str) -> ChatpipeError:
+    """The error of that class which another process has told of."""
+    if name == ConfigError.__name__:
+        return ConfigError(message.splitlines())
+    return _BY_NAME.get(name, ChatpipeError)(message)
+
+
+_BY_NAME: dict[str, type[ChatpipeError]] = {
     error.__name__: error
     for error in (
         DataError,

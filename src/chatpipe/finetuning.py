@@ -85,7 +85,7 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
         return {}
     check_adapter(model, rows.rows[0])
     _save_adapter(model, request.base, into)
-    details = _details(request, trainer, rows, clock.seconds())
+    details = _details(request, trainer, rows, clock.seconds(), _step_of(checkpoint))
     details["resumed"] = checkpoint is not None
     made_from = [*request.base.lineage(), *request.corpus.lineage()]
     write_model_card(into, request.model_dump(), details, made_from)
@@ -289,7 +289,10 @@ class _Clock:
         partial.replace(self.file)
 
 
-def _details(request: Finetune, trainer: Any, rows: Tokenized, wall: float) -> dict[str, Any]:
+def _details(
+    request: Finetune, trainer: Any, rows: Tokenized, wall: float, resumed_at: int
+) -> dict[str, Any]:
+    """What is recorded of a training; the Trainer's own time begins where it was resumed."""
     from chatpipe import modeling
 
     trained = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
@@ -302,15 +305,16 @@ def _details(request: Finetune, trainer: Any, rows: Tokenized, wall: float) -> d
     seconds = next(
         (i["train_runtime"] for i in trainer.state.log_history if "train_runtime" in i), wall
     )
+    since_then = 1 - resumed_at / trainer.state.global_step
     return {
         "wall_s": round(wall, 3),
-        "train_s": seconds,
+        "train_s": wall if resumed_at else seconds,
         "rows_trained": len(rows.rows),
         "rows_cut": rows.cut,
         "rows_left_out": rows.left_out,
         "trained_tokens": int(rows.tokens * epochs),
         "scored_tokens": int(rows.scored_tokens * epochs),
-        "tokens_per_s": round(rows.tokens * epochs / seconds, 1),
+        "tokens_per_s": round(rows.tokens * epochs * since_then / seconds, 1),
         "optimizer_steps": trainer.state.global_step,
         "trainable_parameters": sum(trained),
         "peak_memory_bytes": modeling.peak_memory_bytes(),

@@ -19,11 +19,15 @@ from chatpipe.sources import PACKAGED, local_path
 
 
 def deployments_dir() -> Path:
-    """Where variants/ and studies/ are: $CHATPIPE_DEPLOYMENTS, or ./deployments, or
-    those of this checkout or installation."""
+    """Where variants/ and studies/ are, as an absolute path: $CHATPIPE_DEPLOYMENTS, or
+    ./deployments, or those of this checkout or installation."""
     configured = os.environ.get("CHATPIPE_DEPLOYMENTS")
-    candidates = [Path(configured)] if configured else [Path("deployments")]
+    if configured:
+        if not Path(configured).is_dir():
+            raise ConfigError([f"CHATPIPE_DEPLOYMENTS={configured}: there is no such folder."])
+        return Path(configured).absolute()
     here = Path(__file__).resolve()
+    candidates = [Path("deployments").absolute()]
     candidates += [here.parents[2] / "deployments", here.parent / "deployments"]
     return next((path for path in candidates if path.is_dir()), candidates[0])
 
@@ -46,7 +50,7 @@ def parse_variant(raw: dict[str, Any], origin: str, overrides: Sequence[str] = (
     raw = merged(_preset(raw.get("preset"), origin), _without(raw, "preset"))
     for override in overrides:
         raw = merged(raw, _parse_override(override))
-    raw, faults = _resolve_datasets(raw, origin)
+    raw, faults = _resolve_datasets(_resolve_base(raw), origin)
     faults += _missing_paths(raw, origin)
     try:
         variant = Variant.model_validate(raw)
@@ -183,12 +187,22 @@ def _resolve_datasets(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any],
             packaged = entry["path"].startswith(PACKAGED)
             if not packaged and not path.is_absolute() and Path(origin).suffix in {".yaml", ".yml"}:
                 path = Path(origin).parent / path
-            entry = {**entry, "path": str(path)}
+            # A worker runs elsewhere, so no path may hang on where this process is.
+            entry = {**entry, "path": entry["path"] if packaged else str(path.resolve())}
         resolved.append(entry)
     if faults and not resolved:
         # Keep the rest of the file checkable: an empty list would add a second, untrue fault.
         resolved = [next(iter(DATASETS.values())).model_dump()]
     return {**raw, "datasets": resolved}, faults
+
+
+def _resolve_base(raw: dict[str, Any]) -> dict[str, Any]:
+    """A base in a directory is named by its absolute path: a worker runs elsewhere."""
+    base = raw.get("base_model")
+    if not isinstance(base, dict) or not isinstance(base.get("repo"), str):
+        return raw
+    local = local_path(base["repo"])
+    return {**raw, "base_model": {**base, "repo": str(local)}} if local else raw
 
 
 def _missing_paths(raw: dict[str, Any], origin: str) -> list[str]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.config import Dataset, Split, Variant
 from chatpipe.corpus import Merge, Normalize, RowAccount
-from chatpipe.errors import ChatpipeError
+from chatpipe.errors import ChatpipeError, SourceError
 from chatpipe.generation import Ask
 from chatpipe.scoring import Score
 from chatpipe.sources import FetchDataset, FetchModel
@@ -171,7 +171,7 @@ def _rows_of(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRo
 
 
 def _not_here(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRows:
-    known = hub_sizes(dataset.repo or "", dataset.revision, dataset.files, "dataset")
+    known = _first_that_answers(dataset, notes)
     if known.unknown:
         notes.append(known.unknown)
     rows = f"{dataset.expected_rows:,} rows are expected" if dataset.expected_rows else "no count"
@@ -185,6 +185,20 @@ def _not_here(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetR
         download_bytes=known.download_bytes or 0,
         files_bytes=known.files_bytes or 0,
     )
+
+
+def _first_that_answers(dataset: Dataset, notes: list[str]) -> Upstream:
+    """The source that FetchDataset would take; SourceError where all refuse."""
+    refusals: list[str] = []
+    for choice in FetchDataset.of(dataset).choices():
+        try:
+            known = hub_sizes(choice.repo, choice.revision, choice.files, "dataset")
+        except SourceError as error:
+            refusals.append(str(error))
+            continue
+        notes += [f"{refusal} {choice.repo} stands in for it." for refusal in refusals[:1]]
+        return known
+    raise SourceError("\n".join(refusals))
 
 
 def _expected(datasets: list[DatasetRows], split: Split) -> tuple[int, int]:

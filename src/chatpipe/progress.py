@@ -54,9 +54,11 @@ def emit(name: str, value: Any) -> None:
 
 def parse(line: str, on_progress: Callable[[Progress], None]) -> dict[str, Any] | None:
     """Act on a progress line; give back any other event; None for a line that is not ours."""
-    if not line.startswith(PREFIX):
+    # A library may have printed the beginning of a line, and not its end, before us.
+    _, ours, told = line.partition(PREFIX)
+    if not ours:
         return None
-    event: dict[str, Any] = json.loads(line.removeprefix(PREFIX))
+    event: dict[str, Any] = json.loads(told)
     if "progress" in event:
         on_progress(Progress.model_validate(event["progress"]))
     return event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +14,8 @@ from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.finetuning import Finetune
 from chatpipe.seals import SEAL, read_seal
 from chatpipe.sources import FetchDataset, FetchModel
+
+LOG = logging.getLogger(__name__)
 
 
 class Published(BaseModel):
@@ -64,7 +67,11 @@ def _trained(variant: Variant) -> list[dict[str, Any]]:
     parts = ("prompt_template", "quantization", "lora", "training")
     found = []
     for path in store().root.glob(f"adapter/*/{SEAL}"):
-        seal = read_seal(path.parent)
+        try:
+            seal = read_seal(path.parent)
+        except ArtifactError as error:  # it cannot even be said whose it is
+            LOG.warning("%s It is passed over.", error)
+            continue
         asked = seal["asked"]
         same = all(asked.get(part) == wanted[part] for part in parts)
         if same and asked["base"]["key"] == base and _rows_of(asked) == (names, wanted["split"]):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,14 +62,18 @@ class SharedStore:
         return True
 
     def offer(self, kind: str, key: str, path: Path) -> None:
-        """Copy the sealed directory there."""
+        """Copy the sealed directory there, unless another machine's is sealed first."""
         sealed = (path / SEAL).read_bytes()
         target = self._content(kind, key, sealed)
         with self._in_a_sentence():
             for name in json.loads(sealed)["files"]:
                 self._files.makedirs(f"{target}/{name}".rpartition("/")[0], exist_ok=True)
                 self._files.put_file(str((path / name).resolve()), f"{target}/{name}")
-            self._files.pipe_file(f"{self._root}/{kind}/{key}/{SEAL}", sealed)
+            self._seal_first(f"{self._root}/{kind}/{key}/{SEAL}", sealed)
+
+    def _seal_first(self, place: str, sealed: bytes) -> None:
+        with suppress(FileExistsError):
+            self._files.pipe_file(place, sealed, mode="create")
 
     def remove(self, kind: str, key: str) -> None:
         """Remove that artifact, its seal first."""

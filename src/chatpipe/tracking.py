@@ -34,7 +34,10 @@ class Tracked(BaseModel):
 
 def missing(tracker: Tracker) -> str | None:
     """A sentence where the tracker's package is not installed, else None."""
-    if tracker == "none" or importlib.util.find_spec(tracker):
+    if tracker == "none":
+        return None
+    found = importlib.util.find_spec(tracker)
+    if found and found.origin:  # a mere folder of that name has none
         return None
     return f"tracking: {tracker} is not installed; pip install 'chatpipe[{tracker}]'."
 
