@@ -13,7 +13,7 @@ from chatpipe.errors import ChatpipeError
 from chatpipe.generation import Ask
 from chatpipe.scoring import Score
 from chatpipe.sources import FetchDataset, FetchModel
-from chatpipe.upstream import Upstream, hub_sizes
+from chatpipe.upstream import Upstream, upstream_dataset
 
 
 class Step(BaseModel):
@@ -154,7 +154,7 @@ def _rows_of(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRo
     request = FetchDataset.of(dataset)
     step, raw = state_of(request, dataset.name)
     if raw is None and request.path is None:
-        return _not_here(dataset, steps, notes)
+        return _not_here(dataset, request, steps, notes)
     steps.append(step)
     raw = store().obtain(request)
     normalize = Normalize.of(dataset, raw)
@@ -170,10 +170,15 @@ def _rows_of(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRo
     )
 
 
-def _not_here(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRows:
-    known = hub_sizes(dataset.repo or "", dataset.revision, dataset.files, "dataset")
+def _not_here(
+    dataset: Dataset, request: FetchDataset, steps: list[Step], notes: list[str]
+) -> DatasetRows:
+    known = upstream_dataset(request)
     if known.unknown:
         notes.append(known.unknown)
+    if known.instead_of:
+        why = " ".join(known.instead_of)
+        notes.append(f"data set {dataset.name} would come from {known.repo}: {why}")
     rows = f"{dataset.expected_rows:,} rows are expected" if dataset.expected_rows else "no count"
     notes.append(f"data set {dataset.name} is not in the store yet: {rows}, lengths unknown.")
     size = known.download_bytes

@@ -91,12 +91,16 @@ class FetchDataset(Request):
             shutil.copyfile(file, target)
         return {"source": "local", "path": self.path, "files": len(found)}
 
+    def choices(self) -> tuple[Fallback, ...]:
+        """The hub data sets to try, in order: what was asked for, then its fallbacks."""
+        first = Fallback(repo=self.repo or "", revision=self.revision, files=self.files)
+        return (first, *self.fallbacks)
+
     def _from_first_that_answers(self, into: Path) -> dict[str, Any]:
         """The hub data set or, where it is refused, the first fallback that is not. A hub that
         does not answer at all is no reason to take another data set."""
-        first = Fallback(repo=self.repo or "", revision=self.revision, files=self.files)
         refusals: list[str] = []
-        for choice in (first, *self.fallbacks):
+        for choice in self.choices():
             try:
                 found = _from_hub(choice.repo, choice.revision, choice.files, "dataset", into)
             except HubUnreachableError:
