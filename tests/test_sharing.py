@@ -136,6 +136,12 @@ def test_forgotten_is_forgotten_everywhere(on_machine):
         store().obtain(Note(text="hello"), never)
 
 
+def test_a_relative_directory_is_the_same_one_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(ADDRESS, "bucket")
+    assert shared_store().address == str(tmp_path / "bucket")
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [

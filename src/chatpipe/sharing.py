@@ -108,4 +108,9 @@ class SharedStore:
 def shared_store() -> SharedStore | None:
     """The shared store of this process, if there is one."""
     address = os.environ.get(ADDRESS)
-    return SharedStore(address) if address else None
+    return SharedStore(_absolute(address)) if address else None
+
+
+def _absolute(address: str) -> str:
+    """A directory is the same one for every process, wherever that runs."""
+    return address if "://" in address else str(Path(address).expanduser().absolute())
