@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,8 +25,7 @@ from chatpipe.errors import ArtifactError
 from chatpipe.seals import SEAL, check_seal, read_seal, write_seal
 from chatpipe.sharing import SharedStore, shared_store
 
-# Beside the seal: the shared store that has this artifact too.
-SHARED = "shared"
+LEFT_OVER_AFTER_S = 24 * 3600
 
 
 class Artifact(BaseModel):
@@ -121,7 +121,7 @@ class Store:
 
     def all(self) -> Iterator[Path]:
         """Every sealed directory."""
-        return (seal.parent for seal in sorted(self.root.glob(f"*/*/{SEAL}")))
+        return (seal.parent for seal in sorted(self.root.glob(f"[!.]*/*/{SEAL}")))
 
     def obtain(
         self, request: Request, build: Callable[[Path], dict[str, Any]] | None = None
@@ -142,10 +142,13 @@ class Store:
             return self._share(shared, made) if shared else made
 
     def shared(self, path: Path) -> bool:
-        """Whether the shared store has the artifact at `path` too, or there is no such store."""
+        """Whether the shared store has the artifact at `path` too, or there is no such store. It
+        is asked every time: another machine may have forgotten it and made another one."""
         shared = shared_store()
-        marker = path / SHARED
-        return shared is None or (marker.is_file() and marker.read_text() == shared.address)
+        if shared is None:
+            return True
+        seal = shared.seal(path.parent.name, path.name)
+        return seal is not None and seal["digest"] == read_seal(path)["digest"]
 
     def sealed_elsewhere(self, kind: str, key: str) -> dict[str, Any] | None:
         """The seal of an artifact that could be fetched from the shared store."""
@@ -168,7 +171,7 @@ class Store:
     def _build(
         self, request: Request, key: str, build: Callable[[Path], dict[str, Any]]
     ) -> Artifact:
-        with self._temporary(request.kind) as temporary:
+        with self._temporary(request.kind, key) as temporary:
             details = build(temporary)
             facts = {
                 "kind": request.kind,
@@ -184,32 +187,31 @@ class Store:
         return made
 
     def _fetch(self, shared: SharedStore, kind: str, key: str) -> Artifact | None:
-        with self._temporary(kind) as temporary:
+        with self._temporary(kind, key) as temporary:
             if not shared.fetch(kind, key, temporary):
                 return None
-            (temporary / SHARED).write_text(shared.address)
             return self._place(temporary, kind, key)
 
     def _bring_upstream(self, shared: SharedStore, request: Request) -> None:
-        """Fetch what the request is made from, where another machine has made it."""
+        """Fetch what the request is made from, where another machine has made it (anew)."""
         for upstream in request.upstream():
             kind, key = upstream.kind, upstream.key
             with self._locked(kind, key):
-                found = self.find(kind, key) or self._fetch(shared, kind, key)
+                found = self.find(kind, key)
+                if found != upstream:
+                    found = self._fetch(shared, kind, key) or found
             if found != upstream:
                 here = "something else is" if found else "nothing is"
                 raise ArtifactError(f"{kind}/{key}: {here} here and in {shared.address}; run anew.")
 
     def _share(self, shared: SharedStore, made: Artifact) -> Artifact:
         """The artifact that all machines go on from: the one that was shared first."""
-        if self.shared(made.path):
-            return made
-        seal = shared.seal(made.kind, made.key)
+        kind, key = made.kind, made.key
+        seal = shared.seal(kind, key)
+        if seal is None and not shared.offer(kind, key, self.path(kind, key)):
+            seal = shared.seal(kind, key)
         if seal is not None and seal["digest"] != made.digest:
-            return self._fetch(shared, made.kind, made.key) or made
-        if seal is None:
-            shared.offer(made.kind, made.key, self.path(made.kind, made.key))
-        (self.path(made.kind, made.key) / SHARED).write_text(shared.address)
+            return self._fetch(shared, kind, key) or made
         return made
 
     def _place(self, temporary: Path, kind: str, key: str) -> Artifact:
@@ -223,27 +225,46 @@ class Store:
 
     def _discard(self, path: Path) -> None:
         """Remove a directory; renamed first, so that no one sees half of it."""
-        doomed = self.root / ".tmp" / uuid.uuid4().hex
+        doomed = self.root / ".tmp" / f"discarded-{uuid.uuid4().hex}"
         doomed.parent.mkdir(parents=True, exist_ok=True)
         path.rename(doomed)
+        os.utime(doomed)
         shutil.rmtree(doomed)
 
     @contextmanager
-    def _temporary(self, kind: str) -> Iterator[Path]:
+    def _temporary(self, kind: str, key: str) -> Iterator[Path]:
         """An empty directory in this store; gone afterwards, unless it was renamed."""
-        temporary = self.root / ".tmp" / f"{kind}-{uuid.uuid4().hex}"
+        self._remove_leftovers()
+        temporary = self.root / ".tmp" / f"{kind}-{key}-{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
         try:
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
+    def _remove_leftovers(self) -> None:
+        """Remove what killed builds left behind. Age alone does not tell: a training may last for
+        days, but it holds its lock."""
+        for path in (self.root / ".tmp").glob("*"):
+            with suppress(FileNotFoundError):  # another process removes it
+                if time.time() - path.stat().st_mtime < LEFT_OVER_AFTER_S:
+                    continue
+                with (
+                    suppress(BlockingIOError),
+                    self._lock(path.name.rpartition("-")[0], wait=False),
+                ):
+                    shutil.rmtree(path)
+
+    def _locked(self, kind: str, key: str) -> AbstractContextManager[None]:
+        return self._lock(f"{kind}-{key}", wait=True)
+
     @contextmanager
-    def _locked(self, kind: str, key: str) -> Iterator[None]:
+    def _lock(self, name: str, wait: bool) -> Iterator[None]:
+        """BlockingIOError where another process has it and this one is not to wait."""
         locks = self.root / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with (locks / f"{kind}-{key}").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (locks / name).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             yield
 
 
