@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -298,9 +299,18 @@ for _command in (
     app.command()(_command)
 
 
+def _absolute_places() -> None:
+    """Workers and servers that this process starts run in other directories."""
+    for name in ("CHATPIPE_HOME", "CHATPIPE_DEPLOYMENTS", "CHATPIPE_SHARED_STORE"):
+        place = os.environ.get(name)
+        if place and "://" not in place:
+            os.environ[name] = str(Path(place).expanduser().absolute())
+
+
 def main() -> None:
     """The `chatpipe` command."""
     environment.prepare()
+    _absolute_places()
     root = str(Path.cwd())
     if root not in sys.path:
         sys.path.append(root)

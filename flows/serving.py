@@ -22,7 +22,6 @@ import psutil
 from chatpipe.artifacts import home
 from chatpipe.errors import ServiceError
 from chatpipe.loading import deployments_dir
-from chatpipe.sharing import ADDRESS as SHARED_STORE
 from flows.environment import of_services
 
 HOST = "127.0.0.1"  # a server without accounts is for this machine alone
@@ -186,12 +185,7 @@ def _workers(url: str) -> Iterator[Service]:
 
 def _places() -> dict[str, str]:
     """Where a run, which is in a directory of its own, finds what this process finds."""
-    shared = os.environ.get(SHARED_STORE, "")
-    return {
-        "CHATPIPE_HOME": str(home()),
-        "CHATPIPE_DEPLOYMENTS": str(deployments_dir()),
-        **({SHARED_STORE: str(Path(shared).absolute())} if shared and ":" not in shared else {}),
-    }
+    return {"CHATPIPE_HOME": str(home()), "CHATPIPE_DEPLOYMENTS": str(deployments_dir())}
 
 
 def _worker_command(pool: str, name: str, runs: int = 1) -> tuple[str, ...]:

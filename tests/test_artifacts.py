@@ -189,6 +189,23 @@ def test_a_killed_builder_leaves_no_lock_and_no_artifact(tmp_path):
     assert builder(log, 0).communicate(timeout=30)[0].strip()
 
 
+def test_what_a_killed_build_left_is_no_artifact_and_goes_after_a_day(tmp_path):
+    log = tmp_path / "log"
+    killed, running = builder(log, 60), store().root / ".tmp"
+    wait_for(log)
+    [left] = running.iterdir()
+    (left / SEAL).write_text("{}")
+    long_ago = time.time() - 25 * 3600
+    os.utime(left, (long_ago, long_ago))
+    store().obtain(Note(text="another"))
+    assert left.exists()  # it is old, but still being built
+    killed.kill()
+    killed.wait()
+    assert left not in store().all()
+    store().obtain(Note(text="a third"))
+    assert not left.exists()
+
+
 def test_lineage_lists_all_that_an_artifact_was_made_from_sources_first():
     source = store().obtain(Note(text="source"))
     middle = store().obtain(Note(text="middle", after=source))

@@ -122,24 +122,46 @@ def test_a_bad_override_gets_a_sentence(write, override, said):
     assert said in "\n".join(faults(write("datasets: [sample-alpaca]"), override))
 
 
-def test_no_path_of_a_variant_hangs_on_where_the_process_is(write, tmp_path, monkeypatch):
-    """A worker runs its runs in directories of their own."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "rows.jsonl").write_text("{}\n")
-    (tmp_path / "base").mkdir()
-    path = Path(write("base_model: {repo: ./base}\ndatasets: [{name: x, path: rows.jsonl}]"))
-    variant = load_variant(str(path.relative_to(tmp_path)))
-    assert variant.datasets[0].path == str(tmp_path / "rows.jsonl")
-    assert variant.base_model.repo == str(tmp_path / "base")
-    monkeypatch.setenv("CHATPIPE_DEPLOYMENTS", "nowhere")
-    with pytest.raises(ConfigError, match="CHATPIPE_DEPLOYMENTS=nowhere: there is no such folder"):
-        deployments_dir()
-
-
 def test_a_path_counts_from_the_file_that_names_it(write, tmp_path):
     (tmp_path / "rows.jsonl").write_text("{}\n")
     variant = load_variant(write("datasets: [{name: x, path: rows.jsonl}]"))
     assert variant.datasets[0].path == str(tmp_path / "rows.jsonl")
+
+
+def test_relative_places_are_absolute_once_loaded(tmp_path, monkeypatch):
+    """A worker that gets the variant runs in another directory."""
+    for folder in ("deployments/variants", "base", "rows-of-a-hub"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    raw = {
+        "base_model": {"repo": "./base"},
+        "datasets": [
+            {"name": "x", "path": "../../rows.jsonl"},
+            {"name": "y", "repo": "rows-of-a-hub"},
+            {"name": "z", "repo": "owner/rows"},
+        ],
+    }
+    (tmp_path / "deployments/variants/mine.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.chdir(tmp_path)
+    for configured in (None, "deployments"):
+        if configured:
+            monkeypatch.setenv("CHATPIPE_DEPLOYMENTS", configured)
+        variant = load_variant("mine")
+        assert variant.base_model.repo == str(tmp_path / "base")
+        rows, copied, of_the_hub = variant.datasets
+        assert Path(rows.path).is_absolute() and Path(rows.path).samefile("rows.jsonl")
+        assert copied.repo == str(tmp_path / "rows-of-a-hub") and of_the_hub.repo == "owner/rows"
+
+
+def test_deployments_that_are_not_there_are_refused_and_not_ignored(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHATPIPE_DEPLOYMENTS", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"CHATPIPE_DEPLOYMENTS=.*nowhere is no directory"):
+        load_variant("smol-merge")
+
+
+def test_a_study_s_name_for_a_variant_is_answered_with_its_variants():
+    with pytest.raises(ConfigError, match=r"demo: is a study; .*smol-alpaca, smol-dialog"):
+        load_variant("demo")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

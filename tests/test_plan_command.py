@@ -120,15 +120,37 @@ def test_a_base_that_the_hub_withholds_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_data_set_that_is_gone_is_planned_from_the_one_that_stands_in_for_it(
-    tmp_path, tiny_model_dir
-):
-    rows = Repo({"data/train-00000-of-00001.parquet": b"x" * 100})
-    with hub({"datasets/OpenRL/daily_dialog": rows}) as (address, asked):
-        code, out, error = command(
-            tmp_path, address, base_model={"repo": str(tiny_model_dir)}, datasets=["dialog"]
-        )
+def test_a_data_set_is_planned_from_the_fallback_that_a_run_would_take(tmp_path, tiny_model_dir):
+    repo = Repo(large={f"data/{part}-0.parquet": 1000 for part in ("train", "validation", "test")})
+    base = {"repo": str(tiny_model_dir)}
+    with hub({"datasets/OpenRL/daily_dialog": repo}) as (address, _):
+        code, out, error = command(tmp_path, address, base_model=base, datasets=["dialog"])
     assert code == 0, error
+    [raw] = [step for step in json.loads(out)["steps"] if step["kind"] == "raw"]
+    assert (raw["state"], raw["bytes"]) == ("download", 3000)
+    said = "dialog would come from OpenRL/daily_dialog: li2017dailydialog/daily_dialog: "
+    assert any(said in note for note in json.loads(out)["notes"])
+
+
+@pytest.mark.slow
+def test_a_data_set_that_no_source_has_is_refused_with_all_of_them(tmp_path, tiny_model_dir):
+    base = {"repo": str(tiny_model_dir)}
+    with hub({}) as (address, _):
+        code, _, error = command(tmp_path, address, base_model=base, datasets=["dialog"])
+    assert code == 2 and all(name in error for name in ("li2017", "OpenRL", "roskoN"))
+
+
+@pytest.mark.slow
+def test_a_revision_that_a_base_does_not_have_is_named(tmp_path, tiny_model_dir):
+    base = {"repo": "owner/tiny", "revision": "nope"}
+    with hub({"models/owner/tiny": Repo.of(tiny_model_dir)}) as (address, _):
+        code, _, error = command(tmp_path, address, base_model=base)
+    assert code == 2 and "owner/tiny: has no revision nope" in error
+
+
+@pytest.mark.slow
+def test_a_hub_that_does_not_answer_is_named_without_its_password(tmp_path):
+    _, out, error = command(tmp_path, "http://me:secret@127.0.0.1:1")
     notes = json.loads(out)["notes"]
-    assert any("OpenRL/daily_dialog stands in for it" in note for note in notes)
-    assert not any("roskoN" in request for request in asked)
+    assert any("llama-13b: http://127.0.0.1:1 cannot be reached, so" in note for note in notes)
+    assert "secret" not in out + error

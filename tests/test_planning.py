@@ -236,7 +236,9 @@ def test_without_a_hub_the_plan_says_so_and_gives_what_the_catalogue_knows(chatp
     assert made.data.train_rows == 52_002 and not made.data.exact
     assert made.optimizer_steps == 3 * 26_001
     assert made.tokens is made.shapes is made.memory is None and not made.faults
-    assert any("huggyllama/llama-13b: no hub can be reached" in note for note in made.notes)
+    assert any("huggyllama/llama-13b: HF_HUB_OFFLINE=1 is set" in note for note in made.notes)
+    assert made.download_bytes is None
+    assert {("disk", "not known"), ("download", "not known")} <= set(cost_rows(made))
 
 
 def test_the_embedded_base_is_a_download_of_known_size_before_the_first_run(variant):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from chatpipe.artifacts import Request, store
+from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.errors import ArtifactError, ConfigError, SharedStoreError
 from chatpipe.seals import SEAL
 from chatpipe.sharing import ADDRESS, shared_store
@@ -98,6 +98,76 @@ def test_of_two_machines_that_made_the_same_the_first_one_s_is_taken(on_machine)
     assert store().obtain(Note(text="x"), never) == late
 
 
+def test_of_two_uploads_at_once_the_one_that_is_sealed_first_is_taken(on_machine):
+    """The other machine seals its own after this one has found nothing, and begun its upload."""
+
+    def differently(into: Path) -> dict[str, Any]:
+        (into / "note.txt").write_text("as made on the second machine")
+        return {}
+
+    class Slow(type(shared_store())):
+        def offer(self, kind, key, path):
+            on_machine("two")
+            store().obtain(Note(text="x"), differently)
+            on_machine("one")
+            return super().offer(kind, key, path)
+
+    key = Note(text="x").key()
+    shared = Slow(shared_store().address)
+    made = store()._build(Note(text="x"), key, Note(text="x").build)
+    taken = store()._share(shared, made)
+    assert taken.digest == shared.seal("note", key)["digest"] != made.digest
+    assert store().find("note", key) == taken
+    assert len(list(Path(shared.address).glob("note/*/*/"))) == 1
+
+
+class Copy(Request):
+    """A step that is made from another one's product."""
+
+    kind: ClassVar[str] = "copy"
+    version: ClassVar[int] = 1
+
+    of: Artifact
+
+    def build(self, into: Path) -> dict[str, Any]:
+        (into / "note.txt").write_text((self.of.path / "note.txt").read_text())
+        return {}
+
+
+def noted(text):
+    def build(into: Path) -> dict[str, Any]:
+        (into / "note.txt").write_text(text)
+        return {}
+
+    return build
+
+
+@pytest.fixture
+def made_anew(on_machine):
+    """What machine one has of a note, and what machine two has made anew of it since."""
+    first = store().obtain(Note(text="x"), noted("first"))
+    on_machine("two")
+    store().forget(store().obtain(Note(text="x"), never).path)
+    return first, store().obtain(Note(text="x"), noted("anew"))
+
+
+def test_what_another_machine_made_anew_replaces_what_is_here(made_anew, on_machine):
+    first, anew = made_anew
+    on_machine("one")
+    record = VerifiedArtifact()
+    assert first != anew
+    with pytest.raises(ValueError, match="not in the shared store"):
+        record.loads(record.dumps(first))
+    assert store().obtain(Note(text="x"), never) == anew
+
+
+def test_a_step_on_what_another_machine_made_anew_is_built_on_that(made_anew, on_machine):
+    _, anew = made_anew
+    on_machine("one")
+    copy = store().obtain(Copy(of=anew))
+    assert (copy.path / "note.txt").read_text() == "anew"
+
+
 def test_an_upload_that_was_cut_is_no_artifact(on_machine, monkeypatch):
     shared = shared_store()
 
@@ -136,6 +206,12 @@ def test_forgotten_is_forgotten_everywhere(on_machine):
         store().obtain(Note(text="hello"), never)
 
 
+def test_a_relative_directory_is_the_same_one_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(ADDRESS, "bucket")
+    assert shared_store().address == str(tmp_path / "bucket")
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
@@ -167,6 +243,11 @@ def test_an_s3_bucket(on_machine, monkeypatch):
         assert store().obtain(Note(text="hello"), never) == made
         seal = (made.path / SEAL).read_text()
         assert "hidden" not in seal and json.loads(seal)["digest"] == made.digest
+        on_machine("three")
+        late = store()._build(Note(text="hello"), made.key, noted("hello, later"))
+        assert not shared_store().offer("note", made.key, late.path)
+        assert shared_store().seal("note", made.key)["digest"] == made.digest
+        on_machine("two")
         store().forget(made.path)
         assert shared_store().seal("note", made.key) is None
     finally:

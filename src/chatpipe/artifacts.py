@@ -14,7 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ from chatpipe.errors import ArtifactError
 from chatpipe.seals import SEAL, check_seal, read_seal, write_seal
 from chatpipe.sharing import SharedStore, shared_store
 
-LEFT_BEHIND_S = 7 * 24 * 3600  # no build lasts so long
+LEFT_OVER_AFTER_S = 24 * 3600
 
 
 class Artifact(BaseModel):
@@ -120,7 +120,7 @@ class Store:
             return None
 
     def all(self) -> Iterator[Path]:
-        """Every sealed directory; those that are being made are hidden."""
+        """Every sealed directory."""
         return (seal.parent for seal in sorted(self.root.glob(f"[!.]*/*/{SEAL}")))
 
     def obtain(
@@ -142,7 +142,8 @@ class Store:
             return self._share(shared, made) if shared else made
 
     def shared(self, path: Path) -> bool:
-        """Whether the shared store has this very artifact too, or there is no such store."""
+        """Whether the shared store has the artifact at `path` too, or there is no such store. It
+        is asked every time: another machine may have forgotten it and made another one."""
         shared = shared_store()
         if shared is None:
             return True
@@ -170,7 +171,7 @@ class Store:
     def _build(
         self, request: Request, key: str, build: Callable[[Path], dict[str, Any]]
     ) -> Artifact:
-        with self._temporary(request.kind) as temporary:
+        with self._temporary(request.kind, key) as temporary:
             details = build(temporary)
             facts = {
                 "kind": request.kind,
@@ -186,18 +187,18 @@ class Store:
         return made
 
     def _fetch(self, shared: SharedStore, kind: str, key: str) -> Artifact | None:
-        with self._temporary(kind) as temporary:
+        with self._temporary(kind, key) as temporary:
             if not shared.fetch(kind, key, temporary):
                 return None
             return self._place(temporary, kind, key)
 
     def _bring_upstream(self, shared: SharedStore, request: Request) -> None:
-        """Fetch what the request is made from, where another machine has made it."""
+        """Fetch what the request is made from, where another machine has made it (anew)."""
         for upstream in request.upstream():
             kind, key = upstream.kind, upstream.key
             with self._locked(kind, key):
                 found = self.find(kind, key)
-                if found != upstream:  # forgotten elsewhere, and made anew there
+                if found != upstream:
                     found = self._fetch(shared, kind, key) or found
             if found != upstream:
                 here = "something else is" if found else "nothing is"
@@ -205,12 +206,12 @@ class Store:
 
     def _share(self, shared: SharedStore, made: Artifact) -> Artifact:
         """The artifact that all machines go on from: the one that was shared first."""
-        seal = shared.seal(made.kind, made.key)
-        if seal is None:
-            shared.offer(made.kind, made.key, self.path(made.kind, made.key))
-            seal = shared.seal(made.kind, made.key)
+        kind, key = made.kind, made.key
+        seal = shared.seal(kind, key)
+        if seal is None and not shared.offer(kind, key, self.path(kind, key)):
+            seal = shared.seal(kind, key)
         if seal is not None and seal["digest"] != made.digest:
-            return self._fetch(shared, made.kind, made.key) or made
+            return self._fetch(shared, kind, key) or made
         return made
 
     def _place(self, temporary: Path, kind: str, key: str) -> Artifact:
@@ -224,35 +225,46 @@ class Store:
 
     def _discard(self, path: Path) -> None:
         """Remove a directory; renamed first, so that no one sees half of it."""
-        doomed = self.root / ".tmp" / uuid.uuid4().hex
+        doomed = self.root / ".tmp" / f"discarded-{uuid.uuid4().hex}"
         doomed.parent.mkdir(parents=True, exist_ok=True)
         path.rename(doomed)
+        os.utime(doomed)
         shutil.rmtree(doomed)
 
     @contextmanager
-    def _temporary(self, kind: str) -> Iterator[Path]:
+    def _temporary(self, kind: str, key: str) -> Iterator[Path]:
         """An empty directory in this store; gone afterwards, unless it was renamed."""
-        temporary = self.root / ".tmp" / f"{kind}-{uuid.uuid4().hex}"
+        self._remove_leftovers()
+        temporary = self.root / ".tmp" / f"{kind}-{key}-{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
-        self._sweep(temporary.parent)
         try:
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _sweep(self, folder: Path) -> None:
-        """Remove what killed builds have left behind."""
-        for path in folder.iterdir():
-            with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > LEFT_BEHIND_S:
-                    shutil.rmtree(path, ignore_errors=True)
+    def _remove_leftovers(self) -> None:
+        """Remove what killed builds left behind. Age alone does not tell: a training may last for
+        days, but it holds its lock."""
+        for path in (self.root / ".tmp").glob("*"):
+            with suppress(FileNotFoundError):  # another process removes it
+                if time.time() - path.stat().st_mtime < LEFT_OVER_AFTER_S:
+                    continue
+                with (
+                    suppress(BlockingIOError),
+                    self._lock(path.name.rpartition("-")[0], wait=False),
+                ):
+                    shutil.rmtree(path)
+
+    def _locked(self, kind: str, key: str) -> AbstractContextManager[None]:
+        return self._lock(f"{kind}-{key}", wait=True)
 
     @contextmanager
-    def _locked(self, kind: str, key: str) -> Iterator[None]:
+    def _lock(self, name: str, wait: bool) -> Iterator[None]:
+        """BlockingIOError where another process has it and this one is not to wait."""
         locks = self.root / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with (locks / f"{kind}-{key}").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (locks / name).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             yield
 
 

@@ -85,6 +85,13 @@ def offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
+def endpoint() -> str:
+    """The hub's address, without the account that a mirror's may hold."""
+    from huggingface_hub import constants
+
+    return _without_password(constants.ENDPOINT)
+
+
 def failures() -> tuple[type[Exception], ...]:
     """What huggingface_hub and its HTTP client raise: where a hub, a cache or a name fails."""
     import httpx2
@@ -98,8 +105,8 @@ def in_a_sentence(
     """The error as one of ours: what is wrong, where, how to mend it."""
     from huggingface_hub import constants, errors
 
-    endpoint = _without_password(constants.ENDPOINT)
-    page = f"{endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo}"
+    address = endpoint()
+    page = f"{address}/{'datasets/' if repo_type == 'dataset' else ''}{repo}"
     if isinstance(error, errors.HFValidationError):
         return SourceError(f"{repo}: is no name of a hub repository; write it as owner/name.")
     if isinstance(error, errors.GatedRepoError):
@@ -108,7 +115,7 @@ def in_a_sentence(
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return SourceError(
-            f"{repo}: {endpoint} has no such {repo_type}, or it is private; check the name, or "
+            f"{repo}: {address} has no such {repo_type}, or it is private; check the name, or "
             "set HF_TOKEN to an account that may read it."
         )
     if isinstance(error, errors.RevisionNotFoundError):
@@ -118,10 +125,10 @@ def in_a_sentence(
     status = _status(error)
     if status in (401, 403):
         return SourceError(
-            f"{repo}: {endpoint} answered {status}; HF_TOKEN is wrong, or may not read this."
+            f"{repo}: {address} answered {status}; HF_TOKEN is wrong, or may not read this."
         )
     if status is not None and status not in MENDABLE:
-        return SourceError(f"{repo}: {endpoint} answered {status}; see {page}.")
+        return SourceError(f"{repo}: {address} answered {status}; see {page}.")
     if offline():
         return SourceError(
             f"{repo}: HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} does not have it all; "
@@ -129,7 +136,7 @@ def in_a_sentence(
         )
     said = f"answered {status}" if status else f"cannot be reached ({_reason(error)})"
     return HubUnreachableError(
-        f"{repo}: {endpoint} {said}; try again, or set HF_ENDPOINT to a mirror."
+        f"{repo}: {address} {said}; try again, or set HF_ENDPOINT to a mirror."
     )
 
 

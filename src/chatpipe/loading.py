@@ -15,20 +15,24 @@ from pydantic import BaseModel, ValidationError
 from chatpipe.config import Dataset, Study, Variant
 from chatpipe.data import DATASETS
 from chatpipe.errors import ConfigError
-from chatpipe.sources import PACKAGED, local_path
+from chatpipe.sources import PACKAGED, WHEEL_MODELS, local_path
 
 
 def deployments_dir() -> Path:
-    """Where variants/ and studies/ are, as an absolute path: $CHATPIPE_DEPLOYMENTS, or
-    ./deployments, or those of this checkout or installation."""
+    """Where variants/ and studies/ are: $CHATPIPE_DEPLOYMENTS, or ./deployments, or
+    those of this checkout or installation; absolute."""
     configured = os.environ.get("CHATPIPE_DEPLOYMENTS")
     if configured:
-        if not Path(configured).is_dir():
-            raise ConfigError([f"CHATPIPE_DEPLOYMENTS={configured}: there is no such folder."])
-        return Path(configured).absolute()
+        path = Path(configured).expanduser().absolute()
+        if not path.is_dir():
+            raise ConfigError([f"CHATPIPE_DEPLOYMENTS={configured}: {path} is no directory."])
+        return path
     here = Path(__file__).resolve()
-    candidates = [Path("deployments").absolute()]
-    candidates += [here.parents[2] / "deployments", here.parent / "deployments"]
+    candidates = [
+        Path("deployments").absolute(),
+        here.parents[2] / "deployments",
+        here.parent / "deployments",
+    ]
     return next((path for path in candidates if path.is_dir()), candidates[0])
 
 
@@ -118,6 +122,11 @@ def _find(kind: str, name_or_path: str) -> Path:
     path = deployments_dir() / kind / f"{name_or_path}.yaml"
     if path.is_file():
         return path
+    if kind == "variants" and name_or_path in names("studies"):
+        members = ", ".join(load_study(name_or_path).variants)
+        raise ConfigError(
+            [f"{name_or_path}: is a study; name one of its variants ({members}), or use compare."]
+        )
     known = names(kind)
     close = difflib.get_close_matches(name_or_path, known, 1)
     hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}."
@@ -168,8 +177,23 @@ def _parse_override(text: str) -> dict[str, Any]:
     return result  # type: ignore[no-any-return]
 
 
+def _resolve_base(raw: dict[str, Any]) -> dict[str, Any]:
+    """A directory of this machine becomes absolute: a worker runs in another one."""
+    base = raw.get("base_model")
+    if not isinstance(base, dict) or base.get("repo") in WHEEL_MODELS:
+        return raw
+    return {**raw, "base_model": _absolute_repo(base)}
+
+
+def _absolute_repo(entry: dict[str, Any]) -> dict[str, Any]:
+    repo = entry.get("repo")
+    local = local_path(repo) if isinstance(repo, str) and repo else None
+    return entry if local is None else {**entry, "repo": str(local)}
+
+
 def _resolve_datasets(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
-    """Catalogue names become catalogue entries; relative paths count from the file's folder."""
+    """Catalogue names become catalogue entries; relative paths count from the file's folder, and
+    become absolute: a worker runs in another one."""
     faults, resolved = [], []
     entries = raw.get("datasets")
     if not isinstance(entries, list):
@@ -183,12 +207,9 @@ def _resolve_datasets(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any],
                 continue
             entry = DATASETS[entry].model_dump()
         elif isinstance(entry, dict) and isinstance(entry.get("path"), str):
-            path = Path(entry["path"]).expanduser()
-            packaged = entry["path"].startswith(PACKAGED)
-            if not packaged and not path.is_absolute() and Path(origin).suffix in {".yaml", ".yml"}:
-                path = Path(origin).parent / path
-            # A worker runs elsewhere, so no path may hang on where this process is.
-            entry = {**entry, "path": entry["path"] if packaged else str(path.resolve())}
+            entry = {**entry, "path": _absolute(entry["path"], origin)}
+        elif isinstance(entry, dict):
+            entry = _absolute_repo(entry)
         resolved.append(entry)
     if faults and not resolved:
         # Keep the rest of the file checkable: an empty list would add a second, untrue fault.
@@ -196,13 +217,12 @@ def _resolve_datasets(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any],
     return {**raw, "datasets": resolved}, faults
 
 
-def _resolve_base(raw: dict[str, Any]) -> dict[str, Any]:
-    """A base in a directory is named by its absolute path: a worker runs elsewhere."""
-    base = raw.get("base_model")
-    if not isinstance(base, dict) or not isinstance(base.get("repo"), str):
-        return raw
-    local = local_path(base["repo"])
-    return {**raw, "base_model": {**base, "repo": str(local)}} if local else raw
+def _absolute(path: str, origin: str) -> str:
+    if path.startswith(PACKAGED):
+        return path
+    of_a_file = Path(origin).suffix in {".yaml", ".yml"}
+    folder = Path(origin).absolute().parent if of_a_file else Path.cwd()
+    return str(folder / Path(path).expanduser())
 
 
 def _missing_paths(raw: dict[str, Any], origin: str) -> list[str]:

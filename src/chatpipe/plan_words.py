@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from chatpipe.planning import Plan
 
+NOT_KNOWN = "not known"
+
 
 def summary(plan: Plan) -> str:
     """One line for a log."""
@@ -24,10 +26,19 @@ def cost_rows(plan: Plan) -> list[tuple[str, str]]:
         rows.append(("time", f"{at_most}{in_time(plan.duration.seconds)}"))
     if plan.memory:
         rows.append(("memory", f"{at_most}{in_bytes(plan.memory.total)}"))
-    rows.append(("disk", in_bytes(sum(need.bytes for need in plan.disk))))
-    if plan.download_bytes:
-        rows.append(("download", in_bytes(plan.download_bytes)))
+    rows.append(("disk", _disk(plan)))
+    if plan.download_bytes != 0:
+        download = plan.download_bytes
+        rows.append(("download", NOT_KNOWN if download is None else in_bytes(download)))
     return rows
+
+
+def _disk(plan: Plan) -> str:
+    """Where a download's size is not known, what is known is the least."""
+    known = sum(need.bytes for need in plan.disk)
+    if plan.download_bytes is not None:
+        return in_bytes(known)
+    return f"at least {in_bytes(known)}" if known else NOT_KNOWN
 
 
 def in_bytes(size: float) -> str:

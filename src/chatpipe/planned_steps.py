@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.config import Dataset, Split, Variant
 from chatpipe.corpus import Merge, Normalize, RowAccount
-from chatpipe.errors import ChatpipeError, SourceError
+from chatpipe.errors import ChatpipeError
 from chatpipe.generation import Ask
 from chatpipe.scoring import Score
 from chatpipe.sources import FetchDataset, FetchModel
-from chatpipe.upstream import Upstream, hub_sizes
+from chatpipe.upstream import Upstream, upstream_dataset
 
 
 class Step(BaseModel):
@@ -154,7 +154,7 @@ def _rows_of(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRo
     request = FetchDataset.of(dataset)
     step, raw = state_of(request, dataset.name)
     if raw is None and request.path is None:
-        return _not_here(dataset, steps, notes)
+        return _not_here(dataset, request, steps, notes)
     steps.append(step)
     raw = store().obtain(request)
     normalize = Normalize.of(dataset, raw)
@@ -170,10 +170,15 @@ def _rows_of(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRo
     )
 
 
-def _not_here(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRows:
-    known = _first_that_answers(dataset, notes)
+def _not_here(
+    dataset: Dataset, request: FetchDataset, steps: list[Step], notes: list[str]
+) -> DatasetRows:
+    known = upstream_dataset(request)
     if known.unknown:
         notes.append(known.unknown)
+    if known.instead_of:
+        why = " ".join(known.instead_of)
+        notes.append(f"data set {dataset.name} would come from {known.repo}: {why}")
     rows = f"{dataset.expected_rows:,} rows are expected" if dataset.expected_rows else "no count"
     notes.append(f"data set {dataset.name} is not in the store yet: {rows}, lengths unknown.")
     size = known.download_bytes
@@ -185,20 +190,6 @@ def _not_here(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetR
         download_bytes=known.download_bytes or 0,
         files_bytes=known.files_bytes or 0,
     )
-
-
-def _first_that_answers(dataset: Dataset, notes: list[str]) -> Upstream:
-    """The source that FetchDataset would take; SourceError where all refuse."""
-    refusals: list[str] = []
-    for choice in FetchDataset.of(dataset).choices():
-        try:
-            known = hub_sizes(choice.repo, choice.revision, choice.files, "dataset")
-        except SourceError as error:
-            refusals.append(str(error))
-            continue
-        notes += [f"{refusal} {choice.repo} stands in for it." for refusal in refusals[:1]]
-        return known
-    raise SourceError("\n".join(refusals))
 
 
 def _expected(datasets: list[DatasetRows], split: Split) -> tuple[int, int]:

@@ -55,9 +55,10 @@ class Plan(BaseModel):
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def download_bytes(self) -> int:
-        """What is known of the bytes to be fetched."""
-        return sum(step.bytes or 0 for step in self.steps if step.state == "download")
+    def download_bytes(self) -> int | None:
+        """The bytes to be fetched; None where not all of them are known."""
+        sizes = [step.bytes for step in self.steps if step.state == "download"]
+        return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 class MakePlan(Request):

@@ -7,11 +7,12 @@ finds all of its files, whatever two machines upload at once and wherever an upl
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,19 +62,37 @@ class SharedStore:
             raise ArtifactError(f"{place} is damaged, remove it there: {error}") from None
         return True
 
-    def offer(self, kind: str, key: str, path: Path) -> None:
-        """Copy the sealed directory there, unless another machine's is sealed first."""
+    def offer(self, kind: str, key: str, path: Path) -> bool:
+        """Copy the sealed directory there; False where another machine has sealed its own before
+        this one was up."""
         sealed = (path / SEAL).read_bytes()
         target = self._content(kind, key, sealed)
         with self._in_a_sentence():
             for name in json.loads(sealed)["files"]:
                 self._files.makedirs(f"{target}/{name}".rpartition("/")[0], exist_ok=True)
                 self._files.put_file(str((path / name).resolve()), f"{target}/{name}")
-            self._seal_first(f"{self._root}/{kind}/{key}/{SEAL}", sealed)
+        if self._put_seal(kind, key, sealed):
+            return True
+        with self._in_a_sentence():
+            if self._seal(kind, key) != sealed:
+                self._files.rm(target, recursive=True)
+        return False
 
-    def _seal_first(self, place: str, sealed: bytes) -> None:
-        with suppress(FileExistsError):
-            self._files.pipe_file(place, sealed, mode="create")
+    def _put_seal(self, kind: str, key: str, sealed: bytes) -> bool:
+        """Whether the seal was put there; False where there was one. S3 and GCS decide that
+        themselves; elsewhere, it is looked for right before."""
+        place = f"{self._root}/{kind}/{key}/{SEAL}"
+        with self._in_a_sentence():
+            self._files.invalidate_cache()
+            try:
+                self._files.pipe_file(place, sealed, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno != errno.ENOSYS:  # an S3 server without conditional writes
+                    raise
+                self._files.pipe_file(place, sealed)
+        return True
 
     def remove(self, kind: str, key: str) -> None:
         """Remove that artifact, its seal first."""
@@ -112,4 +131,9 @@ class SharedStore:
 def shared_store() -> SharedStore | None:
     """The shared store of this process, if there is one."""
     address = os.environ.get(ADDRESS)
-    return SharedStore(address) if address else None
+    return SharedStore(_absolute(address)) if address else None
+
+
+def _absolute(address: str) -> str:
+    """A directory is the same one for every process, wherever that runs."""
+    return address if "://" in address else str(Path(address).expanduser().absolute())

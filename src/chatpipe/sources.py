@@ -92,7 +92,7 @@ class FetchDataset(Request):
         return {"source": "local", "path": self.path, "files": len(found)}
 
     def choices(self) -> tuple[Fallback, ...]:
-        """The hub's data set, then those that may stand in for it, in the order they are tried."""
+        """The hub data sets to try, in order: what was asked for, then its fallbacks."""
         first = Fallback(repo=self.repo or "", revision=self.revision, files=self.files)
         return (first, *self.fallbacks)
 

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.artifacts import Artifact, store
 from chatpipe.config import BaseModelRef
-from chatpipe.errors import HubUnreachableError
-from chatpipe.hub import RepoType, failures, in_a_sentence, offline, selected
-from chatpipe.sources import MODEL_FILES, FetchModel
+from chatpipe.errors import HubUnreachableError, SourceError
+from chatpipe.hub import RepoType, endpoint, failures, in_a_sentence, offline, selected
+from chatpipe.sources import MODEL_FILES, FetchDataset, FetchModel
 
 # What shapes and tokens need of a model: kilobytes to a few megabytes.
 SMALL_FILES = ("*.json", "tokenizer.model", "*.txt", "*.jinja")
@@ -30,6 +30,8 @@ class Upstream(BaseModel):
     files_bytes: int | None = None  # all of it, what is cached already included
     unpacked_bytes: int = 0  # written to the store beside the download
     unknown: str | None = None  # one sentence: why there is no directory
+    repo: str | None = None  # of a data set: the source that would be taken
+    instead_of: tuple[str, ...] = ()  # why the sources before that one are not
 
 
 def upstream_base(base: BaseModelRef) -> Upstream:
@@ -62,22 +64,42 @@ def hub_model(repo: str, revision: str | None) -> Upstream:
     )
 
 
+def upstream_dataset(request: FetchDataset) -> Upstream:
+    """The data set of the hub, or the first fallback that is not refused, as FetchDataset takes it.
+
+    SourceError with the refusals of all of them where there is no other.
+    """
+    refusals: list[str] = []
+    for choice in request.choices():
+        try:
+            found = hub_sizes(choice.repo, choice.revision, choice.files, "dataset")
+        except SourceError as error:
+            refusals.append(str(error))
+            continue
+        return found.model_copy(update={"repo": choice.repo, "instead_of": tuple(refusals)})
+    raise SourceError("\n".join(refusals))
+
+
 def hub_sizes(
     repo: str, revision: str | None, patterns: tuple[str, ...], kind: RepoType
 ) -> Upstream:
     """Bytes of the files that match, and of those not yet in the hub's cache on this machine."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
     try:
         files = snapshot_download(
             repo, repo_type=kind, revision=revision, dry_run=True, **selected(patterns)
         )
     except failures() as error:
-        refusal = in_a_sentence(error.__cause__ or error, repo, revision, kind)
+        wrapped = isinstance(error, errors.DryRunError)
+        cause = (wrapped and error.__cause__) or error
+        refusal = in_a_sentence(cause, repo, revision, kind)
         if not isinstance(refusal, HubUnreachableError) and not offline():
             raise refusal from error
-        why = f"{repo}: no hub can be reached, so its sizes and files are not known."
-        return Upstream(unknown=why)
+        why = "HF_HUB_OFFLINE=1 is set" if offline() else f"{endpoint()} cannot be reached"
+        return Upstream(unknown=f"{repo}: {why}, so its sizes and files are not known.")
+    if not files:
+        raise SourceError(f"{repo}: no file matches {', '.join(patterns)}.")
     return Upstream(
         download_bytes=sum(file.file_size for file in files if file.will_download),
         files_bytes=sum(file.file_size for file in files),
