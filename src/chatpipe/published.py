@@ -11,7 +11,7 @@ from chatpipe.config import Variant
 from chatpipe.corpus import Merge, Normalize
 from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.finetuning import Finetune
-from chatpipe.seals import SEAL, read_seal
+from chatpipe.seals import read_seal
 from chatpipe.sources import FetchDataset, FetchModel
 
 
@@ -63,8 +63,7 @@ def _trained(variant: Variant) -> list[dict[str, Any]]:
     names = [dataset.name for dataset in variant.datasets]
     parts = ("prompt_template", "quantization", "lora", "training")
     found = []
-    for path in store().root.glob(f"adapter/*/{SEAL}"):
-        seal = read_seal(path.parent)
+    for seal in store().seals(Finetune.kind):
         asked = seal["asked"]
         same = all(asked.get(part) == wanted[part] for part in parts)
         if same and asked["base"]["key"] == base and _rows_of(asked) == (names, wanted["split"]):
