@@ -28,7 +28,9 @@ from tasks import showing, steps
 from tasks.caching import BUILT
 
 GATE_FAILED = "chatpipe.gate.failed"
+UNCHECKED = "chatpipe.check.failed"
 DAMAGED = "chatpipe.adapter.damaged"
+NONE = Verdict([], [])
 
 
 @flow(name="reevaluate", flow_run_name="reevaluate", persist_result=False)
@@ -38,7 +40,7 @@ def reevaluate(
     gpu_workers: str | None = None,
 ) -> State[None]:
     """Verify adapters by digest, score them on today's held-out rows of their data sets, compare
-    with what was accepted. Ends Completed, or Failed as "Regressed" or "Damaged".
+    with what was accepted. Ends Completed, or Failed as "Regressed", "Unchecked" or "Damaged".
 
     Args:
         variants: What to check; all that are published when left out.
@@ -60,16 +62,20 @@ def reevaluate(
 
 @dataclass(frozen=True)
 class _Check:
-    """What the check of one variant came to: a verdict, or the damage that was in its way."""
+    """What the check of one variant came to: a verdict, or what was in its way: its adapter's
+    damage, or any other error."""
 
     variant: str
-    verdict: Verdict
+    verdict: Verdict = NONE
     damage: ArtifactError | None = None
+    error: Exception | None = None
 
     def sentences(self) -> list[str]:
         """What is wrong, or that nothing is; and what was accepted for being the first."""
         if self.damage:
             return [str(self.damage)]
+        if self.error:
+            return [f"{self.variant}: could not be checked: {self.error}"]
         worse = [str(regression) for regression in self.verdict.regressions]
         fine = f"{self.variant}: no figure is worse than accepted."
         sets = ", ".join(dict.fromkeys(entry.heldout for entry in self.verdict.first))
@@ -77,11 +83,14 @@ class _Check:
         return (worse or [fine]) + ([first] if sets else [])
 
 
-def _published(variants: Sequence[Variant] | None) -> dict[str, Published | ArtifactError]:
+def _published(variants: Sequence[Variant] | None) -> dict[str, Published | ChatpipeError]:
     """What there is of the selection, or of all variants of the deployments; every adapter is
     read to the last byte. ArtifactError where something that was asked for was never trained."""
-    selection = _all_variants() if variants is None else variants
-    found = {variant.name: _latest(variant) for variant in selection}
+    found = (
+        {name: _latest_of(name) for name in names("variants")}
+        if variants is None
+        else {variant.name: _latest(variant) for variant in variants}
+    )
     missing = [name for name, model in found.items() if model is None]
     if variants is not None and missing:
         raise ArtifactError(f"{missing[0]}: is not published; `chatpipe run {missing[0]}` first.")
@@ -90,47 +99,49 @@ def _published(variants: Sequence[Variant] | None) -> dict[str, Published | Arti
     return {name: model for name, model in found.items() if model is not None}
 
 
-def _all_variants() -> list[Variant]:
-    """Those of the deployments; a faulty file does not keep the others from being checked."""
-    found = []
-    for name in names("variants"):
-        try:
-            found.append(load_variant(name))
-        except ConfigError as error:
-            get_run_logger().warning("%s is not checked: %s", name, error)
-    return found
+def _latest_of(name: str) -> Published | ChatpipeError | None:
+    try:
+        return _latest(load_variant(name))
+    except ConfigError as error:
+        return error
 
 
-def _latest(variant: Variant) -> Published | ArtifactError | None:
+def _latest(variant: Variant) -> Published | ChatpipeError | None:
     try:
         return published.latest(variant)
-    except ArtifactError as damage:  # the others are checked all the same
-        return damage
-
-
-def _check(name: str, model: Published | ArtifactError, tolerance: float, gpu: Placement) -> _Check:
-    """Score, ask, record and judge one adapter."""
-    if isinstance(model, ArtifactError):
-        return _Check(name, Verdict([], []), model)
-    try:
-        return _scored(name, model, tolerance, gpu)
     except ChatpipeError as error:  # the others are checked all the same
-        return _Check(name, Verdict([], []), ArtifactError(f"{name}: not checked: {error}"))
+        return error
 
 
-def _scored(name: str, model: Published, tolerance: float, gpu: Placement) -> _Check:
+def _check(name: str, model: Published | ChatpipeError, tolerance: float, gpu: Placement) -> _Check:
+    """The check of one variant; what goes wrong in it does not keep the others from theirs."""
+    if isinstance(model, ArtifactError):
+        return _Check(name, damage=model)
+    if isinstance(model, ChatpipeError):
+        return _Check(name, error=model)
+    try:
+        return _Check(name, _measure(model, tolerance, gpu))
+    except Exception as error:
+        get_run_logger().exception("%s could not be checked", name)
+        return _Check(name, error=error)
+
+
+def _measure(model: Published, tolerance: float, gpu: Placement) -> Verdict:
+    """Score, ask, record and judge one adapter."""
     variant, before = model.variant, len(BUILT)
     _, heldout = heldout_sets([variant])
     base = base_model(variant).base
     tuned = Model(variant, base, model.adapter, model.corpus)
     entries = history.entries_of(measured([tuned], heldout, gpu), heldout, BUILT[before:])
-    return _Check(name, gating.record(entries, tolerance))
+    return gating.record(entries, tolerance)
 
 
 def _tell(check: _Check) -> None:
     """One event a variant with a fault, for automations to notify on."""
     if check.damage:
         _emit(DAMAGED, check, [])
+    elif check.error:
+        _emit(UNCHECKED, check, [])
     elif check.verdict.regressions:
         _emit(GATE_FAILED, check, check.verdict.regressions)
 
@@ -152,12 +163,14 @@ def _emit(event: str, check: _Check, worse: Sequence[Regression]) -> None:
 
 def _ended(checks: Sequence[_Check]) -> State[None]:
     """The state that the run ends in; a failed one carries the error that its caller gets."""
-    damaged = [str(check.damage) for check in checks if check.damage]
+    damaged = [s for check in checks if check.damage for s in check.sentences()]
+    unchecked = [s for check in checks if check.error for s in check.sentences()]
     worse = [str(r) for check in checks for r in check.verdict.regressions]
+    message = "\n".join(damaged + unchecked + worse)
     if damaged:
-        message = "\n".join(damaged + worse)
         return Failed(name="Damaged", message=message, data=ArtifactError(message))
+    if unchecked:
+        return Failed(name="Unchecked", message=message, data=ChatpipeError(message))
     if worse:
-        message = "\n".join(worse)
         return Failed(name="Regressed", message=message, data=GateError(message))
     return Completed(message="\n".join(s for check in checks for s in check.sentences()))

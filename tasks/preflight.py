@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 
 from chatpipe.child import SharedChild
 from chatpipe.config import Variant
-from chatpipe.errors import ArtifactError, ChatpipeError
+from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError
 from chatpipe.plan_words import cost_rows, summary
 from chatpipe.planning import MakePlan, Plan, refuse
 from chatpipe.published import find
@@ -30,6 +30,8 @@ def plan(variants: Sequence[Variant]) -> None:
     logger = get_run_logger()
     try:
         plans = _in_child(waiting)
+    except ConfigError:
+        raise
     except ChatpipeError as error:  # faults come back in the plans: this is a plan that failed
         logger.warning("no plan could be made, the run goes on without: %s", error)
         return

@@ -23,10 +23,10 @@ def automation():
 
 
 def test_it_waits_for_the_events_that_a_reevaluation_emits(automation):
-    from flows.reevaluate import DAMAGED, GATE_FAILED
+    from flows.reevaluate import DAMAGED, GATE_FAILED, UNCHECKED
 
     assert automation.enabled
-    assert set(automation.trigger.expect) == {GATE_FAILED, DAMAGED}
+    assert set(automation.trigger.expect) == {GATE_FAILED, DAMAGED, UNCHECKED}
     assert automation.trigger.posture.value == "Reactive" and automation.trigger.threshold == 1
 
 

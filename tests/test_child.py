@@ -9,10 +9,11 @@ from threading import Timer
 import psutil
 import pytest
 
+from chatpipe import progress
 from chatpipe.artifacts import store
 from chatpipe.child import SharedChild
 from chatpipe.config import Generation, Prompt, Quantization
-from chatpipe.errors import SourceError, StepProcessError
+from chatpipe.errors import ConfigError, SourceError, StepProcessError, named
 from chatpipe.generation import Ask
 from chatpipe.prompts import template
 from chatpipe.sources import BaseModelRef, FetchModel
@@ -52,6 +53,18 @@ def test_requests_share_a_process_which_survives_a_refused_one(ask, tmp_path):
     assert details["device"]
     assert (tmp_path / "1/answers.json").read_text() == (tmp_path / "3/answers.json").read_text()
     assert heard[-1].done == heard[-1].total == 3
+
+
+def test_what_was_asked_wrongly_comes_out_of_the_process_as_all_its_faults():
+    refused = named("ConfigError", str(ConfigError(["one fault.", "another."])))
+    assert isinstance(refused, ConfigError)
+    assert refused.faults == ["one fault.", "another."]
+
+
+def test_an_event_is_found_behind_what_a_library_did_not_end():
+    event = '{"details": {"a": 1}}'
+    assert progress.parse(f"50% done@chatpipe {event}\n", print) == {"details": {"a": 1}}
+    assert progress.parse("mail me @chatpipe today\n", print) is None
 
 
 def test_a_killed_process_is_a_typed_error_and_the_next_request_gets_a_new_one(ask, tmp_path):

@@ -122,6 +122,19 @@ def test_a_bad_override_gets_a_sentence(write, override, said):
     assert said in "\n".join(faults(write("datasets: [sample-alpaca]"), override))
 
 
+def test_faults_blame_who_set_the_value(write):
+    path = write("{datasets: [sample-alpaca], training: {seed: x}}")
+    blames = {
+        "training.epochs=0": "--set training.epochs=0: training.epochs: ",
+        "lora=5": "--set lora=5: lora: ",
+        "datasets=[nope]": "--set datasets=[nope]: datasets: no data set is named 'nope'",
+    }
+    found = faults(path, *blames, "training.learning_rate=0.1")
+    for said in (*blames.values(), f"{path}: training.seed: "):
+        assert any(fault.startswith(said) for fault in found), (said, found)
+    assert len(found) == 4
+
+
 def test_a_path_counts_from_the_file_that_names_it(write, tmp_path):
     (tmp_path / "rows.jsonl").write_text("{}\n")
     variant = load_variant(write("datasets: [{name: x, path: rows.jsonl}]"))

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -172,6 +174,41 @@ def test_a_damaged_adapter_is_noticed_by_its_digest_and_the_others_are_still_che
     assert {e.variant for e in history.read()[before:]} == {"other"}
     [event] = events("chatpipe.adapter.damaged")
     assert event["resource"]["prefect.resource.name"] == "checked"
+
+
+@pytest.mark.usefixtures("first")
+def test_one_bad_thing_keeps_no_other_variant_from_its_check(folder, tmp_path, monkeypatch, caplog):
+    """A YAML whose rows are gone, one whose rows have become bad, and a broken seal."""
+    (tmp_path / "variants").mkdir()
+    raw = yaml.safe_load((folder / "variant.yaml").read_text())
+    for dataset in raw["datasets"]:
+        dataset["path"] = str(folder / dataset["path"])
+    gone = {**raw, "name": "gone", "datasets": [{"name": "x", "path": "nowhere.jsonl"}]}
+    (tmp_path / "rows").mkdir()
+    for letter in "ad":
+        (tmp_path / f"rows/{letter}.jsonl").write_text((folder / f"{letter}.jsonl").read_text())
+    sets = [{**d, "path": str(tmp_path / "rows" / Path(d["path"]).name)} for d in raw["datasets"]]
+    bad = {**raw, "name": "bad", "datasets": sets}
+    for one in (bad, raw, gone):
+        (tmp_path / f"variants/{one['name']}.yaml").write_text(yaml.safe_dump(one))
+    (tmp_path / "rows/a.jsonl").write_text("no JSON\n")
+    broken = store().path("adapter", "broken") / "artifact.json"
+    broken.parent.mkdir()
+    broken.write_text("{")
+    monkeypatch.setenv("CHATPIPE_DEPLOYMENTS", str(tmp_path))
+    before = len(history.read())
+    try:
+        from flows.reevaluate import reevaluate as story
+
+        state = story(return_state=True)
+    finally:
+        shutil.rmtree(broken.parent)
+    assert state.is_failed() and state.name == "Unchecked"
+    said = str(state.result(raise_on_failure=False)).splitlines()
+    assert any(line.startswith("bad: could not be checked: ") for line in said), said
+    assert any("gone: could not be checked: " in s and "nowhere.jsonl" in s for s in said), said
+    assert {e.variant for e in history.read()[before:]} == {"checked"}
+    assert any(str(broken) in message for message in caplog.messages)
 
 
 def test_what_was_never_trained_is_refused_by_name(folder):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -25,6 +26,7 @@ from chatpipe.errors import ArtifactError
 from chatpipe.seals import SEAL, check_seal, read_seal, write_seal
 from chatpipe.sharing import SharedStore, shared_store
 
+LOG = logging.getLogger(__name__)
 LEFT_OVER_AFTER_S = 24 * 3600
 
 
@@ -119,9 +121,17 @@ class Store:
         except ArtifactError:
             return None
 
-    def all(self) -> Iterator[Path]:
-        """Every sealed directory."""
-        return (seal.parent for seal in sorted(self.root.glob(f"[!.]*/*/{SEAL}")))
+    def all(self, kind: str = "[!.]*") -> Iterator[Path]:
+        """Every sealed directory (of that kind)."""
+        return (seal.parent for seal in sorted(self.root.glob(f"{kind}/*/{SEAL}")))
+
+    def seals(self, kind: str) -> Iterator[dict[str, Any]]:
+        """The seals of that kind; one that cannot be read is passed over with a warning."""
+        for path in self.all(kind):
+            try:
+                yield read_seal(path)
+            except ArtifactError as error:
+                LOG.warning("passed over: %s", error)
 
     def obtain(
         self, request: Request, build: Callable[[Path], dict[str, Any]] | None = None

@@ -12,7 +12,6 @@ from chatpipe.artifacts import Artifact, store
 from chatpipe.config import Training
 from chatpipe.finetuning import Finetune
 from chatpipe.memory import FLOAT32, Device, training_flops
-from chatpipe.seals import read_seal
 from chatpipe.shapes import Shapes
 
 # Where nothing was measured yet: a guess to within a factor of three or so, and said to be one.
@@ -69,10 +68,7 @@ def duration(
 def measured_rate(device: Device, base: Artifact) -> float | None:
     """Tokens a second of the newest adapter in the store with that base and device."""
     newest, rate = "", None
-    for path in store().all():
-        if path.parent.name != Finetune.kind:
-            continue
-        seal = read_seal(path)
+    for seal in store().seals(Finetune.kind):
         same = seal["asked"]["base"]["digest"] == base.digest
         if same and seal["details"].get("device") == device.name and seal["created"] > newest:
             newest, rate = seal["created"], float(seal["details"]["tokens_per_s"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from chatpipe.artifacts import store
@@ -11,7 +12,6 @@ from chatpipe.config import Variant
 from chatpipe.errors import ConfigError
 from chatpipe.loading import load_variant
 from chatpipe.published import find
-from chatpipe.seals import read_seal
 from chatpipe.sources import FetchDataset, FetchModel
 
 OF_AN_ADAPTER = ("adapter", "scores", "generations", "report")
@@ -20,7 +20,7 @@ SOURCES = "sources"  # the base model and the data sets' files, as they were fet
 
 def forget_all() -> list[str]:
     """Remove every artifact; returns `kind/key` of each."""
-    return _forget(lambda seal: True)
+    return _remove(store().all())
 
 
 def forget(name: str, kind: str) -> list[str]:
@@ -43,9 +43,14 @@ def _forget_sources(variant: Variant) -> list[str]:
 
 
 def _forget(wanted: Callable[[dict[str, Any]], bool]) -> list[str]:
+    kinds = {path.parent.name for path in store().all()}
+    seals = [seal for kind in sorted(kinds) for seal in store().seals(kind) if wanted(seal)]
+    return _remove(store().path(seal["kind"], seal["key"]) for seal in seals)
+
+
+def _remove(paths: Iterable[Path]) -> list[str]:
     removed = []
-    for path in list(store().all()):
-        if wanted(read_seal(path)):
-            store().forget(path)
-            removed.append(f"{path.parent.name}/{path.name}")
+    for path in list(paths):
+        store().forget(path)
+        removed.append(f"{path.parent.name}/{path.name}")
     return removed

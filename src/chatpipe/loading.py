@@ -54,12 +54,13 @@ def parse_variant(raw: dict[str, Any], origin: str, overrides: Sequence[str] = (
     raw = merged(_preset(raw.get("preset"), origin), _without(raw, "preset"))
     for override in overrides:
         raw = merged(raw, _parse_override(override))
-    raw, faults = _resolve_datasets(_resolve_base(raw), origin)
-    faults += _missing_paths(raw, origin)
+    blamed = _blamed("datasets", origin, overrides)
+    raw, faults = _resolve_datasets(_resolve_base(raw), origin, blamed)
+    faults += _missing_paths(raw, blamed)
     try:
         variant = Variant.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError([*faults, *sentences(error, origin, Variant)]) from None
+        raise ConfigError([*faults, *sentences(error, origin, Variant, overrides)]) from None
     if faults:
         raise ConfigError(faults)
     return variant
@@ -191,7 +192,19 @@ def _absolute_repo(entry: dict[str, Any]) -> dict[str, Any]:
     return entry if local is None else {**entry, "repo": str(local)}
 
 
-def _resolve_datasets(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
+def _blamed(key: str, origin: str, overrides: Sequence[str]) -> str:
+    """Who set what is at that key: the last override of it, of its section or of a part of it, or
+    the file."""
+    for override in reversed(overrides):
+        set_key = override.partition("=")[0]
+        if f"{key}.".startswith(f"{set_key}.") or f"{set_key}.".startswith(f"{key}."):
+            return f"--set {override}"
+    return origin
+
+
+def _resolve_datasets(
+    raw: dict[str, Any], origin: str, blamed: str
+) -> tuple[dict[str, Any], list[str]]:
     """Catalogue names become catalogue entries; relative paths count from the file's folder, and
     become absolute: a worker runs in another one."""
     faults, resolved = [], []
@@ -203,7 +216,7 @@ def _resolve_datasets(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any],
             if entry not in DATASETS:
                 close = difflib.get_close_matches(entry, DATASETS, 1)
                 hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(DATASETS)}."
-                faults.append(f"{origin}: datasets: no data set is named {entry!r}; {hint}")
+                faults.append(f"{blamed}: datasets: no data set is named {entry!r}; {hint}")
                 continue
             entry = DATASETS[entry].model_dump()
         elif isinstance(entry, dict) and isinstance(entry.get("path"), str):
@@ -225,10 +238,10 @@ def _absolute(path: str, origin: str) -> str:
     return str(folder / Path(path).expanduser())
 
 
-def _missing_paths(raw: dict[str, Any], origin: str) -> list[str]:
+def _missing_paths(raw: dict[str, Any], blamed: str) -> list[str]:
     entries = raw.get("datasets")
     return [
-        f"{origin}: datasets.{entry.get('name')}.path: {entry['path']} does not exist."
+        f"{blamed}: datasets.{entry.get('name')}.path: {entry['path']} does not exist."
         for entry in (entries if isinstance(entries, list) else [])
         if isinstance(entry, dict)
         and isinstance(entry.get("path"), str)
@@ -236,8 +249,11 @@ def _missing_paths(raw: dict[str, Any], origin: str) -> list[str]:
     ]
 
 
-def sentences(error: ValidationError, origin: str, model: type[BaseModel]) -> list[str]:
-    """A sentence for each fault of a file (`origin`) that should have been a `model`."""
+def sentences(
+    error: ValidationError, origin: str, model: type[BaseModel], overrides: Sequence[str] = ()
+) -> list[str]:
+    """A sentence for each fault of a file (`origin`), or of an override laid over it, that should
+    have been a `model`."""
     said = []
     for fault in error.errors(include_url=False):
         key = ".".join(str(part) for part in fault["loc"])
@@ -252,7 +268,8 @@ def sentences(error: ValidationError, origin: str, model: type[BaseModel]) -> li
             message = message[:1].lower() + message[1:]
             message += f", found {shown}" if shown and len(shown) < 80 else ""
         end = "" if message.endswith("?") else "."
-        said.append(f"{origin}: {key or 'file'}: {message}{end}")
+        blamed = _blamed(key, origin, overrides) if key else origin
+        said.append(f"{blamed}: {key or 'file'}: {message}{end}")
     return said
 
 

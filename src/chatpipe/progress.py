@@ -56,9 +56,12 @@ def parse(line: str, on_progress: Callable[[Progress], None]) -> dict[str, Any] 
     """Act on a progress line; give back any other event; None for a line that is not ours."""
     # A library may have printed the beginning of a line, and not its end, before us.
     _, ours, told = line.partition(PREFIX)
-    if not ours:
+    try:
+        event: Any = json.loads(told) if ours else None
+    except ValueError:
         return None
-    event: dict[str, Any] = json.loads(told)
+    if not isinstance(event, dict):
+        return None
     if "progress" in event:
         on_progress(Progress.model_validate(event["progress"]))
     return event

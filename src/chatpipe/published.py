@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -12,10 +11,8 @@ from chatpipe.config import Variant
 from chatpipe.corpus import Merge, Normalize
 from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.finetuning import Finetune
-from chatpipe.seals import SEAL, read_seal
+from chatpipe.seals import read_seal
 from chatpipe.sources import FetchDataset, FetchModel
-
-LOG = logging.getLogger(__name__)
 
 
 class Published(BaseModel):
@@ -66,12 +63,7 @@ def _trained(variant: Variant) -> list[dict[str, Any]]:
     names = [dataset.name for dataset in variant.datasets]
     parts = ("prompt_template", "quantization", "lora", "training")
     found = []
-    for path in store().root.glob(f"adapter/*/{SEAL}"):
-        try:
-            seal = read_seal(path.parent)
-        except ArtifactError as error:  # it cannot even be said whose it is
-            LOG.warning("%s It is passed over.", error)
-            continue
+    for seal in store().seals(Finetune.kind):
         asked = seal["asked"]
         same = all(asked.get(part) == wanted[part] for part in parts)
         if same and asked["base"]["key"] == base and _rows_of(asked) == (names, wanted["split"]):

@@ -13,6 +13,7 @@ from chatpipe.errors import ArtifactError
 SEAL = "artifact.json"
 # Notes for people: they carry times and names, so they are recorded but not part of the digest.
 NOTES = frozenset({"README.md"})
+SAID = {"kind", "key", "created", "asked", "details", "digest", "files"}  # by every seal
 
 
 def write_seal(path: Path, facts: dict[str, Any]) -> None:
@@ -33,11 +34,16 @@ def write_seal(path: Path, facts: dict[str, Any]) -> None:
 
 
 def read_seal(path: Path) -> dict[str, Any]:
-    """What the seal says; ArtifactError where there is none."""
+    """What the seal says; ArtifactError where there is none, or none that can be read."""
     try:
-        return dict(json.loads((path / SEAL).read_text("utf-8")))
-    except (OSError, ValueError):
+        seal = json.loads((path / SEAL).read_text("utf-8"))
+    except OSError:
         raise ArtifactError(f"{path}: no whole artifact is there ({SEAL} is missing).") from None
+    except ValueError:
+        seal = None
+    if not isinstance(seal, dict) or not seal.keys() >= SAID:
+        raise ArtifactError(f"{path / SEAL}: is damaged; remove {path} to make it anew.")
+    return seal
 
 
 def check_seal(path: Path, deep: bool) -> dict[str, Any]:
