@@ -259,13 +259,14 @@ def _lines() -> Iterator[str]:
 
 
 def _conversation(name: str, max_new_tokens: int, temperature: float) -> tuple[Any, Any]:
+    from chatpipe.artifacts import store
     from chatpipe.config import Generation
     from chatpipe.loading import load_variant
     from chatpipe.published import find
     from chatpipe.quiet import quieten
 
     variant = load_variant(name)
-    base, adapter = find(variant)
+    base, adapter = map(store().bring, find(variant))
     quieten()
 
     from chatpipe.chatting import Conversation

@@ -156,9 +156,7 @@ async def _end_of(client: PrefectClient, run_id: UUID) -> FlowRun:
 
 
 def _is_stored(step: AskedStep) -> bool:
-    request = step.parsed()
-    kind, key = request.kind, request.key()
-    return bool(store().find(kind, key) or store().sealed_elsewhere(kind, key))
+    return store().held(step.parsed()) is not None
 
 
 def _cancel(runs: Sequence[UUID]) -> None:

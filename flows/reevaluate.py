@@ -16,6 +16,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from chatpipe import gating, history, published, trend
+from chatpipe.artifacts import store
 from chatpipe.config import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError, GateError
 from chatpipe.gating import Regression, Verdict
@@ -25,7 +26,6 @@ from flows.entering import check_home
 from flows.placement import Placement, placement_if_online
 from flows.story import Model, base_model, heldout_sets, measured
 from tasks import showing, steps
-from tasks.caching import BUILT
 
 GATE_FAILED = "chatpipe.gate.failed"
 UNCHECKED = "chatpipe.check.failed"
@@ -128,11 +128,13 @@ def _check(name: str, model: Published | ChatpipeError, tolerance: float, gpu: P
 
 def _measure(model: Published, tolerance: float, gpu: Placement) -> Verdict:
     """Score, ask, record and judge one adapter."""
-    variant, before = model.variant, len(BUILT)
+    variant = model.variant
     _, heldout = heldout_sets([variant])
     base = base_model(variant).base
     tuned = Model(variant, base, model.adapter, model.corpus)
-    entries = history.entries_of(measured([tuned], heldout, gpu), heldout, BUILT[before:])
+    held = map(store().held, tuned.scores(heldout).values())
+    unchanged = [artifact.key for artifact in held if artifact]
+    entries = history.entries_of(measured([tuned], heldout, gpu), heldout, unchanged)
     return gating.record(entries, tolerance)
 
 

@@ -5,6 +5,7 @@ A process is ours if it is written down in `<home>/service/` with the moment it 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -89,6 +90,12 @@ class Service:
         self._record.write_text(json.dumps({"pid": child.pid, "started": started}), "utf-8")
         return True
 
+    def runs(self) -> int:
+        """How many flow runs it has under way, each in a process of its own."""
+        process = self.process()
+        family = process.children(recursive=True) if process else []
+        return sum("prefect.engine" in _command(member) for member in family)
+
     def stop(self) -> bool:
         """End it, and what it started; whether it ran."""
         process = self.process()
@@ -110,6 +117,11 @@ def api_url(port: int) -> str:
 
 def up(port: int) -> Iterator[str]:
     """Start the server, wait until it answers, deploy, start the workers; a line for each."""
+    with _one_at_a_time():
+        yield from _up(port)
+
+
+def _up(port: int) -> Iterator[str]:
     server = _server(port)
     url = api_url(port)
     running = server.process()
@@ -133,8 +145,11 @@ def down() -> Iterator[str]:
     """End what `up` started, workers first; a line for each."""
     names = sorted((path.stem for path in _folder().glob("*.json")), reverse=True)
     for name in names:
-        ended = Service(name, (), {}).stop()
-        yield f"{name}: {'ended' if ended else 'was not running any more'}"
+        service = Service(name, (), {})
+        lost = service.runs()
+        ended = "ended" if service.stop() else "was not running any more"
+        with_it = f", and with it {lost} run(s): start them again, they go on" if lost else ""
+        yield f"{name}: {ended}{with_it}"
     if not names:
         yield "nothing that chatpipe started is running"
 
@@ -224,6 +239,22 @@ def _tail(service: Service) -> str:
 def _signal(process: psutil.Process, how: str) -> None:
     with suppress(psutil.NoSuchProcess):
         getattr(process, how)()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Two `up` at once start one server: the second waits, and finds the first one's."""
+    _folder().mkdir(parents=True, exist_ok=True)
+    with (_folder() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # dropped by the kernel with the process
+        yield
 
 
 def _folder() -> Path:

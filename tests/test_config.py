@@ -84,6 +84,10 @@ def test_all_faults_come_at_once_and_name_file_and_key(write):
     ("text", "said"),
     [
         ("datasets: [", "line 1 is not valid YAML"),
+        (
+            "datasets: []\nlora: {rank: 4,\n  rank: 8}",
+            "line 3 is not valid YAML: rank is there twice",
+        ),
         ("- just\n- a list", "expected keys and values, found list"),
         ("{}", "datasets: this key is required"),
         ("{preset: papre, datasets: [dialog]}", "preset: 'papre' is unknown; known: paper"),

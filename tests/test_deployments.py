@@ -7,6 +7,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -16,6 +18,7 @@ import yaml
 from chatpipe.config import Variant
 from chatpipe.errors import ConfigError
 from flows.deployment_file import load_deployments
+from flows.serving import Service, down
 from tests.site import SHIPPED, Site
 
 
@@ -144,6 +147,19 @@ def test_the_heartbeat_automation_waits_longer_than_two_heartbeats():
     assert found["trigger"]["within"] > 2 * get_current_settings().flows.heartbeat_frequency
 
 
+def test_a_run_that_ends_with_its_worker_is_counted(chatpipe_home):
+    run = "import subprocess, sys; subprocess.run([sys.executable, '-c', '{}', 'prefect.engine'])"
+    sleeping = run.format("import time; time.sleep(60)")
+    worker = Service("worker", ("timeit", "-n", "1", "-r", "1", sleeping), {})
+    assert worker.start() and not worker.start()
+    deadline = time.monotonic() + 30
+    while worker.runs() < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert list(down()) == ["worker: ended, and with it 1 run(s): start them again, they go on"]
+    assert worker.process() is None
+
+
 @pytest.fixture(scope="module")
 def postgres():
     """A PostgreSQL of the test's own from the system's packages; skips where there is none."""
@@ -179,8 +195,11 @@ def test_a_deployment_runs_on_a_worker_and_a_second_run_is_cached(
     extra = {"PREFECT_API_DATABASE_CONNECTION_URL": address} if address else {}
     site = Site(tmp_path, tiny_model_dir, extra)
     try:
-        said = site.run("flows.cli", "up", "--port", site.port)
+        with ThreadPoolExecutor(2) as two:  # at once: the second waits, and finds the first one's
+            ups = [two.submit(site.run, "flows.cli", "up", "--port", site.port) for _ in "12"]
+        said, waited = sorted((up.result() for up in ups), key=lambda lines: "started" not in lines)
         assert "server: started" in said and "finetune/smol-merge: created" in said
+        assert "server: runs already" in waited and "created" not in waited
         pids = _recorded(site.home)
         again = site.run("flows.cli", "up", "--port", site.port)
         assert "runs already" in again and "started" not in again and "created" not in again

@@ -121,6 +121,21 @@ def test_an_unchanged_adapter_on_unchanged_rows_costs_seconds_and_is_recorded(fi
     assert "checked: no figure is worse than accepted." in page and page.count("<svg") == 3
 
 
+def test_a_machine_that_trained_nothing_checks_what_the_shared_store_holds(
+    first, tmp_path, monkeypatch
+):
+    made, _ = first
+    monkeypatch.setenv("CHATPIPE_SHARED_STORE", str(tmp_path / "bucket"))
+    trained(made)  # all there already: it is shared
+    monkeypatch.setenv("CHATPIPE_HOME", str(tmp_path / "another machine"))
+    _, adapter = published.find(made)
+    assert not adapter.path.exists()  # known by its seal; nothing was fetched
+    state, _, _ = reevaluate(made)
+    assert state.name == "Completed"
+    assert store().find("adapter", adapter.key) == adapter
+    assert {entry.scored for entry in entries_since(0)} == {"unchanged"}
+
+
 def test_an_adapter_is_scored_on_rows_that_came_after_it(first, folder):
     made, _ = first
     before = history.read("checked")

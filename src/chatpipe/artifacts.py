@@ -121,6 +121,22 @@ class Store:
         except ArtifactError:
             return None
 
+    def held(self, request: Request) -> Artifact | None:
+        """What was made for that request, here or in the shared store; nothing is fetched."""
+        kind, key = request.kind, request.key()
+        found = self.find(kind, key)
+        seal = None if found else self.sealed_elsewhere(kind, key)
+        return Artifact(kind=kind, key=key, digest=seal["digest"]) if seal else found
+
+    def bring(self, artifact: Artifact) -> Artifact:
+        """That artifact where it is here, else as the shared store has it; ArtifactError where
+        neither does."""
+        kind, key = artifact.kind, artifact.key
+        with self._locked(kind, key):
+            shared = shared_store()
+            found = self.find(kind, key) or (shared and self._fetch(shared, kind, key))
+        return found or verify(self.path(kind, key))
+
     def all(self, kind: str = "[!.]*") -> Iterator[Path]:
         """Every sealed directory (of that kind)."""
         return (seal.parent for seal in sorted(self.root.glob(f"{kind}/*/{SEAL}")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -142,14 +142,15 @@ def accept(variant: str) -> list[Entry]:
 
 
 def entries_of(
-    models: Sequence[Measured], heldout: Mapping[str, Artifact], built: Iterable[str]
+    models: Sequence[Measured], heldout: Mapping[str, Artifact], unchanged: Collection[str]
 ) -> list[Entry]:
     """Every figure of the models, checked now.
 
-    heldout: data set -> its held-out rows. built: "kind/key" of what this check computed.
+    heldout: data set -> its held-out rows. unchanged: keys of the scores that were there
+    before this check.
     """
     by_name = {model.name: model for model in models}
-    now, fresh = datetime.now(UTC), set(built)
+    now = datetime.now(UTC)
     entries = []
     for cell in figures(models):
         model, parts = by_name[cell.model], cell.heldout.split(" + ")
@@ -171,9 +172,7 @@ def entries_of(
                 tokens=cell.tokens,
                 rows=cell.rows,
                 seen=cell.seen_in_training,
-                scored="built"
-                if any(f"{s.kind}/{s.key}" in fresh for s in scores)
-                else "unchanged",
+                scored="unchanged" if all(s.key in unchanged for s in scores) else "built",
             )
         )
     return entries

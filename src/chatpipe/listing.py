@@ -6,10 +6,11 @@ from typing import Any
 
 import yaml
 
-from chatpipe.artifacts import home
+from chatpipe.artifacts import Artifact, home
 from chatpipe.errors import ArtifactError
 from chatpipe.loading import load_variant, names
 from chatpipe.published import find
+from chatpipe.sharing import shared_store
 
 
 def everything() -> dict[str, Any]:
@@ -22,10 +23,15 @@ def variant(name: str) -> dict[str, Any]:
     found = load_variant(name)
     try:
         _, adapter = find(found)
-        held: dict[str, Any] = {"path": str(adapter.path), "digest": adapter.digest}
+        held: dict[str, Any] = {"path": _place(adapter), "digest": adapter.digest}
     except ArtifactError as error:
         held = {"missing": str(error)}
     return {**found.model_dump(mode="json"), "adapter": held}
+
+
+def _place(adapter: Artifact) -> str:
+    shared = None if adapter.path.exists() else shared_store()
+    return f"{shared.address}/{adapter.kind}/{adapter.key}" if shared else str(adapter.path)
 
 
 def print_mapping(found: dict[str, Any]) -> None:

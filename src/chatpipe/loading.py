@@ -134,10 +134,23 @@ def _find(kind: str, name_or_path: str) -> Path:
     raise ConfigError([f"{kind}: there is no {name_or_path!r} in {path.parent}; {hint}"])
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no key stands twice in one mapping; PyYAML would take the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"{key.value} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file; ConfigError names the line that is not YAML."""
     try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
+        raw = yaml.load(path.read_text("utf-8"), _UniqueKeys)
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: is not UTF-8 text ({error.reason})."]) from None
     except yaml.YAMLError as error:

@@ -12,6 +12,7 @@ from chatpipe.corpus import Merge, Normalize
 from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.finetuning import Finetune
 from chatpipe.seals import read_seal
+from chatpipe.sharing import shared_store
 from chatpipe.sources import FetchDataset, FetchModel
 
 
@@ -26,7 +27,8 @@ class Published(BaseModel):
 
 
 def find(variant: Variant) -> tuple[Artifact, Artifact]:
-    """(base, adapter) of a variant that has been run; ArtifactError says what to run first."""
+    """(base, adapter) of a variant that has been run, here or on a machine that shares its store;
+    ArtifactError says what to run first."""
     request = _request(variant)
     return request.base, _held(request, variant)
 
@@ -37,14 +39,11 @@ def latest(variant: Variant) -> Published | None:
 
     Raises ArtifactError where its content is not what was sealed (every byte is read).
     """
+    key = _bring_todays(variant)
     seals = sorted(_trained(variant), key=lambda seal: str(seal["created"]))
     if not seals:
         return None
-    try:
-        today = _request(variant).key()
-    except ChatpipeError:  # rows that were never fetched, or cannot be any more
-        today = ""
-    seal = next((seal for seal in seals if seal["key"] == today), seals[-1])
+    seal = next((seal for seal in seals if seal["key"] == key), seals[-1])
     try:
         adapter = verify(store().path("adapter", seal["key"]), deep=True)
         corpus = verify(store().path("corpus", seal["asked"]["corpus"]["key"]))
@@ -54,6 +53,20 @@ def latest(variant: Variant) -> Published | None:
             f"`chatpipe forget {variant.name}` and `chatpipe run {variant.name}`."
         ) from None
     return Published(variant=variant, adapter=adapter, corpus=corpus)
+
+
+def _bring_todays(variant: Variant) -> str | None:
+    """The key of the adapter that was trained on today's rows, which is fetched, with what says
+    what it was trained on, where only the shared store has it; None where there is none."""
+    try:
+        request = _request(variant)
+        adapter = _held(request, variant)
+    except ChatpipeError:  # rows that were never fetched, have changed, or are gone
+        return None
+    if shared_store():
+        for needed in (adapter, request.corpus, *_examples(variant)):
+            store().bring(needed)
+    return adapter.key
 
 
 def _trained(variant: Variant) -> list[dict[str, Any]]:
@@ -84,16 +97,17 @@ def _rows_of(asked: dict[str, Any]) -> tuple[list[str], dict[str, Any]] | None:
 def _request(variant: Variant) -> Finetune:
     """The variant's Finetune, from what the store holds."""
     base = _held(FetchModel.of(variant.base_model), variant)
-    examples = []
-    for dataset in variant.datasets:
-        raw = _held(FetchDataset.of(dataset), variant)
-        examples.append(_held(Normalize.of(dataset, raw), variant))
-    corpus = _held(Merge(examples=tuple(examples), split=variant.split), variant)
+    corpus = _held(Merge(examples=_examples(variant), split=variant.split), variant)
     return Finetune.of(variant, base, corpus)
 
 
+def _examples(variant: Variant) -> tuple[Artifact, ...]:
+    raw = [(dataset, _held(FetchDataset.of(dataset), variant)) for dataset in variant.datasets]
+    return tuple(_held(Normalize.of(dataset, files), variant) for dataset, files in raw)
+
+
 def _held(request: Request, variant: Variant) -> Artifact:
-    found = store().find(request.kind, request.key())
+    found = store().held(request)
     if found is None:
         raise ArtifactError(
             f"{variant.name}: its {request.kind} is not in the store; "
