@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,13 +44,30 @@ def examples(file: Path | None) -> pa.Table:
 
 
 def tokenized(
-    base: Artifact, file: Path | None, counts: tuple[int, int]
+    base: Artifact, file: Path | None, counts: tuple[int, int], length: int | None = None
 ) -> tuple[list[TokenizedRow], list[TokenizedRow]]:
-    """(training, held-out) rows: so many of each, drawn by a fixed seed."""
+    """(training, held-out) rows: so many of each, drawn by a fixed seed; with a length, each is
+    many rows joined to so many tokens."""
     encoder = Encoder(load_tokenizer(base.path), template("alpaca"), "response", MAX_LENGTH)
     rows = encoder.encode(examples(file)).rows
     random.Random(0).shuffle(rows)
     train, heldout = counts
+    if length:
+        rows = list(joined(itertools.cycle(rows), train + heldout, length))
     if len(rows) < train + heldout:
         raise SystemExit(f"{train + heldout} rows are wanted, {len(rows)} are there.")
     return rows[:train], rows[train : train + heldout]
+
+
+def joined(rows: Iterable[TokenizedRow], count: int, length: int) -> Iterator[TokenizedRow]:
+    """So many rows of exactly so many tokens: the given ones behind each other, cut."""
+    endless = iter(rows)
+    ids: list[int] = []
+    labels: list[int] = []
+    for index in range(count):
+        while len(ids) < length:
+            row = next(endless)
+            ids += row.input_ids
+            labels += row.labels
+        yield TokenizedRow(input_ids=ids[:length], labels=labels[:length], index=index)
+        ids, labels = ids[length:], labels[length:]

@@ -8,6 +8,7 @@ Same rows, same NF4 base, same LoRA, same global batch, same learning rate:
   ours        chatpipe's packed training
 
     python -m benchmarks.training [--rounds 3] [--rows 32] [--file ROWS]
+                                  [--base DIRECTORY] [--length 2048]
 """
 
 from __future__ import annotations
@@ -178,7 +179,9 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
 
     quieten()
     base = rows.base_model(options.base).path
-    train, heldout = rows.tokenized(base_artifact(options), options.file, (options.rows, 60))
+    train, heldout = rows.tokenized(
+        base_artifact(options), options.file, (options.rows, 60), options.length
+    )
     with tempfile.TemporaryDirectory() as folder:
         trainer = CONTENDERS[name](base, train, folder)
         model = trainer.model
@@ -251,6 +254,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--base", help="a model directory; the embedded 135M base when left out")
     parser.add_argument("--file", type=Path, help="rows of one's own")
+    parser.add_argument("--length", type=int, help="join rows to so many tokens each")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     options = parser.parse_args()
     if options.contender:
@@ -259,9 +263,10 @@ def main() -> None:
     passed = [f"--rows={options.rows}"]
     passed += [f"--base={options.base}"] if options.base else []
     passed += [f"--file={options.file}"] if options.file else []
+    passed += [f"--length={options.length}"] if options.length else []
     found = harness.contend("benchmarks.training", options.only, options.rounds, passed)
     base = base_artifact(options)
-    train, _ = rows.tokenized(base, options.file, (options.rows, 0))
+    train, _ = rows.tokenized(base, options.file, (options.rows, 0), options.length)
     operations, rate = operations_per_token(base.path, train), matrix_rate()
     reached = [
         result["computed_tokens"] / result["seconds"] * operations / rate
@@ -278,7 +283,7 @@ def main() -> None:
         f"{max(reached):.0%} of the best matrix product, {rate / 1e9:,.0f} GFLOP/s"
     )
     harness.write(
-        "training",
+        f"training-{Path(options.base).name}" if options.base else "training",
         f"python -m benchmarks.training --rounds {options.rounds} {' '.join(passed)}",
         {
             "rounds": found,
