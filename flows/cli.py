@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -310,6 +311,8 @@ def _absolute_places() -> None:
 
 def main() -> None:
     """The `chatpipe` command."""
+    # As by Ctrl-C, whoever asks: what the command started, like a server of its own, ends with it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     environment.prepare()
     _absolute_places()
     root = str(Path.cwd())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
@@ -59,6 +60,9 @@ def quiet_console() -> None:
         for handler in getattr(logger, "handlers", []):
             if isinstance(handler, PrefectConsoleHandler):
                 handler.addFilter(_worth_reading)
+    # Read by the server that Prefect starts for this command alone, when that is started: ended
+    # with the command, it may tell at length of connections that it did not close.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:

@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from chatpipe import checking
@@ -161,3 +164,27 @@ def test_a_full_disk_is_refused_before_anything_is_downloaded(monkeypatch):
         ConfigError, match=r"are free, .* GiB are needed; make room or set CHATPIPE"
     ):
         check_variant(load_variant("smol-merge"))
+
+
+@pytest.mark.slow
+def test_a_terminated_command_takes_the_server_of_its_own_with_it(rows, tiny_model_dir, tmp_path):
+    command = ("finetune", "--base-model", tiny_model_dir, "--dataset", rows)
+    running = psutil.Popen(
+        [
+            sys.executable,
+            "-m",
+            "flows.cli",
+            *map(str, command),
+            "--adapter",
+            str(tmp_path / "made"),
+        ],
+        env={**os.environ, "CHATPIPE_HOME": str(tmp_path / "home")},
+        stderr=subprocess.DEVNULL,
+    )
+    while not (started := running.children()):
+        assert running.poll() is None
+        time.sleep(0.1)
+    assert "uvicorn" in started[0].cmdline()
+    running.terminate()
+    assert running.wait(60) == 128 + signal.SIGTERM
+    assert not psutil.wait_procs(started, timeout=10)[1]
