@@ -244,3 +244,14 @@ def test_rows_of_megabytes_are_not_held_until_they_are_many(tmp_path):
             writer.write(rows)
     assert pq.read_metadata(tmp_path / "rows.parquet").num_row_groups == 3
     assert max(batch.num_rows for batch in reading.batches(tmp_path / "rows.parquet")) <= 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is full")
+def test_an_error_of_writing_is_not_lost_though_rows_are_written_beside_what_comes_next():
+    schema = pa.schema([("text", pa.string())])
+    rows = pa.table({"text": ["x" * 1024] * writing.GROUP_ROWS})
+    with (
+        pytest.raises(OSError, match="No space left"),
+        writing.RowWriter(Path("/dev/full"), schema) as writer,
+    ):
+        writer.write(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -15,20 +16,30 @@ REPEATED = ("source", "reason", "file")
 # A group of rows is written when it has so many rows or bytes.
 GROUP_ROWS = 1 << 15
 GROUP_BYTES = 1 << 26
-# Snappy would add a fifth to what normalizing and merging take (benchmarks/data_at_scale.py).
+# Snappy or LZ4 would add a fifth to what normalizing and merging take, and spare a twentieth of the
+# disk; the least and greatest of texts, which nothing asks for, a third to writing
+# (benchmarks/data_at_scale.py).
 COMPRESSION = "none"
+STATISTICS = False
 
 
 class RowWriter:
     """A Parquet file of that schema, written part by part; `column` is what its rows are counted
-    by, and need not be in the file."""
+    by, and need not be in the file. A group is written while the next one is gathered: an error
+    of writing is raised by a later call, or at the end."""
 
     def __init__(self, path: Path, schema: pa.Schema, column: str | None = None) -> None:
         self.rows = 0
         repeated = [name for name in REPEATED if name in schema.names]
         self._writer = pq.ParquetWriter(
-            path, schema, use_dictionary=repeated, compression=COMPRESSION
+            path,
+            schema,
+            use_dictionary=repeated,
+            compression=COMPRESSION,
+            write_statistics=STATISTICS,
         )
+        self._thread = ThreadPoolExecutor(1)
+        self._being_written: Future[None] | None = None
         self._schema = schema
         self._pending: list[pa.Table] = []
         self._pending_rows = self._pending_bytes = 0
@@ -44,9 +55,10 @@ class RowWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._writer:
+        with self._writer, self._thread:
             if kind is None:
                 self._flush()
+                self._wait()
 
     def write(self, table: pa.Table) -> None:
         """Append the rows: those of its columns that the schema has."""
@@ -64,8 +76,15 @@ class RowWriter:
 
     def _flush(self) -> None:
         if self._pending:
-            self._writer.write_table(pa.concat_tables(self._pending))
+            self._wait()
+            rows = pa.concat_tables(self._pending)
+            self._being_written = self._thread.submit(self._writer.write_table, rows)
         self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
+
+    def _wait(self) -> None:
+        """Until the last group is written; its error, if it has one."""
+        if self._being_written:
+            self._being_written.result()
 
     def counts(self) -> dict[str, int]:
         """Rows by the value of that column, nulls left out, the most frequent first."""
