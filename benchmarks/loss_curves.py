@@ -14,12 +14,14 @@ from pathlib import Path
 
 from benchmarks import harness, rows, training
 from benchmarks.padded import TrainerInOurOrder, pad
+from chatpipe.config import Lora
 from chatpipe.modeling import compute_dtype, load_base
 from chatpipe.quiet import quieten
 from chatpipe.report import drawing as draw
 from chatpipe.report.html import environment
 
 CONTENDERS = ("padded", "ours")
+LORA = Lora(dropout=0.0)  # whose noise would be another one for each
 PAGE = """{% from "parts.html.j2" import style %}<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Loss curves</title>{{ style() }}</head>
 <body><main>{{ chart }}</main></body></html>
@@ -37,7 +39,7 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
     with tempfile.TemporaryDirectory() as folder:
         more = {"num_train_epochs": options.epochs, "remove_unused_columns": False}
         if name == "ours":
-            trainer = training.ours(base.path, train, folder, **more)
+            trainer = training.ours(base.path, train, folder, LORA, **more)
             with packed_training(trainer.model):
                 trainer.train()
         else:
@@ -46,7 +48,7 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
             more["per_device_train_batch_size"] = training.GLOBAL_BATCH
             more["bf16"] = compute_dtype(training.QUANTIZATION) is torch.bfloat16
             trainer = TrainerInOurOrder(
-                model=training.tuned(base.path, load_base),
+                model=training.tuned(base.path, load_base, LORA),
                 args=TrainingArguments(**training.arguments(folder, **more)),
                 train_dataset=train,
                 data_collator=pad,

@@ -26,7 +26,7 @@ from peft import get_peft_model
 from benchmarks import harness, rows
 from benchmarks.padded import pad
 from chatpipe.config import Lora, Quantization, Training
-from chatpipe.finetuning import lora_config
+from chatpipe.finetuning import lora_config, with_adapter
 from chatpipe.global_batches import GlobalBatches
 from chatpipe.modeling import compute_dtype, load_base, load_fast_base, peak_memory_bytes
 from chatpipe.packing import pack, packs
@@ -37,15 +37,15 @@ from chatpipe.tokenization import IGNORED, TokenizedRow
 
 GLOBAL_BATCH = 8
 SETTINGS = Training(learning_rate=1e-3, global_batch_size=GLOBAL_BATCH, epochs=1)
-LORA = Lora(dropout=0.0)
+LORA = Lora()  # with its dropout, as everyone has it who changes nothing
 QUANTIZATION = Quantization()
 
 Rows = Sequence[TokenizedRow]
 
 
-def tuned(base: Path, load: Callable[[Path, Quantization], Any]) -> Any:
+def tuned(base: Path, load: Callable[[Path, Quantization], Any], lora: Lora = LORA) -> Any:
     torch.manual_seed(0)
-    return get_peft_model(load(base, QUANTIZATION), lora_config(LORA))
+    return get_peft_model(load(base, QUANTIZATION), lora_config(lora))
 
 
 def arguments(folder: str, **more: Any) -> dict[str, Any]:
@@ -147,14 +147,15 @@ def _trl(
     )
 
 
-def ours(base: Path, train: Rows, folder: str, **more: Any) -> Any:
+def ours(base: Path, train: Rows, folder: str, lora: Lora = LORA, **more: Any) -> Any:
     from transformers import TrainingArguments
 
     from chatpipe.packed_trainer import PackedTrainer, PackingCollator
 
     settings = TrainingArguments(**arguments(folder, **{"remove_unused_columns": False, **more}))
+    torch.manual_seed(0)
     return PackedTrainer(
-        model=tuned(base, load_fast_base),
+        model=with_adapter(load_fast_base(base, QUANTIZATION), lora),
         args=settings,
         train_dataset=list(train),
         data_collator=PackingCollator(SETTINGS.micro_batch_tokens),

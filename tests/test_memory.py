@@ -5,6 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from chatpipe.config import Dataset, Lora, Quantization, Training, Variant
+from chatpipe.dropout import draw_dropped_places
 from chatpipe.errors import ConfigError
 from chatpipe.finetuning import lora_config
 from chatpipe.memory import Batch, Device, estimate, layer_bytes, training_flops, weight_bytes
@@ -110,6 +111,7 @@ def _saved_bytes(folder, layers, asked, dtype, batch):
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / str(layers))
     model = load_base(folder / str(layers), Quantization(compute_dtype=dtype))
     model = get_peft_model(model, lora_config(asked.lora)).train()
+    draw_dropped_places(model)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, torch.Tensor] = {}
 

@@ -26,7 +26,7 @@ class Finetune(Request):
     """What an adapter depends on."""
 
     kind: ClassVar[str] = "adapter"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
 
     base: Artifact
@@ -113,16 +113,27 @@ def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
 
 
 def _with_adapter(model: Any, request: Finetune) -> Any:
-    from peft import get_peft_model
-
     if request.training.gradient_checkpointing:
         # Not by peft's own preparation: it holds in float32 whatever is not quantized, and
         # checkpoints nothing where no layer is.
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    return with_adapter(model, request.lora)
+
+
+def with_adapter(model: Any, lora: Lora) -> Any:
+    """The base model with a fresh adapter on it, to be trained."""
+    import torch
+    from peft import get_peft_model
+
+    from chatpipe.dropout import draw_dropped_places
+
     try:
-        return get_peft_model(model, lora_config(request.lora))
+        adapted = get_peft_model(model, lora_config(lora))
     except ValueError as error:  # peft names the modules that it did not find
         raise TrainingError(f"lora.target_modules: {error}") from error
+    if not torch.cuda.is_available():
+        draw_dropped_places(adapted)
+    return adapted
 
 
 def lora_config(lora: Lora) -> Any:

@@ -13,6 +13,7 @@ from chatpipe.config import Quantization, Training, Variant
 from chatpipe.shapes import Shapes
 
 FLOAT32 = 4
+PLACE = 8  # an index
 # bitsandbytes NF4: 4 bits a weight, and a constant for every block of 64 weights: float32, or
 # (double quantization) 8 bits with a float32 for every 256 constants.
 NF4_WEIGHT = 0.5
@@ -151,11 +152,13 @@ def training_flops(shapes: Shapes, training: Training) -> float:
     return weights * (6.0 if training.gradient_checkpointing else 4.0)
 
 
-def _dropout_bytes(dropout: float, device: Device) -> int:
-    """CUDA's fused dropout keeps a boolean, the CPU's a factor of the inputs' type."""
+def _dropout_bytes(dropout: float, device: Device) -> float:
+    """CUDA's fused dropout keeps a boolean, the CPU's (dropout.py) the places that it dropped."""
+    from chatpipe.dropout import places_per_element
+
     if dropout == 0:
-        return 0
-    return 1 if device.kind == "cuda" else device.compute_bytes
+        return 0.0
+    return 1.0 if device.kind == "cuda" else PLACE * places_per_element(dropout)
 
 
 def _adapter_bytes(device: Device) -> int:
