@@ -9,6 +9,7 @@ import torch
 
 from chatpipe.metrics.perplexity import difference, interval, paper_perplexity, perplexity
 from chatpipe.modeling import load_tokenizer
+from chatpipe.packing import pack, packs
 from chatpipe.prompts import template
 from chatpipe.scoring import row_nats
 from chatpipe.tokenization import IGNORED, Encoder
@@ -52,6 +53,21 @@ def test_the_nats_are_those_of_a_plain_loop(model, rows):
 def test_the_nats_depend_neither_on_the_batch_nor_on_padding(model, rows, batch_tokens):
     alone = row_nats(model, rows, 1)
     assert row_nats(model, rows, batch_tokens) == pytest.approx(alone, rel=1e-4)
+
+
+def test_both_countings_of_a_row_cost_as_much_as_one(model, tiny_model_dir):
+    tokenizer = load_tokenizer(tiny_model_dir)
+    table = pa.Table.from_pylist(alpaca_rows(5))
+    every, response = (
+        Encoder(tokenizer, template("paper"), kind, 2048).encode(table).rows
+        for kind in ("all", "response")
+    )
+    apart = [*row_nats(model, every, 100_000), *row_nats(model, response, 100_000)]
+    together = [*every, *response]
+    assert row_nats(model, together, 100_000) == pytest.approx(apart, rel=1e-4)
+    [in_one] = packs(together, 100_000)
+    [once] = packs(every, 100_000)
+    assert pack(in_one)["input_ids"].shape == pack(once)["input_ids"].shape
 
 
 def test_ours_weighs_tokens_and_the_papers_weighs_sentences():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ class Score(Request):
     """One model on one held-out set; no adapter means the base itself."""
 
     kind: ClassVar[str] = "scores"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     base: Artifact
     adapter: Artifact | None
@@ -64,13 +65,15 @@ class Score(Request):
         if not all(tokenized.rows for tokenized in encoded.values()):
             raise DataError(f"no held-out row fits into evaluation.max_length {self.max_length}.")
         adapter = self.adapter.path if self.adapter else None
-        report = Reporter(sum(len(t.rows) for t in encoded.values()), "rows")
-        done, columns = 0, []
+        # Together: where both templates make the same of a row, it is computed once.
+        rows = [row for tokenized in encoded.values() for row in tokenized.rows]
+        report = Reporter(len(rows), "rows")
         with modeling.lent_model(self.base.path, adapter, self.quantization) as model:
-            for kind, tokenized in encoded.items():
-                nats = row_nats(model, tokenized.rows, self.batch_tokens, _after(report, done))
-                done += len(tokenized.rows)
-                columns.append(_column(kind, table, tokenized.rows, nats))
+            nats = iter(row_nats(model, rows, self.batch_tokens, report))
+        columns = [
+            _column(kind, table, tokenized.rows, list(islice(nats, len(tokenized.rows))))
+            for kind, tokenized in encoded.items()
+        ]
         pq.write_table(pa.concat_tables(columns), into / "nats.parquet")
         left_out = {kind: t.left_out for kind, t in encoded.items() if t.left_out}
         return {"wall_s": round(time.monotonic() - started, 3), "left_out": left_out}
@@ -103,10 +106,6 @@ def row_nats(
             if report:
                 report(done)
     return nats
-
-
-def _after(report: Reporter, offset: int) -> Any:
-    return lambda done: report(offset + done)
 
 
 def _column(
