@@ -220,8 +220,11 @@ def test_gradient_checkpointing_computes_layers_again_and_changes_nothing(
         request = finetune_request(
             chatpipe_home, tiny_model_dir, 12, epochs=1, gradient_checkpointing=checkpointing
         )
-        quantization = Quantization(method=method, compute_dtype="float32")
-        made = store().obtain(request.model_copy(update={"quantization": quantization}))
+        settings = {
+            "quantization": Quantization(method=method, compute_dtype="float32"),
+            "lora": request.lora.model_copy(update={"dropout": 0.2}),  # drawn again, the same
+        }
+        made = store().obtain(request.model_copy(update=settings))
         return [point["loss"] for point in made.details()["loss_history"]]
 
     forward, backward = [], []
