@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from peft.helpers import disable_input_dtype_casting
+from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 
+from chatpipe.allocator import kept_memory
 from chatpipe.global_batches import EpochLoader, GlobalBatches
-from chatpipe.packing import pack, packed_attention, packed_nats, packs
+from chatpipe.packing import Pack, pack, packed_attention, packed_nats, packs
 from chatpipe.tokenization import IGNORED, TokenizedRow
 
 # One token, of which nothing is scored.
@@ -34,18 +36,25 @@ class PackingCollator:
 def packed_training(model: Any) -> Iterator[None]:
     """While this lasts, a peft model is trained on packs; its inputs are cast by autocast alone,
     where peft would cast every layer's to float32 and autocast back."""
-    with packed_attention(model), disable_input_dtype_casting(model):
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    memory = kept_memory() if on_cpu else nullcontext()
+    with packed_attention(model), disable_input_dtype_casting(model), memory:
         yield
 
 
 class PackedTrainer(Trainer):  # type: ignore[misc]
     """Trains on `global_batch_size` rows a step, however many processes share them. A step's loss
     is the mean over all scored tokens of its rows, on all processes, as
-    the Trainer's own is: how the rows are packed and shared changes nothing but the speed."""
+    the Trainer's own is: how the rows are packed and shared changes nothing but the speed.
 
-    def __init__(self, *, global_batch_size: int, **kwargs: Any) -> None:
+    `in_lockstep`: every process makes as many passes as the others, as a base that is shared
+    among them needs.
+    """
+
+    def __init__(self, *, global_batch_size: int, in_lockstep: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.global_batch_size = global_batch_size
+        self.in_lockstep = in_lockstep
 
     def get_train_dataloader(self) -> EpochLoader:
         """Not the Trainer's own, which deals out other rows where there are more processes."""
@@ -59,6 +68,17 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         )
         return EpochLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
 
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """accelerate refuses sharded weights beside DistributedDataParallel, even those that it
+        is told to leave alone; this is what it does with others."""
+        wrapped = super()._wrap_model(model, training, dataloader)
+        if not (training and self.in_lockstep) or wrapped is not self.model:
+            return wrapped
+        self.accelerator.prepare_model(model, evaluation_mode=True)  # float16's autocast alone
+        device = self.args.device
+        ids = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids)
+
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
@@ -66,7 +86,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         logged."""
         model.train()
         accelerator = self.accelerator
-        prepared = self._prepare_inputs(inputs)["packs"]
+        prepared = self._prepare_inputs({"packs": self._packs(inputs["packs"])})["packs"]
         scored = torch.tensor(sum(sum(p["counts"]) for p in prepared), device=self.args.device)
         # Processes average their gradients; what is wanted is the mean over all tokens.
         weight = accelerator.num_processes / accelerator.reduce(scored, "sum").clamp(min=1)
@@ -79,6 +99,14 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
                 accelerator.backward(part)
             loss += part.detach()
         return loss
+
+    def _packs(self, own: list[Pack]) -> list[Pack]:
+        """This process's packs, and in lockstep as many of nothing as others have more."""
+        if not self.in_lockstep:
+            return own
+        count = torch.tensor([len(own)], device=self.args.device)
+        most = int(self.accelerator.gather(count).max())
+        return [*own, *(pack([NOTHING]) for _ in range(most - len(own)))]
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
         """Autocast to bfloat16 for a model that is held in it. The Trainer's own (`bf16=True`)
