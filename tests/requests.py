@@ -25,7 +25,7 @@ def finetune_request(home, model, rows, **training) -> Finetune:
         prompt_template=template("alpaca"),
         quantization=Quantization(compute_dtype="float32"),
         lora=Lora(rank=4, alpha=8, dropout=0.0),
-        training=Training(learning_rate=0.02, global_batch_size=4, **training),
+        training=Training(**{"learning_rate": 0.02, "global_batch_size": 4, **training}),
     )
 
 

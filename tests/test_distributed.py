@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from chatpipe.artifacts import store
-from chatpipe.distributed import PROCESSES, processes
-from chatpipe.errors import ConfigError, TrainingError
+from chatpipe.distributed import PROCESSES, SHARDING, processes, sharding
+from chatpipe.errors import ConfigError
 from chatpipe.global_batches import GlobalBatches
 from tests.requests import finetune_request
 
@@ -43,21 +43,35 @@ def test_the_number_of_processes_is_checked(monkeypatch):
         processes()
 
 
+def test_how_to_share_a_base_is_checked(monkeypatch):
+    monkeypatch.delenv(SHARDING, raising=False)
+    assert sharding() == "auto"
+    monkeypatch.setenv(SHARDING, "yes")
+    with pytest.raises(ConfigError, match="CHATPIPE_SHARDING=yes: must be auto, always or never"):
+        sharding()
+
+
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(chatpipe_home, tiny_model_dir, monkeypatch):
-    """21 rows in steps of 4: in the last step of an epoch one process has no row."""
+@pytest.mark.parametrize(("how", "step"), [("never", 4), ("always", 4), ("always", 6)])
+def test_two_processes_train_as_one_does(chatpipe_home, tiny_model_dir, monkeypatch, how, step):
+    """21 rows, each a pack of its own: in the last step of an epoch one process has no row (in
+    steps of 4), or the other has twice as many (in steps of 6)."""
     from safetensors.torch import load_file
 
-    request = finetune_request(chatpipe_home, tiny_model_dir, 25, epochs=2)
+    request = finetune_request(
+        chatpipe_home, tiny_model_dir, 25, epochs=2, micro_batch_tokens=16, global_batch_size=step
+    )
     alone = store().obtain(request)
     weights = load_file(alone.path / "adapter_model.safetensors")
     losses = [point["loss"] for point in alone.details()["loss_history"]]
     store().forget(alone.path)
     monkeypatch.setenv(PROCESSES, "2")
+    monkeypatch.setenv(SHARDING, how)
     together = store().obtain(request)
     details = together.details()
+    assert details["base_shared"] is (how == "always")
     assert details["processes"] == 2 and alone.key == together.key
-    assert details["rows_trained"] % 4 == 1
+    assert details["rows_trained"] == 21
     assert [point["loss"] for point in details["loss_history"]] == pytest.approx(losses, rel=1e-3)
     for name, weight in load_file(together.path / "adapter_model.safetensors").items():
         assert torch.allclose(weight, weights[name], rtol=0.02, atol=2e-4), name
@@ -70,7 +84,7 @@ def test_what_fails_in_several_processes_fails_in_one_sentence(
     request = finetune_request(chatpipe_home, tiny_model_dir, 24)
     lora = request.lora.model_copy(update={"target_modules": ("no_such_layer",)})
     monkeypatch.setenv(PROCESSES, "2")
-    with pytest.raises(TrainingError, match="no_such_layer"):
+    with pytest.raises(ConfigError, match="no_such_layer"):
         store().obtain(request.model_copy(update={"lora": lora}))
 
 

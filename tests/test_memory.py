@@ -5,9 +5,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from chatpipe.config import Dataset, Lora, Quantization, Training, Variant
+from chatpipe.distributed import SHARDING
 from chatpipe.dropout import draw_dropped_places
 from chatpipe.errors import ConfigError
 from chatpipe.finetuning import lora_config
+from chatpipe.fitting import exceeds, fit
 from chatpipe.memory import Batch, Device, estimate, layer_bytes, training_flops, weight_bytes
 from chatpipe.modeling import load_base
 from chatpipe.packed_trainer import packed_training
@@ -162,6 +164,45 @@ def test_a_frozen_weight_costs_four_operations_a_token_and_six_when_computed_aga
     plain = training_flops(shapes, Training())
     assert plain == pytest.approx(4 * (6_738_415_616 - 32_000 * 4096), rel=0.001)
     assert training_flops(shapes, Training(gradient_checkpointing=True)) == plain * 1.5
+
+
+def on_gpus(gib, count):
+    return CUDA.model_copy(update={"free_bytes": gib * 2**30, "count": count})
+
+
+def test_a_base_is_shared_out_only_where_no_gpu_holds_it_or_as_one_is_told(monkeypatch):
+    monkeypatch.delenv(SHARDING, raising=False)
+    shapes = shapes_of_config(LLAMA_13B, Lora(rank=8, target_modules=("q_proj", "v_proj")))
+    batch = Batch(tokens=256, scored=256)
+
+    def shares(gib, count, method="nf4"):
+        asked = variant(quantization=Quantization(method=method))
+        return fit(shapes, asked, batch, on_gpus(gib, count)).shares
+
+    assert shares(24, 2) == 1 and shares(8, 2) == 2 and shares(8, 4) == 4
+    assert shares(8, 1) == 1 and shares(8, 2, "none") == 1
+    monkeypatch.setenv(SHARDING, "never")
+    assert shares(8, 2) == 1
+    monkeypatch.setenv(SHARDING, "always")
+    assert shares(24, 2) == 2 and shares(24, 1) == 1
+
+
+def test_a_shared_base_costs_its_share_and_the_layers_at_work():
+    shapes = shapes_of_config(LLAMA_13B, Lora(rank=8, target_modules=("q_proj", "v_proj")))
+    batch = Batch(tokens=256, scored=256)
+    whole, shared = (estimate(shapes, variant(), batch, CUDA, shares) for shares in (1, 4))
+    linear = whole.parts["linear layers"]
+    assert whole.total - shared.total == pytest.approx(linear * (1 - 1 / 4 - 3 / 40), rel=1e-6)
+
+
+def test_a_base_is_left_in_main_memory_where_the_gpu_has_no_room_for_it(tmp_path, monkeypatch):
+    monkeypatch.delenv(SHARDING, raising=False)
+    LLAMA_13B.save_pretrained(tmp_path)
+    nf4, plain = Quantization(), Quantization(method="none")
+    assert not exceeds(tmp_path, nf4, on_gpus(10, 1))
+    assert exceeds(tmp_path, nf4, on_gpus(8, 1))
+    assert not exceeds(tmp_path, plain, on_gpus(8, 1))
+    assert not exceeds(tmp_path, nf4, CPU.model_copy(update={"free_bytes": 2**30}))
 
 
 def test_the_config_alone_is_enough(tiny_model_dir, tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -54,6 +55,22 @@ def plain_lengths(variant, made, tokenizer):
         response = tokenizer(row["output"], add_special_tokens=False)["input_ids"]
         pairs.append((len(tokenizer(prompt)["input_ids"]) + len(response) + 1, len(response) + 1))
     return pairs
+
+
+def test_a_plan_says_that_several_gpus_will_share_the_base(variant):
+    pair = LARGE.model_copy(update={"count": 2})
+    assert not [note for note in plan(variant(), pair).notes if "shared among" in note]
+    made = plan(variant(), pair.model_copy(update={"free_bytes": 600 * 2**20}))
+    assert made.memory.shares == 2
+    assert [note for note in made.notes if note.startswith("the base is shared among 2 processes")]
+
+
+def test_a_base_that_main_memory_cannot_hold_once_for_each_process_is_refused(variant, monkeypatch):
+    few = psutil.virtual_memory()._replace(available=2**10)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: few)
+    pair = LARGE.model_copy(update={"count": 2, "free_bytes": 600 * 2**20})
+    [fault] = [fault for fault in plan(variant(), pair).faults if "shared among" in fault]
+    assert "0.0 GiB are free" in fault and "CHATPIPE_PROCESSES" in fault
 
 
 def test_tokens_are_those_of_a_plain_loop_over_the_tokenizer(variant, tiny_model_dir):

@@ -55,7 +55,7 @@ class Conversation:
 
         def generate() -> None:
             try:
-                with torch.inference_mode():
+                with torch.no_grad():
                     written.extend(self.model.generate(**arguments)[0].tolist())
             except Exception as error:
                 failures.append(error)

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,35 @@ from chatpipe.quiet import quieten
 from chatpipe.tether import die_with_parent
 
 PROCESSES = "CHATPIPE_PROCESSES"
+SHARDING = "CHATPIPE_SHARDING"
+PATIENCE = timedelta(minutes=30)  # of a process for the others: each reads and quantizes a base
 
 
 def processes() -> int:
     """How many processes train together: as many as $CHATPIPE_PROCESSES says, else one for each
-    visible GPU; 1 within such a process."""
+    visible GPU."""
     import torch
 
-    if "LOCAL_RANK" in os.environ:
-        return 1
+    if is_one_of_several():
+        return int(os.environ.get("WORLD_SIZE", "1"))
     asked = os.environ.get(PROCESSES, "")
     if asked and not (asked.isdecimal() and int(asked)):
         raise ConfigError([f"{PROCESSES}={asked}: must be a whole number above 0."])
     return int(asked) if asked else max(1, torch.cuda.device_count())
+
+
+def is_one_of_several() -> bool:
+    """Whether this is one of the processes that train together."""
+    return "LOCAL_RANK" in os.environ
+
+
+def sharding() -> str:
+    """What $CHATPIPE_SHARDING says of a 4-bit base that several processes train on: each holds
+    a share of it "always", "never", or ("auto") where no single GPU holds all of it."""
+    asked = os.environ.get(SHARDING, "") or "auto"
+    if asked not in {"auto", "always", "never"}:
+        raise ConfigError([f"{SHARDING}={asked}: must be auto, always or never."])
+    return asked
 
 
 def build_together(request: Request, into: Path, count: int) -> dict[str, Any]:
@@ -73,6 +90,7 @@ def _threads(count: int) -> dict[str, str]:
 def main(asked: Path, into: Path, outcome: Path) -> None:
     """One of the processes; the first one speaks for all."""
     import torch
+    from accelerate import PartialState
     from torch import distributed
 
     from chatpipe.finetuning import Finetune
@@ -81,6 +99,7 @@ def main(asked: Path, into: Path, outcome: Path) -> None:
         os.environ.pop("CHATPIPE_CHILD", None)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     said: dict[str, Any]
     try:
         said = {"details": Finetune.model_validate_json(asked.read_text("utf-8")).build(into)}

@@ -15,7 +15,7 @@ from chatpipe.memory import FLOAT32, Device, training_flops
 from chatpipe.shapes import Shapes
 
 # Where nothing was measured yet: a guess to within a factor of three or so, and said to be one.
-ASSUMED_FLOPS = {"cuda": 20e12, "cpu": 90e9}  # a second, of a whole device
+ASSUMED_FLOPS = {"cuda": 20e12, "cpu": 200e9}  # a second, of a whole device
 MADE_OF_ROWS = 2  # examples and corpora, as a multiple of the source's files
 CHECKPOINTS = 3  # two are kept, and a third is written before the oldest goes
 

@@ -56,7 +56,7 @@ class Finetune(Request):
         from chatpipe import distributed
 
         count = distributed.processes()
-        if count > 1:
+        if count > 1 and not distributed.is_one_of_several():
             return distributed.build_together(self, into, count)
         return _finetune(self, into, store().work_path(self.kind, self.key()))
 
@@ -72,18 +72,18 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     set_seed(training.seed)
     tokenizer = modeling.load_tokenizer(request.base.path)
     rows = encode_training_rows(request, tokenizer)
-    base = modeling.load_fast_base(request.base.path, request.quantization)
-    model = _with_adapter(base, request)
+    shared = _is_shared(request, rows)
+    model = _shared_model(request) if shared else _whole_model(request)
     checkpoint = _last_checkpoint(work)
     clock = _Clock(work, _step_of(checkpoint), started)
-    trainer = _trainer(request, model, rows, clock)
+    trainer = _trainer(request, model, rows, clock, shared)
     if checkpoint:
         LOG.warning("resuming from %s", checkpoint.name)
     with packed_training(model):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    check_adapter(model, rows.rows[0])
     if not trainer.is_world_process_zero():
         return {}
-    check_adapter(model, rows.rows[0])
     _save_adapter(model, request.base, into)
     details = _details(request, trainer, rows, clock.seconds(), _step_of(checkpoint))
     details["resumed"] = checkpoint is not None
@@ -110,6 +110,40 @@ def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
             f"{training.max_length} ({rows.left_out}); raise training.max_length."
         )
     return rows
+
+
+def _is_shared(request: Finetune, rows: Tokenized) -> bool:
+    """Whether each process is to hold a share of the base; all of them come to the same answer."""
+    from accelerate.utils import gather_object
+
+    from chatpipe.fitting import is_shared, largest_pack, this_device
+
+    device = this_device(request.quantization)
+    if device.count == 1:
+        return False
+    longest = max(len(row.input_ids) for row in rows.rows)
+    scored = rows.scored_tokens / rows.tokens
+    batch = largest_pack(request.training, len(rows.rows), longest, scored)
+    return any(gather_object([is_shared(request.base.path, request, batch, device)]))
+
+
+def _whole_model(request: Finetune) -> Any:
+    from chatpipe import modeling
+
+    base = modeling.load_fast_base(request.base.path, request.quantization)
+    return _with_adapter(base, request)
+
+
+def _shared_model(request: Finetune) -> Any:
+    """Read into main memory first: no device holds the whole base."""
+    import torch
+
+    from chatpipe import modeling, sharding
+
+    base = modeling.load_base(request.base.path, request.quantization, torch.device("cpu"))
+    model = _with_adapter(base, request)
+    sharding.shard_base(model, modeling.device())
+    return model
 
 
 def _with_adapter(model: Any, request: Finetune) -> Any:
@@ -150,7 +184,7 @@ def lora_config(lora: Lora) -> Any:
     )
 
 
-def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> Any:
+def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock, shared: bool) -> Any:
     import torch
     from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
@@ -204,6 +238,7 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock) -> A
         train_dataset=rows.rows,
         data_collator=PackingCollator(training.micro_batch_tokens),
         global_batch_size=training.global_batch_size,
+        in_lockstep=shared,
         callbacks=[Tell(), *tracking.callbacks(request.tracked, _manifest(request))],
     )
     trainer.remove_callback(PrinterCallback)
@@ -331,6 +366,7 @@ def _details(
         "peak_memory_bytes": modeling.peak_memory_bytes(),
         "device": modeling.device_name(),
         "processes": trainer.accelerator.num_processes,
+        "base_shared": trainer.in_lockstep,
         "versions": modeling.library_versions(),
         "loss_history": history,
     }

@@ -45,7 +45,7 @@ class Ask(Request):
         )
 
     def build(self, into: Path) -> dict[str, Any]:
-        from chatpipe import modeling
+        from chatpipe import modeling, sharding
 
         tokenizer = modeling.load_tokenizer(self.base.path)
         adapter = self.adapter.path if self.adapter else None
@@ -53,6 +53,7 @@ class Ask(Request):
         texts = [self._text(prompt, asked) for prompt, asked in questions]
         encoder = Encoder(tokenizer, self.prompt_template, "all", 1 << 20)
         with modeling.lent_model(self.base.path, adapter, self.quantization) as model:
+            streamed = sharding.is_sharded(model)
             completions = complete(model, encoder, texts, self.generation)
         answers = [
             {
@@ -69,7 +70,7 @@ class Ask(Request):
         ]
         text = json.dumps(answers, indent=1, ensure_ascii=False)
         (into / "answers.json").write_text(text, "utf-8")
-        return {"device": modeling.device_name()}
+        return {"device": modeling.device_name(), "base_streamed": streamed}
 
     def _text(self, prompt: Prompt, asked: str) -> str:
         if asked == "raw":
@@ -122,7 +123,7 @@ def _complete_batch(
         report(so_far.shape[1] - width)
         return torch.zeros(so_far.shape[0], dtype=torch.bool, device=so_far.device)
 
-    with torch.inference_mode():
+    with torch.no_grad():
         out = model.generate(
             input_ids=padded,
             attention_mask=mask,

@@ -5,11 +5,11 @@ docs/memory.md derives every term, and says how far the sum is from measured pea
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from chatpipe.config import Quantization, Training, Variant
+from chatpipe.config import Lora, Quantization, Training
 from chatpipe.shapes import Shapes
 
 FLOAT32 = 4
@@ -26,8 +26,10 @@ ADAM = 4 * FLOAT32
 CONSTANT = {"cuda": 600 * 2**20, "cpu": 600 * 2**20}
 # What the allocator holds beside what is alive, as a share of activations and logits, whose
 # sizes change from batch to batch: measured of glibc's malloc, assumed of CUDA's.
-ALLOCATOR = {"cuda": 0.1, "cpu": 1.0}
-
+ALLOCATOR = {"cuda": 0.1, "cpu": 1.1}
+# Layers of a shared base that are whole at once: one is computed, the next one is fetched, and
+# the allocator holds what was copied out of the one before.
+GATHERED = 3
 
 ACTIVATIONS = "activations"
 LOGITS_PART = "logits and their gradient"
@@ -45,6 +47,18 @@ class Device(BaseModel):
     name: str
     compute_bytes: int  # of one element in matrix products: 2 or 4
     free_bytes: int | None = None
+    count: int = 1  # of such devices, which train together
+
+
+class Settings(Protocol):
+    """What of a variant, or of a request for its adapter, memory depends on."""
+
+    @property
+    def quantization(self) -> Quantization: ...
+    @property
+    def lora(self) -> Lora: ...
+    @property
+    def training(self) -> Training: ...
 
 
 class Batch(BaseModel):
@@ -58,11 +72,13 @@ class Batch(BaseModel):
 
 
 class MemoryEstimate(BaseModel):
-    """The peak while the batch is trained on, in bytes; `parts` add up to the total."""
+    """The peak while the batch is trained on, in bytes; `parts` add up to the total. Each of
+    `shares` devices holds a share of the base's layers."""
 
     model_config = ConfigDict(frozen=True)
 
     batch: Batch
+    shares: int = 1
     parts: dict[str, int]
 
     @computed_field  # type: ignore[prop-decorator]
@@ -77,20 +93,19 @@ class MemoryEstimate(BaseModel):
         return sum(size for name, size in self.parts.items() if name not in OF_THE_BATCH)
 
 
-def estimate(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> MemoryEstimate:
-    """The peak of training on that batch."""
+def estimate(
+    shapes: Shapes, settings: Settings, batch: Batch, device: Device, shares: int = 1
+) -> MemoryEstimate:
+    """The peak of training on that batch, the base's layers shared among so many devices."""
     other = shapes.parameters - shapes.linear_parameters
-    linear = weight_bytes(variant.quantization, device)
-    if device.kind == "cpu":
-        linear = device.compute_bytes  # dequantized once: see dequantizing.py
-    activations = activation_bytes(shapes, variant, batch, device)
+    activations = activation_bytes(shapes, settings, batch, device)
     logits = logits_bytes(shapes, batch, device)
-    checkpointed = variant.training.gradient_checkpointing
+    checkpointed = settings.training.gradient_checkpointing
     if checkpointed:
         # A layer is computed again when the logits' gradient is gone.
-        logits = max(logits, batch.tokens * layer_bytes(shapes, variant, device))
+        logits = max(logits, batch.tokens * layer_bytes(shapes, settings, device))
     parts = {
-        "linear layers": shapes.linear_parameters * linear,
+        **_linear_layers(shapes, settings.quantization, device, shares),
         "embeddings and norms": other * device.compute_bytes,
         "adapter, gradients, Adam": shapes.lora_parameters * _adapter_bytes(device),
         ACTIVATIONS: activations,
@@ -99,7 +114,29 @@ def estimate(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> 
         ALLOCATED: ALLOCATOR[device.kind] * (activations + logits),
         "CUDA context" if device.kind == "cuda" else "libraries": CONSTANT[device.kind],
     }
-    return MemoryEstimate(batch=batch, parts={name: round(size) for name, size in parts.items()})
+    whole = {name: round(size) for name, size in parts.items()}
+    return MemoryEstimate(batch=batch, shares=shares, parts=whole)
+
+
+def _linear_layers(
+    shapes: Shapes, quantization: Quantization, device: Device, shares: int
+) -> dict[str, float]:
+    """The linear layers on one device."""
+    linear = shapes.linear_parameters * weight_bytes(quantization, device)
+    if shares > 1:
+        gathered = linear * GATHERED / shapes.layers
+        return {"linear layers, a share": linear / shares, "layers gathered": gathered}
+    if device.kind == "cpu":
+        # Dequantized once: see dequantizing.py.
+        linear = float(shapes.linear_parameters * device.compute_bytes)
+    return {"linear layers": linear}
+
+
+def base_bytes(shapes: Shapes, quantization: Quantization, device: Device) -> float:
+    """A whole base in inference."""
+    other = shapes.parameters - shapes.linear_parameters
+    linear = shapes.linear_parameters * weight_bytes(quantization, device)
+    return linear + other * device.compute_bytes
 
 
 def weight_bytes(quantization: Quantization, device: Device) -> float:
@@ -109,12 +146,12 @@ def weight_bytes(quantization: Quantization, device: Device) -> float:
     return NF4_WEIGHT + (NF4_CONSTANT_DOUBLE if quantization.double else NF4_CONSTANT)
 
 
-def activation_bytes(shapes: Shapes, variant: Variant, batch: Batch, device: Device) -> float:
+def activation_bytes(shapes: Shapes, settings: Settings, batch: Batch, device: Device) -> float:
     """What the layers leave for the backward pass: all of it, or (with gradient checkpointing)
     only every layer's input."""
-    if variant.training.gradient_checkpointing:
+    if settings.training.gradient_checkpointing:
         return float(batch.tokens * shapes.layers * shapes.hidden * device.compute_bytes)
-    return batch.tokens * shapes.layers * layer_bytes(shapes, variant, device)
+    return batch.tokens * shapes.layers * layer_bytes(shapes, settings, device)
 
 
 def logits_bytes(shapes: Shapes, batch: Batch, device: Device) -> float:
@@ -126,7 +163,7 @@ def logits_bytes(shapes: Shapes, batch: Batch, device: Device) -> float:
     return float(shapes.vocabulary * (batch.scored * device.compute_bytes + at_once))
 
 
-def layer_bytes(shapes: Shapes, variant: Variant, device: Device) -> float:
+def layer_bytes(shapes: Shapes, settings: Settings, device: Device) -> float:
     """What one layer leaves for the backward pass, a token; LLaMA's layer with sdpa attention.
 
     - norms: two inputs and two inverse roots, in float32;
@@ -140,8 +177,8 @@ def layer_bytes(shapes: Shapes, variant: Variant, device: Device) -> float:
     attended = FLOAT32 if device.kind == "cpu" else compute
     attention = attended * 2 * (shapes.attention + shapes.keys) + FLOAT32 * shapes.heads
     gated = 3 * compute * shapes.intermediate
-    adapted = shapes.lora_inputs * (compute + _dropout_bytes(variant.lora.dropout, device))
-    ranks = shapes.lora_modules * variant.lora.rank * compute
+    adapted = shapes.lora_inputs * (compute + _dropout_bytes(settings.lora.dropout, device))
+    ranks = shapes.lora_modules * settings.lora.rank * compute
     return norms + attention + gated + (adapted + ranks) / shapes.layers
 
 
@@ -162,5 +199,7 @@ def _dropout_bytes(dropout: float, device: Device) -> float:
 
 
 def _adapter_bytes(device: Device) -> int:
-    """Under autocast every adapter weight has a copy in the compute type."""
-    return ADAM + (device.compute_bytes if device.compute_bytes < FLOAT32 else 0)
+    """Under autocast every adapter weight has a copy in the compute type, and every gradient one
+    where it is exchanged."""
+    copy = device.compute_bytes if device.compute_bytes < FLOAT32 else 0
+    return ADAM + copy + (FLOAT32 if device.count > 1 else 0)

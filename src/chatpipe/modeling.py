@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import resource
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from chatpipe.config import Quantization
 from chatpipe.dequantizing import dequantize_if_it_fits, is_quantized
 
+LOG = logging.getLogger(__name__)
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
 
 
@@ -86,8 +88,8 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def load_base(path: Path, quantization: Quantization) -> Any:
-    """The base model in NF4 (or in full precision), frozen, on this process's device."""
+def load_base(path: Path, quantization: Quantization, place: torch.device | None = None) -> Any:
+    """The base model in NF4 (or in full precision), frozen, on this process's device, or there."""
     dtype = compute_dtype(quantization)
     config = (
         BitsAndBytesConfig(
@@ -103,7 +105,7 @@ def load_base(path: Path, quantization: Quantization) -> Any:
         path,
         quantization_config=config,
         dtype=dtype,
-        device_map={"": device()},
+        device_map={"": place or device()},
         use_safetensors=True,
     )
     model.eval()
@@ -121,9 +123,33 @@ def load_fast_base(path: Path, quantization: Quantization) -> Any:
     return dequantize_if_it_fits(model, compute_dtype(quantization))
 
 
+def _load_for_inference(path: Path, quantization: Quantization) -> Any:
+    """As load_fast_base, but a base that is too large for the GPU stays in main memory."""
+    if torch.cuda.is_available():
+        from chatpipe.fitting import exceeds, this_device
+
+        if exceeds(path, quantization, this_device(quantization)):
+            LOG.warning(
+                "the GPU has no room for this base: its layers stay in main memory and are "
+                "fetched for every pass, which is slow."
+            )
+            return load_streamed_base(path, quantization)
+    return load_fast_base(path, quantization)
+
+
+def load_streamed_base(path: Path, quantization: Quantization) -> Any:
+    """As load_base, but the layers stay in main memory, from where they are fetched; without
+    gradients. In half precision an adapter's share is rounded once less."""
+    from chatpipe.sharding import stream_base
+
+    model = load_base(path, quantization, torch.device("cpu"))
+    stream_base(model, device())
+    return model
+
+
 def load_model(base: Path, adapter: Path | None, quantization: Quantization) -> Any:
     """The base, with the adapter on it where there is one, ready for inference."""
-    return _with_adapter(load_fast_base(base, quantization), adapter)
+    return _with_adapter(_load_for_inference(base, quantization), adapter)
 
 
 @contextmanager
@@ -146,7 +172,7 @@ _KEPT: dict[tuple[Path, Quantization], Any] = {}
 def _kept_base(path: Path, quantization: Quantization) -> Any:
     if (path, quantization) not in _KEPT:
         _KEPT.clear()  # first: two bases need not fit into memory together
-        model = load_fast_base(path, quantization)
+        model = _load_for_inference(path, quantization)
         if not torch.cuda.is_available() and is_quantized(model):
             return model  # its constants are rounded at every move: not to be used twice
         _KEPT[path, quantization] = model
@@ -158,4 +184,8 @@ def _with_adapter(model: Any, adapter: Path | None) -> Any:
         return model
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, adapter).eval()
+    from chatpipe.sharding import bring
+
+    adapted = PeftModel.from_pretrained(model, adapter).eval()
+    bring(adapted, device())  # peft puts it where the base's weights are, if only to be fetched
+    return adapted

@@ -195,7 +195,7 @@ def packed_nats(model: Any, packed: Pack) -> torch.Tensor:
 
 def example_nats(model: Any, packed: Pack) -> list[float]:
     """Σ −log p of the scored tokens of each example, without gradients."""
-    with torch.inference_mode():
+    with torch.no_grad():
         nats = packed_nats(model, packed).double()
         return [float(of_one.sum()) for of_one in torch.split(nats, packed["counts"])]
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.artifacts import Artifact, Request, home
-from chatpipe.config import Training, Variant
+from chatpipe.config import Variant
 from chatpipe.errors import ChatpipeError, ConfigError, ModelError
 from chatpipe.estimates import (
     MADE_OF_ROWS,
@@ -23,8 +23,9 @@ from chatpipe.estimates import (
     lacking_room,
 )
 from chatpipe.finetuning import Finetune, optimizer_steps
+from chatpipe.fitting import fit, largest_pack, this_device
 from chatpipe.lengths import Tokens, account_tokens
-from chatpipe.memory import Batch, Device, MemoryEstimate, estimate
+from chatpipe.memory import Batch, Device, MemoryEstimate, base_bytes
 from chatpipe.planned_steps import Data, Step, base_step, data_of, measuring_steps, state_of
 from chatpipe.shapes import Shapes, shapes_of
 from chatpipe.sources import FetchModel
@@ -89,24 +90,7 @@ def refuse(plans: list[Plan]) -> None:
 
 def plan(variant: Variant, device: Device | None = None) -> Plan:
     """The account of that variant on this machine's device (or on another one)."""
-    return _Planner(variant, device or this_device(variant)).plan()
-
-
-def this_device(variant: Variant) -> Device:
-    """Where this machine would train: its first GPU, or its processors."""
-    import psutil
-    import torch
-
-    from chatpipe import modeling
-
-    cuda = torch.cuda.is_available()
-    free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
-    return Device(
-        kind="cuda" if cuda else "cpu",
-        name=modeling.device_name(),
-        compute_bytes=modeling.compute_dtype(variant.quantization).itemsize,
-        free_bytes=free,
-    )
+    return _Planner(variant, device or this_device(variant.quantization)).plan()
 
 
 class _Planner:
@@ -230,10 +214,11 @@ class _Planner:
     ) -> MemoryEstimate | None:
         if shapes is None:
             return None
-        training = self.variant.training
-        batch = largest_pack(training, tokens)
-        needed = estimate(shapes, self.variant, batch, self.device)
+        batch = self._largest_pack(tokens)
+        needed = fit(shapes, self.variant, batch, self.device)
         free = self.device.free_bytes
+        if needed.shares > 1:
+            self._check_main_memory(shapes, needed.shares, adapter)
         if adapter is None and free is not None and needed.total > free:
             sentence = (
                 f"memory: training needs about {needed.total / 2**30:.1f} GiB for "
@@ -246,6 +231,26 @@ class _Planner:
             sure = needed.total if tokens else needed.fixed
             (self.faults if sure > CERTAIN * free else self.notes).append(sentence)
         return needed
+
+    def _check_main_memory(self, shapes: Shapes, shares: int, adapter: Artifact | None) -> None:
+        """Every process reads and quantizes the whole base there before it keeps its share."""
+        import psutil
+
+        size = shares * base_bytes(shapes, self.variant.quantization, self.device)
+        free = psutil.virtual_memory().available
+        refused = adapter is None and size > free
+        (self.faults if refused else self.notes).append(
+            f"the base is shared among {shares} processes; each first reads all of it "
+            f"into main memory ({size / 2**30:.1f} GiB together, {free / 2**30:.1f} GiB are free)"
+            + ("; train in fewer processes (CHATPIPE_PROCESSES)." if refused else ".")
+        )
+
+    def _largest_pack(self, tokens: Tokens | None) -> Batch:
+        """Where lengths are not known, every row counts as max_length."""
+        training = self.variant.training
+        if tokens is None:
+            return largest_pack(training, training.global_batch_size, training.max_length, 1.0)
+        return largest_pack(training, tokens.rows, tokens.longest, tokens.trained_share)
 
     def _duration(
         self, shapes: Shapes | None, tokens: Tokens | None, data: Data, base: Artifact | None
@@ -273,13 +278,3 @@ class _Planner:
         needs = [need for need in needs if need.bytes]
         self.faults += lacking_room(needs)
         return tuple(needs)
-
-
-def largest_pack(training: Training, tokens: Tokens | None) -> Batch:
-    """The most that one forward pass may get: a full pack, the longest row alone, or all rows of
-    an optimizer step. Where lengths are not known, every row counts as max_length."""
-    longest = tokens.longest if tokens else training.max_length
-    step = longest * min(training.global_batch_size, tokens.rows if tokens else 1 << 30)
-    size = max(longest, min(training.micro_batch_tokens, step))
-    scored = 1.0 if tokens is None or training.loss == "all" else tokens.trained_share
-    return Batch(tokens=size, scored=round(size * scored))

@@ -23,7 +23,7 @@ def prefill(model: Any, prompts: Sequence[list[int]]) -> DynamicCache:
     rows = [TokenizedRow(ids[:-1], [IGNORED] * (len(ids) - 1), n) for n, ids in enumerate(prompts)]
     device = next(model.parameters()).device
     made: list[tuple[torch.Tensor, ...]] = []
-    with torch.inference_mode(), packed_attention(model):
+    with torch.no_grad(), packed_attention(model):
         for group in packs([row for row in rows if row.input_ids], AT_ONCE):
             packed = send_to_device(pack(group), device)
             layers = packed_cache(model, packed)

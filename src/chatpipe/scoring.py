@@ -51,7 +51,7 @@ class Score(Request):
         )
 
     def build(self, into: Path) -> dict[str, Any]:
-        from chatpipe import modeling
+        from chatpipe import modeling, sharding
 
         started = time.monotonic()
         table = pq.read_table(self.heldout.path / "heldout.parquet")
@@ -69,6 +69,7 @@ class Score(Request):
         rows = [row for tokenized in encoded.values() for row in tokenized.rows]
         report = Reporter(len(rows), "rows")
         with modeling.lent_model(self.base.path, adapter, self.quantization) as model:
+            streamed = sharding.is_sharded(model)
             nats = iter(row_nats(model, rows, self.batch_tokens, report))
         columns = [
             _column(kind, table, tokenized.rows, list(islice(nats, len(tokenized.rows))))
@@ -76,7 +77,11 @@ class Score(Request):
         ]
         pq.write_table(pa.concat_tables(columns), into / "nats.parquet")
         left_out = {kind: t.left_out for kind, t in encoded.items() if t.left_out}
-        return {"wall_s": round(time.monotonic() - started, 3), "left_out": left_out}
+        return {
+            "wall_s": round(time.monotonic() - started, 3),
+            "left_out": left_out,
+            "base_streamed": streamed,
+        }
 
 
 ScoreSettings = tuple[PromptTemplate, Quantization, Evaluation]
