@@ -71,13 +71,24 @@ def test_what_rows_begin_with_in_common_is_computed_once(rows):
     (group,) = packs(rows, 1 << 20)
     packed = pack(group)
     layout = packed["layout"]
-    distinct = {tuple(row.input_ids[:n]) for row in rows for n in range(1, len(row.input_ids) + 1)}
+    distinct = {tuple(row.input_ids[:n]) for row in rows for n in range(1, len(row.input_ids))}
     assert packed["input_ids"].numel() == sum(layout["lengths"]) == len(distinct)
     assert len(distinct) < 0.8 * sum(layout["spans"])
     of_each = torch.split(layout["places"], layout["spans"])
     for row, places in zip(group, of_each, strict=True):
-        assert packed["input_ids"][0, places].tolist() == row.input_ids
-        assert packed["position_ids"][0, places].tolist() == list(range(len(row.input_ids)))
+        assert packed["input_ids"][0, places].tolist() == row.input_ids[:-1]
+        assert packed["position_ids"][0, places].tolist() == list(range(len(row.input_ids) - 1))
+
+
+def test_what_nothing_scored_is_predicted_from_is_not_computed():
+    """The last scored token and all that follow it; but a prompt of which nothing is scored is
+    there to be read whole."""
+    row = TokenizedRow([3, 4, 5, 6, 7], [IGNORED, 4, IGNORED, 6, IGNORED], 0)
+    packed = pack([row])
+    assert packed["input_ids"].tolist() == [[3, 4, 5]]
+    assert packed["kept"].tolist() == [0, 2] and packed["targets"].tolist() == [4, 6]
+    prompt = TokenizedRow([3, 4, 5], [IGNORED] * 3, 0)
+    assert pack([prompt])["input_ids"].tolist() == [[3, 4, 5]]
 
 
 def test_what_is_too_short_to_be_worth_a_mask_is_not_shared():
@@ -90,7 +101,7 @@ def test_a_row_that_comes_twice_is_computed_once_and_counted_twice(model, rows):
         once = example_nats(model, pack([rows[0]]))
         twice = example_nats(model, pack([rows[0], rows[0], rows[1]]))
     assert twice[:2] == pytest.approx(once * 2, rel=1e-6)
-    assert pack([rows[0], rows[0]])["layout"]["lengths"] == [len(rows[0].input_ids), 0]
+    assert pack([rows[0], rows[0]])["layout"]["lengths"] == [len(rows[0].input_ids) - 1, 0]
 
 
 def test_the_first_token_of_an_example_is_no_target_of_the_one_before():
@@ -98,8 +109,8 @@ def test_the_first_token_of_an_example_is_no_target_of_the_one_before():
     packed = pack([first, second])
     assert packed["layout"]["places"] is None
     assert packed["targets"].tolist() == [4, 6, 7]
-    assert packed["kept"].tolist() == [0, 2, 3]
-    assert packed["position_ids"].tolist() == [[0, 1, 0, 1, 2]]
+    assert packed["kept"].tolist() == [0, 1, 2]
+    assert packed["position_ids"].tolist() == [[0, 0, 1]]
     assert packed["counts"] == [1, 2]
 
 

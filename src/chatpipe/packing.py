@@ -55,9 +55,10 @@ class Layout(TypedDict):
     """Where the N examples of a packed row are. Of T tokens that are computed for K tokens of
     examples:
 
-    lengths: N, the tokens of each that are computed; spans: N, all tokens of each; places: (K,),
-    where in the packed row each example's tokens are, None where nothing is shared; query_ends,
-    key_ends: (N + 1,), the sums of lengths and of spans up to each example, as kernels want them.
+    lengths: N, the tokens of each that are computed; spans: N, those that it attends to, shared
+    ones among them; places: (K,), where in the packed row these are, None where nothing is shared;
+    query_ends, key_ends: (N + 1,), the sums of lengths and of spans up to each example, as kernels
+    want them.
     """
 
     lengths: list[int]
@@ -79,12 +80,12 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
     targets: (S,), the scored tokens; counts: the scored tokens of each example. An example's
     first token is never scored: nothing of its own is before it.
     """
-    ids = [np.asarray(row.input_ids) for row in rows]
+    ids = [_inputs(row) for row in rows]
     shared = [0, *(_shared(before, after) for before, after in pairwise(ids))]
     spans = [len(of_one) for of_one in ids]
     lengths = [span - common for span, common in zip(spans, shared, strict=True)]
     paths = _paths(shared, lengths)
-    labels = [np.asarray(row.labels[1:]) for row in rows]
+    labels = [np.asarray(row.labels[1 : span + 1]) for row, span in zip(rows, spans, strict=True)]
     scored = [of_one != IGNORED for of_one in labels]
     return {
         "input_ids": _tensor([of_one[n:] for of_one, n in zip(ids, shared, strict=True)])[None],
@@ -99,10 +100,18 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
             key_ends=_ends(spans),
             attended=Attended(),
         ),
-        "kept": _tensor([path[:-1][at] for path, at in zip(paths, scored, strict=True)]),
+        "kept": _tensor([path[: len(at)][at] for path, at in zip(paths, scored, strict=True)]),
         "targets": _tensor([of_one[at] for of_one, at in zip(labels, scored, strict=True)]),
         "counts": [int(at.sum()) for at in scored],
     }
+
+
+def _inputs(row: TokenizedRow) -> Places:
+    """The tokens that scored ones are predicted from, so not the last one; all of them where
+    none is scored, which are then read for their keys and values."""
+    scored = np.flatnonzero(np.asarray(row.labels[1:]) != IGNORED)
+    needed = int(scored[-1]) + 1 if len(scored) else None
+    return np.asarray(row.input_ids)[:needed]
 
 
 def _shared(before: Places, after: Places) -> int:
