@@ -170,14 +170,16 @@ def layer_bytes(shapes: Shapes, settings: Settings, device: Device) -> float:
     - attention: queries, keys, values and its output, in float32 on a CPU, and the float32
       log-sum of every head;
     - the gated product: the gate before and after its activation, and the other factor;
-    - every adapted layer: its input after dropout, the dropout's own mask, and the r products.
+    - every adapted layer (on a CPU, every group that reads one input): its input after dropout,
+      the dropout's own mask; and the r products.
     """
     compute = device.compute_bytes
     norms = 2 * FLOAT32 * (shapes.hidden + 1)
     attended = FLOAT32 if device.kind == "cpu" else compute
     attention = attended * 2 * (shapes.attention + shapes.keys) + FLOAT32 * shapes.heads
     gated = 3 * compute * shapes.intermediate
-    adapted = shapes.lora_inputs * (compute + _dropout_bytes(settings.lora.dropout, device))
+    inputs = shapes.lora_joined_inputs if device.kind == "cpu" else shapes.lora_inputs
+    adapted = inputs * (compute + _dropout_bytes(settings.lora.dropout, device))
     ranks = shapes.lora_modules * settings.lora.rank * compute
     return norms + attention + gated + (adapted + ranks) / shapes.layers
 

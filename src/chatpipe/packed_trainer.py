@@ -13,6 +13,7 @@ from transformers import Trainer
 
 from chatpipe.allocator import kept_memory
 from chatpipe.global_batches import EpochLoader, GlobalBatches
+from chatpipe.lora_products import joined_products
 from chatpipe.packing import Pack, pack, packed_attention, packed_nats, packs
 from chatpipe.tokenization import IGNORED, TokenizedRow
 
@@ -38,7 +39,8 @@ def packed_training(model: Any) -> Iterator[None]:
     where peft would cast every layer's to float32 and autocast back."""
     on_cpu = next(model.parameters()).device.type == "cpu"
     memory = kept_memory() if on_cpu else nullcontext()
-    with packed_attention(model), disable_input_dtype_casting(model), memory:
+    products = joined_products(model) if on_cpu else nullcontext()
+    with packed_attention(model), disable_input_dtype_casting(model), products, memory:
         yield
 
 

@@ -32,6 +32,7 @@ class Shapes(BaseModel):
     lora_parameters: int
     lora_modules: int
     lora_inputs: int  # Σ in_features of the adapted layers: what a token leaves for backward
+    lora_joined_inputs: int  # the same, once for layers that read one input (lora_products.py)
 
     @property
     def attention(self) -> int:
@@ -58,8 +59,10 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
     """As `shapes_of`, from a transformers configuration; ModelError where rows cannot be packed
     for such a model."""
     import torch
+    from peft.tuners.lora import LoraLayer
     from transformers import AutoModelForCausalLM
 
+    from chatpipe.lora_products import joined_layers
     from chatpipe.packing import check_packable
 
     with torch.device("meta"):
@@ -73,7 +76,8 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
     }
     weights = [module.weight.numel() for module in linear.values()]
     base = sum(parameter.numel() for parameter in model.parameters())
-    inputs, lora_parameters = _adapted(model, lora, sorted({n.split(".")[-1] for n in linear}))
+    tuned = _adapted(model, lora, sorted({n.split(".")[-1] for n in linear}))
+    inputs = [m.in_features for m in tuned.modules() if isinstance(m, LoraLayer)]
     text = config.get_text_config()
     heads = text.num_attention_heads
     return Shapes(
@@ -90,21 +94,21 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
         head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=text.vocab_size,
         positions=getattr(text, "max_position_embeddings", None),
-        lora_parameters=lora_parameters,
+        lora_parameters=sum(p.numel() for n, p in tuned.named_parameters() if "lora_" in n),
         lora_modules=len(inputs),
         lora_inputs=sum(inputs),
+        lora_joined_inputs=sum(group[0].in_features for group in joined_layers(tuned)),
     )
 
 
-def _adapted(model: Any, lora: Lora, names: list[str]) -> tuple[list[int], int]:
-    """(in_features of every layer that peft adapts, LoRA parameters); changes the model."""
+def _adapted(model: Any, lora: Lora, names: list[str]) -> Any:
+    """The model with that adapter on it; `names` are those of its linear layers."""
     from peft import get_peft_model
-    from peft.tuners.lora import LoraLayer
 
     from chatpipe.finetuning import lora_config
 
     try:
-        tuned = get_peft_model(model, lora_config(lora), low_cpu_mem_usage=True)
+        return get_peft_model(model, lora_config(lora), low_cpu_mem_usage=True)
     except ValueError:
         raise ConfigError(
             [
@@ -112,5 +116,3 @@ def _adapted(model: Any, lora: Lora, names: list[str]) -> tuple[list[int], int]:
                 f"{', '.join(lora.target_modules)}; its linear layers are {', '.join(names)}."
             ]
         ) from None
-    inputs = [m.in_features for m in tuned.modules() if isinstance(m, LoraLayer)]
-    return inputs, sum(p.numel() for n, p in tuned.named_parameters() if "lora_" in n)

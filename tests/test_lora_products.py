@@ -1,0 +1,154 @@
+"""Joined LoRA products against peft's own: the same outputs and gradients, one dropout a group."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from chatpipe import lora_products
+from chatpipe.dropout import draw_dropped_places
+from chatpipe.lora_products import joined_products
+
+IDS = torch.arange(3, 43).reshape(2, 20)
+
+
+def adapted(base, dropout=0.0, **settings):
+    torch.manual_seed(0)
+    config = LoraConfig(
+        **{
+            "r": 4,
+            "lora_alpha": 12,
+            "lora_dropout": dropout,
+            "target_modules": "all-linear",
+            "task_type": "CAUSAL_LM",
+            **settings,
+        }
+    )
+    model = get_peft_model(base, config).train()
+    draw_dropped_places(model)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.1)
+    return model
+
+
+@pytest.fixture
+def base(tiny_model_dir):
+    return AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+
+
+def loss_and_gradients(model, dtype=torch.float32):
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        loss = model(input_ids=IDS, labels=IDS).loss
+    loss.backward()
+    named = model.named_parameters()
+    return loss.item(), {name: p.grad.clone() for name, p in named if p.requires_grad}
+
+
+TARGETS = pytest.mark.parametrize(
+    "targets", ["all-linear", ["q_proj", "v_proj"], ["k_proj", "down_proj"]]
+)
+
+
+@TARGETS
+def test_losses_and_gradients_are_peft_s(base, targets):
+    model = adapted(base, target_modules=targets)
+    loss, expected = loss_and_gradients(model)
+    with joined_products(model):
+        joined_loss, found = loss_and_gradients(model)
+    assert joined_loss == pytest.approx(loss, rel=1e-5)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        assert gradient.any(), name
+        assert (found[name] - gradient).norm() < 1e-5 * gradient.norm(), name
+
+
+@TARGETS
+def test_in_bfloat16_they_are_as_near_to_the_exact_ones_as_peft_s(tiny_model_dir, targets):
+    def model(dtype):
+        half = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
+        return adapted(half.to(dtype), target_modules=targets)
+
+    def all_of(gradients):
+        return torch.cat([gradient.flatten() for gradient in gradients.values()])
+
+    exact = all_of(loss_and_gradients(model(torch.float32))[1])
+    half = model(torch.bfloat16)
+    of_peft = all_of(loss_and_gradients(half, torch.bfloat16)[1])
+    with joined_products(half):
+        joined = all_of(loss_and_gradients(half, torch.bfloat16)[1])
+    assert 0 < (joined - exact).norm() < 1.1 * (of_peft - exact).norm() < 0.1 * exact.norm()
+
+
+def test_a_bias_of_the_base_is_added(base):
+    layer = torch.nn.Linear(8, 6)
+    model = adapted(torch.nn.Sequential(layer), target_modules=["0"], task_type=None)
+    x = torch.randn(3, 8)
+    expected = model(x)
+    with joined_products(model):
+        assert torch.allclose(model(x), expected, atol=1e-6)
+
+
+def test_dropout_is_that_of_the_drawn_places_once_for_layers_that_read_the_same(base, monkeypatch):
+    """Against the expression itself, with the same places: y = x Wᵀ + s dropout(x) Aᵀ Bᵀ."""
+    p = 0.25
+    model = adapted(base, dropout=p)
+    attention = model.get_base_model().model.layers[0].self_attn
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    x = torch.randn(1, 10, layers[0].in_features, requires_grad=True)
+    places = torch.randint(x.numel(), (x.numel() // 4,))
+    drawn = []
+    monkeypatch.setattr(lora_products, "drawn_places", lambda *asked: drawn.append(asked) or places)
+    with joined_products(model):
+        outputs = [layer(x) for layer in layers]
+    assert drawn == [(x.numel(), p)]
+    weights = [torch.randn_like(output) for output in outputs]
+    trained = [
+        w for layer in layers for w in (*layer.lora_A.parameters(), *layer.lora_B.parameters())
+    ]
+    found = torch.autograd.grad(outputs, [x, *trained], weights)
+
+    kept = torch.ones(x.numel()).index_fill(0, places, 0).view_as(x) / (1 - p)
+    plain = [
+        layer.base_layer(x) + 3.0 * layer.lora_B["default"](layer.lora_A["default"](x * kept))
+        for layer in layers
+    ]
+    expected = torch.autograd.grad(plain, [x, *trained], weights)
+    for one, other in zip([*outputs, *found], [*plain, *expected], strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_without_training_nothing_is_dropped(base):
+    model = adapted(base, dropout=0.5)
+    with torch.no_grad():
+        expected = model.eval()(IDS).logits
+        with joined_products(model):
+            assert torch.allclose(model(IDS).logits, expected, atol=1e-4)
+
+
+def test_a_layer_asked_for_another_input_answers_for_that(base):
+    model = adapted(base)
+    attention = model.get_base_model().model.layers[0].self_attn
+    first, second = torch.randn(2, 1, 5, attention.q_proj.in_features)
+    expected = [attention.q_proj(first), attention.k_proj(second), attention.q_proj(second)]
+    with joined_products(model):
+        found = [attention.q_proj(first), attention.k_proj(second), attention.q_proj(second)]
+        again = attention.q_proj(second)
+    for one, other in zip([*found, again], [*expected, expected[-1]], strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"use_dora": True}, {"lora_bias": True}])
+def test_what_is_more_than_plain_lora_stays_peft_s(base, settings):
+    model = adapted(base, **settings)
+    with joined_products(model):
+        assert not [layer for layer in model.modules() if "forward" in vars(layer)]
+
+
+def test_layers_are_peft_s_own_again_afterwards(base):
+    model = adapted(base)
+    with joined_products(model):
+        assert [layer for layer in model.modules() if "forward" in vars(layer)]
+    assert not [layer for layer in model.modules() if "forward" in vars(layer)]
