@@ -12,7 +12,7 @@ import torch
 
 from chatpipe.artifacts import Artifact, store
 from chatpipe.config import Generation, Quantization
-from chatpipe.errors import TrainingError
+from chatpipe.errors import ConfigError, TrainingError
 from chatpipe.finetuning import check_adapter
 from chatpipe.modeling import lent_model, load_base, load_model, load_tokenizer
 from chatpipe.prompts import template
@@ -111,7 +111,7 @@ def test_a_zero_adapter_is_refused_and_leaves_no_artifact(request_):
 
 def test_target_modules_that_match_nothing_are_refused(request_):
     lora = request_.lora.model_copy(update={"target_modules": ("no_such_layer",)})
-    with pytest.raises(TrainingError, match="no_such_layer"):
+    with pytest.raises(ConfigError, match="no_such_layer"):
         store().obtain(request_.model_copy(update={"lora": lora}))
 
 

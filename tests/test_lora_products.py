@@ -140,15 +140,42 @@ def test_a_layer_asked_for_another_input_answers_for_that(base):
         assert torch.allclose(one, other, atol=1e-5)
 
 
+def test_an_output_may_be_changed_in_place(base):
+    """As OLMo clips its queries."""
+    model = adapted(base)
+    query = model.get_base_model().model.layers[0].self_attn.q_proj
+    x = torch.randn(2, 5, query.in_features)
+    expected = query(x).clamp(-0.1, 0.1)
+    with joined_products(model):
+        found = query(x).clamp_(-0.1, 0.1)
+    found.sum().backward()
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_gradient_checkpointing_leaves_no_activations_behind(base):
+    """It breaks a layer's second forward pass off as soon as it has all that is needed."""
+    base.gradient_checkpointing_enable({"use_reentrant": False})
+    model = adapted(base)
+    with joined_products(model):
+        loss_and_gradients(model)
+        groups = [layer.forward.func.__self__ for layer in model.modules() if is_joined(layer)]
+        assert groups and all(group._input is None and not group._outputs for group in groups)
+
+
+def is_joined(layer):
+    return "forward" in vars(layer)
+
+
 @pytest.mark.parametrize("settings", [{"use_dora": True}, {"lora_bias": True}])
 def test_what_is_more_than_plain_lora_stays_peft_s(base, settings):
     model = adapted(base, **settings)
     with joined_products(model):
-        assert not [layer for layer in model.modules() if "forward" in vars(layer)]
+        assert not any(map(is_joined, model.modules()))
 
 
-def test_layers_are_peft_s_own_again_afterwards(base):
+def test_layers_are_peft_s_own_again_afterwards_even_after_an_error(base):
     model = adapted(base)
-    with joined_products(model):
-        assert [layer for layer in model.modules() if "forward" in vars(layer)]
-    assert not [layer for layer in model.modules() if "forward" in vars(layer)]
+    with pytest.raises(RuntimeError, match="out of memory"), joined_products(model):
+        assert any(map(is_joined, model.modules()))
+        raise RuntimeError("out of memory")
+    assert not any(map(is_joined, model.modules()))

@@ -44,8 +44,9 @@ def is_one_of_several() -> bool:
 
 
 def sharding() -> str:
-    """What $CHATPIPE_SHARDING says of a 4-bit base that several processes train on: each holds
-    a share of it "always", "never", or ("auto") where no single GPU holds all of it."""
+    """What $CHATPIPE_SHARDING says of a 4-bit base: several processes that train each hold a share
+    of it, and one that scores or answers on a GPU streams it from main memory, "always", "never",
+    or ("auto") where no single GPU holds all of it."""
     asked = os.environ.get(SHARDING, "") or "auto"
     if asked not in {"auto", "always", "never"}:
         raise ConfigError([f"{SHARDING}={asked}: must be auto, always or never."])

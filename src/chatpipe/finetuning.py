@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from chatpipe import tracking
 from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.config import Lora, PromptTemplate, Quantization, Training, Variant
-from chatpipe.errors import DataError, TrainingError
+from chatpipe.errors import ConfigError, DataError, TrainingError
 from chatpipe.model_card import base_name, write_model_card
 from chatpipe.progress import Reporter
 from chatpipe.tokenization import Encoder, Tokenized, TokenizedRow
@@ -164,7 +164,7 @@ def with_adapter(model: Any, lora: Lora) -> Any:
     try:
         adapted = get_peft_model(model, lora_config(lora))
     except ValueError as error:  # peft names the modules that it did not find
-        raise TrainingError(f"lora.target_modules: {error}") from error
+        raise ConfigError([f"lora.target_modules: {error}"]) from error
     if not torch.cuda.is_available():
         draw_dropped_places(adapted)
     return adapted

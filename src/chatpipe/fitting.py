@@ -64,7 +64,7 @@ def known_shapes(base: Path, lora: Lora) -> Shapes | None:
 
 def is_shared(base: Path, settings: Settings, batch: Batch, device: Device) -> bool:
     """Whether each of several devices is to hold a share of the base."""
-    if device.count == 1 or settings.quantization.method != "nf4":
+    if not _may_share(settings, device):
         return False
     shapes = known_shapes(base, settings.lora)
     return _shares_out(False) if shapes is None else fit(shapes, settings, batch, device).shares > 1
@@ -74,7 +74,7 @@ def fit(shapes: Shapes, settings: Settings, batch: Batch, device: Device) -> Mem
     """The peak with the whole base on every device or, where it is 4-bit and $CHATPIPE_SHARDING
     or the memory of several GPUs asks for it, with a share of it on each."""
     whole = estimate(shapes, settings, batch, device)
-    if device.count == 1 or settings.quantization.method != "nf4":
+    if not _may_share(settings, device):
         return whole
     lacking = (
         device.kind == "cuda" and device.free_bytes is not None and whole.total > device.free_bytes
@@ -82,6 +82,10 @@ def fit(shapes: Shapes, settings: Settings, batch: Batch, device: Device) -> Mem
     if _shares_out(lacking):
         return estimate(shapes, settings, batch, device, device.count)
     return whole
+
+
+def _may_share(settings: Settings, device: Device) -> bool:
+    return device.count > 1 and settings.quantization.method == "nf4"
 
 
 def _shares_out(lacking: bool) -> bool:

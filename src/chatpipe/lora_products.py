@@ -58,7 +58,8 @@ def _is_plain(layer: Any) -> bool:
         return False
     others = layer.lora_variant or layer.merged or layer.disable_adapters
     biases = any(layer.lora_bias.values())
-    return len(layer.active_adapters) == 1 and not others and not biases
+    active = layer.active_adapters
+    return len(active) == 1 and active[0] in layer.lora_A and not others and not biases
 
 
 class Group:
@@ -72,8 +73,10 @@ class Group:
     def output(self, place: int, x: torch.Tensor) -> torch.Tensor:
         """(..., in features) → (..., out features) of the layer at that place."""
         if x is not self._input or place not in self._outputs:
-            self._input = x
-            self._outputs = dict(enumerate(adapted_products(x, self.layers)))
+            # Kept only when all is done: what computes a layer again for the backward pass may
+            # break off in between, and must not leave that layer's activations here.
+            outputs = adapted_products(x, self.layers)
+            self._input, self._outputs = x, dict(enumerate(outputs))
         output = self._outputs.pop(place)
         if not self._outputs:
             self._input = None
@@ -89,12 +92,14 @@ def adapted_products(x: torch.Tensor, layers: Sequence[Any]) -> tuple[torch.Tens
     downs, ups = (
         [getattr(layer, name)[adapter].weight for layer in layers] for name in ("lora_A", "lora_B")
     )
-    return _Products.apply(x, bases, scales, dropout, *downs, *ups)  # type: ignore[no-any-return, no-untyped-call]
+    outputs = _Products.apply(x.flatten(0, -2), bases, scales, dropout, *downs, *ups)  # type: ignore[no-untyped-call]
+    return tuple(output.unflatten(0, x.shape[:-1]) for output in outputs)
 
 
 class _Products(torch.autograd.Function):
-    """Of T tokens and n layers with ranks r: read (T, in), x̃ but for its scale, which is part of
-    each layer's own; thin (T, Σr), x̃ Aᵀ; down (Σr, in), all A; ups (out, r), the B."""
+    """x (T, in) → (T, out) of each layer. Of T tokens and layers of rank r: read (T, in), x̃ but
+    for its scale, which is part of each layer's own; thin (T, Σr), x̃ Aᵀ; down (Σr, in), all A;
+    ups (out, r), the B."""
 
     @staticmethod
     def forward(
@@ -106,30 +111,28 @@ class _Products(torch.autograd.Function):
         *adapters: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         dtype = bases[0].weight.dtype
-        flat = x.flatten(0, -2).to(dtype)
+        whole = x.to(dtype)
         halves = [weight.to(dtype) for weight in adapters]
         downs, ups = halves[: len(bases)], halves[len(bases) :]
         ranks = [len(down) for down in downs]
         down = torch.cat(downs) if len(downs) > 1 else downs[0]
-        places = drawn_places(flat.numel(), dropout) if dropout else None
-        read = flat if places is None else _without(flat, places)
+        places = drawn_places(whole.numel(), dropout) if dropout else None
+        read = whole if places is None else _without(whole, places)
         thin = read @ down.T
         outputs = []
         for base, up, part, scale in zip(
             bases, ups, torch.split(thin, ranks, 1), scales, strict=True
         ):
-            output = torch.nn.functional.linear(flat, base.weight, base.bias)
-            output.addmm_(part, up.T, alpha=scale)
-            outputs.append(output.view(*x.shape[:-1], -1))
+            output = torch.nn.functional.linear(whole, base.weight, base.bias)
+            outputs.append(output.addmm_(part, up.T, alpha=scale))
         ctx.save_for_backward(read, thin, down, places, *ups)
-        ctx.bases, ctx.scales, ctx.ranks, ctx.input = bases, scales, ranks, (x.shape, x.dtype)
+        ctx.bases, ctx.scales, ctx.ranks, ctx.dtype = bases, scales, ranks, x.dtype
         return tuple(outputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *of_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         read, thin, down, places, *ups = ctx.saved_tensors
-        gradients = [gradient.flatten(0, -2) for gradient in of_outputs]
         of_thin = torch.empty_like(thin)
         of_ups = []
         parts = (torch.split(tensor, ctx.ranks, 1) for tensor in (thin, of_thin))
@@ -145,8 +148,7 @@ class _Products(torch.autograd.Function):
             for gradient, base in zip(gradients[1:], ctx.bases[1:], strict=True):
                 of_x.addmm_(gradient, base.weight)
             _add_but_at(places, of_x, of_thin, down)
-            shape, dtype = ctx.input
-            of_x = of_x.view(shape).to(dtype)
+            of_x = of_x.to(ctx.dtype)
         return of_x, None, None, None, *of_downs, *of_ups
 
 

@@ -98,12 +98,12 @@ def estimate(
 ) -> MemoryEstimate:
     """The peak of training on that batch, the base's layers shared among so many devices."""
     other = shapes.parameters - shapes.linear_parameters
-    activations = activation_bytes(shapes, settings, batch, device)
+    activations = activation_bytes(shapes, settings, batch, device, shares)
     logits = logits_bytes(shapes, batch, device)
     checkpointed = settings.training.gradient_checkpointing
     if checkpointed:
         # A layer is computed again when the logits' gradient is gone.
-        logits = max(logits, batch.tokens * layer_bytes(shapes, settings, device))
+        logits = max(logits, batch.tokens * layer_bytes(shapes, settings, device, shares))
     parts = {
         **_linear_layers(shapes, settings.quantization, device, shares),
         "embeddings and norms": other * device.compute_bytes,
@@ -146,12 +146,14 @@ def weight_bytes(quantization: Quantization, device: Device) -> float:
     return NF4_WEIGHT + (NF4_CONSTANT_DOUBLE if quantization.double else NF4_CONSTANT)
 
 
-def activation_bytes(shapes: Shapes, settings: Settings, batch: Batch, device: Device) -> float:
+def activation_bytes(
+    shapes: Shapes, settings: Settings, batch: Batch, device: Device, shares: int = 1
+) -> float:
     """What the layers leave for the backward pass: all of it, or (with gradient checkpointing)
     only every layer's input."""
     if settings.training.gradient_checkpointing:
         return float(batch.tokens * shapes.layers * shapes.hidden * device.compute_bytes)
-    return batch.tokens * shapes.layers * layer_bytes(shapes, settings, device)
+    return batch.tokens * shapes.layers * layer_bytes(shapes, settings, device, shares)
 
 
 def logits_bytes(shapes: Shapes, batch: Batch, device: Device) -> float:
@@ -163,22 +165,23 @@ def logits_bytes(shapes: Shapes, batch: Batch, device: Device) -> float:
     return float(shapes.vocabulary * (batch.scored * device.compute_bytes + at_once))
 
 
-def layer_bytes(shapes: Shapes, settings: Settings, device: Device) -> float:
+def layer_bytes(shapes: Shapes, settings: Settings, device: Device, shares: int = 1) -> float:
     """What one layer leaves for the backward pass, a token; LLaMA's layer with sdpa attention.
 
     - norms: two inputs and two inverse roots, in float32;
     - attention: queries, keys, values and its output, in float32 on a CPU, and the float32
       log-sum of every head;
     - the gated product: the gate before and after its activation, and the other factor;
-    - every adapted layer (on a CPU, every group that reads one input): its input after dropout,
-      the dropout's own mask; and the r products.
+    - every adapted layer (with a dequantized base on a CPU, every group that reads one input):
+      its input after dropout, the dropout's own mask; and the r products.
     """
     compute = device.compute_bytes
     norms = 2 * FLOAT32 * (shapes.hidden + 1)
     attended = FLOAT32 if device.kind == "cpu" else compute
     attention = attended * 2 * (shapes.attention + shapes.keys) + FLOAT32 * shapes.heads
     gated = 3 * compute * shapes.intermediate
-    inputs = shapes.lora_joined_inputs if device.kind == "cpu" else shapes.lora_inputs
+    joined = device.kind == "cpu" and shares == 1
+    inputs = shapes.lora_joined_inputs if joined else shapes.lora_inputs
     adapted = inputs * (compute + _dropout_bytes(settings.lora.dropout, device))
     ranks = shapes.lora_modules * settings.lora.rank * compute
     return norms + attention + gated + (adapted + ranks) / shapes.layers

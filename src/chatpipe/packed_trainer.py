@@ -35,8 +35,9 @@ class PackingCollator:
 
 @contextmanager
 def packed_training(model: Any) -> Iterator[None]:
-    """While this lasts, a peft model is trained on packs; its inputs are cast by autocast alone,
-    where peft would cast every layer's to float32 and autocast back."""
+    """While this lasts, a peft model is trained on packs. Inputs are cast by autocast alone, where
+    peft would cast every layer's to float32 and autocast back; on CPUs, LoRA's products are joined
+    and freed memory is kept."""
     on_cpu = next(model.parameters()).device.type == "cpu"
     memory = kept_memory() if on_cpu else nullcontext()
     products = joined_products(model) if on_cpu else nullcontext()

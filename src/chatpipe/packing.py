@@ -75,10 +75,11 @@ Places = npt.NDArray[np.int64]
 def pack(rows: Sequence[TokenizedRow]) -> Pack:
     """One packed row. With T tokens that are computed, of which S are scored:
 
-    input_ids, position_ids: (1, T), each example without what it shares with the one before;
-    layout: where the examples are; kept: (S,), where the token before a scored one is;
-    targets: (S,), the scored tokens; counts: the scored tokens of each example. An example's
-    first token is never scored: nothing of its own is before it.
+    input_ids, position_ids: (1, T), each example without what it shares with the one before, and
+    up to the last token that a scored one is predicted from; layout: where the examples are;
+    kept: (S,), where the token before a scored one is; targets: (S,), the scored tokens; counts:
+    the scored tokens of each example. An example's first token is never scored: nothing of its
+    own is before it.
     """
     ids = [_inputs(row) for row in rows]
     shared = [0, *(_shared(before, after) for before, after in pairwise(ids))]
@@ -171,7 +172,7 @@ def packed_cache(model: Any, packed: Pack) -> list[tuple[torch.Tensor, torch.Ten
 
 
 def places_of_each(layout: Layout) -> list[torch.Tensor]:
-    """Where in the packed row each example's tokens are."""
+    """Where in the packed row each example's tokens are (all of them, if none is scored)."""
     places = layout["places"]
     if places is None:
         places = torch.arange(sum(layout["spans"]), device=layout["key_ends"].device)
