@@ -1,6 +1,7 @@
 """Perplexity: real tokens a second, on the same rows, with the same nats.
 
 The base in full precision, because that is what lm-evaluation-harness loads here:
+  padded      transformers alone, padded batches of 8 rows of like length
   harness-1   lm-evaluation-harness, its Hugging Face backend, batch size 1
   harness-8   the same, batch size 8
   harness-16  the same, batch size 16
@@ -17,7 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+import torch
+from torch.nn.functional import cross_entropy
+
 from benchmarks import harness, rows
+from benchmarks.padded import pad
 from chatpipe.config import Quantization
 from chatpipe.modeling import load_model, load_tokenizer, peak_memory_bytes
 from chatpipe.quiet import quieten
@@ -26,7 +31,7 @@ from chatpipe.tokenization import IGNORED, TokenizedRow
 
 PLAIN = Quantization(method="none")
 BATCH_TOKENS = 2048
-CONTENDERS = ("harness-1", "harness-8", "harness-16", "ours")
+CONTENDERS = ("padded", "harness-1", "harness-8", "harness-16", "ours")
 
 
 def harness_nats(base: Path, held: Sequence[TokenizedRow], batch: int) -> tuple[list[float], float]:
@@ -44,6 +49,26 @@ def harness_nats(base: Path, held: Sequence[TokenizedRow], batch: int) -> tuple[
     return [-answer[0] for answer in answers], time.monotonic() - started
 
 
+def padded_nats(
+    base: Path, held: Sequence[TokenizedRow], batch: int = 8
+) -> tuple[list[float], float]:
+    """(nats of every row, the shortest first, seconds) by transformers alone."""
+    model = load_model(base, None, PLAIN)
+    rows_by_length = sorted(held, key=lambda row: len(row.input_ids))
+    nats: list[float] = []
+    started = time.monotonic()
+    with torch.inference_mode():
+        for first in range(0, len(rows_by_length), batch):
+            padded = pad(rows_by_length[first : first + batch])
+            labels = padded.pop("labels")[:, 1:]
+            logits = model(**padded).logits[:, :-1].float()
+            of_tokens = cross_entropy(
+                logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+            )
+            nats += of_tokens.sum(1).tolist()
+    return nats, time.monotonic() - started
+
+
 def our_nats(base: Path, held: Sequence[TokenizedRow]) -> tuple[list[float], float]:
     """(nats of every row, seconds) by chatpipe."""
     model = load_model(base, None, PLAIN)
@@ -58,6 +83,8 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
     held, _ = rows.tokenized(base, options.file, (options.rows, 0))
     if name == "ours":
         nats, seconds = our_nats(base.path, held)
+    elif name == "padded":
+        nats, seconds = padded_nats(base.path, held)
     else:
         nats, seconds = harness_nats(base.path, held, int(name.rpartition("-")[2]))
     tokens = sum(len(row.input_ids) for row in held)
