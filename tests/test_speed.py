@@ -25,7 +25,7 @@ def base(tmp_path_factory):
     ("module", "theirs", "rows", "floor"),
     [
         ("benchmarks.training", "padded", 24, 1.35),
-        ("benchmarks.evaluation", "padded", 60, 1.2),
+        ("benchmarks.evaluation", "padded", 60, 0.8),
         ("benchmarks.generation", "one-by-one", None, 3.5),
     ],
 )

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from chatpipe.artifacts import Request, home
 from chatpipe.errors import ChatpipeError, ConfigError, StepProcessError, named
@@ -108,9 +108,24 @@ def main(asked: Path, into: Path, outcome: Path) -> None:
         said = {"error": {"type": type(error).__name__, "message": str(error)}}
     if not int(os.environ["RANK"]) or "error" in said:
         outcome.write_text(json.dumps(said), "utf-8")
+    code = 1 if "error" in said else 0
+    if int(os.environ["RANK"]):
+        leave(code)
     if distributed.is_initialized():
         distributed.destroy_process_group()
-    sys.exit(1 if "error" in said else 0)
+    sys.exit(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once. An interpreter that is taken down while a thread of torch's waits
+    for its lock can abort, and the launcher would then end the process that still saves."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
