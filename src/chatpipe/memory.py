@@ -26,7 +26,7 @@ ADAM = 4 * FLOAT32
 CONSTANT = {"cuda": 600 * 2**20, "cpu": 600 * 2**20}
 # What the allocator holds beside what is alive, as a share of activations and logits, whose
 # sizes change from batch to batch: measured of glibc's malloc, assumed of CUDA's.
-ALLOCATOR = {"cuda": 0.1, "cpu": 1.1}
+ALLOCATOR = {"cuda": 0.1, "cpu": 1.35}
 # Layers of a shared base that are whole at once: one is computed, the next one is fetched, and
 # the allocator holds what was copied out of the one before.
 GATHERED = 3
