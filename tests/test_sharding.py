@@ -12,7 +12,7 @@ from bitsandbytes.nn import Linear4bit
 from torch import distributed
 
 from chatpipe.config import Generation, Lora, Quantization
-from chatpipe.distributed import leave
+from chatpipe.distributed import end_at_once
 from chatpipe.generation import complete
 from chatpipe.prompts import template
 from chatpipe.scoring import row_nats
@@ -57,7 +57,8 @@ def _compare(rank, folder, double, checkpointing):
     assert expected.keys() == found.keys() and expected
     assert all(torch.equal(gradient, found[name]) for name, gradient in expected.items())
     assert _held_bytes(shared) * 2 == _held_bytes(whole)
-    leave(0)
+    distributed.destroy_process_group()
+    end_at_once(0)
 
 
 @pytest.mark.slow
@@ -97,7 +98,8 @@ def _train(rank, folder):
     both = [torch.empty_like(trained) for _ in range(2)]
     distributed.all_gather(both, trained)
     assert torch.equal(*both)
-    leave(0)
+    distributed.destroy_process_group()
+    end_at_once(0)
 
 
 @pytest.mark.slow

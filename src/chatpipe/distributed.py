@@ -108,21 +108,17 @@ def main(asked: Path, into: Path, outcome: Path) -> None:
         said = {"error": {"type": type(error).__name__, "message": str(error)}}
     if not int(os.environ["RANK"]) or "error" in said:
         outcome.write_text(json.dumps(said), "utf-8")
-    code = 1 if "error" in said else 0
-    if int(os.environ["RANK"]):
-        leave(code)
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    code = 1 if "error" in said else 0
+    if int(os.environ["RANK"]):
+        end_at_once(code)
     sys.exit(code)
 
 
-def leave(code: int) -> NoReturn:
-    """End this process at once. An interpreter that is taken down while a thread of torch's waits
-    for its lock can abort, and the launcher would then end the process that still saves."""
-    from torch import distributed
-
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+def end_at_once(code: int) -> NoReturn:
+    """End this process without taking its interpreter down: where a thread of torch's still waits
+    for the interpreter's lock, that can abort, and the launcher would end the process that saves."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -56,15 +56,16 @@ class _Drop(torch.autograd.Function):
     def forward(ctx: Any, values: torch.Tensor, places: torch.Tensor, scale: float) -> torch.Tensor:
         ctx.save_for_backward(places)
         ctx.scale = scale
-        return _dropped(values, places, scale)
+        return dropped(values, places, scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (places,) = ctx.saved_tensors
-        return _dropped(gradients[0], places, ctx.scale), None, None
+        return dropped(gradients[0], places, ctx.scale), None, None
 
 
-def _dropped(values: torch.Tensor, places: torch.Tensor, scale: float) -> torch.Tensor:
+def dropped(values: torch.Tensor, places: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """A copy, `scale` times the values, with zeros at those places of them."""
     scaled = values.contiguous() * scale
     scaled.view(-1).index_fill_(0, places, 0)
     return scaled

@@ -19,7 +19,7 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch.autograd.function import once_differentiable
 
-from chatpipe.dropout import drawn_places
+from chatpipe.dropout import drawn_places, dropped
 
 # What transformers' models call the layers that read the same input.
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -117,7 +117,7 @@ class _Products(torch.autograd.Function):
         ranks = [len(down) for down in downs]
         down = torch.cat(downs) if len(downs) > 1 else downs[0]
         places = drawn_places(whole.numel(), dropout) if dropout else None
-        read = whole if places is None else _without(whole, places)
+        read = whole if places is None else dropped(whole, places)
         thin = read @ down.T
         outputs = []
         for base, up, part, scale in zip(
@@ -150,13 +150,6 @@ class _Products(torch.autograd.Function):
             _add_but_at(places, of_x, of_thin, down)
             of_x = of_x.to(ctx.dtype)
         return of_x, None, None, None, *of_downs, *of_ups
-
-
-def _without(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """A copy with zeros at those places."""
-    rest = values.clone(memory_format=torch.contiguous_format)
-    rest.view(-1).index_fill_(0, places, 0)
-    return rest
 
 
 def _add_but_at(
