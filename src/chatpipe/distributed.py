@@ -118,7 +118,7 @@ def main(asked: Path, into: Path, outcome: Path) -> None:
 
 def end_at_once(code: int) -> NoReturn:
     """End this process without taking its interpreter down: where a thread of torch's still waits
-    for the interpreter's lock, that can abort, and the launcher would end the process that saves."""
+    for the interpreter's lock, that can abort, and the launcher would end the one that saves."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
