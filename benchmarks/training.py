@@ -7,7 +7,7 @@ Same rows, same NF4 base, same LoRA, same global batch, same learning rate:
   trl-fast    the same on the dequantized base that chatpipe trains on: packing alone
   ours        chatpipe's packed training
 
-    python -m benchmarks.training [--rounds 3] [--rows 64] [--file ROWS]
+    python -m benchmarks.training [--rounds 3] [--rows 128] [--file ROWS]
                                   [--base DIRECTORY] [--length 2048]
 """
 
@@ -29,7 +29,6 @@ from chatpipe.config import Lora, Quantization, Training
 from chatpipe.finetuning import lora_config, with_adapter
 from chatpipe.global_batches import GlobalBatches
 from chatpipe.modeling import compute_dtype, load_base, load_fast_base, peak_memory_bytes
-from chatpipe.packing import pack, packs
 from chatpipe.quiet import quieten
 from chatpipe.scoring import row_nats
 from chatpipe.shapes import shapes_of
@@ -160,15 +159,16 @@ def _trl(
 def ours(base: Path, train: Rows, folder: str, lora: Lora = LORA, **more: Any) -> Any:
     from transformers import TrainingArguments
 
-    from chatpipe.packed_trainer import PackedTrainer, PackingCollator
+    from chatpipe.packed_trainer import PackedTrainer, PackingCollator, training_lanes
 
     settings = TrainingArguments(**arguments(folder, **{"remove_unused_columns": False, **more}))
     torch.manual_seed(0)
+    model = with_adapter(load_fast_base(base, QUANTIZATION), lora)
     return PackedTrainer(
-        model=with_adapter(load_fast_base(base, QUANTIZATION), lora),
+        model=model,
         args=settings,
         train_dataset=list(train),
-        data_collator=PackingCollator(SETTINGS.micro_batch_tokens),
+        data_collator=PackingCollator(SETTINGS.micro_batch_tokens, training_lanes(model)),
         global_batch_size=GLOBAL_BATCH,
     )
 
@@ -211,20 +211,16 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
         "heldout_loss": sum(row_nats(model, heldout, 1024)) / scored,
         "optimizer_steps": trainer.state.global_step,
         "peak_memory_bytes": peak,
-        "computed_tokens": computed(train) if name == "ours" else tokens,
+        "computed_tokens": computed(train, trainer.data_collator) if name == "ours" else tokens,
     }
 
 
-def computed(train: Rows) -> int:
+def computed(train: Rows, collate: Callable[[Rows], dict[str, Any]]) -> int:
     """The tokens that chatpipe computes in an epoch: what the rows of a pack begin with in common
     counts once."""
     steps = GlobalBatches(len(train), GLOBAL_BATCH, seed=0)
-    groups = [
-        group
-        for step in steps
-        for group in packs([train[i] for i in step], SETTINGS.micro_batch_tokens)
-    ]
-    return sum(pack(group)["input_ids"].numel() for group in groups)
+    packs = [pack for step in steps for pack in collate([train[i] for i in step])["packs"]]
+    return sum(pack["input_ids"].numel() for pack in packs)
 
 
 def base_artifact(options: argparse.Namespace) -> Any:
@@ -262,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--contender")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--base", help="a model directory; the embedded 135M base when left out")
     parser.add_argument("--file", type=Path, help="rows of one's own")
     parser.add_argument("--length", type=int, help="join rows to so many tokens each")

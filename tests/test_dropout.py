@@ -5,7 +5,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from chatpipe.dropout import SparseDropout, draw_dropped_places, places_per_element
+from chatpipe.dropout import (
+    SparseDropout,
+    draw_dropped_places,
+    drawn_from,
+    places_per_element,
+)
 
 DRAWS = 20_000
 
@@ -50,6 +55,19 @@ def test_a_seed_draws_the_same_and_inference_drops_nothing():
     torch.manual_seed(1)
     assert torch.equal(dropout(values), first) and not torch.equal(first, second)
     assert dropout.eval()(values) is values
+
+
+def test_a_seed_of_one_s_own_draws_the_same_whatever_others_draw():
+    dropout, values = SparseDropout(0.5), torch.ones(1000)
+    torch.manual_seed(1)
+    expected = dropout(values)
+    with drawn_from(7):
+        first = dropout(values)
+    torch.manual_seed(1)
+    with drawn_from(7):
+        again = dropout(values)
+    assert torch.equal(first, again) and not torch.equal(first, expected)
+    assert torch.equal(dropout(values), expected)
 
 
 def test_a_place_is_drawn_for_few_elements():

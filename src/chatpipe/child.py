@@ -22,6 +22,9 @@ from chatpipe.errors import ChatpipeError, StepProcessError, named
 from chatpipe.quiet import quieten
 from chatpipe.tether import die_with_parent
 
+# glibc would keep the memory that a thread has freed for that thread.
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+
 OnProgress = Callable[[progress.Progress], None]
 OnLine = Callable[[str], None]
 
@@ -33,7 +36,12 @@ class Child:
     """
 
     def __init__(self) -> None:
-        environment = {**os.environ, "CHATPIPE_CHILD": "1", "CHATPIPE_HOME": str(home())}
+        environment = {
+            **os.environ,
+            **ONE_ARENA,
+            "CHATPIPE_CHILD": "1",
+            "CHATPIPE_HOME": str(home()),
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "chatpipe.child"],
             env={**environment, "PYTHONUNBUFFERED": "1"},

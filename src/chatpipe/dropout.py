@@ -4,17 +4,22 @@ every element, which takes eight times as long and a fifth of a training.
 Each of n elements is to be dropped with probability p, whatever becomes of the others. Draw a
 Poisson number of places, with mean -n ln(1 - p), each anywhere with the same chance: then a Poisson
 number of them, with mean -ln(1 - p), falls on each element, independently of the others (Poisson
-splitting), and none does with probability 1 - p. The numbers are torch's own generator's: seeds
-hold, and so do checkpoints.
+splitting), and none does with probability 1 - p. The numbers are those of torch's own generator, or
+of one seeded from it: seeds hold, and so do checkpoints.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+
+_GENERATOR: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
 
 
 class SparseDropout(torch.nn.Dropout):
@@ -36,8 +41,20 @@ def places_per_element(p: float) -> float:
 def drawn_places(elements: int, p: float) -> torch.Tensor:
     """Places among so many elements, some more than once: every element is one of them with
     probability p (below 1)."""
+    generator = _GENERATOR.get()
     mean = torch.tensor(elements * places_per_element(p), dtype=torch.float64)
-    return torch.randint(elements, (int(torch.poisson(mean)),))
+    count = int(torch.poisson(mean, generator=generator))
+    return torch.randint(elements, (count,), generator=generator)
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """While this lasts, this thread's places are drawn from that seed, whatever others draw."""
+    token = _GENERATOR.set(torch.Generator().manual_seed(seed))
+    try:
+        yield
+    finally:
+        _GENERATOR.reset(token)
 
 
 def draw_dropped_places(model: torch.nn.Module) -> None:

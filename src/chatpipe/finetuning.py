@@ -26,7 +26,7 @@ class Finetune(Request):
     """What an adapter depends on."""
 
     kind: ClassVar[str] = "adapter"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
 
     base: Artifact
@@ -189,7 +189,7 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock, shar
     from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
     from chatpipe import modeling
-    from chatpipe.packed_trainer import PackedTrainer, PackingCollator
+    from chatpipe.packed_trainer import PackedTrainer, PackingCollator, training_lanes
 
     training = request.training
     steps = optimizer_steps(training, len(rows.rows))
@@ -236,7 +236,9 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock, shar
         model=model,
         args=arguments,
         train_dataset=rows.rows,
-        data_collator=PackingCollator(training.micro_batch_tokens),
+        data_collator=PackingCollator(
+            training.micro_batch_tokens, training_lanes(model, arguments.world_size)
+        ),
         global_batch_size=training.global_batch_size,
         in_lockstep=shared,
         callbacks=[Tell(), *tracking.callbacks(request.tracked, _manifest(request))],

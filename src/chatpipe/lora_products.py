@@ -10,6 +10,7 @@ expression above (tested).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -62,8 +63,9 @@ def _is_plain(layer: Any) -> bool:
     return len(active) == 1 and active[0] in layer.lora_A and not others and not biases
 
 
-class Group:
-    """Layers that read the same input: the first one asked computes the outputs of all."""
+class Group(threading.local):
+    """Layers that read the same input: the first one asked computes the outputs of all. Each
+    thread has its own outputs, because several may pass through the model at once."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self.layers = layers

@@ -12,25 +12,41 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 
 from chatpipe.allocator import kept_memory
+from chatpipe.dropout import drawn_from
 from chatpipe.global_batches import EpochLoader, GlobalBatches
+from chatpipe.lanes import lanes_for, most_lanes, side_by_side
 from chatpipe.lora_products import joined_products
 from chatpipe.packing import Pack, pack, packed_attention, packed_nats, packs
 from chatpipe.tokenization import IGNORED, TokenizedRow
+
+Gradients = Sequence[torch.Tensor | None]
 
 # One token, of which nothing is scored.
 NOTHING = TokenizedRow([0], [IGNORED], 0)
 
 
 class PackingCollator:
-    """The rows of an optimizer step → packs of at most `max_tokens` tokens each."""
+    """The rows of an optimizer step → packs, of which at most `most_lanes` are computed at once,
+    with at most `max_tokens` tokens in all of them."""
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, most_lanes: int = 1) -> None:
         self.max_tokens = max_tokens
+        self.most_lanes = most_lanes
 
     def __call__(self, rows: Sequence[TokenizedRow]) -> dict[str, Any]:
-        groups = packs(rows, self.max_tokens)
         # A process without rows goes through the motions, because the others wait for it.
-        return {"packs": [pack(group) for group in groups or [[NOTHING]]]}
+        rows = rows or [NOTHING]
+        lanes = lanes_for(rows, self.max_tokens, self.most_lanes)
+        groups = packs(rows, self.max_tokens // lanes, lanes)
+        return {"packs": [pack(group) for group in groups], "lanes": lanes}
+
+
+def training_lanes(model: Any, processes: int = 1) -> int:
+    """How many packs may be trained on at once: one where processes exchange gradients while they
+    are computed, and where a layer is computed again with the noise that it had (checkpointing),
+    because torch notes and restores that for all threads together."""
+    alone = processes == 1 and not model.is_gradient_checkpointing
+    return most_lanes(model) if alone and model.dtype is not torch.float16 else 1
 
 
 @contextmanager
@@ -93,6 +109,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         scored = torch.tensor(sum(sum(p["counts"]) for p in prepared), device=self.args.device)
         # Processes average their gradients; what is wanted is the mean over all tokens.
         weight = accelerator.num_processes / accelerator.reduce(scored, "sum").clamp(min=1)
+        if inputs["lanes"] > 1:
+            return self._side_by_side(model, prepared, weight, inputs["lanes"])
         loss = torch.zeros((), device=self.args.device)
         for place, packed in enumerate(prepared):
             is_last = place == len(prepared) - 1
@@ -101,6 +119,30 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
                     part = packed_nats(model, packed).sum() * weight
                 accelerator.backward(part)
             loss += part.detach()
+        return loss
+
+    def _side_by_side(
+        self, model: torch.nn.Module, prepared: Sequence[Pack], weight: torch.Tensor, lanes: int
+    ) -> torch.Tensor:
+        """The same with several packs at once. Noise is drawn for each pack and gradients are added
+        in the packs' order, so that a training repeats to the bit."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        seeds = torch.randint(2**62, (len(prepared),)).tolist()
+
+        def gradients(item: tuple[Pack, int]) -> tuple[torch.Tensor, Gradients]:
+            packed, seed = item
+            with drawn_from(seed), self.compute_loss_context_manager():
+                part = packed_nats(model, packed).sum() * weight
+            return part.detach(), torch.autograd.grad(part, trained, allow_unused=True)
+
+        loss = torch.zeros(())
+        for part, found in side_by_side(gradients, zip(prepared, seeds, strict=True), lanes):
+            loss += part
+            for parameter, gradient in zip(trained, found, strict=True):
+                if parameter.grad is None:
+                    parameter.grad = gradient
+                elif gradient is not None:
+                    parameter.grad += gradient
         return loss
 
     def _packs(self, own: list[Pack]) -> list[Pack]:

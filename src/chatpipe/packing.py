@@ -12,6 +12,7 @@ examples: such models are refused.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -142,25 +143,51 @@ def _tensor(parts: Sequence[Places]) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(parts).astype(np.int64, copy=False))
 
 
-def packs(rows: Sequence[TokenizedRow], max_tokens: int) -> list[list[TokenizedRow]]:
+def packs(
+    rows: Sequence[TokenizedRow], max_tokens: int, lanes: int = 1
+) -> list[list[TokenizedRow]]:
     """The rows in groups of at most `max_tokens` tokens, shared ones counted for each of their
-    rows (a longer row stands alone). Rows that begin alike are next to each other."""
-    groups: list[list[TokenizedRow]] = []
-    room = 0
-    for row in sorted(rows, key=lambda row: row.input_ids):
-        length = len(row.input_ids)
-        if not groups or length > room:
-            groups.append([])
-            room = max_tokens
-        groups[-1].append(row)
-        room -= length
-    return groups
+    rows (a longer row stands alone). Rows that begin alike are next to each other. For several
+    lanes there are as many groups as keep all of them busy, with about as much to compute in
+    each."""
+    ordered = sorted(rows, key=lambda row: row.input_ids)
+    lengths = [len(row.input_ids) for row in ordered]
+    starts = _filled(lengths, lengths, max_tokens, max_tokens)
+    if lanes > 1:
+        ids = [np.asarray(row.input_ids) for row in ordered]
+        shared = [0, *(_shared(before, after) for before, after in pairwise(ids))]
+        added = [length - common for length, common in zip(lengths, shared, strict=True)]
+        count = lanes * -(-len(starts) // lanes)
+
+        def filled(most: int) -> list[int]:
+            return _filled(lengths, added, max_tokens, most)
+
+        least = bisect_left(range(max_tokens), True, key=lambda most: len(filled(most)) <= count)
+        starts = filled(least)
+    return [ordered[start:end] for start, end in pairwise([*starts, len(ordered)])]
+
+
+def _filled(
+    lengths: Sequence[int], added: Sequence[int], max_tokens: int, max_computed: int
+) -> list[int]:
+    """Where each group starts, if every group takes as many rows as it may: of its first row
+    `lengths` tokens are computed, of the others those `added` to what they share."""
+    starts: list[int] = []
+    tokens = computed = 0
+    for place, (length, more) in enumerate(zip(lengths, added, strict=True)):
+        tokens += length
+        computed += more
+        if not starts or tokens > max_tokens or computed > max_computed:
+            starts.append(place)
+            tokens = computed = length
+    return starts
 
 
 def packed_logits(model: Any, packed: Pack) -> torch.Tensor:
     """(S, vocabulary): the logits that predict the scored tokens. `model` attends as it does
     within `packed_attention`."""
-    return _forward(model, packed, use_cache=False).logits[0]  # type: ignore[no-any-return]
+    # Not [0], of which the gradient is a copy with zeros beneath.
+    return _forward(model, packed, use_cache=False).logits.squeeze(0)  # type: ignore[no-any-return]
 
 
 def packed_cache(model: Any, packed: Pack) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -96,16 +96,22 @@ def row_nats(
     """
     from accelerate.utils import send_to_device
 
+    from chatpipe.lanes import lanes_for, most_lanes, side_by_side
     from chatpipe.packing import example_nats, pack, packed_attention, packs
 
     placed = [replace(row, index=place) for place, row in enumerate(rows)]
     nats = [0.0] * len(placed)
     device = next(model.parameters()).device
+    lanes = lanes_for(placed, batch_tokens, most_lanes(model))
+    groups = packs(placed, batch_tokens // lanes, lanes)
+
+    def nats_of(group: Sequence[TokenizedRow]) -> list[float]:
+        return example_nats(model, send_to_device(pack(group), device))
+
     done = 0
     with packed_attention(model):
-        for group in packs(placed, batch_tokens):
-            on_device = send_to_device(pack(group), device)
-            for row, value in zip(group, example_nats(model, on_device), strict=True):
+        for group, values in zip(groups, side_by_side(nats_of, groups, lanes), strict=True):
+            for row, value in zip(group, values, strict=True):
                 nats[row.index] = value
             done += len(group)
             if report:

@@ -1,0 +1,64 @@
+"""Packs side by side on a CPU.
+
+Between two products of a model one core dispatches while the others wait, and what is not a product
+runs on one core for the most part. So a few packs are computed at once, each in a thread of its own
+(a lane) with its share of the cores. What is computed of a pack is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+
+from chatpipe.dequantizing import is_quantized
+from chatpipe.sharding import is_sharded
+from chatpipe.tokenization import TokenizedRow
+
+LEAST_TOKENS = 256  # of a lane: shorter ones read the weights for too little
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def most_lanes(model: Any) -> int:
+    """How many passes through the model may be made at once: one for each of torch's threads on a
+    CPU, but one alone where a pass changes what the model holds."""
+    weight = next(model.parameters())
+    fetches = is_quantized(model) or is_sharded(model)
+    if weight.device.type != "cpu" or fetches or _has_moving_positions(model):
+        return 1
+    return torch.get_num_threads()
+
+
+def lanes_for(rows: Sequence[TokenizedRow], max_tokens: int, most: int) -> int:
+    """How many lanes these rows fill, where `max_tokens` may be held at once in all of them."""
+    lengths = [len(row.input_ids) for row in rows]
+    tokens = min(max_tokens, sum(lengths))
+    return max(1, min(most, tokens // max([LEAST_TOKENS, *lengths])))
+
+
+def side_by_side(
+    function: Callable[[Item], Result], items: Iterable[Item], lanes: int
+) -> Iterator[Result]:
+    """The function's results in the order of the items, so many at once. What a thread has of its
+    own (autocast, gradients on or off) is for the function to set."""
+    if lanes == 1:
+        yield from map(function, items)
+        return
+    threads = torch.get_num_threads()
+    try:
+        share = (max(1, threads // lanes),)
+        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=share) as pool:
+            yield from pool.map(function, items)
+    finally:
+        torch.set_num_threads(threads)  # new threads, and MKL, would go by the lanes' number
+
+
+def _has_moving_positions(model: Any) -> bool:
+    """Whether rotary frequencies follow the longest row that was seen (transformers'
+    dynamic_rope_update)."""
+    kinds = (str(getattr(module, "rope_type", "")) for module in model.modules())
+    return any("dynamic" in kind or "longrope" in kind for kind in kinds)

@@ -1,0 +1,218 @@
+"""Packs side by side: what comes out is what comes out of one after another."""
+
+import threading
+from functools import partial
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+
+from chatpipe import lanes
+from chatpipe.config import Lora, Quantization
+from chatpipe.finetuning import with_adapter
+from chatpipe.lanes import lanes_for, most_lanes, side_by_side
+from chatpipe.modeling import load_base
+from chatpipe.packed_trainer import PackedTrainer, PackingCollator, packed_training, training_lanes
+from chatpipe.packing import pack, packs
+from chatpipe.scoring import row_nats
+from chatpipe.tokenization import IGNORED, TokenizedRow
+
+
+def rows_of(*lengths, seed=0):
+    """Rows that begin with the same four tokens; half of each is scored."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for index, length in enumerate(lengths):
+        ids = [5, 6, 7, 8, *torch.randint(9, 64, (length - 4,), generator=generator).tolist()]
+        made.append(TokenizedRow(ids, [IGNORED] * (length // 2) + ids[length // 2 :], index))
+    return made
+
+
+ROWS = rows_of(*(9 + 7 * n % 29 for n in range(24)))
+
+
+def small(**settings):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = LlamaConfig(vocab_size=64, **shape, num_attention_heads=4, **settings)
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def short_lanes(monkeypatch):
+    """Lanes for rows as short as those here, on a machine with at least two cores."""
+    monkeypatch.setattr(lanes, "LEAST_TOKENS", 16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_the_order_of_the_items_though_computed_at_once():
+    everyone = threading.Barrier(3, timeout=60)
+    first_is_last = threading.Event()
+
+    def third_first(number):
+        everyone.wait()  # breaks unless three are under way together
+        if number == 2:
+            first_is_last.set()
+        assert number != 0 or first_is_last.wait(60)
+        return number
+
+    assert list(side_by_side(third_first, range(3), lanes=3)) == [0, 1, 2]
+
+
+def test_each_lane_has_its_share_of_the_cores_and_the_process_has_all_of_them_again():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        shares = list(side_by_side(lambda _: torch.get_num_threads(), range(2), lanes=2))
+        assert shares == [2, 2] and torch.get_num_threads() == 4
+        thread = []
+        new = threading.Thread(target=lambda: thread.append(torch.get_num_threads()))
+        new.start()
+        new.join()
+        assert thread == [4]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_after_an_error_nothing_else_is_begun():
+    begun = []
+
+    def fail(number):
+        begun.append(number)
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(side_by_side(fail, range(1000), lanes=2))
+    assert len(begun) < 1000
+
+
+@pytest.mark.parametrize(
+    ("lengths", "max_tokens", "most", "expected"),
+    [
+        ([100] * 16, 2048, 2, 2),
+        ([100] * 16, 2048, 64, 6),  # of 256 tokens
+        ([100] * 16, 256, 2, 1),  # no more at once than is allowed
+        ([100] * 3, 2048, 2, 1),  # too little for two
+        ([100] * 16 + [1500], 2048, 2, 1),  # two rows as long would be too many tokens at once
+        ([4000], 2048, 2, 1),
+    ],
+)
+def test_lanes_are_as_many_as_the_tokens_fill(lengths, max_tokens, most, expected):
+    assert lanes_for(rows_of(*lengths), max_tokens, most) == expected
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_lanes_get_as_many_packs_with_as_much_to_compute(count):
+    rows = rows_of(*(20 + 13 * n % 61 for n in range(200)))
+    groups = packs(rows, 500, count)
+    assert sorted(row.index for group in groups for row in group) == list(range(200))
+    assert len(groups) % count == 0 and len(groups) < len(packs(rows, 500)) + count
+    assert max(sum(len(row.input_ids) for row in group) for group in groups) <= 500
+    computed = [pack(group)["input_ids"].numel() for group in groups]
+    assert max(computed) - min(computed) <= 80  # the longest row
+
+
+def test_fewer_rows_than_lanes_are_a_pack_each():
+    assert [len(group) for group in packs(rows_of(9, 12), 500, 4)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
+        {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "factor": 2.0,
+                "rope_theta": 10000.0,
+                "short_factor": [1.0] * 4,
+                "long_factor": [2.0] * 4,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ],
+)
+def test_a_model_that_changes_as_it_reads_has_one_lane(settings, short_lanes):
+    assert most_lanes(small(**settings)) == 1
+    assert most_lanes(small()) == 2
+
+
+def test_a_quantized_model_has_one_lane(tiny_model_dir, short_lanes):
+    assert most_lanes(load_base(tiny_model_dir, Quantization())) == 1
+
+
+def test_training_has_one_lane_where_noise_or_gradients_are_everybody_s(short_lanes):
+    model = with_adapter(small(), Lora(rank=2))
+    assert training_lanes(model) == 2 and training_lanes(model, processes=2) == 1
+    assert training_lanes(with_adapter(small().half(), Lora(rank=2))) == 1
+    checkpointed = small()
+    checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
+    assert training_lanes(with_adapter(checkpointed, Lora(rank=2))) == 1
+
+
+def test_rows_score_the_same(short_lanes, monkeypatch):
+    model = small()
+    at_once = row_nats(model, ROWS, 128)
+    monkeypatch.setattr("chatpipe.lanes.most_lanes", lambda _: 1)
+    assert at_once == pytest.approx(row_nats(model, ROWS, 128), rel=1e-5)
+
+
+def trained(lanes, folder, dropout=0.0):
+    """(losses, adapter) of three epochs; plain SGD, because Adam makes whole steps of rounding
+    errors."""
+    model = with_adapter(small(), Lora(rank=2, dropout=dropout))
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        optim="sgd",
+        num_train_epochs=3,
+        learning_rate=1.0,
+        logging_steps=1,
+        use_cpu=True,
+        remove_unused_columns=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=0,
+    )
+    trainer = PackedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=ROWS,
+        data_collator=PackingCollator(96, lanes),
+        global_batch_size=8,
+    )
+    with packed_training(model):
+        trainer.train()
+    losses = [item["loss"] for item in trainer.state.log_history if "loss" in item]
+    return losses, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def test_a_training_goes_as_with_one_pack_after_another(short_lanes, tmp_path):
+    losses, adapter = trained(1, tmp_path)
+    at_once_losses, at_once = trained(2, tmp_path)
+    assert at_once_losses == pytest.approx(losses, rel=1e-4)
+    assert losses[-1] < losses[0]
+    for name, weight in adapter.items():
+        assert torch.allclose(at_once[name], weight, rtol=1e-3, atol=1e-6), name
+
+
+def test_a_training_with_dropout_repeats_to_the_bit(short_lanes, tmp_path):
+    first, again, without = (partial(trained, 2, tmp_path)(dropout=p) for p in (0.3, 0.3, 0.0))
+    assert first[0] == again[0] != without[0]
+    assert all(torch.equal(again[1][name], weight) for name, weight in first[1].items())
+
+
+def test_packs_of_a_step_have_noise_of_their_own(short_lanes, tmp_path, monkeypatch):
+    """And not all of them the same."""
+    from chatpipe import packed_trainer
+
+    seeds = []
+    drawn_from = packed_trainer.drawn_from
+    monkeypatch.setattr(
+        packed_trainer, "drawn_from", lambda seed: seeds.append(seed) or drawn_from(seed)
+    )
+    trained(2, tmp_path, dropout=0.3)
+    assert len(set(seeds)) == len(seeds) >= 18
