@@ -38,12 +38,14 @@ def contend(module: str, contenders: Sequence[str], rounds: int, options: Sequen
 
 
 def in_process(module: str, arguments: Sequence[str]) -> Result:
-    """What that module says of one contender."""
+    """What that module says of one contender, ours in the environment that chatpipe gives its
+    own processes."""
+    of_ours = ONE_ARENA if arguments[0] == "ours" else {}
     done = subprocess.run(
         [sys.executable, "-m", module, "--contender", *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, **ONE_ARENA, "TOKENIZERS_PARALLELISM": "false"},
+        env={**os.environ, **of_ours, "TOKENIZERS_PARALLELISM": "false"},
     )
     said = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not said:

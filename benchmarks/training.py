@@ -7,7 +7,7 @@ Same rows, same NF4 base, same LoRA, same global batch, same learning rate:
   trl-fast    the same on the dequantized base that chatpipe trains on: packing alone
   ours        chatpipe's packed training
 
-    python -m benchmarks.training [--rounds 3] [--rows 128] [--file ROWS]
+    python -m benchmarks.training [--rounds 3] [--rows 96] [--file ROWS]
                                   [--base DIRECTORY] [--length 2048]
 """
 
@@ -258,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--contender")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--base", help="a model directory; the embedded 135M base when left out")
     parser.add_argument("--file", type=Path, help="rows of one's own")
     parser.add_argument("--length", type=int, help="join rows to so many tokens each")

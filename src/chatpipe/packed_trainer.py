@@ -45,7 +45,7 @@ def training_lanes(model: Any, processes: int = 1) -> int:
     """How many packs may be trained on at once: one where processes exchange gradients while they
     are computed, and where a layer is computed again with the noise that it had (checkpointing),
     because torch notes and restores that for all threads together."""
-    alone = processes == 1 and not model.is_gradient_checkpointing
+    alone = processes == 1 and not model.is_activation_checkpointing
     return most_lanes(model) if alone and model.dtype is not torch.float16 else 1
 
 
