@@ -1,13 +1,13 @@
 """Packs side by side: what comes out is what comes out of one after another."""
 
 import threading
-from functools import partial
+import time
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
-from chatpipe import lanes
+from chatpipe import lanes, packed_trainer
 from chatpipe.config import Lora, Quantization
 from chatpipe.finetuning import with_adapter
 from chatpipe.lanes import lanes_for, most_lanes, side_by_side
@@ -40,11 +40,20 @@ def small(**settings):
 
 @pytest.fixture
 def short_lanes(monkeypatch):
-    """Lanes for rows as short as those here, on a machine with at least two cores."""
+    """Lanes for rows as short as those here, as on two cores; how many lanes were used, call by
+    call."""
+    used = []
+
+    def noted(function, items, lanes):
+        used.append(lanes)
+        return side_by_side(function, items, lanes)
+
     monkeypatch.setattr(lanes, "LEAST_TOKENS", 16)
+    monkeypatch.setattr(lanes, "side_by_side", noted)
+    monkeypatch.setattr(packed_trainer, "side_by_side", noted)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield
+    yield used
     torch.set_num_threads(before)
 
 
@@ -80,20 +89,30 @@ def test_each_lane_has_its_share_of_the_cores_and_the_process_has_all_of_them_ag
 def test_after_an_error_nothing_else_is_begun():
     begun = []
 
-    def fail(number):
+    def first_fails(number):
         begun.append(number)
-        raise RuntimeError("out of memory")
+        if number == 0:
+            raise RuntimeError("out of memory")
+        time.sleep(0.05)
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(side_by_side(fail, range(1000), lanes=2))
-    assert len(begun) < 1000
+        list(side_by_side(first_fails, range(1000), lanes=2))
+    assert len(begun) <= 4
+
+
+def test_no_more_results_wait_than_there_are_lanes_and_one():
+    taken, made = [], []
+    for result in side_by_side(lambda n: made.append(n) or n, range(20), lanes=2):
+        assert len(made) <= len(taken) + 4
+        taken.append(result)
+    assert taken == list(range(20))
 
 
 @pytest.mark.parametrize(
     ("lengths", "max_tokens", "most", "expected"),
     [
         ([100] * 16, 2048, 2, 2),
-        ([100] * 16, 2048, 64, 6),  # of 256 tokens
+        ([100] * 16, 2048, 64, 4),  # of 256 tokens: 6, of which 4 share 64 cores evenly
         ([100] * 16, 256, 2, 1),  # no more at once than is allowed
         ([100] * 3, 2048, 2, 1),  # too little for two
         ([100] * 16 + [1500], 2048, 2, 1),  # two rows as long would be too many tokens at once
@@ -153,29 +172,50 @@ def test_training_has_one_lane_where_noise_or_gradients_are_everybody_s(short_la
     assert training_lanes(with_adapter(checkpointed, Lora(rank=2))) == 1
 
 
+@pytest.mark.parametrize("name", ["attention_dropout", "resid_pdrop", "router_jitter_noise"])
+def test_a_base_with_noise_of_its_own_has_one_lane_in_training(short_lanes, name):
+    noisy = small(**{name: 0.1})
+    assert training_lanes(with_adapter(noisy, Lora(rank=2))) == 1
+    assert most_lanes(noisy) == 2
+
+
+def test_all_lanes_together_hold_no_more_tokens_than_one_may(short_lanes):
+    step = PackingCollator(96, 2)(ROWS)
+    assert step["lanes"] == 2
+    assert all(2 * sum(packed["layout"]["spans"]) <= 96 for packed in step["packs"])
+
+
 def test_rows_score_the_same(short_lanes, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        "chatpipe.packing.pack", lambda rows: sizes.append(tokens_of(rows)) or pack(rows)
+    )
     model = small()
     at_once = row_nats(model, ROWS, 128)
-    monkeypatch.setattr("chatpipe.lanes.most_lanes", lambda _: 1)
+    assert short_lanes == [2] and max(sizes) <= 64
+    monkeypatch.setattr(lanes, "most_lanes", lambda _: 1)
     assert at_once == pytest.approx(row_nats(model, ROWS, 128), rel=1e-5)
 
 
-def trained(lanes, folder, dropout=0.0):
-    """(losses, adapter) of three epochs; plain SGD, because Adam makes whole steps of rounding
-    errors."""
-    model = with_adapter(small(), Lora(rank=2, dropout=dropout))
+def tokens_of(rows):
+    return sum(len(row.input_ids) for row in rows)
+
+
+def trained(lanes, folder, dropout=0.0, **settings):
+    """(losses, adapter) of three epochs; plain SGD if nothing else is said, because Adam makes
+    whole steps of rounding errors."""
+    lora = {"target_modules": settings.pop("target_modules", "all-linear"), "dropout": dropout}
+    model = with_adapter(small(), Lora(rank=2, **lora))
     arguments = TrainingArguments(
         output_dir=str(folder),
-        optim="sgd",
-        num_train_epochs=3,
-        learning_rate=1.0,
+        **{"optim": "sgd", "learning_rate": 1.0, "num_train_epochs": 3, **settings},
         logging_steps=1,
         use_cpu=True,
         remove_unused_columns=False,
-        save_strategy="no",
         report_to="none",
         disable_tqdm=True,
         seed=0,
+        **{} if "save_steps" in settings else {"save_strategy": "no"},
     )
     trainer = PackedTrainer(
         model=model,
@@ -184,31 +224,54 @@ def trained(lanes, folder, dropout=0.0):
         data_collator=PackingCollator(96, lanes),
         global_batch_size=8,
     )
+    checkpoint = str(folder / "checkpoint-4") if (folder / "checkpoint-4").is_dir() else None
     with packed_training(model):
-        trainer.train()
+        trainer.train(resume_from_checkpoint=checkpoint)
     losses = [item["loss"] for item in trainer.state.log_history if "loss" in item]
     return losses, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def test_a_training_goes_as_with_one_pack_after_another(short_lanes, tmp_path):
     losses, adapter = trained(1, tmp_path)
+    assert not short_lanes
     at_once_losses, at_once = trained(2, tmp_path)
+    assert short_lanes == [2] * 9
     assert at_once_losses == pytest.approx(losses, rel=1e-4)
     assert losses[-1] < losses[0]
     for name, weight in adapter.items():
         assert torch.allclose(at_once[name], weight, rtol=1e-3, atol=1e-6), name
 
 
+def test_an_adapted_embedding_learns_the_same(short_lanes, tmp_path):
+    """peft reads it transposed, so its gradient lies transposed in memory, and the fused optimizer
+    reads memory."""
+    more = {
+        "optim": "adamw_torch_fused",
+        "learning_rate": 1e-2,
+        "target_modules": ("embed_tokens",),
+    }
+    losses, _ = trained(1, tmp_path, **more)
+    at_once, _ = trained(2, tmp_path, **more)
+    assert at_once == pytest.approx(losses, rel=1e-3)
+    assert losses[0] - losses[-1] > 0.05
+
+
 def test_a_training_with_dropout_repeats_to_the_bit(short_lanes, tmp_path):
-    first, again, without = (partial(trained, 2, tmp_path)(dropout=p) for p in (0.3, 0.3, 0.0))
+    first, again, without = (trained(2, tmp_path, dropout=p) for p in (0.3, 0.3, 0.0))
+    assert short_lanes == [2] * 27
     assert first[0] == again[0] != without[0]
     assert all(torch.equal(again[1][name], weight) for name, weight in first[1].items())
 
 
+def test_a_resumed_training_with_dropout_goes_on_to_the_bit(short_lanes, tmp_path):
+    _, whole = trained(2, tmp_path, dropout=0.3, save_steps=4)
+    _, resumed = trained(2, tmp_path, dropout=0.3, save_steps=4)
+    assert short_lanes == [2] * (9 + 5)
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+
+
 def test_packs_of_a_step_have_noise_of_their_own(short_lanes, tmp_path, monkeypatch):
     """And not all of them the same."""
-    from chatpipe import packed_trainer
-
     seeds = []
     drawn_from = packed_trainer.drawn_from
     monkeypatch.setattr(

@@ -37,8 +37,8 @@ class Child:
 
     def __init__(self) -> None:
         environment = {
-            **os.environ,
             **ONE_ARENA,
+            **os.environ,
             "CHATPIPE_CHILD": "1",
             "CHATPIPE_HOME": str(home()),
         }

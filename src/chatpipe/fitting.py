@@ -37,8 +37,8 @@ def this_device(quantization: Quantization) -> Device:
 
 
 def largest_pack(training: Training, rows: int, longest: int, scored_share: float) -> Batch:
-    """The most that one forward pass may get: a full pack, the longest row alone, or all rows of
-    an optimizer step."""
+    """The most that is computed at once: as many tokens as are allowed, the longest row alone, or
+    all rows of an optimizer step."""
     step = longest * min(training.global_batch_size, rows)
     size = max(longest, min(training.micro_batch_tokens, step))
     return Batch(tokens=size, scored=round(size * scored_share))

@@ -2,13 +2,15 @@
 
 Between two products of a model one core dispatches while the others wait, and what is not a product
 runs on one core for the most part. So a few packs are computed at once, each in a thread of its own
-(a lane) with its share of the cores. What is computed of a pack is the same.
+(a lane) with its share of the cores. Losses and gradients are those of one pack after another, but
+for rounding.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -34,10 +36,14 @@ def most_lanes(model: Any) -> int:
 
 
 def lanes_for(rows: Sequence[TokenizedRow], max_tokens: int, most: int) -> int:
-    """How many lanes these rows fill, where `max_tokens` may be held at once in all of them."""
+    """How many lanes these rows fill, where `max_tokens` may be held at once in all of them; a
+    divisor of `most`, so that no core is left over."""
     lengths = [len(row.input_ids) for row in rows]
     tokens = min(max_tokens, sum(lengths))
-    return max(1, min(most, tokens // max([LEAST_TOKENS, *lengths])))
+    filled = tokens // max([LEAST_TOKENS, *lengths])
+    return max(
+        lanes for lanes in range(1, most + 1) if most % lanes == 0 and lanes <= max(1, filled)
+    )
 
 
 def side_by_side(
@@ -49,12 +55,37 @@ def side_by_side(
         yield from map(function, items)
         return
     threads = torch.get_num_threads()
+    share = max(1, threads // lanes)
+    # For this thread too, which would wait for cores that the lanes keep busy.
+    torch.set_num_threads(share)
     try:
-        share = (max(1, threads // lanes),)
-        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=share) as pool:
-            yield from pool.map(function, items)
+        with ThreadPoolExecutor(
+            lanes, initializer=torch.set_num_threads, initargs=(share,)
+        ) as pool:
+            yield from _windowed(pool, function, items, lanes)
     finally:
-        torch.set_num_threads(threads)  # new threads, and MKL, would go by the lanes' number
+        torch.set_num_threads(threads)
+
+
+def _windowed(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    lanes: int,
+) -> Iterator[Result]:
+    """As `pool.map`, but only one more than there are lanes is under way or waits to be taken,
+    because gradients are large; after an error nothing else is begun."""
+    window: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            if len(window) > lanes:
+                yield window.popleft().result()
+            window.append(pool.submit(function, item))
+        while window:
+            yield window.popleft().result()
+    finally:
+        for future in window:
+            future.cancel()
 
 
 def _has_moving_positions(model: Any) -> bool:

@@ -62,8 +62,8 @@ class Settings(Protocol):
 
 
 class Batch(BaseModel):
-    """A packed micro-batch: its tokens, and how many of them are scored. Tokens that its rows share
-    are counted for each of them, so an estimate is an upper bound."""
+    """What is computed at once, in one pack or in several: its tokens, and how many are scored.
+    Tokens that rows share are counted for each of them, so an estimate is an upper bound."""
 
     model_config = ConfigDict(frozen=True)
 

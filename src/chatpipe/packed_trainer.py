@@ -43,10 +43,23 @@ class PackingCollator:
 
 def training_lanes(model: Any, processes: int = 1) -> int:
     """How many packs may be trained on at once: one where processes exchange gradients while they
-    are computed, and where a layer is computed again with the noise that it had (checkpointing),
-    because torch notes and restores that for all threads together."""
-    alone = processes == 1 and not model.is_activation_checkpointing
-    return most_lanes(model) if alone and model.dtype is not torch.float16 else 1
+    are computed, where a scaler needs all of them (float16), and where threads would draw from one
+    source of noise: that of the base itself, or what a layer that is computed again
+    (checkpointing) had."""
+    alone = processes == 1 and model.dtype is not torch.float16
+    noisy = model.is_activation_checkpointing or _has_noise(model.config.get_text_config())
+    return most_lanes(model) if alone and not noisy else 1
+
+
+def _has_noise(config: Any) -> bool:
+    """Whether the base drops or jitters anything in training, as transformers' configurations
+    name it."""
+    names = ("dropout", "pdrop", "jitter")
+    return any(
+        isinstance(value, float) and value > 0
+        for name, value in config.to_dict().items()
+        if any(part in name for part in names)
+    )
 
 
 @contextmanager
@@ -124,8 +137,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
     def _side_by_side(
         self, model: torch.nn.Module, prepared: Sequence[Pack], weight: torch.Tensor, lanes: int
     ) -> torch.Tensor:
-        """The same with several packs at once. Noise is drawn for each pack and gradients are added
-        in the packs' order, so that a training repeats to the bit."""
+        """Backward through several packs at once. Noise is drawn for each pack and gradients are
+        added in the packs' order, so that a training repeats to the bit."""
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         seeds = torch.randint(2**62, (len(prepared),)).tolist()
 
@@ -140,7 +153,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
             loss += part
             for parameter, gradient in zip(trained, found, strict=True):
                 if parameter.grad is None:
-                    parameter.grad = gradient
+                    # torch's fused optimizers read it as the parameter lies in memory.
+                    parameter.grad = gradient if gradient is None else gradient.contiguous()
                 elif gradient is not None:
                     parameter.grad += gradient
         return loss

@@ -148,8 +148,7 @@ def packs(
 ) -> list[list[TokenizedRow]]:
     """The rows in groups of at most `max_tokens` tokens, shared ones counted for each of their
     rows (a longer row stands alone). Rows that begin alike are next to each other. For several
-    lanes there are as many groups as keep all of them busy, with about as much to compute in
-    each."""
+    lanes there are, where the rows allow it, as many for each, with about as much to compute."""
     ordered = sorted(rows, key=lambda row: row.input_ids)
     lengths = [len(row.input_ids) for row in ordered]
     starts = _filled(lengths, lengths, max_tokens, max_tokens)

@@ -24,7 +24,7 @@ class Score(Request):
     """One model on one held-out set; no adapter means the base itself."""
 
     kind: ClassVar[str] = "scores"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     base: Artifact
     adapter: Artifact | None
@@ -92,7 +92,8 @@ def row_nats(
 ) -> list[float]:
     """Σ −log p of the scored tokens of each row, in the order of `rows`.
 
-    Rows are packed and do not see each other, so a row's value does not depend on its company.
+    Rows are packed and do not see each other, so a row's value depends on its company by rounding
+    alone.
     """
     from accelerate.utils import send_to_device
 
