@@ -41,6 +41,7 @@ bench: $(STAMP) ## run the benchmarks (40 minutes) and write benchmarks/results/
 	$(BIN)/python -m benchmarks.loss_curves
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.generation --models 4
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.data_at_scale --rows 100000 1000000 10000000 --json benchmarks/results/data_at_scale.json
 

@@ -3,46 +3,55 @@ greedy text is the same.
 
   one-by-one  `generate` for each prompt alone, on bitsandbytes' NF4 layers
   fast-alone  the same on the dequantized base that chatpipe asks: batching alone
-  ours        chatpipe's batch over all prompts
+  by-model    chatpipe's batch over the prompts of one model after the other
+  peft        one padded batch over all models on the dequantized base, by peft's `adapter_names`
+  ours        chatpipe's batch over all prompts (and all models)
 
-    python -m benchmarks.generation [--rounds 3] [--tokens 32]
+    python -m benchmarks.generation [--rounds 3] [--tokens 32] [--models 4]
+
+With several models, the prompts are dealt out among the base and adapters on it.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks import harness, rows
-from chatpipe.config import Generation, Quantization
-from chatpipe.generation import complete
+from chatpipe.completion import Completion, complete, completion_of, sampling
+from chatpipe.config import Generation, Lora, Quantization
 from chatpipe.modeling import load_base, load_fast_base, load_tokenizer
 from chatpipe.prompts import render, template
 from chatpipe.quiet import quieten
 from chatpipe.tokenization import Encoder
 
 CONTENDERS = ("one-by-one", "fast-alone", "ours")
+OF_MODELS = ("one-by-one", "by-model", "peft", "ours")
 PROMPTS = 32
+
+# Of prompts and the adapters that they are for.
+Answering = Callable[[list[str], list[str | None]], list[Completion]]
 
 
 def run(name: str, options: argparse.Namespace) -> harness.Result:
     quieten()
     base = rows.base_model(options.base).path
     load = load_base if name == "one-by-one" else load_fast_base
-    model = load(base, Quantization())
+    model, names = with_adapters(load(base, Quantization()), options.models - 1)
     alpaca = template("alpaca")
     encoder = Encoder(load_tokenizer(base), alpaca, "all", 1 << 20)
     asked = rows.examples(None).select(["instruction", "input"]).to_pylist()[:PROMPTS]
     prompts = [render(alpaca, row["instruction"], row["input"]) for row in asked]
-    settings = Generation(max_new_tokens=options.tokens)
-    complete(model, encoder, prompts[:1], settings)  # the first one warms up
+    through = sorted((names[n % len(names)] for n in range(PROMPTS)), key=names.index)
+    answering = _answering(name, model, encoder, Generation(max_new_tokens=options.tokens))
+    answering(prompts[-1:], through[-1:])  # the first one warms up
     started = time.monotonic()
-    if name == "ours":
-        answers = complete(model, encoder, prompts, settings)
-    else:
-        answers = [complete(model, encoder, [prompt], settings)[0] for prompt in prompts]
+    answers = answering(prompts, through)
     seconds = time.monotonic() - started
     tokens = sum(answer.tokens for answer in answers)
     return {
@@ -53,20 +62,89 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
     }
 
 
+def with_adapters(model: Any, count: int) -> tuple[Any, list[str | None]]:
+    """The model with so many adapters of random weights, and the names of all models: None is
+    the base."""
+    import torch
+    from peft import get_peft_model
+
+    from chatpipe.finetuning import lora_config
+
+    if not count:
+        return model, [None]
+    names = [f"random-{number}" for number in range(count)]
+    adapted = get_peft_model(model, lora_config(Lora()), adapter_name=names[0])
+    for name in names[1:]:
+        adapted.add_adapter(name, lora_config(Lora()))
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.01)
+    return adapted.eval(), [None, *names]
+
+
+def _answering(name: str, model: Any, encoder: Encoder, settings: Generation) -> Answering:
+    def together(prompts: list[str], through: list[str | None]) -> list[Completion]:
+        return complete(model, encoder, prompts, settings, through)
+
+    def alone(prompts: list[str], through: list[str | None]) -> list[Completion]:
+        asked = zip(prompts, through, strict=True)
+        return [together([prompt], [adapter])[0] for prompt, adapter in asked]
+
+    def by_model(prompts: list[str], through: list[str | None]) -> list[Completion]:
+        asked = zip(prompts, through, strict=True)
+        parts = ((of, list(pairs)) for of, pairs in groupby(asked, lambda pair: pair[1]))
+        return [
+            answer
+            for adapter, pairs in parts
+            for answer in together([prompt for prompt, _ in pairs], [adapter] * len(pairs))
+        ]
+
+    def by_peft(prompts: list[str], through: list[str | None]) -> list[Completion]:
+        return mixed_by_peft(model, encoder, prompts, through, settings)
+
+    return {"ours": together, "by-model": by_model, "peft": by_peft}.get(name, alone)
+
+
+def mixed_by_peft(
+    model: Any,
+    encoder: Encoder,
+    prompts: list[str],
+    through: list[str | None],
+    settings: Generation,
+) -> list[Completion]:
+    """As peft's documentation has it: one padded batch, an adapter's name for every row."""
+    import torch
+
+    tokenizer = encoder.tokenizer
+    tokenizer.pad_token = tokenizer.eos_token
+    ids = {"input_ids": encoder.prompt_ids(prompts)}
+    padded = tokenizer.pad(ids, padding_side="left", return_tensors="pt")
+    names = [name or "__base__" for name in through]
+    with torch.no_grad():
+        out = model.generate(
+            **padded, adapter_names=names, **sampling(settings, tokenizer.eos_token_id)
+        )
+    width = padded["input_ids"].shape[1]
+    return [completion_of(row[width:].tolist(), tokenizer) for row in out]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--contender")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--models", type=int, default=1, help="the base, and adapters on it")
     parser.add_argument("--base", help="a model directory; the embedded 135M base when left out")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
         harness.say(run(options.contender, options))
         return
-    passed = [f"--tokens={options.tokens}"]
+    passed = [f"--tokens={options.tokens}", f"--models={options.models}"]
     passed += [f"--base={options.base}"] if options.base else []
-    found = harness.contend("benchmarks.generation", CONTENDERS, options.rounds, passed)
+    contenders = OF_MODELS if options.models > 1 else CONTENDERS
+    found = harness.contend("benchmarks.generation", contenders, options.rounds, passed)
     ratios = {
         name: harness.ratio(found, "tokens_per_s", "ours", name) for name in found if name != "ours"
     }
@@ -76,7 +154,7 @@ def main() -> None:
     pairs = list(zip(texts["one-by-one"], texts["ours"], strict=True))
     different = [pair for pair in pairs if pair[0] != pair[1]]
     harness.table(
-        f"Generation, {PROMPTS} prompts",
+        f"Generation, {PROMPTS} prompts, models: {options.models}",
         [
             {
                 "contender": name,
@@ -91,7 +169,8 @@ def main() -> None:
         print(f"  alone:    {alone!r}\n  together: {together!r}")
     command = f"python -m benchmarks.generation --rounds {options.rounds} {' '.join(passed)}"
     found_all = {"rounds": found, "ratios": ratios, "different": different}
-    harness.write("generation", command, found_all)
+    several = f"_{options.models}_models" if options.models > 1 else ""
+    harness.write(f"generation{several}", command, found_all)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError, GateError
 from chatpipe.gating import Regression, Verdict
 from chatpipe.loading import load_variant, names
 from chatpipe.published import Published
+from chatpipe.sources import FetchModel
 from flows.entering import check_home
 from flows.placement import Placement, placement_if_online
 from flows.story import Model, base_model, heldout_sets, measured
@@ -50,8 +51,11 @@ def reevaluate(
     check_home()
     found = _published(variants)
     gpu = placement_if_online(gpu_workers)
+    others = [tuned for model in found.values() if (tuned := _if_here(model))]
     with steps.MEASURING.kept():
-        checks = [_check(name, model, tolerance, gpu) for name, model in found.items()]
+        checks = [
+            _check(name, model, _How(tolerance, gpu, others)) for name, model in found.items()
+        ]
     summary = [sentence for check in checks for sentence in check.sentences()]
     page = trend.write_page(summary)
     showing.show_trend(trend.trend_rows(history.read()), page)
@@ -113,20 +117,38 @@ def _latest(variant: Variant) -> Published | ChatpipeError | None:
         return error
 
 
-def _check(name: str, model: Published | ChatpipeError, tolerance: float, gpu: Placement) -> _Check:
+@dataclass(frozen=True)
+class _How:
+    """How all are checked; others: what may be asked in the company of one."""
+
+    tolerance: float
+    gpu: Placement
+    others: Sequence[Model]
+
+
+def _if_here(model: Published | ChatpipeError) -> Model | None:
+    """That adapter on its base, if both are in this store."""
+    if isinstance(model, ChatpipeError):
+        return None
+    request = FetchModel.of(model.variant.base_model)
+    base = store().find(request.kind, request.key())
+    return Model(model.variant, base, model.adapter, model.corpus) if base else None
+
+
+def _check(name: str, model: Published | ChatpipeError, how: _How) -> _Check:
     """The check of one variant; what goes wrong in it does not keep the others from theirs."""
     if isinstance(model, ArtifactError):
         return _Check(name, damage=model)
     if isinstance(model, ChatpipeError):
         return _Check(name, error=model)
     try:
-        return _Check(name, _measure(model, tolerance, gpu))
+        return _Check(name, _measure(model, how))
     except Exception as error:
         get_run_logger().exception("%s could not be checked", name)
         return _Check(name, error=error)
 
 
-def _measure(model: Published, tolerance: float, gpu: Placement) -> Verdict:
+def _measure(model: Published, how: _How) -> Verdict:
     """Score, ask, record and judge one adapter."""
     variant = model.variant
     _, heldout = heldout_sets([variant])
@@ -134,8 +156,8 @@ def _measure(model: Published, tolerance: float, gpu: Placement) -> Verdict:
     tuned = Model(variant, base, model.adapter, model.corpus)
     held = map(store().held, tuned.scores(heldout).values())
     unchanged = [artifact.key for artifact in held if artifact]
-    entries = history.entries_of(measured([tuned], heldout, gpu), heldout, unchanged)
-    return gating.record(entries, tolerance)
+    found = measured([tuned], heldout, how.gpu, how.others)
+    return gating.record(history.entries_of(found, heldout, unchanged), how.tolerance)
 
 
 def _tell(check: _Check) -> None:

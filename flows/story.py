@@ -102,14 +102,19 @@ def fine_tuned(
 
 
 def measured(
-    models: Sequence[Model], heldout: Mapping[str, Artifact], gpu: Placement
+    models: Sequence[Model],
+    heldout: Mapping[str, Artifact],
+    gpu: Placement,
+    others: Sequence[Model] = (),
 ) -> list[Measured]:
-    """Score every model on every held-out set, and ask it the panel."""
+    """Score every model on every held-out set, and ask it the panel; the others are measured after
+    them, in the same process."""
     gpu.build_ahead([(f"measure {model.name}", _steps(model, heldout)) for model in models])
     # Base by base, so that each is loaded once; the given order is kept in what comes out.
     by_base = sorted(enumerate(models), key=lambda item: _base_key(item[1].variant))
     with steps.MEASURING.kept():
-        found = {place: _measured(model, heldout) for place, model in by_base}
+        asked = [model.asked() for model in [*models, *others]]
+        found = {place: _measured(model, heldout, asked) for place, model in by_base}
     return [found[place] for place in range(len(models))]
 
 
@@ -135,7 +140,7 @@ def _steps(model: Model, heldout: Mapping[str, Artifact]) -> list[AskedStep]:
     return [*on_sets, AskedStep.of(model.asked(), model.name)]
 
 
-def _measured(model: Model, heldout: Mapping[str, Artifact]) -> Measured:
+def _measured(model: Model, heldout: Mapping[str, Artifact], asked: Sequence[Ask]) -> Measured:
     scores = {
         data: steps.score(request, f"{model.name} on {data}")
         for data, request in model.scores(heldout).items()
@@ -147,7 +152,7 @@ def _measured(model: Model, heldout: Mapping[str, Artifact]) -> Measured:
         adapter=model.adapter,
         corpus=model.corpus,
         scores=scores,
-        generations=steps.ask(model.asked(), model.name),
+        generations=steps.ask(model.asked(), model.name, asked),
     )
 
 

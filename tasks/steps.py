@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prefect.logging import get_run_logger
 
-from chatpipe.artifacts import Artifact, store
+from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.child import SharedChild
+from chatpipe.company import AskInCompany
 from chatpipe.corpus import Merge, Normalize
 from chatpipe.finetuning import Finetune
 from chatpipe.generation import Ask
@@ -60,9 +63,10 @@ def score(request: Score, label: str) -> Artifact:
 
 
 @step(task_run_name="ask {label}")
-def ask(request: Ask, label: str) -> Artifact:
-    """A model's answers to the panel."""
-    return _in_child(request, f"ask {label}", MEASURING)
+def ask(request: Ask, label: str, others: Sequence[Ask] = ()) -> Artifact:
+    """A model's answers to the panel. While MEASURING is kept, the others are asked with it, as far
+    as they may be; their own tasks then have little to do."""
+    return _in_child(request, f"ask {label}", MEASURING, AskInCompany.of(request, others))
 
 
 @step(task_run_name="report")
@@ -72,8 +76,15 @@ def make_report(request: MakeReport) -> Artifact:
 
 
 def _in_child(
-    request: Finetune | Score | Ask | FetchModel, label: str, child: SharedChild | None = None
+    request: Finetune | Score | Ask | FetchModel,
+    label: str,
+    child: SharedChild | None = None,
+    told: Request | None = None,
 ) -> Artifact:
+    """What was requested, built in that child (or one of its own), which is told the request, or
+    another one that gives the same."""
     build = (child or SharedChild()).build
     with progress_shown(label) as (on_progress, on_line):
-        return store().obtain(request, lambda into: build(request, into, on_progress, on_line))
+        return store().obtain(
+            request, lambda into: build(told or request, into, on_progress, on_line)
+        )

@@ -83,10 +83,10 @@ def test_the_model_card_says_what_it_was_made_from_and_names_no_directory_of_our
 
 def test_an_adapter_leaves_no_trace_on_a_base_that_is_kept(request_):
     adapter = store().obtain(request_)
-    base = (request_.base.path, None, request_.quantization)
+    base = (request_.base.path, [], request_.quantization)
     with lent_model(*base) as model:
         before = logits(model)
-    with lent_model(request_.base.path, adapter.path, request_.quantization) as model:
+    with lent_model(request_.base.path, [adapter.path], request_.quantization) as model:
         tuned = logits(model)
     with lent_model(*base) as model:
         after = logits(model)
@@ -98,7 +98,7 @@ def test_an_adapter_leaves_no_trace_on_a_base_that_is_kept(request_):
 def test_inference_computes_what_training_computed(request_):
     """On a CPU the weights are dequantized once; NF4's own forward in training is the reference."""
     trained_on = load_base(request_.base.path, request_.quantization).train()
-    with lent_model(request_.base.path, None, request_.quantization) as model:
+    with lent_model(request_.base.path, [], request_.quantization) as model:
         assert torch.equal(logits(trained_on), logits(model))
 
 
@@ -178,10 +178,10 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(request_, tmp_path):
 
 @pytest.mark.parametrize("at_once", [2, 64])
 def test_a_batch_is_answered_like_each_prompt_alone(tiny_model_dir, monkeypatch, at_once):
-    from chatpipe import generation
-    from chatpipe.generation import complete
+    from chatpipe import completion
+    from chatpipe.completion import complete
 
-    monkeypatch.setattr(generation, "AT_ONCE", at_once)
+    monkeypatch.setattr(completion, "AT_ONCE", at_once)
 
     model = load_base(tiny_model_dir, Quantization(method="none", compute_dtype="float32"))
     encoder = Encoder(load_tokenizer(tiny_model_dir), template("alpaca"), "all", 4096)
@@ -198,7 +198,7 @@ def test_a_batch_is_answered_like_each_prompt_alone(tiny_model_dir, monkeypatch,
 
 def test_the_output_layer_is_not_copied_for_every_prompt_of_a_batch(tiny_model_dir):
     """torch multiplies a strided slice by as many copies of the weight as it has rows."""
-    from chatpipe.generation import complete
+    from chatpipe.completion import complete
 
     model = load_base(tiny_model_dir, Quantization(method="none", compute_dtype="float32"))
     encoder = Encoder(load_tokenizer(tiny_model_dir), template("alpaca"), "all", 4096)

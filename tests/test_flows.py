@@ -80,6 +80,12 @@ def test_every_model_is_scored_on_every_set_and_answers_every_prompt(first):
     assert not report.seen()
 
 
+def test_base_and_adapter_answer_in_one_batch(first):
+    assert first
+    together = [seal["details"]["models_asked_together"] for seal in store().seals("generations")]
+    assert together == [2, 2]
+
+
 def test_a_second_run_is_all_cached(first, settings):
     assert run(variant(settings))[1] == []
 

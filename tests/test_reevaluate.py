@@ -14,6 +14,7 @@ import yaml
 from chatpipe import history, published
 from chatpipe.artifacts import home, store
 from chatpipe.errors import ArtifactError, GateError
+from chatpipe.generation import Ask
 from chatpipe.loading import load_variant
 from tests.requests import prefect_for_tests
 from tests.rows import alpaca_rows, dialogue_rows, write_jsonl
@@ -153,6 +154,27 @@ def test_an_adapter_is_scored_on_rows_that_came_after_it(first, folder):
     grown = {e.heldout: e.scored for e in added if e.heldout_digest != before[0].heldout_digest}
     assert grown == {"re-a": "built", "re-a + re-d": "built", "re-d": "unchanged"}
     assert added[0].rows > before[0].rows
+
+
+def test_adapters_of_one_base_are_asked_together(first, folder):
+    made, _ = first
+    more = ("training.seed=5", "generation.max_new_tokens=5")
+    another = variant(folder, *more).model_copy(update={"name": "another"})
+    trained(another)
+    longer = made.model_copy(update={"generation": another.generation})
+    store().forget(store().root / asked_of(another))
+    state, error, built = reevaluate(longer, another)
+    assert state.name == "Completed", error
+    assert built == ["generations"] * 2
+    newest = sorted(store().seals("generations"), key=lambda seal: seal["created"])[-2:]
+    assert [seal["details"]["models_asked_together"] for seal in newest] == [2, 2]
+
+
+def asked_of(made):
+    """Where in the store the answers of that variant's adapter are."""
+    base, adapter = published.find(made)
+    request = Ask.of(made, base, adapter)
+    return f"{request.kind}/{request.key()}"
 
 
 def test_a_worse_adapter_under_the_same_name_fails_the_run_with_a_state_and_an_event(first, folder):

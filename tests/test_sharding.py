@@ -11,9 +11,9 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import distributed
 
+from chatpipe.completion import complete
 from chatpipe.config import Generation, Lora, Quantization
 from chatpipe.distributed import end_at_once
-from chatpipe.generation import complete
 from chatpipe.prompts import template
 from chatpipe.scoring import row_nats
 from chatpipe.tokenization import Encoder, TokenizedRow

@@ -16,6 +16,7 @@ STEPS = {
     "chatpipe.finetuning": ("Finetune",),
     "chatpipe.scoring": ("Score",),
     "chatpipe.generation": ("Ask",),
+    "chatpipe.completion": (),  # of which Ask is made
     "chatpipe.reporting": ("MakeReport",),
 }
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from chatpipe.completion import sampling
 from chatpipe.config import Generation, PromptTemplate, Quantization
-from chatpipe.generation import sampling
 from chatpipe.prompts import render
 from chatpipe.tokenization import Encoder
 

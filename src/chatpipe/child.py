@@ -157,13 +157,15 @@ def _died(request: Request, code: int, last_line: str) -> StepProcessError:
 
 
 def _steps() -> dict[str, type[Request]]:
+    from chatpipe.company import AskInCompany
     from chatpipe.finetuning import Finetune
     from chatpipe.generation import Ask
     from chatpipe.planning import MakePlan
     from chatpipe.scoring import Score
     from chatpipe.sources import FetchModel
 
-    return {step.__name__: step for step in (MakePlan, FetchModel, Finetune, Score, Ask)}
+    steps = (MakePlan, FetchModel, Finetune, Score, Ask, AskInCompany)
+    return {step.__name__: step for step in steps}
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ def this_device(quantization: Quantization) -> Device:
     """Where this process would train: its GPU, or its processors."""
     import gc
 
-    import psutil
     import torch
 
     from chatpipe import modeling
@@ -26,12 +25,11 @@ def this_device(quantization: Quantization) -> Device:
         # A base that is no longer used is in reference cycles, then in torch's cache.
         gc.collect()
         torch.cuda.empty_cache()
-    free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
     return Device(
         kind="cuda" if cuda else "cpu",
         name=modeling.device_name(),
         compute_bytes=modeling.compute_dtype(quantization).itemsize,
-        free_bytes=free,
+        free_bytes=modeling.free_memory_bytes(),
         count=distributed.processes(),
     )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import platform
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -48,6 +49,13 @@ def _cpu_model() -> str:
 def library_versions() -> dict[str, str]:
     """Version of every library that the numbers depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def free_memory_bytes() -> int:
+    """What is free now: of the GPU where there is one, else of main memory."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)
 
 
 def peak_memory_bytes() -> int:
@@ -149,20 +157,23 @@ def load_streamed_base(path: Path, quantization: Quantization) -> Any:
 
 def load_model(base: Path, adapter: Path | None, quantization: Quantization) -> Any:
     """The base, with the adapter on it where there is one, ready for inference."""
-    return _with_adapter(_load_for_inference(base, quantization), adapter)
+    adapters = {adapter.name: adapter} if adapter else {}
+    return _with_adapters(_load_for_inference(base, quantization), adapters)
 
 
 @contextmanager
-def lent_model(base: Path, adapter: Path | None, quantization: Quantization) -> Iterator[Any]:
-    """As load_model, on a base that this process keeps for the next model of the same base.
+def lent_model(base: Path, adapters: Sequence[Path], quantization: Quantization) -> Iterator[Any]:
+    """As load_model, on a base that this process keeps for the next models of the same base. Each
+    adapter has its directory's name; the first one is on.
 
-    The adapter is taken off again afterwards, so no model leaves a trace in another's figures.
+    They are taken off again afterwards, so no model leaves a trace in another's figures.
     """
-    model = _with_adapter(_kept_base(base, quantization), adapter)
+    kept = _kept_base(base, quantization)
+    model = _with_adapters(kept, {path.name: path for path in adapters})
     try:
         yield model
     finally:
-        if adapter is not None:
+        if model is not kept:
             model.unload()
 
 
@@ -179,13 +190,16 @@ def _kept_base(path: Path, quantization: Quantization) -> Any:
     return _KEPT[path, quantization]
 
 
-def _with_adapter(model: Any, adapter: Path | None) -> Any:
-    if adapter is None:
+def _with_adapters(model: Any, adapters: Mapping[str, Path]) -> Any:
+    if not adapters:
         return model
     from peft import PeftModel
 
     from chatpipe.sharding import bring
 
-    adapted = PeftModel.from_pretrained(model, adapter).eval()
+    (first, path), *others = adapters.items()
+    adapted = PeftModel.from_pretrained(model, path, adapter_name=first)
+    for name, path in others:
+        adapted.load_adapter(path, adapter_name=name)
     bring(adapted, device())  # peft puts it where the base's weights are, if only to be fetched
-    return adapted
+    return adapted.eval()

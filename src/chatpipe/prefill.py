@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 from transformers import DynamicCache
 
+from chatpipe.mixed_adapters import through
 from chatpipe.packing import pack, packed_attention, packed_cache, packs, places_of_each
 from chatpipe.tokenization import IGNORED, TokenizedRow
 
 AT_ONCE = 4096  # tokens of a pack
 
 
-def prefill(model: Any, prompts: Sequence[list[int]]) -> DynamicCache:
+def prefill(
+    model: Any, prompts: Sequence[list[int]], adapters: Sequence[str | None]
+) -> DynamicCache:
     """What `generate` goes on from: in every layer keys and values (N, key heads, W - 1, size) of
     N prompts, padded on the left to W tokens, without each prompt's last token. Padding is zeros,
-    which the attention mask hides."""
+    which the attention mask hides. Each prompt is read through its adapter, or by the base."""
     width = max(map(len, prompts)) - 1
     rows = [TokenizedRow(ids[:-1], [IGNORED] * (len(ids) - 1), n) for n, ids in enumerate(prompts)]
     device = next(model.parameters()).device
     made: list[tuple[torch.Tensor, ...]] = []
     with torch.no_grad(), packed_attention(model):
-        for group in packs([row for row in rows if row.input_ids], AT_ONCE):
+        for adapter, group in _packs(rows, adapters):
             packed = send_to_device(pack(group), device)
-            layers = packed_cache(model, packed)
+            with through(model, adapter):
+                layers = packed_cache(model, packed)
             made = made or [_padding(layer, len(prompts), width) for layer in layers]
             for row, places in zip(group, places_of_each(packed["layout"]), strict=True):
                 for whole, part in zip(made, layers, strict=True):
@@ -36,6 +41,17 @@ def prefill(model: Any, prompts: Sequence[list[int]]) -> DynamicCache:
     for number, (keys, values) in enumerate(made):
         cache.update(keys, values, number)
     return cache
+
+
+def _packs(
+    rows: Sequence[TokenizedRow], adapters: Sequence[str | None]
+) -> list[tuple[str | None, list[TokenizedRow]]]:
+    """What is read at once, and through what: rows of one adapter that have tokens."""
+    return [
+        (adapter, group)
+        for adapter, of_one in groupby(rows, lambda row: adapters[row.index])
+        for group in packs([row for row in of_one if row.input_ids], AT_ONCE)
+    ]
 
 
 def _padding(layer: tuple[torch.Tensor, ...], prompts: int, width: int) -> tuple[torch.Tensor, ...]:

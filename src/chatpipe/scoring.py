@@ -64,11 +64,11 @@ class Score(Request):
         encoded = {kind: encoder.encode(table) for kind, encoder in kinds.items()}
         if not all(tokenized.rows for tokenized in encoded.values()):
             raise DataError(f"no held-out row fits into evaluation.max_length {self.max_length}.")
-        adapter = self.adapter.path if self.adapter else None
+        adapters = [self.adapter.path] if self.adapter else []
         # Together: where both templates make the same of a row, it is computed once.
         rows = [row for tokenized in encoded.values() for row in tokenized.rows]
         report = Reporter(len(rows), "rows")
-        with modeling.lent_model(self.base.path, adapter, self.quantization) as model:
+        with modeling.lent_model(self.base.path, adapters, self.quantization) as model:
             streamed = sharding.is_sharded(model)
             nats = iter(row_nats(model, rows, self.batch_tokens, report))
         columns = [

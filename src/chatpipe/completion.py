@@ -1,0 +1,161 @@
+"""Prompts completed in batches, by one model or by several adapters of one base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from chatpipe.config import Generation
+from chatpipe.progress import Reporter
+from chatpipe.tokenization import Encoder
+
+AT_ONCE = 64  # prompts in a batch, whose caches are in memory together
+CACHE_SHARE = 1 / 3  # of the memory that is free
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote: text, its tokens (EOS included), and why it stopped: eos or length."""
+
+    text: str
+    tokens: int
+    stop: str
+
+
+def complete(
+    model: Any,
+    encoder: Encoder,
+    prompts: Sequence[str],
+    generation: Generation,
+    adapters: Sequence[str | None] | None = None,
+) -> list[Completion]:
+    """Complete the prompts, as many at once as there is room for; the same seed gives the same
+    text. Each passes through its adapter, by name, or through the base alone where that is None;
+    all through the one that is on, where nothing is said of them."""
+    from transformers import set_seed
+
+    from chatpipe.mixed_adapters import active
+
+    through = [active(model)] * len(prompts) if adapters is None else adapters
+    questions = list(map(Question, encoder.prompt_ids(prompts), through))
+    completions = []
+    for together in _mixable(model, questions, generation):
+        set_seed(generation.seed)
+        for batch in _batches(model, together, generation.max_new_tokens):
+            completions += _complete_batch(model, encoder, batch, generation)
+    return completions
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt's tokens and the adapter that goes on from them; None: the base alone."""
+
+    ids: list[int]
+    adapter: str | None
+
+
+def _mixable(
+    model: Any, questions: Sequence[Question], generation: Generation
+) -> list[list[Question]]:
+    """Questions in runs that may share batches: all, unless the adapters cannot be mixed, or the
+    answers are sampled: every model then has random numbers of its own."""
+    from chatpipe.mixed_adapters import can_mix
+
+    if generation.temperature == 0 and can_mix(model):
+        return [list(questions)]
+    return [list(of_one) for _, of_one in groupby(questions, lambda question: question.adapter)]
+
+
+def _batches(
+    model: Any, questions: Sequence[Question], new_tokens: int
+) -> Iterator[list[Question]]:
+    """As many questions as AT_ONCE says and the memory has room for, in their order."""
+    room = _room_tokens(model)
+    batch: list[Question] = []
+    width = 0
+    for question in questions:
+        width = max(width, len(question.ids) + new_tokens)
+        if len(batch) == AT_ONCE or (batch and (len(batch) + 1) * width > room):
+            yield batch
+            batch, width = [], len(question.ids) + new_tokens
+        batch.append(question)
+    if batch:
+        yield batch
+
+
+def _room_tokens(model: Any) -> int:
+    """Tokens whose keys and values take no more than a share of the memory that is free: a cache is
+    copied as it grows."""
+    from chatpipe.modeling import free_memory_bytes
+
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    of_token = 2 * config.num_hidden_layers * key_heads * size * model.dtype.itemsize
+    return int(CACHE_SHARE * free_memory_bytes() / of_token)
+
+
+def _complete_batch(
+    model: Any, encoder: Encoder, questions: Sequence[Question], generation: Generation
+) -> list[Completion]:
+    """One left-padded batch."""
+    import torch
+
+    from chatpipe.mixed_adapters import can_mix, row_by_row, through
+    from chatpipe.prefill import prefill
+
+    ids = [question.ids for question in questions]
+    adapters = [question.adapter for question in questions]
+    width = max(map(len, ids))
+    device = next(model.parameters()).device
+    eos = encoder.tokenizer.eos_token_id
+    padded = torch.tensor([[eos] * (width - len(row)) + row for row in ids], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
+    report = Reporter(generation.max_new_tokens, "tokens")
+
+    def tell(so_far: Any, scores: Any, **_: Any) -> Any:
+        """A stopping criterion that never stops: transformers' hook after every token."""
+        report(so_far.shape[1] - width)
+        return torch.zeros(so_far.shape[0], dtype=torch.bool, device=so_far.device)
+
+    read = prefill(model, ids, adapters)
+    decoding = row_by_row(model, adapters) if can_mix(model) else through(model, adapters[0])
+    with torch.no_grad(), decoding:
+        out = model.generate(
+            input_ids=padded,
+            attention_mask=mask,
+            past_key_values=read,
+            stopping_criteria=[tell],
+            **sampling(generation, eos),
+        )
+    return [completion_of(row[width:].tolist(), encoder.tokenizer) for row in out]
+
+
+def sampling(generation: Generation, eos: int) -> dict[str, Any]:
+    """transformers' arguments for those settings; the model's own defaults are not used."""
+    from transformers import GenerationConfig
+
+    chosen: dict[str, Any] = {"do_sample": False}
+    if generation.temperature > 0:
+        chosen = {
+            "do_sample": True,
+            "temperature": generation.temperature,
+            "top_p": generation.top_p,
+            "top_k": 0,
+        }
+    config = GenerationConfig(
+        max_new_tokens=generation.max_new_tokens, eos_token_id=eos, pad_token_id=eos, **chosen
+    )
+    return {"generation_config": config}
+
+
+def completion_of(ids: list[int], tokenizer: Any) -> Completion:
+    """Those new tokens up to the EOS, if there is one."""
+    eos = tokenizer.eos_token_id
+    stopped = eos in ids
+    written = ids[: ids.index(eos)] if stopped else ids
+    text = tokenizer.decode(written, skip_special_tokens=True).strip()
+    return Completion(text, len(written) + stopped, "eos" if stopped else "length")

@@ -1,0 +1,89 @@
+"""The panel asked of several models in one batch: each request still gives its own artifact."""
+
+import json
+
+import pytest
+
+from chatpipe.artifacts import store
+from chatpipe.child import SharedChild
+from chatpipe.company import MODELS_AT_ONCE, AskInCompany
+from chatpipe.config import BaseModelRef, Generation, Prompt, Quantization
+from chatpipe.generation import Ask
+from chatpipe.prompts import template
+from chatpipe.sources import FetchModel
+from tests.adapters import RandomAdapter
+
+
+@pytest.fixture
+def asks(chatpipe_home, tiny_model_dir):
+    """A base and two adapters on it."""
+    base = store().obtain(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
+    adapters = [store().obtain(RandomAdapter(base=base, seed=seed)) for seed in (1, 2)]
+    return [
+        Ask(
+            base=base,
+            adapter=adapter,
+            prompt_template=template("alpaca"),
+            quantization=Quantization(compute_dtype="float32"),
+            panel=(Prompt(id="a", instruction="Hello?"), Prompt(id="b", instruction="Why?")),
+            generation=Generation(max_new_tokens=4),
+            asked=("template",) if adapter else ("template", "raw"),
+        )
+        for adapter in (None, *adapters)
+    ]
+
+
+def changed(ask, **settings):
+    return ask.model_copy(update=settings)
+
+
+def test_who_may_join(asks):
+    first, *others = asks
+    assert AskInCompany.of(first, asks).company == tuple(others)
+    longer = changed(others[0], generation=Generation(max_new_tokens=5))
+    plain = changed(others[0], quantization=Quantization(method="none"))
+    assert AskInCompany.of(first, [longer, plain]).company == ()
+    sampled = [changed(ask, generation=Generation(temperature=1.0)) for ask in asks]
+    assert AskInCompany.of(sampled[0], sampled).company == ()
+    many = [changed(first, panel=(Prompt(id=f"p{n}", instruction="?"),)) for n in range(20)]
+    assert len(AskInCompany.of(first, many).company) == MODELS_AT_ONCE - 1
+    long_panel = tuple(Prompt(id=f"p{n}", instruction="?") for n in range(30))
+    assert AskInCompany.of(changed(first, panel=long_panel), others).company == ()
+
+
+def test_what_was_answered_before_is_not_asked_again(asks):
+    first, second, third = asks
+    store().obtain(second)
+    assert AskInCompany.of(first, asks).company == (third,)
+
+
+@pytest.mark.slow
+def test_answers_are_those_of_each_model_alone_and_the_second_request_finds_its_own(asks, tmp_path):
+    alone = []
+    for n, ask in enumerate(asks):
+        into = tmp_path / f"alone-{n}"
+        into.mkdir()
+        details = ask.build(into)
+        assert details["models_asked_together"] == 1
+        alone.append(json.loads((into / "answers.json").read_text("utf-8")))
+    assert alone[0][0]["text"] != alone[1][0]["text"] != alone[2][0]["text"]
+
+    child, tokens = SharedChild(), []
+    with child.kept():
+        for ask, expected in zip(asks, alone, strict=True):
+            heard = []
+            asked = AskInCompany.of(ask, asks)
+            made = store().obtain(
+                ask,
+                lambda into, asked=asked, heard=heard: child.build(
+                    asked, into, heard.append, lambda line: None
+                ),
+            )
+            tokens.append(len(heard))
+            assert json.loads((made.path / "answers.json").read_text("utf-8")) == expected
+            assert made.details()["models_asked_together"] == 3
+            others = {other.adapter.key for other in asks if other.adapter} - {
+                ask.adapter and ask.adapter.key
+            }
+            assert not others & {step["key"] for step in made.lineage()}
+    assert tokens[0] and not any(tokens[1:]), "the others were asked again"

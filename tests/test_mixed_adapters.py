@@ -1,0 +1,120 @@
+"""Adapters of one base in one batch: each row comes out as from its own model alone."""
+
+import pytest
+import torch
+
+from chatpipe import completion, modeling
+from chatpipe.artifacts import store
+from chatpipe.completion import complete
+from chatpipe.config import BaseModelRef, Generation, Lora, Quantization
+from chatpipe.mixed_adapters import can_mix, row_by_row
+from chatpipe.prompts import template
+from chatpipe.sources import FetchModel
+from chatpipe.tokenization import Encoder
+from tests.adapters import RandomAdapter
+
+EXACT = Quantization(method="none", compute_dtype="float32")
+PROMPTS = ["How are you?", "The quick brown fox jumps over", "a", "Be brief, and be kind."]
+SETTINGS = Generation(max_new_tokens=12)
+
+
+@pytest.fixture
+def base(chatpipe_home, tiny_model_dir):
+    return store().obtain(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
+
+
+@pytest.fixture
+def adapters(base):
+    """Of two ranks, and of layers that are not all the same."""
+    few = Lora(rank=2, alpha=6, target_modules=("q_proj", "down_proj"))
+    shapes = ({"seed": 1}, {"seed": 2, "lora": few})
+    return [store().obtain(RandomAdapter(base=base, **shape)) for shape in shapes]
+
+
+@pytest.fixture
+def encoder(base):
+    return Encoder(modeling.load_tokenizer(base.path), template("alpaca"), "all", 4096)
+
+
+def lent(base, adapters):
+    return modeling.lent_model(base.path, [adapter.path for adapter in adapters], EXACT)
+
+
+def alone(base, adapter, encoder, prompts=PROMPTS, settings=SETTINGS):
+    with lent(base, [adapter] if adapter else []) as model:
+        return complete(model, encoder, prompts, settings)
+
+
+def together(base, adapters, encoder, through, settings=SETTINGS):
+    """Every prompt asked of each of those models, in one call."""
+    names = [adapter.key if adapter else None for adapter in through for _ in PROMPTS]
+    with lent(base, adapters) as model:
+        return complete(model, encoder, PROMPTS * len(through), settings, names)
+
+
+@pytest.mark.parametrize("quantization", [EXACT, Quantization(compute_dtype="float32")])
+def test_every_row_has_the_logits_of_its_own_model(base, adapters, quantization):
+    ids = torch.arange(3, 43).reshape(4, 10)
+    models = [adapters[1], None, adapters[0], adapters[1]]
+    expected = []
+    for model, row in zip(models, ids, strict=True):
+        with modeling.lent_model(base.path, [model.path] if model else [], quantization) as one:
+            expected.append(one(row[None]).logits[0])
+    paths = [adapter.path for adapter in adapters]
+    with modeling.lent_model(base.path, paths, quantization) as every:
+        with row_by_row(every, [model and model.key for model in models]):
+            found = every(ids).logits
+        after = every(ids[2:3]).logits[0]  # the first adapter is on, as before
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    assert (expected[0] - found[1]).abs().max() > 0.1, "the adapters do nothing"
+    torch.testing.assert_close(after, expected[2])
+
+
+@pytest.mark.parametrize("at_once", [3, 64])
+def test_each_model_writes_what_it_writes_alone(base, adapters, encoder, monkeypatch, at_once):
+    monkeypatch.setattr(completion, "AT_ONCE", at_once)
+    through = [adapters[0], None, adapters[1]]
+    apart = [answer for model in through for answer in alone(base, model, encoder)]
+    assert together(base, adapters, encoder, through) == apart
+    assert len({answer.text for answer in apart[:: len(PROMPTS)]}) == 3
+
+
+def test_sampled_text_does_not_depend_on_who_else_is_asked(base, adapters, encoder):
+    sampled = SETTINGS.model_copy(update={"temperature": 1.0})
+    through = [adapters[0], None, adapters[1]]
+    apart = [
+        answer for model in through for answer in alone(base, model, encoder, settings=sampled)
+    ]
+    assert together(base, adapters, encoder, through, sampled) == apart
+    assert apart != together(base, adapters, encoder, through)
+
+
+def test_an_adapter_of_another_kind_is_asked_by_itself(base, adapters, encoder):
+    embedding = Lora(rank=4, alpha=8, target_modules=("embed_tokens", "v_proj"))
+    other = store().obtain(RandomAdapter(base=base, seed=3, lora=embedding))
+    with lent(base, [*adapters, other]) as model:
+        assert not can_mix(model)
+    through = [other, None, adapters[0]]
+    apart = [answer for model in through for answer in alone(base, model, encoder)]
+    assert together(base, [*adapters, other], encoder, through) == apart
+
+
+def test_a_batch_is_no_larger_than_the_memory_that_is_free(base, encoder, monkeypatch):
+    """2 layers of 4 heads of 16 numbers: 2 · 2 · 64 · 4 = 1,024 bytes a token."""
+    sizes = []
+    complete_batch = completion._complete_batch
+
+    def counted(model, encoder, questions, generation):
+        sizes.append(len(questions))
+        return complete_batch(model, encoder, questions, generation)
+
+    monkeypatch.setattr(completion, "_complete_batch", counted)
+    longest = max(map(len, encoder.prompt_ids(PROMPTS))) + SETTINGS.max_new_tokens
+    whole = alone(base, None, encoder)
+    monkeypatch.setattr(modeling, "free_memory_bytes", lambda: 3 * 1024 * 2 * longest)
+    assert alone(base, None, encoder) == whole
+    assert sizes[0] == 4 and max(sizes[1:]) in (2, 3) and sum(sizes[1:]) == 4
+    sizes.clear()
+    monkeypatch.setattr(modeling, "free_memory_bytes", lambda: 0)
+    assert alone(base, None, encoder) == whole
+    assert sizes == [1] * 4
