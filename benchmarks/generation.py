@@ -17,41 +17,64 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import groupby, takewhile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+from peft import get_peft_model
+
 from benchmarks import harness, rows
 from chatpipe.completion import Completion, complete, completion_of, sampling
 from chatpipe.config import Generation, Lora, Quantization
+from chatpipe.finetuning import lora_config
+from chatpipe.mixed_adapters import through
 from chatpipe.modeling import load_base, load_fast_base, load_tokenizer
 from chatpipe.prompts import render, template
 from chatpipe.quiet import quieten
 from chatpipe.tokenization import Encoder
 
 CONTENDERS = ("one-by-one", "fast-alone", "ours")
-OF_MODELS = ("one-by-one", "by-model", "peft", "ours")
+OF_MODELS = ("one-by-one", "fast-alone", "by-model", "peft", "ours")
 PROMPTS = 32
 
 # Of prompts and the adapters that they are for.
 Answering = Callable[[list[str], list[str | None]], list[Completion]]
 
 
-def run(name: str, options: argparse.Namespace) -> harness.Result:
+@dataclass(frozen=True)
+class Panel:
+    """A model, the prompts, and the adapter that each is for (None: the base)."""
+
+    model: Any
+    encoder: Encoder
+    prompts: list[str]
+    adapters: list[str | None]
+
+
+def panel(load: Callable[..., Any], options: argparse.Namespace) -> Panel:
     quieten()
     base = rows.base_model(options.base).path
-    load = load_base if name == "one-by-one" else load_fast_base
     model, names = with_adapters(load(base, Quantization()), options.models - 1)
     alpaca = template("alpaca")
-    encoder = Encoder(load_tokenizer(base), alpaca, "all", 1 << 20)
     asked = rows.examples(None).select(["instruction", "input"]).to_pylist()[:PROMPTS]
-    prompts = [render(alpaca, row["instruction"], row["input"]) for row in asked]
-    through = sorted((names[n % len(names)] for n in range(PROMPTS)), key=names.index)
-    answering = _answering(name, model, encoder, Generation(max_new_tokens=options.tokens))
-    answering(prompts[-1:], through[-1:])  # the first one warms up
+    return Panel(
+        model=model,
+        encoder=Encoder(load_tokenizer(base), alpaca, "all", 1 << 20),
+        prompts=[render(alpaca, row["instruction"], row["input"]) for row in asked],
+        adapters=sorted((names[n % len(names)] for n in range(PROMPTS)), key=names.index),
+    )
+
+
+def run(name: str, options: argparse.Namespace) -> harness.Result:
+    made = panel(load_base if name == "one-by-one" else load_fast_base, options)
+    settings = Generation(max_new_tokens=options.tokens)
+    answering = _answering(name, made.model, made.encoder, settings)
+    answering(made.prompts[-1:], made.adapters[-1:])  # the first one warms up
     started = time.monotonic()
-    answers = answering(prompts, through)
+    answers = answering(made.prompts, made.adapters)
     seconds = time.monotonic() - started
     tokens = sum(answer.tokens for answer in answers)
     return {
@@ -65,11 +88,6 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
 def with_adapters(model: Any, count: int) -> tuple[Any, list[str | None]]:
     """The model with so many adapters of random weights, and the names of all models: None is
     the base."""
-    import torch
-    from peft import get_peft_model
-
-    from chatpipe.finetuning import lora_config
-
     if not count:
         return model, [None]
     names = [f"random-{number}" for number in range(count)]
@@ -84,15 +102,15 @@ def with_adapters(model: Any, count: int) -> tuple[Any, list[str | None]]:
 
 
 def _answering(name: str, model: Any, encoder: Encoder, settings: Generation) -> Answering:
-    def together(prompts: list[str], through: list[str | None]) -> list[Completion]:
-        return complete(model, encoder, prompts, settings, through)
+    def together(prompts: list[str], adapters: list[str | None]) -> list[Completion]:
+        return complete(model, encoder, prompts, settings, adapters)
 
-    def alone(prompts: list[str], through: list[str | None]) -> list[Completion]:
-        asked = zip(prompts, through, strict=True)
+    def alone(prompts: list[str], adapters: list[str | None]) -> list[Completion]:
+        asked = zip(prompts, adapters, strict=True)
         return [together([prompt], [adapter])[0] for prompt, adapter in asked]
 
-    def by_model(prompts: list[str], through: list[str | None]) -> list[Completion]:
-        asked = zip(prompts, through, strict=True)
+    def by_model(prompts: list[str], adapters: list[str | None]) -> list[Completion]:
+        asked = zip(prompts, adapters, strict=True)
         parts = ((of, list(pairs)) for of, pairs in groupby(asked, lambda pair: pair[1]))
         return [
             answer
@@ -100,8 +118,8 @@ def _answering(name: str, model: Any, encoder: Encoder, settings: Generation) ->
             for answer in together([prompt for prompt, _ in pairs], [adapter] * len(pairs))
         ]
 
-    def by_peft(prompts: list[str], through: list[str | None]) -> list[Completion]:
-        return mixed_by_peft(model, encoder, prompts, through, settings)
+    def by_peft(prompts: list[str], adapters: list[str | None]) -> list[Completion]:
+        return mixed_by_peft(model, encoder, prompts, adapters, settings)
 
     return {"ours": together, "by-model": by_model, "peft": by_peft}.get(name, alone)
 
@@ -110,23 +128,43 @@ def mixed_by_peft(
     model: Any,
     encoder: Encoder,
     prompts: list[str],
-    through: list[str | None],
+    adapters: list[str | None],
     settings: Generation,
 ) -> list[Completion]:
     """As peft's documentation has it: one padded batch, an adapter's name for every row."""
-    import torch
-
     tokenizer = encoder.tokenizer
     tokenizer.pad_token = tokenizer.eos_token
     ids = {"input_ids": encoder.prompt_ids(prompts)}
     padded = tokenizer.pad(ids, padding_side="left", return_tensors="pt")
-    names = [name or "__base__" for name in through]
+    names = [name or "__base__" for name in adapters]
     with torch.no_grad():
         out = model.generate(
             **padded, adapter_names=names, **sampling(settings, tokenizer.eos_token_id)
         )
     width = padded["input_ids"].shape[1]
     return [completion_of(row[width:].tolist(), tokenizer) for row in out]
+
+
+def partings(made: Panel, alone: list[str], together: list[str]) -> list[dict[str, Any]]:
+    """Every two answers to one prompt that are not the same, and how near to each other the model
+    has the two tokens with which they part, in nats."""
+    tokenizer = made.encoder.tokenizer
+    pairs = zip(made.encoder.prompt_ids(made.prompts), made.adapters, alone, together, strict=True)
+    found = []
+    for start, adapter, *texts in pairs:
+        if texts[0] == texts[1]:
+            continue
+        ids = [
+            [*tokenizer(t, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            for t in texts
+        ]
+        common = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ids, strict=False))]
+        with torch.no_grad(), through(made.model, adapter):
+            logits = made.model(torch.tensor([start + common])).logits[0, -1].float()
+        nats = logits.log_softmax(-1)[[one[len(common)] for one in ids]]
+        gap = float((nats[0] - nats[1]).abs())
+        found.append({"alone": texts[0], "together": texts[1], "nats_apart": round(gap, 3)})
+    return found
 
 
 def main() -> None:
@@ -151,8 +189,7 @@ def main() -> None:
     texts = {name: results[0].pop("texts") for name, results in found.items()}
     for result in (later for results in found.values() for later in results[1:]):
         result.pop("texts")
-    pairs = list(zip(texts["one-by-one"], texts["ours"], strict=True))
-    different = [pair for pair in pairs if pair[0] != pair[1]]
+    different = partings(panel(load_fast_base, options), texts["fast-alone"], texts["ours"])
     harness.table(
         f"Generation, {PROMPTS} prompts, models: {options.models}",
         [
@@ -164,9 +201,10 @@ def main() -> None:
             for name, results in found.items()
         ],
     )
-    print(f"{PROMPTS - len(different)} of {PROMPTS} texts are the same")
-    for alone, together in different:
-        print(f"  alone:    {alone!r}\n  together: {together!r}")
+    print(f"{PROMPTS - len(different)} of {PROMPTS} texts are those of fast-alone; the others:")
+    for pair in different:
+        print(f"  {pair['nats_apart']} nats between the tokens with which they part")
+        print(f"    alone:    {pair['alone']!r}\n    together: {pair['together']!r}")
     command = f"python -m benchmarks.generation --rounds {options.rounds} {' '.join(passed)}"
     found_all = {"rounds": found, "ratios": ratios, "different": different}
     several = f"_{options.models}_models" if options.models > 1 else ""

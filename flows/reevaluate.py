@@ -16,13 +16,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from chatpipe import gating, history, published, trend
-from chatpipe.artifacts import store
+from chatpipe.artifacts import Artifact, store
 from chatpipe.config import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError, GateError
 from chatpipe.gating import Regression, Verdict
 from chatpipe.loading import load_variant, names
 from chatpipe.published import Published
-from chatpipe.sources import FetchModel
+from chatpipe.seals import read_seal
 from flows.entering import check_home
 from flows.placement import Placement, placement_if_online
 from flows.story import Model, base_model, heldout_sets, measured
@@ -127,12 +127,14 @@ class _How:
 
 
 def _if_here(model: Published | ChatpipeError) -> Model | None:
-    """That adapter on its base, if both are in this store."""
+    """That adapter, where it is whole, on the base that it was trained on."""
     if isinstance(model, ChatpipeError):
         return None
-    request = FetchModel.of(model.variant.base_model)
-    base = store().find(request.kind, request.key())
-    return Model(model.variant, base, model.adapter, model.corpus) if base else None
+    try:
+        base = Artifact.model_validate(read_seal(model.adapter.path)["asked"]["base"])
+    except ArtifactError:  # forgotten in this moment; its own check says so
+        return None
+    return Model(model.variant, base, model.adapter, model.corpus)
 
 
 def _check(name: str, model: Published | ChatpipeError, how: _How) -> _Check:

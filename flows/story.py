@@ -113,7 +113,7 @@ def measured(
     # Base by base, so that each is loaded once; the given order is kept in what comes out.
     by_base = sorted(enumerate(models), key=lambda item: _base_key(item[1].variant))
     with steps.MEASURING.kept():
-        asked = [model.asked() for model in [*models, *others]]
+        asked = steps.apart([model.asked() for model in [*models, *others]])
         found = {place: _measured(model, heldout, asked) for place, model in by_base}
     return [found[place] for place in range(len(models))]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from prefect.logging import get_run_logger
+from prefect.utilities.annotations import quote
 
 from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.child import SharedChild
@@ -64,9 +66,15 @@ def score(request: Score, label: str) -> Artifact:
 
 @step(task_run_name="ask {label}")
 def ask(request: Ask, label: str, others: Sequence[Ask] = ()) -> Artifact:
-    """A model's answers to the panel. While MEASURING is kept, the others are asked with it, as far
-    as they may be; their own tasks then have little to do."""
-    return _in_child(request, f"ask {label}", MEASURING, AskInCompany.of(request, others))
+    """A model's answers to the panel. Within `MEASURING.kept()`, those of the others may be asked
+    with it; their own tasks then have little to do."""
+    return _in_child(request, f"ask {label}", MEASURING, lambda: AskInCompany.of(request, others))
+
+
+def apart(asks: Sequence[Ask]) -> Sequence[Ask]:
+    """These requests as a parameter that Prefect does not look into: it would take the task for one
+    that waits for all that they name."""
+    return cast(Sequence[Ask], quote(asks))
 
 
 @step(task_run_name="report")
@@ -79,12 +87,12 @@ def _in_child(
     request: Finetune | Score | Ask | FetchModel,
     label: str,
     child: SharedChild | None = None,
-    told: Request | None = None,
+    told: Callable[[], Request] | None = None,
 ) -> Artifact:
     """What was requested, built in that child (or one of its own), which is told the request, or
     another one that gives the same."""
     build = (child or SharedChild()).build
     with progress_shown(label) as (on_progress, on_line):
         return store().obtain(
-            request, lambda into: build(told or request, into, on_progress, on_line)
+            request, lambda into: build(told() if told else request, into, on_progress, on_line)
         )

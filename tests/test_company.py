@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from chatpipe import company
 from chatpipe.artifacts import store
 from chatpipe.child import SharedChild
-from chatpipe.company import MODELS_AT_ONCE, AskInCompany
+from chatpipe.company import AskInCompany
 from chatpipe.config import BaseModelRef, Generation, Prompt, Quantization
 from chatpipe.generation import Ask
 from chatpipe.prompts import template
@@ -45,10 +46,38 @@ def test_who_may_join(asks):
     assert AskInCompany.of(first, [longer, plain]).company == ()
     sampled = [changed(ask, generation=Generation(temperature=1.0)) for ask in asks]
     assert AskInCompany.of(sampled[0], sampled).company == ()
-    many = [changed(first, panel=(Prompt(id=f"p{n}", instruction="?"),)) for n in range(20)]
-    assert len(AskInCompany.of(first, many).company) == MODELS_AT_ONCE - 1
-    long_panel = tuple(Prompt(id=f"p{n}", instruction="?") for n in range(30))
-    assert AskInCompany.of(changed(first, panel=long_panel), others).company == ()
+
+
+def test_no_more_join_than_a_batch_and_the_memory_hold(asks, monkeypatch):
+    first, *others = asks
+    prompts = tuple(Prompt(id=f"p{n}", instruction="?") for n in range(30))
+    raw_too = changed(first, panel=prompts)
+    assert AskInCompany.of(raw_too, others).company == tuple(others)  # 60 + 2 + 2 questions
+    assert AskInCompany.of(raw_too, [changed(others[0], panel=prompts)]).company == ()
+    monkeypatch.setattr(company, "ADAPTERS_BYTES", others[0].adapter.size())
+    assert AskInCompany.of(first, others).company == (others[0],)
+
+
+def test_an_adapter_that_is_not_here_does_not_join(asks):
+    first, second, third = asks
+    store().forget(second.adapter.path)
+    assert AskInCompany.of(first, asks).company == (third,)
+
+
+def test_the_company_is_in_no_key(asks):
+    first, *others = asks
+    assert AskInCompany.of(first, others).key() == first.key()
+
+
+def test_a_model_that_cannot_be_asked_keeps_no_other_from_its_answers(asks, tmp_path, caplog):
+    _, second, third = asks
+    asked = AskInCompany.of(third, [second])
+    (second.adapter.path / "adapter_model.safetensors").unlink()
+    details = asked.build(tmp_path)
+    assert details["models_asked_together"] == 1
+    assert len(json.loads((tmp_path / "answers.json").read_text("utf-8"))) == 2
+    assert "2 models could not be asked together" in caplog.text
+    assert not company._AHEAD
 
 
 def test_what_was_answered_before_is_not_asked_again(asks):

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from peft import get_peft_model
+from transformers import MixtralConfig, MixtralForCausalLM, OPTConfig, OPTForCausalLM
 
 from chatpipe import completion, modeling
 from chatpipe.artifacts import store
 from chatpipe.completion import complete
 from chatpipe.config import BaseModelRef, Generation, Lora, Quantization
-from chatpipe.mixed_adapters import can_mix, row_by_row
+from chatpipe.finetuning import lora_config
+from chatpipe.mixed_adapters import can_mix, row_by_row, through
 from chatpipe.prompts import template
 from chatpipe.sources import FetchModel
 from chatpipe.tokenization import Encoder
@@ -45,15 +48,20 @@ def alone(base, adapter, encoder, prompts=PROMPTS, settings=SETTINGS):
         return complete(model, encoder, prompts, settings)
 
 
-def together(base, adapters, encoder, through, settings=SETTINGS):
+def together(base, adapters, encoder, models, settings=SETTINGS):
     """Every prompt asked of each of those models, in one call."""
-    names = [adapter.key if adapter else None for adapter in through for _ in PROMPTS]
+    names = [adapter.key if adapter else None for adapter in models for _ in PROMPTS]
     with lent(base, adapters) as model:
-        return complete(model, encoder, PROMPTS * len(through), settings, names)
+        return complete(model, encoder, PROMPTS * len(models), settings, names)
 
 
-@pytest.mark.parametrize("quantization", [EXACT, Quantization(compute_dtype="float32")])
-def test_every_row_has_the_logits_of_its_own_model(base, adapters, quantization):
+@pytest.mark.parametrize(("method", "dequantized"), [("none", True), ("nf4", True), ("nf4", False)])
+def test_every_row_has_the_logits_of_its_own_model(
+    base, adapters, method, dequantized, monkeypatch
+):
+    if not dequantized:
+        monkeypatch.setattr(modeling, "dequantize_if_it_fits", lambda model, dtype: model)
+    quantization = Quantization(method=method, compute_dtype="float32")
     ids = torch.arange(3, 43).reshape(4, 10)
     models = [adapters[1], None, adapters[0], adapters[1]]
     expected = []
@@ -67,26 +75,79 @@ def test_every_row_has_the_logits_of_its_own_model(base, adapters, quantization)
         after = every(ids[2:3]).logits[0]  # the first adapter is on, as before
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
     assert (expected[0] - found[1]).abs().max() > 0.1, "the adapters do nothing"
-    torch.testing.assert_close(after, expected[2])
+    torch.testing.assert_close(after, expected[2], rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_get_rows_and_tokens_in_one_dimension_are_no_exception():
+    """As OPT's feed-forward layers do."""
+    config = OPTConfig(
+        vocab_size=50,
+        hidden_size=32,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        word_embed_proj_dim=32,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(0)
+    model = get_peft_model(OPTForCausalLM(config), lora_config(Lora()), adapter_name="one")
+    model.add_adapter("two", lora_config(Lora(rank=4)))
+    model.eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.normal_(0, 0.1)
+    ids = torch.arange(3, 33).reshape(3, 10)
+    names = ["two", None, "one"]
+    expected = []
+    for name, row in zip(names, ids, strict=True):
+        with through(model, name):
+            expected.append(model(row[None]).logits[0])
+    assert can_mix(model)
+    with row_by_row(model, names):
+        found = model(ids).logits
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_experts_are_not_mixed():
+    """Their layers get some of the tokens, in an order of their own."""
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 50}
+    config = MixtralConfig(**shape, num_attention_heads=2, num_key_value_heads=2)
+    assert not can_mix(MixtralForCausalLM(config))
+
+
+def test_an_adapter_that_the_model_does_not_have_is_refused(base, adapters, encoder):
+    for loaded in ([], adapters[:1]):
+        with lent(base, loaded) as model, pytest.raises(ValueError, match="nothing"):
+            complete(model, encoder, PROMPTS, SETTINGS, ["nothing"] * len(PROMPTS))
+
+
+def test_a_load_that_fails_leaves_no_adapter_on_the_base(base, adapters, encoder):
+    before = alone(base, None, encoder)
+    (adapters[1].path / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="adapter"), lent(base, adapters):
+        pass
+    assert alone(base, None, encoder) == before
 
 
 @pytest.mark.parametrize("at_once", [3, 64])
 def test_each_model_writes_what_it_writes_alone(base, adapters, encoder, monkeypatch, at_once):
     monkeypatch.setattr(completion, "AT_ONCE", at_once)
-    through = [adapters[0], None, adapters[1]]
-    apart = [answer for model in through for answer in alone(base, model, encoder)]
-    assert together(base, adapters, encoder, through) == apart
+    models = [adapters[0], None, adapters[1]]
+    apart = [answer for model in models for answer in alone(base, model, encoder)]
+    assert together(base, adapters, encoder, models) == apart
     assert len({answer.text for answer in apart[:: len(PROMPTS)]}) == 3
 
 
-def test_sampled_text_does_not_depend_on_who_else_is_asked(base, adapters, encoder):
+def test_sampled_text_depends_neither_on_who_else_is_asked_nor_on_memory(
+    base, adapters, encoder, monkeypatch
+):
     sampled = SETTINGS.model_copy(update={"temperature": 1.0})
-    through = [adapters[0], None, adapters[1]]
-    apart = [
-        answer for model in through for answer in alone(base, model, encoder, settings=sampled)
-    ]
-    assert together(base, adapters, encoder, through, sampled) == apart
-    assert apart != together(base, adapters, encoder, through)
+    models = [adapters[0], None, adapters[1]]
+    apart = [answer for model in models for answer in alone(base, model, encoder, settings=sampled)]
+    assert apart != together(base, adapters, encoder, models)
+    monkeypatch.setattr(modeling, "free_memory_bytes", lambda: 0)
+    assert together(base, adapters, encoder, models, sampled) == apart
 
 
 def test_an_adapter_of_another_kind_is_asked_by_itself(base, adapters, encoder):
@@ -94,9 +155,9 @@ def test_an_adapter_of_another_kind_is_asked_by_itself(base, adapters, encoder):
     other = store().obtain(RandomAdapter(base=base, seed=3, lora=embedding))
     with lent(base, [*adapters, other]) as model:
         assert not can_mix(model)
-    through = [other, None, adapters[0]]
-    apart = [answer for model in through for answer in alone(base, model, encoder)]
-    assert together(base, [*adapters, other], encoder, through) == apart
+    models = [other, None, adapters[0]]
+    apart = [answer for model in models for answer in alone(base, model, encoder)]
+    assert together(base, [*adapters, other], encoder, models) == apart
 
 
 def test_a_batch_is_no_larger_than_the_memory_that_is_free(base, encoder, monkeypatch):

@@ -133,6 +133,12 @@ def _measure(_, folder):
                 model.unload()
     assert figures[0] == figures[1] == figures[4] == figures[5]
     assert figures[2] == figures[3] != figures[0]
+    for base in (streamed, whole):
+        model = PeftModel.from_pretrained(base, folder / "adapter", "one").train()
+        through = ["one"] * 3 + [None] * 3
+        mixed = complete(model, encoder, asked * 2, Generation(max_new_tokens=6), through)
+        assert mixed == [*figures[2][1], *figures[0][1]]
+        model.unload()
 
 
 def _model(path, quantization, checkpointing):

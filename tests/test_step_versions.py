@@ -16,7 +16,10 @@ STEPS = {
     "chatpipe.finetuning": ("Finetune",),
     "chatpipe.scoring": ("Score",),
     "chatpipe.generation": ("Ask",),
-    "chatpipe.completion": (),  # of which Ask is made
+    # Of which Ask is made.
+    "chatpipe.completion": (),
+    "chatpipe.prefill": (),
+    "chatpipe.mixed_adapters": (),
     "chatpipe.reporting": ("MakeReport",),
 }
 

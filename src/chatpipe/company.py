@@ -3,8 +3,8 @@ than a few."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,9 @@ from chatpipe.artifacts import Request, store
 from chatpipe.completion import AT_ONCE
 from chatpipe.generation import Answers, Ask, answered
 
-MODELS_AT_ONCE = 8  # whose adapters are in memory together
+LOG = logging.getLogger(__name__)
+# Of the adapters that are in memory together, and then once more, stacked.
+ADAPTERS_BYTES = 1 << 30
 
 # What was asked in the company of another request, until it is asked for itself.
 _AHEAD: dict[str, Answers] = {}
@@ -32,22 +34,49 @@ class AskInCompany(Request):
     @classmethod
     def of(cls, ask: Ask, others: Iterable[Ask]) -> AskInCompany:
         """With as many of the others as may join it."""
-        own = ask.key()
-        joining = (other for other in others if _may_join(other, ask) and other.key() != own)
-        missing = (other for other in joining if store().held(other) is None)
-        most = min(MODELS_AT_ONCE, AT_ONCE // len(ask.questions()))
-        return cls(ask=ask, company=tuple(islice(missing, max(0, most - 1))))
+        together = [ask]
+        keys = {ask.key()}
+        for other in others:
+            key = other.key()
+            if key not in keys and _may_join(other, ask) and _fit([*together, other]):
+                keys.add(key)
+                together.append(other)
+        return cls(ask=ask, company=tuple(together[1:]))
+
+    def key(self) -> str:
+        return self.ask.key()
 
     def build(self, into: Path) -> dict[str, Any]:
-        key = self.ask.key()
-        if key not in _AHEAD:
-            asks = {ask.key(): ask for ask in (self.ask, *self.company)}
-            _AHEAD.update(zip(asks, answered(list(asks.values())), strict=True))
-        return _AHEAD.pop(key).written(into)
+        if self.key() not in _AHEAD:
+            asks = [self.ask, *self.company]
+            _AHEAD.update(zip((ask.key() for ask in asks), self._answers(), strict=False))
+        return _AHEAD.pop(self.key()).written(into)
+
+    def _answers(self) -> list[Answers]:
+        """Those of all; of the Ask alone where its company is in the way."""
+        if self.company:
+            try:
+                return answered([self.ask, *self.company])
+            except Exception as error:
+                many = 1 + len(self.company)
+                LOG.warning("%s models could not be asked together, so one alone: %s", many, error)
+        return answered([self.ask])
 
 
 def _may_join(other: Ask, ask: Ask) -> bool:
-    same = ("base", "quantization", "generation")
-    return ask.generation.temperature == 0 and all(
-        getattr(other, part) == getattr(ask, part) for part in same
-    )
+    """Whether it would be asked in the same way and of the same base, with an adapter that is here,
+    and was not yet."""
+    parts = ("base", "quantization", "generation")
+    same = all(getattr(other, part) == getattr(ask, part) for part in parts)
+    if not same or ask.generation.temperature > 0:
+        return False
+    adapter = other.adapter
+    is_here = adapter is None or store().find(adapter.kind, adapter.key) == adapter
+    return is_here and store().held(other) is None
+
+
+def _fit(asks: Iterable[Ask]) -> bool:
+    """Whether they are a batch, with adapters that memory is sure to have room for."""
+    questions = sum(len(ask.asked) * len(ask.panel) for ask in asks)
+    size = sum(ask.adapter.size() for ask in asks if ask.adapter)
+    return questions <= AT_ONCE and size <= ADAPTERS_BYTES

@@ -24,6 +24,14 @@ class Completion:
     stop: str
 
 
+@dataclass(frozen=True)
+class Question:
+    """A prompt's tokens and the adapter that goes on from them; None: the base alone."""
+
+    ids: list[int]
+    adapter: str | None
+
+
 def complete(
     model: Any,
     encoder: Encoder,
@@ -41,38 +49,35 @@ def complete(
     through = [active(model)] * len(prompts) if adapters is None else adapters
     questions = list(map(Question, encoder.prompt_ids(prompts), through))
     completions = []
-    for together in _mixable(model, questions, generation):
+    for together, room in _mixable(model, questions, generation):
         set_seed(generation.seed)
-        for batch in _batches(model, together, generation.max_new_tokens):
+        for batch in _batches(together, generation.max_new_tokens, room):
             completions += _complete_batch(model, encoder, batch, generation)
     return completions
 
 
-@dataclass(frozen=True)
-class Question:
-    """A prompt's tokens and the adapter that goes on from them; None: the base alone."""
-
-    ids: list[int]
-    adapter: str | None
-
-
 def _mixable(
     model: Any, questions: Sequence[Question], generation: Generation
-) -> list[list[Question]]:
-    """Questions in runs that may share batches: all, unless the adapters cannot be mixed, or the
-    answers are sampled: every model then has random numbers of its own."""
+) -> list[tuple[list[Question], float]]:
+    """Questions in runs that may share batches, and the tokens that a batch has room for.
+
+    Every run is of one model where adapters cannot be mixed, or where answers are sampled: these
+    depend on a row's place in its batch, which must then depend neither on others nor on memory.
+    """
     from chatpipe.mixed_adapters import can_mix
 
-    if generation.temperature == 0 and can_mix(model):
-        return [list(questions)]
-    return [list(of_one) for _, of_one in groupby(questions, lambda question: question.adapter)]
+    sampled = generation.temperature > 0
+    room = float("inf") if sampled else _room_tokens(model)
+    if can_mix(model) and not sampled:
+        return [(list(questions), room)]
+    of_each = groupby(questions, lambda question: question.adapter)
+    return [(list(of_one), room) for _, of_one in of_each]
 
 
 def _batches(
-    model: Any, questions: Sequence[Question], new_tokens: int
+    questions: Sequence[Question], new_tokens: int, room: float
 ) -> Iterator[list[Question]]:
-    """As many questions as AT_ONCE says and the memory has room for, in their order."""
-    room = _room_tokens(model)
+    """As many questions as AT_ONCE says and there is room for, in their order."""
     batch: list[Question] = []
     width = 0
     for question in questions:
@@ -85,17 +90,15 @@ def _batches(
         yield batch
 
 
-def _room_tokens(model: Any) -> int:
+def _room_tokens(model: Any) -> float:
     """Tokens whose keys and values take no more than a share of the memory that is free: a cache is
     copied as it grows."""
     from chatpipe.modeling import free_memory_bytes
+    from chatpipe.prefill import prefill
 
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    of_token = 2 * config.num_hidden_layers * key_heads * size * model.dtype.itemsize
-    return int(CACHE_SHARE * free_memory_bytes() / of_token)
+    of_one = prefill(model, [[0, 0]], [None])  # whose last token is not read
+    of_token: int = sum(layer.keys.nbytes + layer.values.nbytes for layer in of_one.layers)
+    return CACHE_SHARE * free_memory_bytes() / of_token
 
 
 def _complete_batch(
@@ -104,7 +107,7 @@ def _complete_batch(
     """One left-padded batch."""
     import torch
 
-    from chatpipe.mixed_adapters import can_mix, row_by_row, through
+    from chatpipe.mixed_adapters import row_by_row
     from chatpipe.prefill import prefill
 
     ids = [question.ids for question in questions]
@@ -122,8 +125,7 @@ def _complete_batch(
         return torch.zeros(so_far.shape[0], dtype=torch.bool, device=so_far.device)
 
     read = prefill(model, ids, adapters)
-    decoding = row_by_row(model, adapters) if can_mix(model) else through(model, adapters[0])
-    with torch.no_grad(), decoding:
+    with torch.no_grad(), row_by_row(model, adapters):
         out = model.generate(
             input_ids=padded,
             attention_mask=mask,

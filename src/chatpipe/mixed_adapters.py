@@ -1,15 +1,15 @@
 """Several adapters of one base in one batch: every row passes through its own, or through none.
 
 A layer's adapters are computed as one, y = W x + B (m ∘ A x): A has the rows of all of them, B the
-columns, and a row's m is the scale at those of its own adapter and 0 at the others'. So the others
-add zeros to it, which changes nothing, and there are three small operations a layer, however many
-adapters there are (peft's own `adapter_names` makes five for each of them).
+columns, and a row's m is the scale at those of its own adapter and 0 at the others'. So a row is
+added zeros for the others, and there are a few small operations a layer, however many adapters
+there are (peft's own `adapter_names` makes five for each of them, and rounds once more).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,10 @@ from peft.tuners.lora import Linear, Linear4bit, LoraLayer
 
 
 def can_mix(model: Any) -> bool:
-    """Whether all that was adapted are linear layers, and by plain LoRA."""
-    return all(_is_plain(layer) for layer in _adapted(model))
+    """Whether all that was adapted are linear layers, by plain LoRA, and every one of them sees all
+    tokens of a batch in their order: not so where tokens are dealt out among experts."""
+    experts = any("expert" in name for name, _ in model.named_modules())
+    return not experts and all(_is_plain(layer) for layer in _adapted(model))
 
 
 def active(model: Any) -> str | None:
@@ -30,32 +32,38 @@ def active(model: Any) -> str | None:
 
 @contextmanager
 def through(model: Any, adapter: str | None) -> Iterator[None]:
-    """While this lasts, all rows pass through that adapter, or through the base alone."""
-    if not isinstance(model, PeftModel):
+    """While this lasts, all rows pass through that adapter, or through the base alone. ValueError
+    where the model has no adapter of that name."""
+    before = active(model)
+    if adapter == before:
         yield
-    elif adapter is None:
-        with model.disable_adapter():
-            yield
+    elif before is None:
+        raise ValueError(f"the model has no adapter {adapter}.")
     else:
-        before = active(model)
-        model.set_adapter(adapter, inference_mode=True)
-        try:
-            yield
-        finally:
-            model.set_adapter(before, inference_mode=True)
+        with model.disable_adapter() if adapter is None else nullcontext():
+            if adapter is not None:
+                model.set_adapter(adapter, inference_mode=True)
+            try:
+                yield
+            finally:
+                model.set_adapter(before, inference_mode=True)
 
 
 @contextmanager
 def row_by_row(model: Any, adapters: Sequence[str | None]) -> Iterator[None]:
     """While this lasts, row n of a batch passes through adapter n, or through the base alone where
-    that is None. For inference, and for a model that `can_mix`."""
-    layers = _adapted(model)
-    for layer in layers:
-        layer.forward = _mixed(layer, adapters)
+    that is None. For inference; where the adapters differ, for a model that `can_mix`."""
+    if len(set(adapters)) == 1:
+        with through(model, adapters[0]):
+            yield
+        return
+    forwards = [(layer, _mixed(layer, adapters)) for layer in _adapted(model)]
+    for layer, forward in forwards:
+        layer.forward = forward
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, _ in forwards:
             del layer.forward
 
 
@@ -68,11 +76,11 @@ def _is_plain(layer: Any) -> bool:
     return type(layer) in (Linear, Linear4bit) and not others
 
 
-def _mixed(layer: Any, adapters: Sequence[str | None]) -> Any:
+def _mixed(layer: Any, adapters: Sequence[str | None]) -> Callable[[torch.Tensor], torch.Tensor]:
     """What that layer computes for rows of these adapters."""
     used = [name for name in dict.fromkeys(adapters) if name in layer.lora_A]
     if not used:
-        return layer.base_layer.__call__  # the module itself would be taken for a part
+        return layer.base_layer.__call__  # type: ignore[no-any-return]
     downs = [layer.lora_A[name].weight for name in used]
     ranks = torch.tensor([len(down) for down in downs])
     shares = torch.tensor(
@@ -86,8 +94,8 @@ def _mixed(layer: Any, adapters: Sequence[str | None]) -> Any:
 def _products(
     base: Any, down: torch.Tensor, up: torch.Tensor, shares: torch.Tensor, x: torch.Tensor
 ) -> torch.Tensor:
-    """(rows, tokens, in) → (rows, tokens, out). down: (Σr, in); up: (out, Σr); shares: (rows, 1,
-    Σr)."""
+    """(rows, tokens, in) → (rows, tokens, out), or both with rows and tokens in one dimension, as
+    some models have it. down: (Σr, in); up: (out, Σr); shares: (rows, 1, Σr)."""
     output: torch.Tensor = base(x)
-    thin = (x.to(down.dtype) @ down.T) * shares
-    return (output + thin @ up.T).to(output.dtype)
+    thin = (x.to(down.dtype) @ down.T).view(len(shares), -1, len(down)) * shares
+    return (output + (thin @ up.T).view(output.shape)).to(output.dtype)

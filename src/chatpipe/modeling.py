@@ -52,9 +52,11 @@ def library_versions() -> dict[str, str]:
 
 
 def free_memory_bytes() -> int:
-    """What is free now: of the GPU where there is one, else of main memory."""
+    """What is free now: of the GPU where there is one (what torch keeps unused is free), else of
+    main memory."""
     if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0]) + kept
     return int(psutil.virtual_memory().available)
 
 
@@ -169,7 +171,11 @@ def lent_model(base: Path, adapters: Sequence[Path], quantization: Quantization)
     They are taken off again afterwards, so no model leaves a trace in another's figures.
     """
     kept = _kept_base(base, quantization)
-    model = _with_adapters(kept, {path.name: path for path in adapters})
+    try:
+        model = _with_adapters(kept, {path.name: path for path in adapters})
+    except BaseException:
+        _KEPT.clear()  # an adapter may be on it
+        raise
     try:
         yield model
     finally:
