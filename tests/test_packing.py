@@ -297,7 +297,10 @@ def test_prompts_read_together_go_on_as_each_alone(architecture, settings):
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
     more = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
     together = model.generate(
-        input_ids=padded, attention_mask=mask, past_key_values=prefill(model, prompts), **more
+        input_ids=padded,
+        attention_mask=mask,
+        past_key_values=prefill(model, prompts, [None] * len(prompts)),
+        **more,
     )
     for ids, found in zip(prompts, together, strict=True):
         alone = model.generate(input_ids=torch.tensor([ids]), **more)
