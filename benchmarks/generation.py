@@ -90,11 +90,11 @@ def with_adapters(model: Any, count: int) -> tuple[Any, list[str | None]]:
     the base."""
     if not count:
         return model, [None]
+    torch.manual_seed(0)  # A is drawn where an adapter is made: the same in every contender
     names = [f"random-{number}" for number in range(count)]
     adapted = get_peft_model(model, lora_config(Lora()), adapter_name=names[0])
     for name in names[1:]:
         adapted.add_adapter(name, lora_config(Lora()))
-    torch.manual_seed(0)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.01)
