@@ -27,10 +27,15 @@ class RandomAdapter(Request):
 
         base = AutoModelForCausalLM.from_pretrained(self.base.path, dtype=torch.float32)
         model = get_peft_model(base, lora_config(self.lora))
-        torch.manual_seed(self.seed)
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if "lora_" in name:
-                    weight.normal_(0, 0.1)
+        draw_weights(model, self.seed)
         model.save_pretrained(into)
         return {}
+
+
+def draw_weights(model: Any, seed: int) -> None:
+    """Give all adapters of that model random weights."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.normal_(0, 0.1)

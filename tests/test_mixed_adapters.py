@@ -14,7 +14,7 @@ from chatpipe.mixed_adapters import can_mix, row_by_row, through
 from chatpipe.prompts import template
 from chatpipe.sources import FetchModel
 from chatpipe.tokenization import Encoder
-from tests.adapters import RandomAdapter
+from tests.adapters import RandomAdapter, draw_weights
 
 EXACT = Quantization(method="none", compute_dtype="float32")
 PROMPTS = ["How are you?", "The quick brown fox jumps over", "a", "Be brief, and be kind."]
@@ -93,10 +93,7 @@ def test_layers_that_get_rows_and_tokens_in_one_dimension_are_no_exception():
     model = get_peft_model(OPTForCausalLM(config), lora_config(Lora()), adapter_name="one")
     model.add_adapter("two", lora_config(Lora(rank=4)))
     model.eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_" in name:
-                weight.normal_(0, 0.1)
+    draw_weights(model, 0)
     ids = torch.arange(3, 33).reshape(3, 10)
     names = ["two", None, "one"]
     expected = []
