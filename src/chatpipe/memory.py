@@ -169,22 +169,33 @@ def layer_bytes(shapes: Shapes, settings: Settings, device: Device, shares: int 
     """What one layer leaves for the backward pass, a token; LLaMA's layer with sdpa attention.
 
     - norms: two inputs and two inverse roots, in float32;
-    - attention: queries, keys, values and its output, in float32 on a CPU, and the float32
-      log-sum of every head;
+    - attention: queries, keys, values and its output, and the float32 log-sum of every head;
     - the gated product: the gate before and after its activation, and the other factor;
     - every adapted layer (with a dequantized base on a CPU, every group that reads one input):
       its input after dropout, the dropout's own mask; and the r products.
     """
     compute = device.compute_bytes
     norms = 2 * FLOAT32 * (shapes.hidden + 1)
-    attended = FLOAT32 if device.kind == "cpu" else compute
-    attention = attended * 2 * (shapes.attention + shapes.keys) + FLOAT32 * shapes.heads
+    attention = _attention_bytes(shapes, device)
     gated = 3 * compute * shapes.intermediate
     joined = device.kind == "cpu" and shares == 1
     inputs = shapes.lora_joined_inputs if joined else shapes.lora_inputs
     adapted = inputs * (compute + _dropout_bytes(settings.lora.dropout, device))
     ranks = shapes.lora_modules * settings.lora.rank * compute
     return norms + attention + gated + (adapted + ranks) / shapes.layers
+
+
+def _attention_bytes(shapes: Shapes, device: Device) -> float:
+    """On a CPU the more of what long examples leave, in float32, and what short ones do in half
+    precision: their probabilities, instead of the log-sums."""
+    from chatpipe.short_attention import SHORT
+
+    elements = 2 * (shapes.attention + shapes.keys)
+    fused = FLOAT32 if device.kind == "cpu" else device.compute_bytes
+    bytes_fused = fused * elements + FLOAT32 * shapes.heads
+    if device.kind != "cpu" or device.compute_bytes == FLOAT32:
+        return float(bytes_fused)
+    return float(max(bytes_fused, device.compute_bytes * (elements + SHORT * shapes.heads)))
 
 
 def training_flops(shapes: Shapes, training: Training) -> float:

@@ -16,58 +16,23 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.attention.varlen import varlen_attn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from chatpipe.attention import ATTENTION, Attended, Layout
 from chatpipe.cross_entropy import token_nats
 from chatpipe.errors import ModelError
 from chatpipe.tokenization import IGNORED, TokenizedRow
 
-ATTENTION = "chatpipe_packed"
 LAYERS = {"full_attention", "sliding_attention"}
-# What models say to their attention that is known to change nothing here, or is heeded.
-HEEDED = {"scaling", "dropout", "sliding_window"}
-HARMLESS = {"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"}
-HARMLESS |= {"output_router_logits"}
 
 WORTH_SHARING = 1 / 8  # of a row's tokens
 
 Pack = dict[str, Any]
-
-
-class Attended:
-    """What the layers of one forward pass tell and hand on: how many have attended, and the
-    masks by (length, span, window)."""
-
-    def __init__(self) -> None:
-        self.layers = 0
-        self.masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
-
-
-class Layout(TypedDict):
-    """Where the N examples of a packed row are. Of T tokens that are computed for K tokens of
-    examples:
-
-    lengths: N, the tokens of each that are computed; spans: N, those that it attends to, shared
-    ones among them; places: (K,), where in the packed row these are, None where nothing is shared;
-    query_ends, key_ends: (N + 1,), the sums of lengths and of spans up to each example, as kernels
-    want them.
-    """
-
-    lengths: list[int]
-    spans: list[int]
-    places: torch.Tensor | None
-    query_ends: torch.Tensor
-    key_ends: torch.Tensor
-    attended: Attended
 
 
 Places = npt.NDArray[np.int64]
@@ -144,41 +109,42 @@ def _tensor(parts: Sequence[Places]) -> torch.Tensor:
 
 
 def packs(
-    rows: Sequence[TokenizedRow], max_tokens: int, lanes: int = 1
+    rows: Sequence[TokenizedRow], max_tokens: int, lanes: int = 1, max_read: int | None = None
 ) -> list[list[TokenizedRow]]:
-    """The rows in groups of at most `max_tokens` tokens, shared ones counted for each of their
-    rows (a longer row stands alone). Rows that begin alike are next to each other. For several
-    lanes there are, where the rows allow it, as many for each, with about as much to compute."""
+    """The rows in groups of which at most `max_tokens` tokens are computed (a longer row stands
+    alone), and at most `max_read`, shared ones counted for each of their rows; `max_tokens` where
+    that is not given. Rows that begin alike are next to each other. For several lanes there are,
+    where the rows allow it, as many for each, with about as much to compute."""
     ordered = sorted(rows, key=lambda row: row.input_ids)
-    lengths = [len(row.input_ids) for row in ordered]
-    starts = _filled(lengths, lengths, max_tokens, max_tokens)
+    ids = [np.asarray(row.input_ids) for row in ordered]
+    shared = [0, *(_shared(before, after) for before, after in pairwise(ids))]
+    lengths = [len(of_one) for of_one in ids]
+    added = [length - common for length, common in zip(lengths, shared, strict=True)]
+
+    def filled(most: int) -> list[int]:
+        return _filled(lengths, added, max_read or max_tokens, most)
+
+    starts = filled(max_tokens)
     if lanes > 1:
-        ids = [np.asarray(row.input_ids) for row in ordered]
-        shared = [0, *(_shared(before, after) for before, after in pairwise(ids))]
-        added = [length - common for length, common in zip(lengths, shared, strict=True)]
         count = lanes * -(-len(starts) // lanes)
-
-        def filled(most: int) -> list[int]:
-            return _filled(lengths, added, max_tokens, most)
-
         least = bisect_left(range(max_tokens), True, key=lambda most: len(filled(most)) <= count)
         starts = filled(least)
     return [ordered[start:end] for start, end in pairwise([*starts, len(ordered)])]
 
 
 def _filled(
-    lengths: Sequence[int], added: Sequence[int], max_tokens: int, max_computed: int
+    lengths: Sequence[int], added: Sequence[int], max_read: int, max_computed: int
 ) -> list[int]:
-    """Where each group starts, if every group takes as many rows as it may: of its first row
-    `lengths` tokens are computed, of the others those `added` to what they share."""
+    """Where each group starts, if every group takes as many rows as it may: all have `lengths`
+    tokens, of which only those `added` to what it shares are computed of any but the first."""
     starts: list[int] = []
-    tokens = computed = 0
+    read = computed = 0
     for place, (length, more) in enumerate(zip(lengths, added, strict=True)):
-        tokens += length
+        read += length
         computed += more
-        if not starts or tokens > max_tokens or computed > max_computed:
+        if not starts or read > max_read or computed > max_computed:
             starts.append(place)
-            tokens = computed = length
+            read = computed = length
     return starts
 
 
@@ -266,133 +232,3 @@ def _unwrapped(model: Any) -> Any:
     """The transformers model, without what several processes or peft have put around it."""
     model = getattr(model, "module", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    layout: Layout | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: query (1, heads, T, size), key and value (1, key heads,
-    T, size) → (1, T, heads, size), causal within each of the examples."""
-    if layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
-    layout["attended"].layers += 1
-    _check_heeded(kwargs)
-    scale, dropout = kwargs.get("scaling"), kwargs.get("dropout", 0.0)
-    window = kwargs.get("sliding_window")
-    key, value = key.to(query.dtype), value.to(query.dtype)
-    if layout["places"] is not None:
-        key, value = (_of_each(part, layout["places"]) for part in (key, value))
-    if not dropout and _has_flash_attention(query):
-        return _variable_length(query, key, value, layout, scale, window), None
-    return _one_by_one(query, key, value, layout, scale, window, dropout), None
-
-
-def _check_heeded(asked: dict[str, Any]) -> None:
-    """ModelError where the model asks its attention for anything that would be left out."""
-    unknown = asked.keys() - HEEDED - HARMLESS
-    names = sorted(name for name in unknown if asked[name] is not None)
-    if names:
-        said = ", ".join(names)
-        raise ModelError(f"rows cannot be packed: the model's attention asks for {said}.")
-
-
-def _one_by_one(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: Layout,
-    scale: float | None,
-    window: int | None,
-    dropout: float,
-) -> torch.Tensor:
-    """Queries of the T tokens that are computed, keys and values of all K → attention of the T."""
-    on_cpu = query.device.type == "cpu"
-    outputs = []
-    with torch.autocast(query.device.type, enabled=False):
-        # In float32, CPUs are more exact and, backward, twice as fast as in bfloat16.
-        parts = [part.float() if on_cpu else part for part in (query, key, value)]
-        sizes = (layout["lengths"], layout["spans"], layout["spans"])
-        splits = (torch.split(part, size, dim=2) for part, size in zip(parts, sizes, strict=True))
-        for q, k, v in zip(*splits, strict=True):
-            if not q.shape[2]:
-                continue  # the example is the one before again
-            mask = _mask(q, k.shape[2], window, layout["attended"])
-            outputs.append(
-                scaled_dot_product_attention(
-                    q,
-                    k,
-                    v,
-                    attn_mask=mask,
-                    is_causal=mask is None,
-                    dropout_p=dropout,
-                    scale=scale,
-                    enable_gqa=True,
-                )
-            )
-    return torch.cat(outputs, dim=2).transpose(1, 2).to(query.dtype)
-
-
-def _has_flash_attention(query: torch.Tensor) -> bool:
-    """Whether torch's FlashAttention runs on that: half precision, on Ampere GPUs or later."""
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    return half and query.is_cuda and torch.cuda.get_device_capability(query.device) >= (8, 0)
-
-
-def _of_each(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """(1, heads, T, size) → (1, heads, K, size): what examples share, again for each."""
-    return tensor.transpose(1, 2).index_select(1, places).transpose(1, 2)
-
-
-def _mask(
-    query: torch.Tensor, span: int, window: int | None, attended: Attended
-) -> torch.Tensor | None:
-    """For the last tokens of `span`: each sees itself and all before it, or the window - 1 before
-    it. None where plain causal attention does that."""
-    length = query.shape[2]
-    if length == span and (window is None or span <= window):
-        return None
-    asked = (length, span, window)
-    if asked not in attended.masks:
-        everything = torch.ones(length, span, dtype=torch.bool, device=query.device)
-        seen = everything.tril(span - length)
-        if window is not None:
-            seen = seen.triu(span - length + 1 - window)
-        mask = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, -torch.inf)
-        attended.masks[asked] = mask
-    return attended.masks[asked]
-
-
-def _variable_length(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: Layout,
-    scale: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    """All examples in one kernel, torch's FlashAttention for sequences of different lengths, which
-    lets the last query see the last key."""
-    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-    attended = varlen_attn(
-        q,
-        k,
-        v,
-        layout["query_ends"],
-        layout["key_ends"],
-        max(layout["lengths"]),
-        max(layout["spans"]),
-        scale=scale,
-        window_size=(window - 1 if window else -1, 0),  # all before (-1), nothing after
-        enable_gqa=True,
-    )
-    assert isinstance(attended, torch.Tensor)
-    return attended[None]
-
-
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)

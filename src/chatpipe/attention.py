@@ -1,0 +1,203 @@
+"""Attention of packed rows: each example's own, at the cost of the examples.
+
+On CUDA one kernel of variable lengths; on CPUs, and wherever that kernel is missing, example by
+example.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from chatpipe.errors import ModelError
+from chatpipe.short_attention import attend_by_products, is_short
+
+ATTENTION = "chatpipe_packed"
+# What models say to their attention that is known to change nothing here, or is heeded.
+HEEDED = {"scaling", "dropout", "sliding_window"}
+HARMLESS = {"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"}
+HARMLESS |= {"output_router_logits"}
+
+
+class Attended:
+    """What the layers of one forward pass tell and hand on: how many have attended, and the
+    masks by what they are for."""
+
+    def __init__(self) -> None:
+        self.layers = 0
+        self.masks: dict[tuple[int, int, int | None, int], torch.Tensor] = {}
+
+
+class Layout(TypedDict):
+    """Where the N examples of a packed row are. Of T tokens that are computed for K tokens of
+    examples:
+
+    lengths: N, the tokens of each that are computed; spans: N, those that it attends to, shared
+    ones among them; places: (K,), where in the packed row these are, None where nothing is shared;
+    query_ends, key_ends: (N + 1,), the sums of lengths and of spans up to each example, as kernels
+    want them.
+    """
+
+    lengths: list[int]
+    spans: list[int]
+    places: torch.Tensor | None
+    query_ends: torch.Tensor
+    key_ends: torch.Tensor
+    attended: Attended
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    layout: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface: query (1, heads, T, size), key and value (1, key heads,
+    T, size) → (1, T, heads, size), causal within each of the examples."""
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+    layout["attended"].layers += 1
+    _check_heeded(kwargs)
+    scale, dropout = kwargs.get("scaling"), kwargs.get("dropout", 0.0)
+    window = kwargs.get("sliding_window")
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    if layout["places"] is not None:
+        key, value = (_of_each(part, layout["places"]) for part in (key, value))
+    if not dropout and _has_flash_attention(query):
+        return _variable_length(query, key, value, layout, scale, window), None
+    return _one_by_one(query, key, value, layout, scale, window, dropout), None
+
+
+def _check_heeded(asked: dict[str, Any]) -> None:
+    """ModelError where the model asks its attention for anything that would be left out."""
+    unknown = asked.keys() - HEEDED - HARMLESS
+    names = sorted(name for name in unknown if asked[name] is not None)
+    if names:
+        said = ", ".join(names)
+        raise ModelError(f"rows cannot be packed: the model's attention asks for {said}.")
+
+
+def _one_by_one(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scale: float | None,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Queries of the T tokens that are computed, keys and values of all K → attention of the T."""
+    sizes = (layout["lengths"], layout["spans"], layout["spans"])
+    splits = zip(
+        *(
+            torch.split(part, size, 2)
+            for part, size in zip((query, key, value), sizes, strict=True)
+        ),
+        strict=True,
+    )
+    outputs = []
+    with torch.autocast(query.device.type, enabled=False):
+        for q, k, v in splits:
+            if not q.shape[2]:
+                continue  # the example is the one before again
+            if is_short(q, k.shape[2]) and not dropout:
+                together = q.shape[1] // k.shape[1]
+                mask = _mask(q, k.shape[2], window, layout["attended"], together)
+                outputs.append(attend_by_products(q, k, v, mask, scale))
+            else:
+                outputs.append(_fused(q, k, v, layout["attended"], scale, window, dropout))
+    return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+def _fused(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attended: Attended,
+    scale: float | None,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """One example by torch's own attention."""
+    # In float32, CPUs are more exact and, backward, twice as fast as in bfloat16.
+    dtype = torch.float32 if query.device.type == "cpu" else query.dtype
+    span = key.shape[2]
+    plain = query.shape[2] == span and (window is None or span <= window)
+    return scaled_dot_product_attention(
+        query.to(dtype),
+        key.to(dtype),
+        value.to(dtype),
+        attn_mask=None if plain else _mask(query, span, window, attended),
+        is_causal=plain,
+        dropout_p=dropout,
+        scale=scale,
+        enable_gqa=True,
+    ).to(query.dtype)
+
+
+def _has_flash_attention(query: torch.Tensor) -> bool:
+    """Whether torch's FlashAttention runs on that: half precision, on Ampere GPUs or later."""
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return half and query.is_cuda and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+def _of_each(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(1, heads, T, size) → (1, heads, K, size): what examples share, again for each."""
+    return tensor.transpose(1, 2).index_select(1, places).transpose(1, 2)
+
+
+def _mask(
+    query: torch.Tensor, span: int, window: int | None, attended: Attended, together: int = 1
+) -> torch.Tensor:
+    """(together × L, span), to be added to the scores of the last L tokens of `span`, as often as
+    there are heads computed together: each token sees itself and all before it, or the window - 1
+    before it. In float32 on a CPU."""
+    length = query.shape[2]
+    asked = (length, span, window, together)
+    if asked not in attended.masks:
+        everything = torch.ones(length, span, dtype=torch.bool, device=query.device)
+        seen = everything.tril(span - length)
+        if window is not None:
+            seen = seen.triu(span - length + 1 - window)
+        dtype = torch.float32 if query.device.type == "cpu" else query.dtype
+        mask = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)
+        attended.masks[asked] = mask.repeat(together, 1)
+    return attended.masks[asked]
+
+
+def _variable_length(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """All examples in one kernel, torch's FlashAttention for sequences of different lengths, which
+    lets the last query see the last key."""
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    attended = varlen_attn(
+        q,
+        k,
+        v,
+        layout["query_ends"],
+        layout["key_ends"],
+        max(layout["lengths"]),
+        max(layout["spans"]),
+        scale=scale,
+        window_size=(window - 1 if window else -1, 0),  # all before (-1), nothing after
+        enable_gqa=True,
+    )
+    assert isinstance(attended, torch.Tensor)
+    return attended[None]
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
