@@ -23,14 +23,14 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import harness, rows
 from benchmarks.padded import pad
-from chatpipe.config import Quantization
+from chatpipe.config import Evaluation, Quantization
 from chatpipe.modeling import load_model, load_tokenizer, peak_memory_bytes
 from chatpipe.quiet import quieten
 from chatpipe.scoring import row_nats
 from chatpipe.tokenization import IGNORED, TokenizedRow
 
 PLAIN = Quantization(method="none")
-BATCH_TOKENS = 2048
+BATCH_TOKENS = Evaluation().batch_tokens
 CONTENDERS = ("padded", "harness-1", "harness-8", "harness-16", "ours")
 
 

@@ -233,6 +233,16 @@ def test_rows_that_begin_alike_are_in_one_pack():
     assert firsts == [{0}, {0}, {1}, {1}]
 
 
+def test_what_rows_share_may_count_once_for_the_bound():
+    beginning = list(range(60))
+    rows = [TokenizedRow([*beginning, *[n] * 20], [1] * 80, n) for n in range(30)]
+    few, more = packs(rows, 200), packs(rows, 200, max_read=480)
+    assert [len(group) for group in few] == [2] * 15
+    assert [len(group) for group in more] == [6] * 5
+    assert pack(more[0])["input_ids"].numel() == 60 + 6 * 19  # nothing is predicted from the last
+    assert [len(group) for group in packs(rows, 200, max_read=10_000)] == [7] * 4 + [2]
+
+
 def test_a_row_longer_than_the_bound_stands_alone():
     rows = [TokenizedRow([1] * n, [1] * n, n) for n in (50, 7, 3)]
     assert [[row.index for row in group] for group in packs(rows, 10)] == [[3, 7], [50]]

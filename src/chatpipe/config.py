@@ -151,7 +151,7 @@ class Training(Section):
 class Evaluation(Section):
     """How the held-out rows are scored."""
 
-    batch_tokens: int = Field(2048, ge=16, description="tokens computed at once")
+    batch_tokens: int = Field(4096, ge=16, description="tokens computed at once")
     max_length: int = Field(2048, ge=16, description="tokens a row; longer rows are counted out")
     bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="for the intervals")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of the bootstrap")

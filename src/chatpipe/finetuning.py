@@ -26,7 +26,7 @@ class Finetune(Request):
     """What an adapter depends on."""
 
     kind: ClassVar[str] = "adapter"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
 
     base: Artifact

@@ -19,12 +19,16 @@ from chatpipe.progress import Reporter
 from chatpipe.prompts import template
 from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow
 
+# Nothing is kept for a backward pass: for every token that is computed at once, so many may be
+# read, if rows share them.
+READ = 4
+
 
 class Score(Request):
     """One model on one held-out set; no adapter means the base itself."""
 
     kind: ClassVar[str] = "scores"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     base: Artifact
     adapter: Artifact | None
@@ -104,7 +108,8 @@ def row_nats(
     nats = [0.0] * len(placed)
     device = next(model.parameters()).device
     lanes = lanes_for(placed, batch_tokens, most_lanes(model))
-    groups = packs(placed, batch_tokens // lanes, lanes)
+    most = batch_tokens // lanes
+    groups = packs(placed, most, lanes, READ * most)
 
     def nats_of(group: Sequence[TokenizedRow]) -> list[float]:
         return example_nats(model, send_to_device(pack(group), device))
