@@ -17,8 +17,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from chatpipe.child import ONE_ARENA
-
 RESULTS = Path(__file__).parent / "results"
 MARK = "RESULT "
 
@@ -38,14 +36,12 @@ def contend(module: str, contenders: Sequence[str], rounds: int, options: Sequen
 
 
 def in_process(module: str, arguments: Sequence[str]) -> Result:
-    """What that module says of one contender, ours in the environment that chatpipe gives its
-    own processes."""
-    of_ours = ONE_ARENA if arguments[0] == "ours" else {}
+    """What that module says of one contender."""
     done = subprocess.run(
         [sys.executable, "-m", module, "--contender", *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        env={**of_ours, **os.environ, "TOKENIZERS_PARALLELISM": "false"},
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
     )
     said = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not said:

@@ -22,9 +22,6 @@ from chatpipe.errors import ChatpipeError, StepProcessError, named
 from chatpipe.quiet import quieten
 from chatpipe.tether import die_with_parent
 
-# glibc would keep the memory that a thread has freed for that thread.
-ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-
 OnProgress = Callable[[progress.Progress], None]
 OnLine = Callable[[str], None]
 
@@ -36,12 +33,7 @@ class Child:
     """
 
     def __init__(self) -> None:
-        environment = {
-            **ONE_ARENA,
-            **os.environ,
-            "CHATPIPE_CHILD": "1",
-            "CHATPIPE_HOME": str(home()),
-        }
+        environment = {**os.environ, "CHATPIPE_CHILD": "1", "CHATPIPE_HOME": str(home())}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "chatpipe.child"],
             env={**environment, "PYTHONUNBUFFERED": "1"},
