@@ -14,7 +14,7 @@ from chatpipe.lanes import lanes_for, most_lanes, side_by_side
 from chatpipe.modeling import load_base
 from chatpipe.packed_trainer import PackedTrainer, PackingCollator, packed_training, training_lanes
 from chatpipe.packing import pack, packs
-from chatpipe.scoring import row_nats
+from chatpipe.scoring import MOST_READ, row_nats
 from chatpipe.tokenization import IGNORED, TokenizedRow
 
 
@@ -193,6 +193,16 @@ def test_rows_score_the_same(short_lanes, monkeypatch):
     assert short_lanes == [2] and max(packed["input_ids"].numel() for packed in made) <= 64
     monkeypatch.setattr(lanes, "most_lanes", lambda _: 1)
     assert at_once == pytest.approx(row_nats(model, ROWS, 128), rel=1e-5)
+
+
+def test_what_scored_rows_share_may_be_read_a_few_times(monkeypatch):
+    made = []
+    monkeypatch.setattr("chatpipe.packing.pack", lambda rows: made.append(pack(rows)) or made[-1])
+    ids = [[*range(3, 23), n, n] for n in range(30, 60)]
+    row_nats(small(), [TokenizedRow(row, row, 0) for row in ids], 64)
+    assert max(packed["input_ids"].numel() for packed in made) <= 64
+    read = [sum(packed["layout"]["spans"]) for packed in made]
+    assert 2 * 64 < max(read) <= MOST_READ * 64
 
 
 def trained(lanes, folder, dropout=0.0, **settings):

@@ -104,6 +104,19 @@ def test_a_row_that_comes_twice_is_computed_once_and_counted_twice(model, rows):
     assert pack([rows[0], rows[0]])["layout"]["lengths"] == [len(rows[0].input_ids) - 1, 0]
 
 
+def test_logits_of_what_rows_share_are_computed_once(model):
+    """The last of the common tokens is followed by another one in each."""
+    rows = [TokenizedRow([*range(3, 13), n, n], [*range(3, 13), n, n], n) for n in (40, 41, 42)]
+    packed = pack(rows)
+    assert packed["counts"] == [11] * 3 and len(packed["scored"]) == 33
+    assert len(packed["kept"]) == len(packed["targets"]) == 9 + 3 + 3
+    with packed_attention(model):
+        nats = packed_nats(model, packed)
+        nats.sum().backward()
+    one_by_one = torch.cat([alone(model, row) for row in rows])
+    assert nats.tolist() == pytest.approx(one_by_one.tolist(), rel=1e-4, abs=1e-5)
+
+
 def test_the_first_token_of_an_example_is_no_target_of_the_one_before():
     first, second = TokenizedRow([3, 4], [3, 4], 0), TokenizedRow([5, 6, 7], [5, 6, 7], 1)
     packed = pack([first, second])

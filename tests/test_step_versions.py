@@ -16,7 +16,10 @@ STEPS = {
     "chatpipe.finetuning": ("Finetune",),
     "chatpipe.scoring": ("Score",),
     "chatpipe.generation": ("Ask",),
-    # Of which Ask is made.
+    # Of which these are made.
+    "chatpipe.packing": (),
+    "chatpipe.attention": (),
+    "chatpipe.short_attention": (),
     "chatpipe.completion": (),
     "chatpipe.prefill": (),
     "chatpipe.mixed_adapters": (),

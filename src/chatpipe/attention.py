@@ -26,11 +26,11 @@ HARMLESS |= {"output_router_logits"}
 
 class Attended:
     """What the layers of one forward pass tell and hand on: how many have attended, and the
-    masks by what they are for."""
+    masks by (length, span, window)."""
 
     def __init__(self) -> None:
         self.layers = 0
-        self.masks: dict[tuple[int, int, int | None, int], torch.Tensor] = {}
+        self.masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
 
 
 class Layout(TypedDict):
@@ -109,8 +109,7 @@ def _one_by_one(
             if not q.shape[2]:
                 continue  # the example is the one before again
             if is_short(q, k.shape[2]) and not dropout:
-                together = q.shape[1] // k.shape[1]
-                mask = _mask(q, k.shape[2], window, layout["attended"], together)
+                mask = _mask(q, k.shape[2], window, layout["attended"])
                 outputs.append(attend_by_products(q, k, v, mask, scale))
             else:
                 outputs.append(_fused(q, k, v, layout["attended"], scale, window, dropout))
@@ -154,22 +153,18 @@ def _of_each(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return tensor.transpose(1, 2).index_select(1, places).transpose(1, 2)
 
 
-def _mask(
-    query: torch.Tensor, span: int, window: int | None, attended: Attended, together: int = 1
-) -> torch.Tensor:
-    """(together × L, span), to be added to the scores of the last L tokens of `span`, as often as
-    there are heads computed together: each token sees itself and all before it, or the window - 1
-    before it. In float32 on a CPU."""
+def _mask(query: torch.Tensor, span: int, window: int | None, attended: Attended) -> torch.Tensor:
+    """(L, span), to be added to the scores of the last L tokens of `span`: each sees itself and
+    all before it, or the window - 1 before it. In float32 on a CPU."""
     length = query.shape[2]
-    asked = (length, span, window, together)
+    asked = (length, span, window)
     if asked not in attended.masks:
         everything = torch.ones(length, span, dtype=torch.bool, device=query.device)
         seen = everything.tril(span - length)
         if window is not None:
             seen = seen.triu(span - length + 1 - window)
         dtype = torch.float32 if query.device.type == "cpu" else query.dtype
-        mask = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)
-        attended.masks[asked] = mask.repeat(together, 1)
+        attended.masks[asked] = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)
     return attended.masks[asked]
 
 

@@ -133,7 +133,10 @@ class Training(Section):
     weight_decay: float = Field(0.0, ge=0, le=1)
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     micro_batch_tokens: int = Field(
-        2048, ge=16, le=1 << 20, description="tokens computed at once; a longer row stands alone"
+        2048,
+        ge=16,
+        le=1 << 20,
+        description="tokens at once, shared ones of each row; a longer row stands alone",
     )
     global_batch_size: int = Field(16, ge=1, le=65536, description="rows an optimizer step")
     max_length: int = Field(1024, ge=16, le=131072, description="tokens a row")
@@ -151,7 +154,9 @@ class Training(Section):
 class Evaluation(Section):
     """How the held-out rows are scored."""
 
-    batch_tokens: int = Field(4096, ge=16, description="tokens computed at once")
+    batch_tokens: int = Field(
+        4096, ge=16, description="tokens computed at once, shared ones but once"
+    )
     max_length: int = Field(2048, ge=16, description="tokens a row; longer rows are counted out")
     bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="for the intervals")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of the bootstrap")

@@ -166,7 +166,7 @@ def logits_bytes(shapes: Shapes, batch: Batch, device: Device) -> float:
 
 
 def layer_bytes(shapes: Shapes, settings: Settings, device: Device, shares: int = 1) -> float:
-    """What one layer leaves for the backward pass, a token; LLaMA's layer with sdpa attention.
+    """What one layer leaves for the backward pass, a token; LLaMA's layer.
 
     - norms: two inputs and two inverse roots, in float32;
     - attention: queries, keys, values and its output, and the float32 log-sum of every head;
@@ -186,8 +186,8 @@ def layer_bytes(shapes: Shapes, settings: Settings, device: Device, shares: int 
 
 
 def _attention_bytes(shapes: Shapes, device: Device) -> float:
-    """On a CPU the more of what long examples leave, in float32, and what short ones do in half
-    precision: their probabilities, instead of the log-sums."""
+    """On a CPU the more of what long examples leave, in float32, and what short ones do in
+    bfloat16: their probabilities, instead of output and log-sums."""
     from chatpipe.short_attention import SHORT
 
     elements = 2 * (shapes.attention + shapes.keys)
@@ -195,7 +195,8 @@ def _attention_bytes(shapes: Shapes, device: Device) -> float:
     bytes_fused = fused * elements + FLOAT32 * shapes.heads
     if device.kind != "cpu" or device.compute_bytes == FLOAT32:
         return float(bytes_fused)
-    return float(max(bytes_fused, device.compute_bytes * (elements + SHORT * shapes.heads)))
+    kept = shapes.attention + 2 * shapes.keys + SHORT * shapes.heads
+    return float(max(bytes_fused, device.compute_bytes * kept))
 
 
 def training_flops(shapes: Shapes, training: Training) -> float:

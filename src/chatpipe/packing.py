@@ -33,17 +33,17 @@ LAYERS = {"full_attention", "sliding_attention"}
 WORTH_SHARING = 1 / 8  # of a row's tokens
 
 Pack = dict[str, Any]
-
-
 Places = npt.NDArray[np.int64]
 
 
 def pack(rows: Sequence[TokenizedRow]) -> Pack:
-    """One packed row. With T tokens that are computed, of which S are scored:
+    """One packed row. With T tokens that are computed, and S scored ones, of which U differ in
+    what they are or are predicted from:
 
     input_ids, position_ids: (1, T), each example without what it shares with the one before, and
     up to the last token that a scored one is predicted from; layout: where the examples are;
-    kept: (S,), where the token before a scored one is; targets: (S,), the scored tokens; counts:
+    kept: (U,), where the token before a scored one is; targets: (U,), the scored tokens; scored:
+    (S,), the places of all among these, example by example, None where none comes twice; counts:
     the scored tokens of each example. An example's first token is never scored: nothing of its
     own is before it.
     """
@@ -54,6 +54,9 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
     paths = _paths(shared, lengths)
     labels = [np.asarray(row.labels[1 : span + 1]) for row, span in zip(rows, spans, strict=True)]
     scored = [of_one != IGNORED for of_one in labels]
+    before = np.concatenate([path[: len(at)][at] for path, at in zip(paths, scored, strict=True)])
+    wanted = np.concatenate([of_one[at] for of_one, at in zip(labels, scored, strict=True)])
+    kept, targets, repeated = _distinct(before.astype(np.int64), wanted.astype(np.int64))
     return {
         "input_ids": _tensor([of_one[n:] for of_one, n in zip(ids, shared, strict=True)])[None],
         "position_ids": _tensor([np.arange(n, m) for n, m in zip(shared, spans, strict=True)])[
@@ -67,8 +70,9 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
             key_ends=_ends(spans),
             attended=Attended(),
         ),
-        "kept": _tensor([path[: len(at)][at] for path, at in zip(paths, scored, strict=True)]),
-        "targets": _tensor([of_one[at] for of_one, at in zip(labels, scored, strict=True)]),
+        "kept": torch.from_numpy(kept),
+        "targets": torch.from_numpy(targets),
+        "scored": _tensor([repeated]) if len(kept) < len(repeated) else None,
         "counts": [int(at.sum()) for at in scored],
     }
 
@@ -100,6 +104,12 @@ def _paths(shared: Sequence[int], lengths: Sequence[int]) -> list[Places]:
     return paths[1:]
 
 
+def _distinct(before: Places, wanted: Places) -> tuple[Places, Places, Places]:
+    """Every pair of the two but once, and where each of them is among these."""
+    pairs, places = np.unique(before << 32 | wanted, return_inverse=True)
+    return pairs >> 32, pairs & 0xFFFFFFFF, places
+
+
 def _ends(sizes: Sequence[int]) -> torch.Tensor:
     return torch.tensor([0, *sizes]).cumsum(0, dtype=torch.int32)
 
@@ -121,8 +131,10 @@ def packs(
     lengths = [len(of_one) for of_one in ids]
     added = [length - common for length, common in zip(lengths, shared, strict=True)]
 
+    read = max_tokens if max_read is None else max_read
+
     def filled(most: int) -> list[int]:
-        return _filled(lengths, added, max_read or max_tokens, most)
+        return _filled(lengths, added, read, most)
 
     starts = filled(max_tokens)
     if lanes > 1:
@@ -149,7 +161,7 @@ def _filled(
 
 
 def packed_logits(model: Any, packed: Pack) -> torch.Tensor:
-    """(S, vocabulary): the logits that predict the scored tokens. `model` attends as it does
+    """(U, vocabulary): the logits that predict the scored tokens. `model` attends as it does
     within `packed_attention`."""
     # Not [0], of which the gradient is a copy with zeros beneath.
     return _forward(model, packed, use_cache=False).logits.squeeze(0)  # type: ignore[no-any-return]
@@ -192,7 +204,8 @@ def _forward(model: Any, packed: Pack, **more: Any) -> Any:
 
 def packed_nats(model: Any, packed: Pack) -> torch.Tensor:
     """(S,) −log p of every scored token, in float32: bfloat16 has 3 digits, too few to sum."""
-    return token_nats(packed_logits(model, packed), packed["targets"])
+    nats = token_nats(packed_logits(model, packed), packed["targets"])
+    return nats if packed["scored"] is None else nats[packed["scored"]]
 
 
 def example_nats(model: Any, packed: Pack) -> list[float]:

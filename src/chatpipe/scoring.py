@@ -19,9 +19,9 @@ from chatpipe.progress import Reporter
 from chatpipe.prompts import template
 from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow
 
-# Nothing is kept for a backward pass: for every token that is computed at once, so many may be
-# read, if rows share them.
-READ = 4
+# Tokens that may be read for each that is computed at once, where rows share them: few are kept,
+# as there is no backward pass.
+MOST_READ = 4
 
 
 class Score(Request):
@@ -109,7 +109,7 @@ def row_nats(
     device = next(model.parameters()).device
     lanes = lanes_for(placed, batch_tokens, most_lanes(model))
     most = batch_tokens // lanes
-    groups = packs(placed, most, lanes, READ * most)
+    groups = packs(placed, most, lanes, MOST_READ * most)
 
     def nats_of(group: Sequence[TokenizedRow]) -> list[float]:
         return example_nats(model, send_to_device(pack(group), device))

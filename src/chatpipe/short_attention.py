@@ -1,10 +1,9 @@
-"""Attention of short examples in half precision on CPUs, by plain products.
+"""Attention of short examples in bfloat16 on CPUs, by plain products.
 
 torch's own, which never holds all probabilities at once, is slow where an example is one or two of
 its blocks: up to SHORT tokens, products take a half to a third of its time, forward and backward.
 Scores and probabilities are in float32, and the probabilities rounded for their product with the
-values, as in FlashAttention. The backward pass is that of its paper (Dao et al., 2022, appendix B),
-but that the probabilities are kept and not computed again.
+values, as in FlashAttention; they are kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ SHORT = 256  # tokens that an example attends to
 
 def is_short(query: torch.Tensor, span: int) -> bool:
     """Whether an example that attends to so many tokens is faster by products."""
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    return half and query.device.type == "cpu" and span <= SHORT
+    return query.dtype is torch.bfloat16 and query.device.type == "cpu" and span <= SHORT
 
 
 def attend_by_products(
@@ -30,9 +28,8 @@ def attend_by_products(
     mask: torch.Tensor,
     scale: float | None,
 ) -> torch.Tensor:
-    """query (1, heads, L, size), key and value (1, key heads, K, size) → (1, heads, L, size).
-    mask: (heads / key heads × L, K) in float32, added to the scores of the query heads that share
-    a key head, one under the other."""
+    """query (1, heads, L, size), key (1, key heads, K, size), value (1, key heads, K, value size)
+    → (1, heads, L, value size). mask: (L, K) in float32, added to every head's scores."""
     if scale is None:
         scale = query.shape[-1] ** -0.5
     return _Attention.apply(query, key, value, mask, scale)  # type: ignore[no-any-return, no-untyped-call]
@@ -53,23 +50,24 @@ class _Attention(torch.autograd.Function):
     ) -> torch.Tensor:
         queries = query.reshape(key.shape[1], -1, key.shape[3])
         keys, values = key[0], value[0]
-        scores = torch.baddbmm(mask, queries.float(), keys.float().transpose(1, 2), alpha=scale)
+        masks = mask.repeat(query.shape[1] // key.shape[1], 1)
+        scores = torch.baddbmm(masks, queries.float(), keys.float().transpose(1, 2), alpha=scale)
         probabilities = scores.softmax(-1).to(value.dtype)
-        output = probabilities @ values
-        ctx.save_for_backward(queries, keys, values, probabilities, output)
+        ctx.save_for_backward(queries, keys, values, probabilities)
         ctx.scale = scale
-        return output.view(query.shape)
+        return (probabilities @ values).view(*query.shape[:3], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        queries, keys, values, probabilities, output = ctx.saved_tensors
-        gradient = gradients[0].reshape(output.shape)
+        queries, keys, values, probabilities = ctx.saved_tensors
+        gradient = gradients[0].reshape(*queries.shape[:2], -1)
         of_values = probabilities.transpose(1, 2) @ gradient
-        # Σ over keys of probability × its gradient.
-        weighted = (gradient * output).sum(-1, keepdim=True, dtype=torch.float32)
-        of_scores = gradient @ values.transpose(1, 2)
-        of_scores.sub_(weighted.to(of_scores.dtype)).mul_(probabilities)
+        of_probabilities = (gradient @ values.transpose(1, 2)).float()
+        # In float32: what is left of the difference is small where a token dominates.
+        weighted = (of_probabilities * probabilities).sum(-1, keepdim=True)
+        of_scores = of_probabilities.sub_(weighted).mul_(probabilities).to(keys.dtype)
         of_queries = (of_scores @ keys).mul_(ctx.scale)
         of_keys = (of_scores.transpose(1, 2) @ queries).mul_(ctx.scale)
-        return of_queries.view(gradients[0].shape), of_keys[None], of_values[None], None, None
+        of_query = of_queries.view(*gradients[0].shape[:3], -1)
+        return of_query, of_keys[None], of_values[None], None, None
