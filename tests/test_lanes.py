@@ -185,9 +185,21 @@ def test_all_lanes_together_hold_no_more_tokens_than_one_may(short_lanes):
     assert all(2 * sum(packed["layout"]["spans"]) <= 96 for packed in step["packs"])
 
 
-def test_rows_score_the_same(short_lanes, monkeypatch):
+def packs_made(monkeypatch):
+    """The packs that scoring makes, in several threads at once."""
     made = []
-    monkeypatch.setattr("chatpipe.packing.pack", lambda rows: made.append(pack(rows)) or made[-1])
+
+    def noted(rows):
+        packed = pack(rows)
+        made.append(packed)
+        return packed
+
+    monkeypatch.setattr("chatpipe.packing.pack", noted)
+    return made
+
+
+def test_rows_score_the_same(short_lanes, monkeypatch):
+    made = packs_made(monkeypatch)
     model = small()
     at_once = row_nats(model, ROWS, 128)
     assert short_lanes == [2] and max(packed["input_ids"].numel() for packed in made) <= 64
@@ -196,8 +208,7 @@ def test_rows_score_the_same(short_lanes, monkeypatch):
 
 
 def test_what_scored_rows_share_may_be_read_a_few_times(monkeypatch):
-    made = []
-    monkeypatch.setattr("chatpipe.packing.pack", lambda rows: made.append(pack(rows)) or made[-1])
+    made = packs_made(monkeypatch)
     ids = [[*range(3, 23), n, n] for n in range(30, 60)]
     row_nats(small(), [TokenizedRow(row, row, 0) for row in ids], 64)
     assert max(packed["input_ids"].numel() for packed in made) <= 64

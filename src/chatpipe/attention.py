@@ -95,17 +95,11 @@ def _one_by_one(
     dropout: float,
 ) -> torch.Tensor:
     """Queries of the T tokens that are computed, keys and values of all K → attention of the T."""
-    sizes = (layout["lengths"], layout["spans"], layout["spans"])
-    splits = zip(
-        *(
-            torch.split(part, size, 2)
-            for part, size in zip((query, key, value), sizes, strict=True)
-        ),
-        strict=True,
-    )
+    queries = torch.split(query, layout["lengths"], 2)
+    keys, values = (torch.split(part, layout["spans"], 2) for part in (key, value))
     outputs = []
     with torch.autocast(query.device.type, enabled=False):
-        for q, k, v in splits:
+        for q, k, v in zip(queries, keys, values, strict=True):
             if not q.shape[2]:
                 continue  # the example is the one before again
             if is_short(q, k.shape[2]) and not dropout:
