@@ -117,6 +117,18 @@ def test_logits_of_what_rows_share_are_computed_once(model):
     assert nats.tolist() == pytest.approx(one_by_one.tolist(), rel=1e-4, abs=1e-5)
 
 
+def test_what_only_a_later_row_scores_of_the_common_beginning_is_counted_for_that_row(model):
+    """Its logits come first, where the beginning lies, although the row is the last one."""
+    ids = [*range(3, 13), 40, 41]
+    first = TokenizedRow(ids, [IGNORED] * 10 + ids[10:], 0)
+    second = TokenizedRow([*ids[:10], 42, 43], [IGNORED] * 4 + [*ids[4:10], 42, 43], 1)
+    with torch.no_grad(), packed_attention(model):
+        packed = packed_nats(model, pack([first, second]))
+        one_by_one = example_nats(model, pack([first])) + example_nats(model, pack([second]))
+    found = [float(part.sum()) for part in torch.split(packed, [2, 8])]
+    assert found == pytest.approx(one_by_one, rel=1e-5)
+
+
 def test_the_first_token_of_an_example_is_no_target_of_the_one_before():
     first, second = TokenizedRow([3, 4], [3, 4], 0), TokenizedRow([5, 6, 7], [5, 6, 7], 1)
     packed = pack([first, second])

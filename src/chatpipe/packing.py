@@ -43,7 +43,7 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
     input_ids, position_ids: (1, T), each example without what it shares with the one before, and
     up to the last token that a scored one is predicted from; layout: where the examples are;
     kept: (U,), where the token before a scored one is; targets: (U,), the scored tokens; scored:
-    (S,), the places of all among these, example by example, None where none comes twice; counts:
+    (S,), the places of all among these, example by example, None where that is their order; counts:
     the scored tokens of each example. An example's first token is never scored: nothing of its
     own is before it.
     """
@@ -72,7 +72,7 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
         ),
         "kept": torch.from_numpy(kept),
         "targets": torch.from_numpy(targets),
-        "scored": _tensor([repeated]) if len(kept) < len(repeated) else None,
+        "scored": None if (np.diff(repeated) == 1).all() else _tensor([repeated]),
         "counts": [int(at.sum()) for at in scored],
     }
 
