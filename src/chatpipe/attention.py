@@ -120,9 +120,7 @@ def _fused(
     dropout: float,
 ) -> torch.Tensor:
     """One example by torch's own attention."""
-    # In float32, CPUs are more exact and, backward, twice as fast as in bfloat16.
-    dtype = torch.float32 if query.device.type == "cpu" else query.dtype
-    span = key.shape[2]
+    dtype, span = _computed_in(query), key.shape[2]
     plain = query.shape[2] == span and (window is None or span <= window)
     return scaled_dot_product_attention(
         query.to(dtype),
@@ -134,6 +132,12 @@ def _fused(
         scale=scale,
         enable_gqa=True,
     ).to(query.dtype)
+
+
+def _computed_in(query: torch.Tensor) -> torch.dtype:
+    """The type of scores: in float32, CPUs are more exact and, backward, torch's own attention is
+    twice as fast as in bfloat16."""
+    return torch.float32 if query.device.type == "cpu" else query.dtype
 
 
 def _has_flash_attention(query: torch.Tensor) -> bool:
@@ -157,8 +161,8 @@ def _mask(query: torch.Tensor, span: int, window: int | None, attended: Attended
         seen = everything.tril(span - length)
         if window is not None:
             seen = seen.triu(span - length + 1 - window)
-        dtype = torch.float32 if query.device.type == "cpu" else query.dtype
-        attended.masks[asked] = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)
+        mask = torch.zeros_like(seen, dtype=_computed_in(query)).masked_fill(~seen, -torch.inf)
+        attended.masks[asked] = mask
     return attended.masks[asked]
 
 
