@@ -6,7 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from chatpipe import attention
-from chatpipe.attention import Attended, _mask
+from chatpipe.attention import Asked, Attended, _mask
 from chatpipe.packing import pack, packed_attention, packed_nats
 from chatpipe.short_attention import SHORT, attend_by_products
 from chatpipe.tokenization import TokenizedRow
@@ -86,7 +86,7 @@ def test_short_examples_in_bfloat16_go_by_products(monkeypatch, dtype, span, dro
     )
     parts = [drawn(span, heads).to(dtype) for heads in (HEADS, 2, 2)]
     layout = pack([TokenizedRow(list(range(span + 1)), list(range(span + 1)), 0)])["layout"]
-    found = attention._one_by_one(*parts, layout, None, None, dropout)
+    found = attention._one_by_one(*parts, layout, Asked(None, None, dropout))
     assert found.shape == (1, span, HEADS, SIZE) and found.dtype is dtype
     assert bool(used) is by_products
 

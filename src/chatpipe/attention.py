@@ -6,7 +6,7 @@ example.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
@@ -18,7 +18,8 @@ from chatpipe.errors import ModelError
 from chatpipe.short_attention import attend_by_products, is_short
 
 ATTENTION = "chatpipe_packed"
-# What models say to their attention that is known to change nothing here, or is heeded.
+LARGEST_HEAD = 256  # of FlashAttention's
+# What models say to their attention that is heeded, or known to change nothing here.
 HEEDED = {"scaling", "dropout", "sliding_window"}
 HARMLESS = {"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"}
 HARMLESS |= {"output_router_logits"}
@@ -31,6 +32,15 @@ class Attended:
     def __init__(self) -> None:
         self.layers = 0
         self.masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
+
+
+class Asked(NamedTuple):
+    """What the model asks of its attention: the factor of scores (None: 1 / √size), how many of
+    the last tokens are seen (None: all), and the share of probabilities that is dropped."""
+
+    scale: float | None
+    window: int | None
+    dropout: float
 
 
 class Layout(TypedDict):
@@ -65,24 +75,23 @@ def _attention(
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
     layout["attended"].layers += 1
-    _check_heeded(kwargs)
-    scale, dropout = kwargs.get("scaling"), kwargs.get("dropout", 0.0)
-    window = kwargs.get("sliding_window")
+    asked = _asked(kwargs)
     key, value = key.to(query.dtype), value.to(query.dtype)
     if layout["places"] is not None:
         key, value = (_of_each(part, layout["places"]) for part in (key, value))
-    if not dropout and _has_flash_attention(query):
-        return _variable_length(query, key, value, layout, scale, window), None
-    return _one_by_one(query, key, value, layout, scale, window, dropout), None
+    if not asked.dropout and _has_flash_attention(query, value):
+        return _variable_length(query, key, value, layout, asked), None
+    return _one_by_one(query, key, value, layout, asked), None
 
 
-def _check_heeded(asked: dict[str, Any]) -> None:
+def _asked(said: dict[str, Any]) -> Asked:
     """ModelError where the model asks its attention for anything that would be left out."""
-    unknown = asked.keys() - HEEDED - HARMLESS
-    names = sorted(name for name in unknown if asked[name] is not None)
+    unknown = said.keys() - HEEDED - HARMLESS
+    names = sorted(name for name in unknown if said[name] is not None)
     if names:
-        said = ", ".join(names)
-        raise ModelError(f"rows cannot be packed: the model's attention asks for {said}.")
+        listed = ", ".join(names)
+        raise ModelError(f"rows cannot be packed: the model's attention asks for {listed}.")
+    return Asked(said.get("scaling"), said.get("sliding_window"), said.get("dropout", 0.0))
 
 
 def _one_by_one(
@@ -90,9 +99,7 @@ def _one_by_one(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: Layout,
-    scale: float | None,
-    window: int | None,
-    dropout: float,
+    asked: Asked,
 ) -> torch.Tensor:
     """Queries of the T tokens that are computed, keys and values of all K → attention of the T."""
     queries = torch.split(query, layout["lengths"], 2)
@@ -102,11 +109,11 @@ def _one_by_one(
         for q, k, v in zip(queries, keys, values, strict=True):
             if not q.shape[2]:
                 continue  # the example is the one before again
-            if is_short(q, k.shape[2]) and not dropout:
-                mask = _mask(q, k.shape[2], window, layout["attended"])
-                outputs.append(attend_by_products(q, k, v, mask, scale))
+            if is_short(q, k.shape[2]) and not asked.dropout:
+                mask = _mask(q, k.shape[2], asked.window, layout["attended"])
+                outputs.append(attend_by_products(q, k, v, mask, asked.scale))
             else:
-                outputs.append(_fused(q, k, v, layout["attended"], scale, window, dropout))
+                outputs.append(_fused(q, k, v, layout["attended"], asked))
     return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
@@ -115,12 +122,10 @@ def _fused(
     key: torch.Tensor,
     value: torch.Tensor,
     attended: Attended,
-    scale: float | None,
-    window: int | None,
-    dropout: float,
+    asked: Asked,
 ) -> torch.Tensor:
     """One example by torch's own attention."""
-    dtype, span = _computed_in(query), key.shape[2]
+    dtype, span, window = _computed_in(query), key.shape[2], asked.window
     plain = query.shape[2] == span and (window is None or span <= window)
     return scaled_dot_product_attention(
         query.to(dtype),
@@ -128,8 +133,8 @@ def _fused(
         value.to(dtype),
         attn_mask=None if plain else _mask(query, span, window, attended),
         is_causal=plain,
-        dropout_p=dropout,
-        scale=scale,
+        dropout_p=asked.dropout,
+        scale=asked.scale,
         enable_gqa=True,
     ).to(query.dtype)
 
@@ -140,10 +145,17 @@ def _computed_in(query: torch.Tensor) -> torch.dtype:
     return torch.float32 if query.device.type == "cpu" else query.dtype
 
 
-def _has_flash_attention(query: torch.Tensor) -> bool:
-    """Whether torch's FlashAttention runs on that: half precision, on Ampere GPUs or later."""
+def _has_flash_attention(query: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether torch's FlashAttention runs on that: half precision and heads of one size that it
+    knows, on Ampere GPUs or later."""
+    size = query.shape[3]
+    known = size == value.shape[3] and size % 8 == 0 and size <= LARGEST_HEAD
     half = query.dtype in (torch.float16, torch.bfloat16)
-    return half and query.is_cuda and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return half and known and _is_ampere_or_later(query.device)
+
+
+def _is_ampere_or_later(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _of_each(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -155,15 +167,15 @@ def _mask(query: torch.Tensor, span: int, window: int | None, attended: Attended
     """(L, span), to be added to the scores of the last L tokens of `span`: each sees itself and
     all before it, or the window - 1 before it. In float32 on a CPU."""
     length = query.shape[2]
-    asked = (length, span, window)
-    if asked not in attended.masks:
+    kind = (length, span, window)
+    if kind not in attended.masks:
         everything = torch.ones(length, span, dtype=torch.bool, device=query.device)
         seen = everything.tril(span - length)
         if window is not None:
             seen = seen.triu(span - length + 1 - window)
         mask = torch.zeros_like(seen, dtype=_computed_in(query)).masked_fill(~seen, -torch.inf)
-        attended.masks[asked] = mask
-    return attended.masks[asked]
+        attended.masks[kind] = mask
+    return attended.masks[kind]
 
 
 def _variable_length(
@@ -171,8 +183,7 @@ def _variable_length(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: Layout,
-    scale: float | None,
-    window: int | None,
+    asked: Asked,
 ) -> torch.Tensor:
     """All examples in one kernel, torch's FlashAttention for sequences of different lengths, which
     lets the last query see the last key."""
@@ -185,8 +196,8 @@ def _variable_length(
         layout["key_ends"],
         max(layout["lengths"]),
         max(layout["spans"]),
-        scale=scale,
-        window_size=(window - 1 if window else -1, 0),  # all before (-1), nothing after
+        scale=asked.scale,
+        window_size=(asked.window - 1 if asked.window else -1, 0),  # all before (-1), nothing after
         enable_gqa=True,
     )
     assert isinstance(attended, torch.Tensor)
