@@ -1,13 +1,14 @@
 """Perplexity: real tokens a second, on the same rows, with the same nats.
 
-The base in full precision, because that is what lm-evaluation-harness loads here:
+The base in full precision, because that is what lm-evaluation-harness loads here, alone or with an
+adapter on it:
   padded      transformers alone, padded batches of 8 rows of like length
   harness-1   lm-evaluation-harness, its Hugging Face backend, batch size 1
   harness-8   the same, batch size 8
   harness-16  the same, batch size 16
   ours        chatpipe's packed scoring
 
-    python -m benchmarks.evaluation [--rounds 3] [--rows 100] [--file ROWS]
+    python -m benchmarks.evaluation [--rounds 3] [--rows 100] [--file ROWS] [--adapter]
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch.nn.functional import cross_entropy
 
 from benchmarks import harness, rows
+from benchmarks.adapted import with_adapters
 from benchmarks.padded import pad
 from chatpipe.config import Evaluation, Quantization
 from chatpipe.modeling import load_model, load_tokenizer, peak_memory_bytes
@@ -34,12 +38,13 @@ BATCH_TOKENS = Evaluation().batch_tokens
 CONTENDERS = ("padded", "harness-1", "harness-8", "harness-16", "ours")
 
 
-def harness_nats(base: Path, held: Sequence[TokenizedRow], batch: int) -> tuple[list[float], float]:
+def harness_nats(
+    model: Any, tokenizer: Any, held: Sequence[TokenizedRow], batch: int
+) -> tuple[list[float], float]:
     """(nats of every row, seconds) by lm-evaluation-harness."""
     from lm_eval.models.huggingface import HFLM
 
-    model = load_model(base, None, PLAIN)
-    lm = HFLM(pretrained=model, tokenizer=load_tokenizer(base), batch_size=batch)
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
     asked = []
     for number, row in enumerate(held):
         prompt = sum(label == IGNORED for label in row.labels)
@@ -50,16 +55,15 @@ def harness_nats(base: Path, held: Sequence[TokenizedRow], batch: int) -> tuple[
 
 
 def padded_nats(
-    base: Path, held: Sequence[TokenizedRow], batch: int = 8
+    model: Any, held: Sequence[TokenizedRow], batch: int = 8
 ) -> tuple[list[float], float]:
     """(nats of every row, the shortest first, seconds) by transformers alone."""
-    model = load_model(base, None, PLAIN)
     rows_by_length = sorted(held, key=lambda row: len(row.input_ids))
     nats: list[float] = []
     started = time.monotonic()
     with torch.inference_mode():
         for first in range(0, len(rows_by_length), batch):
-            padded = pad(rows_by_length[first : first + batch])
+            padded = send_to_device(pad(rows_by_length[first : first + batch]), model.device)
             labels = padded.pop("labels")[:, 1:]
             logits = model(**padded).logits[:, :-1].float()
             of_tokens = cross_entropy(
@@ -69,9 +73,8 @@ def padded_nats(
     return nats, time.monotonic() - started
 
 
-def our_nats(base: Path, held: Sequence[TokenizedRow]) -> tuple[list[float], float]:
+def our_nats(model: Any, held: Sequence[TokenizedRow]) -> tuple[list[float], float]:
     """(nats of every row, seconds) by chatpipe."""
-    model = load_model(base, None, PLAIN)
     started = time.monotonic()
     nats = row_nats(model, held, BATCH_TOKENS)
     return nats, time.monotonic() - started
@@ -81,12 +84,14 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
     quieten()
     base = rows.base_model(options.base)
     held, _ = rows.tokenized(base, options.file, (options.rows, 0))
+    model, _ = with_adapters(load_model(base.path, None, PLAIN), int(options.adapter))
     if name == "ours":
-        nats, seconds = our_nats(base.path, held)
+        nats, seconds = our_nats(model, held)
     elif name == "padded":
-        nats, seconds = padded_nats(base.path, held)
+        nats, seconds = padded_nats(model, held)
     else:
-        nats, seconds = harness_nats(base.path, held, int(name.rpartition("-")[2]))
+        batch = int(name.rpartition("-")[2])
+        nats, seconds = harness_nats(model, load_tokenizer(base.path), held, batch)
     tokens = sum(len(row.input_ids) for row in held)
     return {
         "tokens_per_s": tokens / seconds,
@@ -104,6 +109,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--base", help="a model directory; the embedded 135M base when left out")
     parser.add_argument("--file", type=Path, help="rows of one's own")
+    parser.add_argument("--adapter", action="store_true", help="score an adapter, not the base")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     options = parser.parse_args()
     if options.contender:
@@ -112,6 +118,7 @@ def main() -> None:
     passed = [f"--rows={options.rows}"]
     passed += [f"--base={options.base}"] if options.base else []
     passed += [f"--file={options.file}"] if options.file else []
+    passed += ["--adapter"] if options.adapter else []
     found = harness.contend("benchmarks.evaluation", options.only, options.rounds, passed)
     ratios = {
         name: harness.ratio(found, "tokens_per_s", "ours", name) for name in found if name != "ours"
@@ -128,9 +135,11 @@ def main() -> None:
                 "ours is faster by": harness.shown(against),
             }
         )
-    harness.table("Perplexity, real tokens a second", lines)
+    scored = "an adapter's" if options.adapter else "the base's"
+    harness.table(f"Perplexity, {scored}, real tokens a second", lines)
     command = f"python -m benchmarks.evaluation --rounds {options.rounds} {' '.join(passed)}"
-    harness.write("evaluation", command, {"rounds": found, "ratios": ratios})
+    named = "evaluation_adapter" if options.adapter else "evaluation"
+    harness.write(named, command, {"rounds": found, "ratios": ratios})
 
 
 if __name__ == "__main__":

@@ -24,13 +24,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from peft import get_peft_model
 
 from benchmarks import harness, rows
+from benchmarks.adapted import with_adapters
 from chatpipe.completion import Completion, complete, completion_of, sampling
-from chatpipe.config import Generation, Lora, Quantization
-from chatpipe.finetuning import lora_config
-from chatpipe.mixed_adapters import through
+from chatpipe.config import Generation, Quantization
+from chatpipe.mixed_adapters import switched_to
 from chatpipe.modeling import load_base, load_fast_base, load_tokenizer
 from chatpipe.prompts import render, template
 from chatpipe.quiet import quieten
@@ -85,22 +84,6 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
     }
 
 
-def with_adapters(model: Any, count: int) -> tuple[Any, list[str | None]]:
-    """The model with so many adapters of random weights, and the names of all models: None is
-    the base."""
-    if not count:
-        return model, [None]
-    torch.manual_seed(0)  # A is drawn where an adapter is made: the same in every contender
-    names = [f"random-{number}" for number in range(count)]
-    adapted = get_peft_model(model, lora_config(Lora()), adapter_name=names[0])
-    for name in names[1:]:
-        adapted.add_adapter(name, lora_config(Lora()))
-    for name, weight in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.01)
-    return adapted.eval(), [None, *names]
-
-
 def _answering(name: str, model: Any, encoder: Encoder, settings: Generation) -> Answering:
     def together(prompts: list[str], adapters: list[str | None]) -> list[Completion]:
         return complete(model, encoder, prompts, settings, adapters)
@@ -135,7 +118,7 @@ def mixed_by_peft(
     tokenizer = encoder.tokenizer
     tokenizer.pad_token = tokenizer.eos_token
     ids = {"input_ids": encoder.prompt_ids(prompts)}
-    padded = tokenizer.pad(ids, padding_side="left", return_tensors="pt")
+    padded = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
     names = [name or "__base__" for name in adapters]
     with torch.no_grad():
         out = model.generate(
@@ -159,8 +142,9 @@ def partings(made: Panel, alone: list[str], together: list[str]) -> list[dict[st
             for t in texts
         ]
         common = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ids, strict=False))]
-        with torch.no_grad(), through(made.model, adapter):
-            logits = made.model(torch.tensor([start + common])).logits[0, -1].float()
+        with torch.no_grad(), switched_to(made.model, adapter):
+            read = torch.tensor([start + common], device=made.model.device)
+            logits = made.model(read).logits[0, -1].float()
         nats = logits.log_softmax(-1)[[one[len(common)] for one in ids]]
         gap = float((nats[0] - nats[1]).abs())
         found.append({"alone": texts[0], "together": texts[1], "nats_apart": round(gap, 3)})

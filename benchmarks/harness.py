@@ -41,7 +41,7 @@ def in_process(module: str, arguments: Sequence[str]) -> Result:
         [sys.executable, "-m", module, "--contender", *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+        env={"CUDA_VISIBLE_DEVICES": "0", **os.environ, "TOKENIZERS_PARALLELISM": "false"},
     )
     said = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not said:

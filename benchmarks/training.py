@@ -67,6 +67,12 @@ def arguments(folder: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def half_precision() -> dict[str, bool]:
+    """What transformers' Trainer is told of the type that is computed in."""
+    dtype = compute_dtype(QUANTIZATION)
+    return {"bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
+
+
 def padded(base: Path, train: Rows, folder: str) -> Any:
     from transformers import Trainer, TrainingArguments
 
@@ -75,7 +81,7 @@ def padded(base: Path, train: Rows, folder: str) -> Any:
             folder,
             per_device_train_batch_size=2,
             gradient_accumulation_steps=GLOBAL_BATCH // 2,
-            bf16=compute_dtype(QUANTIZATION) is torch.bfloat16,
+            **half_precision(),
             remove_unused_columns=False,
         )
     )
@@ -132,7 +138,7 @@ def _trl(
     settings = SFTConfig(
         **arguments(
             folder,
-            bf16=compute_dtype(QUANTIZATION) is torch.bfloat16,
+            **half_precision(),
             gradient_checkpointing=False,
             **{"max_length": None, **more},
         )
@@ -161,7 +167,9 @@ def ours(base: Path, train: Rows, folder: str, lora: Lora = LORA, **more: Any) -
 
     from chatpipe.packed_trainer import PackedTrainer, PackingCollator, training_lanes
 
-    settings = TrainingArguments(**arguments(folder, **{"remove_unused_columns": False, **more}))
+    half = {"fp16": half_precision()["fp16"]}  # bfloat16's autocast is the trainer's own
+    unused = {"remove_unused_columns": False}
+    settings = TrainingArguments(**arguments(folder, **{**half, **unused, **more}))
     torch.manual_seed(0)
     model = with_adapter(load_fast_base(base, QUANTIZATION), lora)
     return PackedTrainer(
@@ -231,14 +239,16 @@ def matrix_rate(seconds: float = 2.0) -> float:
     """The best bfloat16 matrix product of this machine, in operations a second."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     best = 0.0
-    for size in (1024, 2048, 4096):
+    sizes, at_once = ((4096, 8192), 50) if device == "cuda" else ((1024, 2048, 4096), 1)
+    for size in sizes:
         left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in "ab")
         count, started = 0, time.monotonic()
         while time.monotonic() - started < seconds:
-            left @ right
+            for _ in range(at_once):
+                left @ right
             if device == "cuda":
                 torch.cuda.synchronize()
-            count += 1
+            count += at_once
         best = max(best, 2 * size**3 * count / (time.monotonic() - started))
     return best
 

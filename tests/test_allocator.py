@@ -1,6 +1,8 @@
-"""While a model is trained, freed memory stays with the process; afterwards it is given back."""
+"""While a model is trained, freed memory stays with the process; afterwards it is given back. From
+when a model is loaded, what one layer frees is there for the next."""
 
 import resource
+import subprocess
 import sys
 
 import psutil
@@ -46,6 +48,28 @@ def test_afterwards_it_is_given_back():
     left = resident() - before
     assert kept > 3 * BLOCK
     assert left < BLOCK / 2
+
+
+LAYERS = """
+import resource, sys
+from chatpipe.allocator import expect_large_blocks
+if sys.argv[1] == "expecting":
+    expect_large_blocks()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    held = [b"1" * (5 * 2**20) for _ in range(4)]
+    del held
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@has_glibc
+def test_what_one_layer_frees_is_there_for_the_next():
+    def pages(what):
+        command = [sys.executable, "-c", LAYERS, what]
+        return int(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    assert pages("expecting") < pages("as it is") / 3
 
 
 @has_glibc

@@ -1,16 +1,24 @@
 """Adapters of one base in one batch: each row comes out as from its own model alone."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import MixtralConfig, MixtralForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from chatpipe import completion, modeling
 from chatpipe.artifacts import store
 from chatpipe.completion import complete
 from chatpipe.config import BaseModelRef, Generation, Lora, Quantization
 from chatpipe.finetuning import lora_config
-from chatpipe.mixed_adapters import can_mix, row_by_row, through
+from chatpipe.mixed_adapters import active, can_mix, row_by_row, through
 from chatpipe.prompts import template
 from chatpipe.sources import FetchModel
 from chatpipe.tokenization import Encoder
@@ -76,6 +84,36 @@ def test_every_row_has_the_logits_of_its_own_model(
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
     assert (expected[0] - found[1]).abs().max() > 0.1, "the adapters do nothing"
     torch.testing.assert_close(after, expected[2], rtol=1e-4, atol=1e-5)
+
+
+def test_in_bfloat16_an_adapter_is_rounded_as_in_training(base, adapters):
+    """Its weights and the thin product too, which peft keeps in float32: seen here, where the
+    adapter outweighs the base."""
+    ids = torch.arange(3, 203).reshape(4, 50)
+
+    def read(dtype, as_we_do):
+        quantization = Quantization(method="none", compute_dtype=dtype)
+        with modeling.lent_model(base.path, [adapters[0].path], quantization) as model:
+            how = through(model, active(model)) if as_we_do else nullcontext()
+            with torch.no_grad(), how:
+                return model(ids).logits.float()
+
+    exact = read("float32", as_we_do=False)
+    of_peft = (read("bfloat16", as_we_do=False) - exact).norm()
+    assert 0 < (read("bfloat16", as_we_do=True) - exact).norm() < 2 * of_peft < 0.1 * exact.norm()
+
+
+def test_what_is_more_than_plain_lora_stays_peft_s(tiny_model_dir):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    config = lora_config(Lora(rank=4, target_modules=("q_proj", "down_proj")))
+    config.use_dora = True
+    model = get_peft_model(model, config).eval()
+    draw_weights(model, 0)
+    ids = torch.arange(3, 33).reshape(3, 10)
+    with torch.no_grad():
+        expected = model(ids).logits
+        with through(model, "default"):
+            assert torch.equal(model(ids).logits, expected)
 
 
 def test_layers_that_get_rows_and_tokens_in_one_dimension_are_no_exception():

@@ -32,6 +32,8 @@ class Conversation:
         import torch
         from transformers import TextIteratorStreamer, set_seed
 
+        from chatpipe.mixed_adapters import active, through
+
         set_seed(generation.seed)
         tokenizer = self.encoder.tokenizer
         turn = self.encoder.prompt_ids([render(self.encoder.template, text, input_text)])[0]
@@ -55,7 +57,7 @@ class Conversation:
 
         def generate() -> None:
             try:
-                with torch.no_grad():
+                with torch.no_grad(), through(self.model, active(self.model)):
                     written.extend(self.model.generate(**arguments)[0].tolist())
             except Exception as error:
                 failures.append(error)

@@ -19,7 +19,7 @@ class Ask(Request):
     """One model on the panel. Raw: the prompt alone, as the paper asked its base models."""
 
     kind: ClassVar[str] = "generations"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     base: Artifact
     adapter: Artifact | None

@@ -15,6 +15,7 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from chatpipe.allocator import expect_large_blocks
 from chatpipe.config import Quantization
 from chatpipe.dequantizing import dequantize_if_it_fits, is_quantized
 
@@ -130,6 +131,7 @@ def load_fast_base(path: Path, quantization: Quantization) -> Any:
     model = load_base(path, quantization)
     if torch.cuda.is_available():
         return model
+    expect_large_blocks()
     return dequantize_if_it_fits(model, compute_dtype(quantization))
 
 

@@ -28,7 +28,7 @@ class Score(Request):
     """One model on one held-out set; no adapter means the base itself."""
 
     kind: ClassVar[str] = "scores"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     base: Artifact
     adapter: Artifact | None
@@ -102,6 +102,7 @@ def row_nats(
     from accelerate.utils import send_to_device
 
     from chatpipe.lanes import lanes_for, most_lanes, side_by_side
+    from chatpipe.mixed_adapters import active, through
     from chatpipe.packing import example_nats, pack, packed_attention, packs
 
     placed = [replace(row, index=place) for place, row in enumerate(rows)]
@@ -115,7 +116,7 @@ def row_nats(
         return example_nats(model, send_to_device(pack(group), device))
 
     done = 0
-    with packed_attention(model):
+    with packed_attention(model), through(model, active(model)):
         for group, values in zip(groups, side_by_side(nats_of, groups, lanes), strict=True):
             for row, value in zip(group, values, strict=True):
                 nats[row.index] = value
