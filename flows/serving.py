@@ -167,7 +167,8 @@ def gpus() -> list[str]:
     """The GPUs that workers may take, by index or UUID: all, or those the user left visible."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [device for device in visible.split(",") if device.strip() not in ("", "-1")]
+        named = [device.strip() for device in visible.split(",")]
+        return [device for device in named if device not in ("", "-1")]
     try:
         listed = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
@@ -191,7 +192,8 @@ def _workers(url: str) -> Iterator[Service]:
     whose runs only wait where there are GPUs."""
     environment = {**WORKER_ENVIRONMENT, **_places(), "PREFECT_API_URL": url}
     for device in gpus():
-        seen = {**environment, "CUDA_VISIBLE_DEVICES": device}
+        # By default CUDA numbers the fastest first, nvidia-smi as they are on the bus.
+        seen = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **environment, "CUDA_VISIBLE_DEVICES": device}
         yield Service(f"worker-gpu{device}", _worker_command("gpu", f"gpu{device}"), seen)
     unseen = {**environment, "CUDA_VISIBLE_DEVICES": ""} if gpus() else environment
     runs = RUNS_THAT_WAIT * len(gpus()) + 1

@@ -18,7 +18,7 @@ import yaml
 from chatpipe.config import Variant
 from chatpipe.errors import ConfigError
 from flows.deployment_file import load_deployments
-from flows.serving import Service, down
+from flows.serving import Service, down, gpus
 from tests.site import SHIPPED, Site
 
 
@@ -233,3 +233,10 @@ def test_a_deployment_runs_on_a_worker_and_a_second_run_is_cached(
 
 def _recorded(home):
     return {json.loads(path.read_text())["pid"] for path in home.glob("service/*.json")}
+
+
+def test_workers_are_for_the_gpus_that_the_user_left_visible(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-1f3c")
+    assert gpus() == ["2", "GPU-1f3c"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert gpus() == []

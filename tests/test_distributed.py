@@ -43,6 +43,15 @@ def test_the_number_of_processes_is_checked(monkeypatch):
         processes()
 
 
+def test_no_two_processes_share_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv(PROCESSES, "3")
+    with pytest.raises(ConfigError, match=r"CHATPIPE_PROCESSES=3: .* 2 are visible"):
+        processes()
+    monkeypatch.setenv(PROCESSES, "1")
+    assert processes() == 1
+
+
 def test_how_to_share_a_base_is_checked(monkeypatch):
     monkeypatch.delenv(SHARDING, raising=False)
     assert sharding() == "auto"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, LlamaConfig
 
 from chatpipe.config import Dataset, Lora, Quantization, Training, Variant
 from chatpipe.distributed import SHARDING
@@ -217,6 +217,8 @@ def test_a_base_is_left_in_main_memory_where_the_gpu_has_no_room_for_it(tmp_path
     assert exceeds(tmp_path, nf4, on_gpus(8, 1))
     assert not exceeds(tmp_path, plain, on_gpus(8, 1))
     assert not exceeds(tmp_path, nf4, CPU.model_copy(update={"free_bytes": 2**30}))
+    BloomConfig().save_pretrained(tmp_path)  # whose rows cannot be packed
+    assert not exceeds(tmp_path, nf4, on_gpus(8, 1))
 
 
 def test_the_config_alone_is_enough(tiny_model_dir, tmp_path):

@@ -1,12 +1,14 @@
 """The measures against independent computations."""
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
+from chatpipe.errors import ModelError
 from chatpipe.metrics.perplexity import difference, interval, paper_perplexity, perplexity
 from chatpipe.modeling import load_tokenizer
 from chatpipe.packing import pack, packs
@@ -53,6 +55,15 @@ def test_the_nats_are_those_of_a_plain_loop(model, rows):
 def test_the_nats_depend_neither_on_the_batch_nor_on_padding(model, rows, batch_tokens):
     alone = row_nats(model, rows, 1)
     assert row_nats(model, rows, batch_tokens) == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_likelihood_that_is_not_finite_is_no_figure(model, rows):
+    """As where float16 overflows."""
+    broken = deepcopy(model)
+    with torch.no_grad():
+        broken.lm_head.weight[7] = torch.nan
+    with pytest.raises(ModelError, match=f"{len(rows)} of {len(rows)} texts.*compute_dtype"):
+        row_nats(broken, rows, 1024)
 
 
 def test_both_countings_of_a_row_cost_as_much_as_one(model, tiny_model_dir):

@@ -97,6 +97,14 @@ def test_torch_s_own_takes_the_call_and_gives_gradients_of_the_right_shapes(wind
     assert [gradient.shape for gradient in found] == [part.shape for part in parts]
 
 
+def test_keys_that_heads_share_may_be_given_to_each():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 7, 16) for heads in (6, 2, 2))
+    shared = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    each = (attention._of_each_head(part, 6) for part in (key, value))
+    torch.testing.assert_close(scaled_dot_product_attention(query, *each, is_causal=True), shared)
+
+
 @pytest.mark.parametrize(
     ("dtype", "size", "value_size", "capability", "runs"),
     [

@@ -70,6 +70,7 @@ class Request(BaseModel):
     version: ClassVar[int]  # raised by hand when the step's product changes for the same request
     # Fields that say where or for whom, not what; they stay out of the key.
     unkeyed: ClassVar[frozenset[str]] = frozenset()
+    spares_memory: ClassVar[str] = ""  # which settings to change where a GPU has too little
 
     def key(self) -> str:
         """Hex SHA-256 over kind, step version and the request; upstream artifacts count by

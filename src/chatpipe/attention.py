@@ -126,6 +126,10 @@ def _fused(
 ) -> torch.Tensor:
     """One example by torch's own attention."""
     dtype, span, window = _computed_in(query), key.shape[2], asked.window
+    if query.device.type != "cpu":
+        # Where FlashAttention cannot run, heads that share keys would go by the plain formula,
+        # which keeps all probabilities in float32.
+        key, value = (_of_each_head(part, query.shape[1]) for part in (key, value))
     plain = query.shape[2] == span and (window is None or span <= window)
     return scaled_dot_product_attention(
         query.to(dtype),
@@ -161,6 +165,11 @@ def _is_ampere_or_later(device: torch.device) -> bool:
 def _of_each(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """(1, heads, T, size) → (1, heads, K, size): what examples share, again for each."""
     return tensor.transpose(1, 2).index_select(1, places).transpose(1, 2)
+
+
+def _of_each_head(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """(1, key heads, K, size) → (1, heads, K, size): what heads share, again for each."""
+    return tensor.repeat_interleave(heads // tensor.shape[1], 1)
 
 
 def _mask(query: torch.Tensor, span: int, window: int | None, attended: Attended) -> torch.Tensor:

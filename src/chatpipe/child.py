@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chatpipe import progress
+from chatpipe import gpu_memory, progress
 from chatpipe.artifacts import Request, home
 from chatpipe.errors import ChatpipeError, StepProcessError, named
 from chatpipe.quiet import quieten
@@ -36,7 +36,7 @@ class Child:
         environment = {**os.environ, "CHATPIPE_CHILD": "1", "CHATPIPE_HOME": str(home())}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "chatpipe.child"],
-            env={**environment, "PYTHONUNBUFFERED": "1"},
+            env={**gpu_memory.allocator(), **environment, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -168,7 +168,9 @@ def main() -> None:
         message = json.loads(line)
         request = _steps()[message["step"]].model_validate(message["request"])
         try:
-            progress.emit("details", request.build(Path(message["into"])))
+            with gpu_memory.errors_named(request):
+                details = request.build(Path(message["into"]))
+            progress.emit("details", details)
         except (ChatpipeError, ValueError) as error:
             progress.emit("error", {"type": type(error).__name__, "message": str(error)})
 

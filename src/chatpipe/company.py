@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from chatpipe import gpu_memory
 from chatpipe.artifacts import Request, store
 from chatpipe.completion import AT_ONCE
 from chatpipe.generation import Answers, Ask, answered
@@ -27,6 +28,7 @@ class AskInCompany(Request):
 
     kind: ClassVar[str] = Ask.kind
     version: ClassVar[int] = Ask.version
+    spares_memory: ClassVar[str] = Ask.spares_memory
 
     ask: Ask
     company: tuple[Ask, ...]
@@ -60,6 +62,7 @@ class AskInCompany(Request):
             except Exception as error:
                 many = 1 + len(self.company)
                 LOG.warning("%s models could not be asked together, so one alone: %s", many, error)
+            gpu_memory.give_back()
         return answered([self.ask])
 
 

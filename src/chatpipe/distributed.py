@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from chatpipe.artifacts import Request, home
 from chatpipe.errors import ChatpipeError, ConfigError, StepProcessError, named
+from chatpipe.gpu_memory import errors_named
 from chatpipe.quiet import quieten
 from chatpipe.tether import die_with_parent
 
@@ -35,7 +36,12 @@ def processes() -> int:
     asked = os.environ.get(PROCESSES, "")
     if asked and not (asked.isdecimal() and int(asked)):
         raise ConfigError([f"{PROCESSES}={asked}: must be a whole number above 0."])
-    return int(asked) if asked else max(1, torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    if asked and int(asked) > gpus > 0:
+        raise ConfigError(
+            [f"{PROCESSES}={asked}: each needs a GPU of its own, {gpus} are visible."]
+        )
+    return int(asked) if asked else max(1, gpus)
 
 
 def is_one_of_several() -> bool:
@@ -103,17 +109,19 @@ def main(asked: Path, into: Path, outcome: Path) -> None:
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     said: dict[str, Any]
     try:
-        said = {"details": Finetune.model_validate_json(asked.read_text("utf-8")).build(into)}
+        request = Finetune.model_validate_json(asked.read_text("utf-8"))
+        with errors_named(request):
+            said = {"details": request.build(into)}
     except (ChatpipeError, ValueError) as error:
         said = {"error": {"type": type(error).__name__, "message": str(error)}}
     if not int(os.environ["RANK"]) or "error" in said:
         outcome.write_text(json.dumps(said), "utf-8")
+    if "error" in said:
+        end_at_once(1)  # the group is not taken down: NCCL would wait for the others to do so, too
     if distributed.is_initialized():
         distributed.destroy_process_group()
-    code = 1 if "error" in said else 0
     if int(os.environ["RANK"]):
-        end_at_once(code)
-    sys.exit(code)
+        end_at_once(0)
 
 
 def end_at_once(code: int) -> NoReturn:

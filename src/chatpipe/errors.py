@@ -8,6 +8,7 @@ ChatpipeError
 ├── SharedStoreError  the store that machines share cannot be reached, or refuses
 ├── ArtifactError    a stored artifact is missing, incomplete or changed
 ├── TrainingError    training ended without a usable adapter
+├── GPUMemoryError   a step needs more of a GPU's memory than is free
 ├── GateError        figures are worse than the last accepted ones
 ├── StepProcessError  a GPU step's process died without saying why
 └── ServiceError     a server or worker could not be started or reached
@@ -58,6 +59,10 @@ class TrainingError(ChatpipeError):
     """Training ended without a usable adapter."""
 
 
+class GPUMemoryError(ChatpipeError):
+    """A step needs more of a GPU's memory than is free."""
+
+
 class GateError(ChatpipeError):
     """Figures are worse than the last accepted ones; one sentence a figure."""
 
@@ -87,6 +92,7 @@ _BY_NAME: dict[str, type[ChatpipeError]] = {
         SharedStoreError,
         ModelError,
         TrainingError,
+        GPUMemoryError,
         StepProcessError,
     )
 }

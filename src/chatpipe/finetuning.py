@@ -28,6 +28,9 @@ class Finetune(Request):
     kind: ClassVar[str] = "adapter"
     version: ClassVar[int] = 7
     unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
+    spares_memory: ClassVar[str] = (
+        "lower training.micro_batch_tokens or set training.gradient_checkpointing"
+    )
 
     base: Artifact
     corpus: Artifact

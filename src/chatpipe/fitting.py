@@ -6,6 +6,7 @@ from pathlib import Path
 
 from chatpipe import distributed
 from chatpipe.config import Lora, Quantization, Training
+from chatpipe.errors import ModelError
 from chatpipe.memory import Batch, Device, MemoryEstimate, Settings, base_bytes, estimate
 from chatpipe.shapes import Shapes, shapes_of
 
@@ -47,7 +48,10 @@ def exceeds(base: Path, quantization: Quantization, device: Device) -> bool:
     $CHATPIPE_SHARDING) is to be handled so."""
     if quantization.method != "nf4" or device.free_bytes is None:
         return False
-    shapes = known_shapes(base, Lora())
+    try:
+        shapes = known_shapes(base, Lora())
+    except ModelError:
+        shapes = None  # rows of it cannot be packed, but it can be talked to
     needed = BESIDE * base_bytes(shapes, quantization, device) if shapes else 0
     return _shares_out(device.kind == "cuda" and needed > device.free_bytes)
 

@@ -20,6 +20,7 @@ class Ask(Request):
 
     kind: ClassVar[str] = "generations"
     version: ClassVar[int] = 4
+    spares_memory: ClassVar[str] = "lower generation.max_new_tokens or ask fewer prompts"
 
     base: Artifact
     adapter: Artifact | None

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from chatpipe.allocator import expect_large_blocks
 from chatpipe.config import Quantization
 from chatpipe.dequantizing import dequantize_if_it_fits, is_quantized
+from chatpipe.unused_gpu import warn_of_unused_gpu
 
 LOG = logging.getLogger(__name__)
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -27,6 +28,7 @@ def device() -> torch.device:
     """This process's CUDA device, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
+    warn_of_unused_gpu()
     return torch.device("cpu")
 
 

@@ -100,6 +100,13 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         )
         return EpochLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The Trainer's own has every process read the adapter by way of the first GPU."""
+        plain = model or self.model
+        device = str(self.args.device)
+        name = plain.active_adapter
+        plain.load_adapter(resume_from_checkpoint, name, is_trainable=True, torch_device=device)
+
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
         """accelerate refuses sharded weights beside DistributedDataParallel, even those that it
         is told to leave alone; this is what it does with others."""

@@ -211,7 +211,7 @@ def packed_nats(model: Any, packed: Pack) -> torch.Tensor:
 def example_nats(model: Any, packed: Pack) -> list[float]:
     """Σ −log p of the scored tokens of each example, without gradients."""
     with torch.no_grad():
-        nats = packed_nats(model, packed).double()
+        nats = packed_nats(model, packed).cpu().double()
         return [float(of_one.sum()) for of_one in torch.split(nats, packed["counts"])]
 
 

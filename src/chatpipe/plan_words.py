@@ -22,6 +22,7 @@ def cost_rows(plan: Plan) -> list[tuple[str, str]]:
     if plan.duration:
         rows.append(("tokens", f"{at_most}{plan.duration.tokens:,}"))
     rows.append(("optimizer steps", in_count(plan.optimizer_steps, plan.data.exact)))
+    rows.append(("device", plan.device.name))
     if plan.duration:
         rows.append(("time", f"{at_most}{in_time(plan.duration.seconds)}"))
     if plan.memory:

@@ -29,6 +29,7 @@ from chatpipe.memory import Batch, Device, MemoryEstimate, base_bytes
 from chatpipe.planned_steps import Data, Step, base_step, data_of, measuring_steps, state_of
 from chatpipe.shapes import Shapes, shapes_of
 from chatpipe.sources import FetchModel
+from chatpipe.unused_gpu import unused_gpu
 from chatpipe.upstream import Upstream, upstream_base
 
 CERTAIN = 1.15  # an estimate that is this many times what is free is refused
@@ -102,6 +103,9 @@ class _Planner:
         self.faults: list[str] = []
 
     def plan(self) -> Plan:
+        unused = unused_gpu()
+        if unused and self.device.kind == "cpu":
+            self.notes.append(unused)
         data, data_steps = data_of(self.variant)
         self.notes += data.notes
         self.faults += data.faults

@@ -16,6 +16,8 @@ from chatpipe.tokenization import IGNORED, TokenizedRow
 
 AT_ONCE = 4096  # tokens of a pack
 
+Layer = tuple[torch.Tensor, ...]  # its keys and its values
+
 
 def prefill(
     model: Any, prompts: Sequence[list[int]], adapters: Sequence[str | None]
@@ -26,7 +28,7 @@ def prefill(
     width = max(map(len, prompts)) - 1
     rows = [TokenizedRow(ids[:-1], [IGNORED] * (len(ids) - 1), n) for n, ids in enumerate(prompts)]
     device = next(model.parameters()).device
-    made: list[tuple[torch.Tensor, ...]] = []
+    made: list[Layer] = []
     with torch.no_grad(), packed_attention(model):
         for adapter, group in _packs(rows, adapters):
             packed = send_to_device(pack(group), device)
@@ -37,9 +39,16 @@ def prefill(
                 for whole, part in zip(made, layers, strict=True):
                     for padded, read in zip(whole, part, strict=True):
                         padded[row.index, :, width - len(places) :] = read[0, :, places]
+            del layers  # the next pack's need the room
+    return _cache_of(made)
+
+
+def _cache_of(made: list[Layer]) -> DynamicCache:
+    """The cache with those keys and values, which it copies: the list is emptied, so that hardly
+    more than one cache is held."""
     cache = DynamicCache()
-    for number, (keys, values) in enumerate(made):
-        cache.update(keys, values, number)
+    for number in range(len(made)):
+        cache.update(*made.pop(0), number)
     return cache
 
 
@@ -54,5 +63,5 @@ def _packs(
     ]
 
 
-def _padding(layer: tuple[torch.Tensor, ...], prompts: int, width: int) -> tuple[torch.Tensor, ...]:
+def _padding(layer: Layer, prompts: int, width: int) -> Layer:
     return tuple(part.new_zeros(prompts, part.shape[1], width, part.shape[3]) for part in layer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from chatpipe.artifacts import Artifact, Request
 from chatpipe.config import Evaluation, PromptTemplate, Quantization
-from chatpipe.errors import DataError
+from chatpipe.errors import DataError, ModelError
 from chatpipe.progress import Reporter
 from chatpipe.prompts import template
 from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow
@@ -29,6 +30,7 @@ class Score(Request):
 
     kind: ClassVar[str] = "scores"
     version: ClassVar[int] = 6
+    spares_memory: ClassVar[str] = "lower evaluation.batch_tokens"
 
     base: Artifact
     adapter: Artifact | None
@@ -94,7 +96,8 @@ ScoreSettings = tuple[PromptTemplate, Quantization, Evaluation]
 def row_nats(
     model: Any, rows: Sequence[TokenizedRow], batch_tokens: int, report: Any = None
 ) -> list[float]:
-    """Σ −log p of the scored tokens of each row, in the order of `rows`.
+    """Σ −log p of the scored tokens of each row, in the order of `rows`; ModelError where one is
+    not finite.
 
     Rows are packed and do not see each other, so a row's value depends on its company by rounding
     alone.
@@ -123,7 +126,18 @@ def row_nats(
             done += len(group)
             if report:
                 report(done)
+    _check_finite(nats)
     return nats
+
+
+def _check_finite(nats: Sequence[float]) -> None:
+    """ModelError where the model overflowed, as some do in float16."""
+    lost = sum(not math.isfinite(value) for value in nats)
+    if lost:
+        raise ModelError(
+            f"{lost:,} of {len(nats):,} texts have no finite likelihood; set "
+            "quantization.compute_dtype to float32, or check the model's weights."
+        )
 
 
 def _column(

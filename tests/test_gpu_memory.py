@@ -1,0 +1,49 @@
+"""What torch says of a GPU that is full becomes a sentence that names what to lower."""
+
+import pytest
+import torch
+
+from chatpipe import gpu_memory
+from chatpipe.company import AskInCompany
+from chatpipe.errors import GPUMemoryError, named
+from chatpipe.finetuning import Finetune
+from chatpipe.generation import Ask
+from chatpipe.scoring import Score
+
+SAID = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.58 GiB of "
+    "which 1.06 GiB is free. Including non-PyTorch memory, this process has 13.52 GiB in use."
+)
+
+
+@pytest.mark.parametrize(
+    ("step", "setting"),
+    [
+        (Finetune, "training.micro_batch_tokens"),
+        (Score, "evaluation.batch_tokens"),
+        (Ask, "generation.max_new_tokens"),
+        (AskInCompany, "generation.max_new_tokens"),
+    ],
+)
+def test_the_error_names_the_settings_of_its_step(step, setting):
+    request = step.model_construct()
+    with pytest.raises(GPUMemoryError) as caught, gpu_memory.errors_named(request):
+        raise torch.OutOfMemoryError(SAID)
+    said = str(caught.value)
+    assert said.startswith(f"the {step.kind} step: CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert "1.06 GiB is free; lower" in said and setting in said and "Including" not in said
+    assert isinstance(named("GPUMemoryError", said), GPUMemoryError)
+
+
+def test_other_errors_pass():
+    named_so = gpu_memory.errors_named(Score.model_construct())
+    with pytest.raises(RuntimeError, match="size mismatch"), named_so:
+        raise RuntimeError("size mismatch")
+
+
+def test_blocks_may_grow_unless_the_user_says_otherwise(monkeypatch):
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    assert gpu_memory.allocator() == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")
+    assert gpu_memory.allocator() == {}
