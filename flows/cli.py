@@ -151,22 +151,25 @@ def validate(
 ) -> None:
     """Check a file without running anything; all faults at once, exit code 2 if any."""
     with refusals():
-        from chatpipe.checking import format_of, row_faults
+        from chatpipe.checking import format_of, row_faults, rows_set_aside
         from chatpipe.loading import load_study, load_variant, study_variants
 
         if not file.is_file():
-            raise ConfigError([f"{file}: there is no such file."])
+            what = "is a directory; name a file" if file.is_dir() else "there is no such file"
+            raise ConfigError([f"{file}: {what}."])
         if file.suffix not in {".yaml", ".yml"}:
             row_format = format_of(file)
             if faults := row_faults(file, row_format, {}):
                 raise ConfigError(faults)
             typer.echo(f"{file}: every row is fine ({row_format}).")
             return
-        if _is_study(file):
-            check(study_variants(load_study(str(file))))
-        else:
-            check([load_variant(str(file))])
-        typer.echo(f"{file}: fine.")
+        study = _is_study(file)
+        variants = study_variants(load_study(str(file))) if study else [load_variant(str(file))]
+        check(variants)
+        aside = list(dict.fromkeys(line for each in variants for line in rows_set_aside(each)))
+        for line in aside:
+            typer.echo(line)
+        typer.echo(f"{file}: fine{', but a run sets these rows aside' if aside else ''}.")
 
 
 @app.command()
@@ -312,7 +315,9 @@ def _absolute_places() -> None:
 def main() -> None:
     """The `chatpipe` command."""
     # As by Ctrl-C, whoever asks: what the command started, like a server of its own, ends with it.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for asked in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(asked) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(asked, lambda number, _: sys.exit(128 + number))
     environment.prepare()
     _absolute_places()
     root = str(Path.cwd())

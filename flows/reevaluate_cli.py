@@ -45,10 +45,12 @@ def reevaluate(
 
         chosen = [load_variant(name) for name in variants] if variants else None
 
+        from flows.own_server import keep_from_terminal
         from flows.reevaluate import reevaluate as story
         from flows.terminal import quiet_console
 
         quiet_console()
+        keep_from_terminal()
         state = story(chosen, tolerance, return_state=True)
         error: Any = state.result(raise_on_failure=False)
         if error and not isinstance(error, GateError):

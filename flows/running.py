@@ -71,10 +71,12 @@ def _run_here(story: Callable[[], Artifact], name: str, as_json: bool) -> None:
     """Run a flow, print its report's tables and where it is."""
     from chatpipe.export import report_directory
     from chatpipe.report import read_report
+    from flows.own_server import keep_from_terminal
     from flows.terminal import print_report, quiet_console
     from tasks.caching import BUILT, HITS
 
     quiet_console()
+    keep_from_terminal()
     story()
     pages = report_directory(name)
     report = read_report(pages)
@@ -97,10 +99,17 @@ def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:
     from prefect.exceptions import ObjectNotFound
     from prefect.utilities.urls import url_for
 
+    from chatpipe.loading import deployments_dir
+
     try:
         run = asyncio.run(arun_deployment(deployment, parameters=parameters, timeout=0))
     except (ObjectNotFound, ValueError):
-        raise ServiceError(f"{deployment}: is not on the server; run `chatpipe deploy`.") from None
+        kind, _, name = deployment.partition("/")
+        raise ServiceError(
+            f"{deployment}: is not on the server; put `- {{name: {name}, <<: *{kind}}}` among the "
+            f"deployments of {deployments_dir() / 'prefect.yaml'}, if it is not there, and run "
+            "`chatpipe deploy`."
+        ) from None
     typer.echo(f"{deployment}: {url_for('flow-run', run.id)}")
     if watch:
         _wait_for(run.id)

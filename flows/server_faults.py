@@ -21,12 +21,14 @@ def in_a_sentence(error: BaseException) -> str | None:
     """What to say of an error of talking to the server; None where it is another error."""
     from httpx import HTTPStatusError, InvalidURL, TransportError
 
-    where = f"PREFECT_API_URL {_shown(os.environ.get('PREFECT_API_URL', ''))}"
+    url = os.environ.get("PREFECT_API_URL")
+    where = f"PREFECT_API_URL {_shown(url)}" if url else "the server of this command"
     if isinstance(error, HTTPStatusError):
         answer = error.response
         return f"{where}: the server answers {answer.status_code}: {answer.text.strip()[:300]}"
     if isinstance(error, TransportError | InvalidURL) or "Failed to reach API" in str(error):
-        return f"{where}: no server answers; start it, or name another."
+        mend = "start it, or name another" if url else "run the command again to go on"
+        return f"{where}: no server answers; {mend}."
     return None
 
 

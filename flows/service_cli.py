@@ -13,7 +13,7 @@ Port = Annotated[int, typer.Option(min=1, max=65535, help="Where the server list
 
 
 def deploy() -> None:
-    """Put every variant and study on the server that PREFECT_API_URL names."""
+    """Put what deployments/prefect.yaml lists on the server that PREFECT_API_URL names."""
     with refusals():
         from flows.deployment_file import load_deployments
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
@@ -19,6 +20,7 @@ ORDINARY = (
     "Starting temporary server",
     "Stopping temporary server",
 )
+INTERRUPTED = "Execution was aborted by an interrupt signal"
 # The columns that fit a narrow terminal; the report has them all.
 HEADLINE = (
     "Model",
@@ -40,6 +42,17 @@ def print_report(report: Report) -> None:
         if rows:
             console.print(_table(title, rows))
     console.print(summary(report))
+    for line in _set_aside(report):
+        console.print(line, highlight=False)
+
+
+def _set_aside(report: Report) -> Iterator[str]:
+    """Rows that were not used, data set by data set."""
+    for account in report.accounts:
+        if account.dropped:
+            reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in account.dropped.items())
+            lost = sum(account.dropped.values())
+            yield f"{account.name}: {lost:,} of {account.read:,} rows set aside: {reasons}"
 
 
 def _chosen(row: dict[str, str]) -> dict[str, str]:
@@ -72,5 +85,7 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, ChatpipeError):
         return False  # the command ends with its sentence
+    if INTERRUPTED in text:
+        return False  # and so it does here
     ordinary = text.startswith(ORDINARY)
     return record.levelno >= logging.WARNING or not ordinary

@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+import yaml
 
 from chatpipe import checking
 from chatpipe.checking import check_variant
@@ -118,6 +119,38 @@ def test_bad_rows_are_named_one_by_one(tmp_path, rows):
     assert "row 11: empty output" in refused("validate", rows)
 
 
+def variant_of(path, **dataset):
+    """A variant's file, beside its rows."""
+    described = {"name": "mine", "path": path.name, "format": "alpaca", **dataset}
+    content = {"base_model": {"repo": "smollm2-135m-instruct"}, "datasets": [described]}
+    file = path.with_name("mine.yaml")
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_a_variant_whose_rows_have_other_columns_is_refused_with_the_cure(tmp_path):
+    rows = [{"question": "x", "answer": "y"}]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    said = refused("validate", variant_of(path))
+    assert str(path) in said and "columns: {instruction: NAME, output: NAME}" in said
+    columns = {"instruction": "question", "output": "answer"}
+    assert chatpipe("validate", variant_of(path, columns=columns)).returncode == 0
+
+
+def test_a_variant_whose_file_is_blank_is_refused(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("\n\n")
+    assert "rows.jsonl: has no rows" in refused("validate", variant_of(tmp_path / "rows.jsonl"))
+
+
+def test_validate_names_the_rows_that_a_run_of_the_variant_sets_aside(rows):
+    assert chatpipe("validate", variant_of(rows)).stdout.endswith("mine.yaml: fine.\n")
+    with rows.open("a") as file:
+        file.write("no\n")
+    done = chatpipe("validate", variant_of(rows))
+    assert done.returncode == 0
+    assert "row 11: undecodable" in done.stdout and "sets these rows aside" in done.stdout
+
+
 def test_files_of_no_known_layout(tmp_path, rows):
     for name, text in (("a.txt", "x"), ("a.jsonl", '{"question": "x"}\n'), ("a.json", "[")):
         (tmp_path / name).write_text(text)
@@ -166,27 +199,60 @@ def test_a_full_disk_is_refused_before_anything_is_downloaded(monkeypatch):
         check_variant(load_variant("smol-merge"))
 
 
-@pytest.mark.slow
-def test_a_terminated_command_takes_the_server_of_its_own_with_it(rows, tiny_model_dir, tmp_path):
-    command = ("finetune", "--base-model", tiny_model_dir, "--dataset", rows)
+@pytest.fixture
+def training(rows, tiny_model_dir, tmp_path):
+    """A command that trains for long, in a process group of its own, as a terminal has it."""
+    command = ["finetune", "--base-model", tiny_model_dir, "--dataset", rows]
+    long = ("--set", "training.epochs=100", "--set", "training.global_batch_size=1")
+    more = [*long, "--adapter", tmp_path / "made"]
+    places = {"CHATPIPE_HOME": tmp_path / "home", "PREFECT_HOME": tmp_path / "prefect"}
+    plain = {name: of for name, of in os.environ.items() if not name.startswith("PREFECT_")}
     running = psutil.Popen(
-        [
-            sys.executable,
-            "-m",
-            "flows.cli",
-            *map(str, command),
-            "--adapter",
-            str(tmp_path / "made"),
-        ],
-        env={**os.environ, "CHATPIPE_HOME": str(tmp_path / "home")},
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "flows.cli", *map(str, command + more)],
+        env={**plain, **{name: str(place) for name, place in places.items()}},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
-    while not (servers := [child for child in running.children() if is_server(child)]):
-        assert running.poll() is None
-        time.sleep(0.1)
-    running.terminate()
-    assert running.wait(60) == 128 + signal.SIGTERM
+    yield running
+    if running.poll() is None:
+        running.kill()
+    running.stdout.close()
+
+
+def until(said, running):
+    for line in running.stdout:
+        if said in line:
+            return
+    raise AssertionError(f"it never said {said!r}")
+
+
+@pytest.mark.slow
+def test_a_terminated_command_takes_the_server_of_its_own_with_it(training):
+    until("fine-tune", training)
+    servers = [child for child in training.children() if is_server(child)]
+    assert servers
+    training.terminate()
+    training.stdout.read()
+    assert training.wait(60) == 128 + signal.SIGTERM
     assert not psutil.wait_procs(servers, timeout=10)[1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_command_and_all_that_it_started_in_a_sentence(training):
+    """A terminal sends it to the whole process group."""
+    until(" steps, loss", training)
+    started = training.children(recursive=True)
+    assert any(map(is_server, started))
+    asked = time.monotonic()
+    os.killpg(training.pid, signal.SIGINT)
+    said = training.stdout.read()
+    assert training.wait(60) == 130
+    assert time.monotonic() - asked < 30
+    [last] = [line for line in said.splitlines() if "steps, loss" not in line]
+    assert last == "stopped; run the same command again to go on."
+    assert not psutil.wait_procs(started, timeout=10)[1]
 
 
 def is_server(process):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from chatpipe.artifacts import home
-from chatpipe.config import Variant
+from chatpipe.config import Dataset, Variant
 from chatpipe.data import FORMATS
-from chatpipe.data.reading import READ_REASON, SUFFIXES, read_rows
+from chatpipe.data.reading import READ_REASON, SUFFIXES, RowFile, read_rows
 from chatpipe.errors import ConfigError, DataError, SourceError
 from chatpipe.sources import (
     WHEEL_MODELS,
@@ -23,6 +23,7 @@ from chatpipe.sources import (
 from chatpipe.tracking import missing
 
 SHOWN = 20  # bad rows that are named one by one; the rest is counted
+READ_WHOLE_BYTES = 64 * 2**20
 FREE_BYTES = 2 * 2**30  # the embedded study's artifacts need 0.6 GB, its checkpoints as much
 
 
@@ -89,6 +90,31 @@ def _dataset_faults(root: Path, variant: Variant, name: str) -> Iterator[str]:
             yield f"{path}: a row file ends in {', '.join(SUFFIXES)}; rename or convert it."
         elif path.stat().st_size == 0:
             yield f"{path}: the file is empty."
+        else:
+            yield from _layout_faults(path, dataset)
+
+
+def _layout_faults(path: Path, dataset: Dataset) -> Iterator[str]:
+    """By the file's first rows; a `.json` file, which is read whole, only where it is small."""
+    if path.suffix == ".json" and path.stat().st_size > READ_WHOLE_BYTES:
+        return
+    rows = RowFile(path, FORMATS[dataset.format], dataset.columns)
+    try:
+        first = next(rows.parts(), None)
+        if first is None or not first().num_rows:
+            yield f"{path}: has no rows."
+        rows.check()
+    except DataError as error:
+        yield str(error)
+
+
+def rows_set_aside(variant: Variant) -> Iterator[str]:
+    """A sentence for every row of the variant's local files that a run would set aside."""
+    for dataset in variant.datasets:
+        root = local_path(dataset.path or dataset.repo)
+        if root is not None:
+            for path in matching(root, dataset.files, f"datasets.{dataset.name}"):
+                yield from row_faults(path, dataset.format, dataset.columns)
 
 
 def _base_faults(variant: Variant) -> Iterator[str]:

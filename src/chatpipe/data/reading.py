@@ -83,9 +83,11 @@ class RowFile:
     def _require(self, found: Sequence[str]) -> None:
         missing = [name for name in self._required if name not in found]
         if missing:
+            ours = {theirs: name for name, theirs in self._names.items()}
+            like = ", ".join(f"{ours[name]}: NAME" for name in missing)
             raise DataError(
-                f"{self.path}: column {', '.join(missing)} is missing; "
-                f"found are {', '.join(found)}."
+                f"{self.path}: column {' and '.join(missing)} missing; found are "
+                f"{', '.join(found)}. Say which is which: columns: {{{like}}}."
             )
 
     def _ours(self, part: Part) -> pa.Table:
