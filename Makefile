@@ -34,12 +34,13 @@ check: $(STAMP) ## format, lint, types, import directions
 deploy: $(STAMP) ## put variants and studies on the server that PREFECT_API_URL names
 	@$(BIN)/chatpipe deploy
 
-bench: $(STAMP) ## run the benchmarks (40 minutes) and write benchmarks/results/
+bench: $(STAMP) ## run the benchmarks (45 minutes) and write benchmarks/results/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/chatpipe demo
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.loss_curves
 	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.evaluation --adapter
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.generation --models 4
 	$(BIN)/python -m benchmarks.orchestration

@@ -28,8 +28,8 @@ from benchmarks import harness, rows
 from benchmarks.adapted import with_adapters
 from benchmarks.padded import pad
 from chatpipe.config import Evaluation, Quantization
+from chatpipe.libraries import prepare
 from chatpipe.modeling import load_model, load_tokenizer, peak_memory_bytes
-from chatpipe.quiet import quieten
 from chatpipe.scoring import row_nats
 from chatpipe.tokenization import IGNORED, TokenizedRow
 
@@ -81,7 +81,7 @@ def our_nats(model: Any, held: Sequence[TokenizedRow]) -> tuple[list[float], flo
 
 
 def run(name: str, options: argparse.Namespace) -> harness.Result:
-    quieten()
+    prepare()
     base = rows.base_model(options.base)
     held, _ = rows.tokenized(base, options.file, (options.rows, 0))
     model, _ = with_adapters(load_model(base.path, None, PLAIN), int(options.adapter))

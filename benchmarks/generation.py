@@ -29,10 +29,10 @@ from benchmarks import harness, rows
 from benchmarks.adapted import with_adapters
 from chatpipe.completion import Completion, complete, completion_of, sampling
 from chatpipe.config import Generation, Quantization
+from chatpipe.libraries import prepare
 from chatpipe.mixed_adapters import switched_to
 from chatpipe.modeling import load_base, load_fast_base, load_tokenizer
 from chatpipe.prompts import render, template
-from chatpipe.quiet import quieten
 from chatpipe.tokenization import Encoder
 
 CONTENDERS = ("one-by-one", "fast-alone", "ours")
@@ -54,7 +54,7 @@ class Panel:
 
 
 def panel(load: Callable[..., Any], options: argparse.Namespace) -> Panel:
-    quieten()
+    prepare()
     base = rows.base_model(options.base).path
     model, names = with_adapters(load(base, Quantization()), options.models - 1)
     alpaca = template("alpaca")

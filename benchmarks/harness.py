@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from chatpipe.libraries import environment
+
 RESULTS = Path(__file__).parent / "results"
 MARK = "RESULT "
 
@@ -41,7 +43,7 @@ def in_process(module: str, arguments: Sequence[str]) -> Result:
         [sys.executable, "-m", module, "--contender", *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        env={"CUDA_VISIBLE_DEVICES": "0", **os.environ, "TOKENIZERS_PARALLELISM": "false"},
+        env={**environment(), "CUDA_VISIBLE_DEVICES": "0", **os.environ},
     )
     said = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not said:

@@ -15,8 +15,8 @@ from pathlib import Path
 from benchmarks import harness, rows, training
 from benchmarks.padded import TrainerInOurOrder, pad
 from chatpipe.config import Lora
+from chatpipe.libraries import prepare
 from chatpipe.modeling import compute_dtype, load_base
-from chatpipe.quiet import quieten
 from chatpipe.report import drawing as draw
 from chatpipe.report.html import environment
 
@@ -33,7 +33,7 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
 
     from chatpipe.packed_trainer import packed_training
 
-    quieten()
+    prepare()
     base = rows.base_model(options.base)
     train, _ = rows.tokenized(base, options.file, (options.rows, 0))
     with tempfile.TemporaryDirectory() as folder:

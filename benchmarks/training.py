@@ -28,8 +28,8 @@ from benchmarks.padded import pad
 from chatpipe.config import Lora, Quantization, Training
 from chatpipe.finetuning import lora_config, with_adapter
 from chatpipe.global_batches import GlobalBatches
+from chatpipe.libraries import prepare
 from chatpipe.modeling import compute_dtype, load_base, load_fast_base, peak_memory_bytes
-from chatpipe.quiet import quieten
 from chatpipe.scoring import row_nats
 from chatpipe.shapes import shapes_of
 from chatpipe.tokenization import IGNORED, TokenizedRow
@@ -196,7 +196,7 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
 
     from chatpipe.packed_trainer import packed_training
 
-    quieten()
+    prepare()
     base = rows.base_model(options.base).path
     train, heldout = rows.tokenized(
         base_artifact(options), options.file, (options.rows, 60), options.length

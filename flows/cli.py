@@ -94,12 +94,12 @@ def run(
 def plan(variant: VariantName, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a run would do, cost and need, and refuse what cannot work; nothing is trained."""
     with refusals():
+        from chatpipe.libraries import prepare
         from chatpipe.loading import load_variant
-        from chatpipe.quiet import quieten
 
         found = load_variant(variant, overrides or [])
         check([found])
-        quieten()
+        prepare()
 
         from chatpipe import planning
         from flows.plan_view import print_plan
@@ -265,13 +265,13 @@ def _lines() -> Iterator[str]:
 def _conversation(name: str, max_new_tokens: int, temperature: float) -> tuple[Any, Any]:
     from chatpipe.artifacts import store
     from chatpipe.config import Generation
+    from chatpipe.libraries import prepare
     from chatpipe.loading import load_variant
     from chatpipe.published import find
-    from chatpipe.quiet import quieten
 
     variant = load_variant(name)
     base, adapter = map(store().bring, find(variant))
-    quieten()
+    prepare()
 
     from chatpipe.chatting import Conversation
 

@@ -39,11 +39,3 @@ def test_other_errors_pass():
     named_so = gpu_memory.errors_named(Score.model_construct())
     with pytest.raises(RuntimeError, match="size mismatch"), named_so:
         raise RuntimeError("size mismatch")
-
-
-def test_blocks_may_grow_unless_the_user_says_otherwise(monkeypatch):
-    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        monkeypatch.delenv(name, raising=False)
-    assert gpu_memory.allocator() == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")
-    assert gpu_memory.allocator() == {}

@@ -19,7 +19,7 @@ from typing import Any
 from chatpipe import gpu_memory, progress
 from chatpipe.artifacts import Request, home
 from chatpipe.errors import ChatpipeError, StepProcessError, named
-from chatpipe.quiet import quieten
+from chatpipe.libraries import prepare
 from chatpipe.tether import die_with_parent
 
 OnProgress = Callable[[progress.Progress], None]
@@ -36,7 +36,7 @@ class Child:
         environment = {**os.environ, "CHATPIPE_CHILD": "1", "CHATPIPE_HOME": str(home())}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "chatpipe.child"],
-            env={**gpu_memory.allocator(), **environment, "PYTHONUNBUFFERED": "1"},
+            env={**environment, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -163,7 +163,7 @@ def _steps() -> dict[str, type[Request]]:
 def main() -> None:
     """Build every request that standard input brings, telling the parent how it goes."""
     die_with_parent()
-    quieten()
+    prepare()
     for line in sys.stdin:
         message = json.loads(line)
         request = _steps()[message["step"]].model_validate(message["request"])

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from chatpipe.artifacts import Request, home
 from chatpipe.errors import ChatpipeError, ConfigError, StepProcessError, named
 from chatpipe.gpu_memory import errors_named
-from chatpipe.quiet import quieten
+from chatpipe.libraries import prepare
 from chatpipe.tether import die_with_parent
 
 PROCESSES = "CHATPIPE_PROCESSES"
@@ -134,7 +134,7 @@ def end_at_once(code: int) -> NoReturn:
 
 if __name__ == "__main__":
     die_with_parent()
-    quieten()
+    prepare()
     if "RANK" in os.environ:
         main(*map(Path, sys.argv[1:]))
     else:

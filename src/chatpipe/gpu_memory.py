@@ -1,23 +1,14 @@
-"""A GPU's memory: how torch hands it out, and what is said where it does not suffice."""
+"""A GPU's memory: what is said where it does not suffice, and what is given back then."""
 
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from chatpipe.artifacts import Request
 from chatpipe.errors import GPUMemoryError
-
-
-def allocator() -> dict[str, str]:
-    """The environment of a process that computes: sizes change from pack to pack and with every
-    token of an answer, so blocks must be able to grow, or free memory is of no use in pieces. What
-    the user says of the allocator stands."""
-    told = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys()
-    return {} if told else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A GPU that the machine has and torch cannot use: all would be computed on the CPU, and nothing
 said.
 
-torch warns of it, among the warnings that are left out here (quiet.py).
+torch warns of it, among the warnings that are left out here (libraries.py).
 """
 
 from __future__ import annotations
