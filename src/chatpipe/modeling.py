@@ -153,7 +153,7 @@ def _load_for_inference(path: Path, quantization: Quantization) -> Any:
 
 def load_streamed_base(path: Path, quantization: Quantization) -> Any:
     """As load_base, but the layers stay in main memory, from where they are fetched; without
-    gradients. In half precision an adapter's share is rounded once less."""
+    gradients."""
     from chatpipe.sharding import stream_base
 
     model = load_base(path, quantization, torch.device("cpu"))
