@@ -35,7 +35,6 @@ from chatpipe.report import (
 )
 from chatpipe.report.findings import summary
 from chatpipe.report.formatting import MINUS
-from flows.terminal import print_report
 
 HOSTILE = '<script>alert("x")</script> | a pipe, `code`\n</p><img src=https://evil.example/x.png>'
 BASE = "SmolLM2-135M"
@@ -404,9 +403,3 @@ def _settings() -> dict[str, Any]:
         | dropout.get(name, {})
         for name, data in VARIANTS.items()
     }
-
-
-def test_the_terminal_tells_of_rows_that_were_set_aside(capsys):
-    print_report(example())
-    told = [line for line in capsys.readouterr().out.splitlines() if "set aside" in line]
-    assert told == ["sample-alpaca: 8 of 400 rows set aside: 2 duplicate, 6 empty output"]
