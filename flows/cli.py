@@ -151,7 +151,7 @@ def validate(
 ) -> None:
     """Check a file without running anything; all faults at once, exit code 2 if any."""
     with refusals():
-        from chatpipe.checking import format_of, row_faults, rows_set_aside
+        from chatpipe.checking import format_of, row_faults, unusable_rows
         from chatpipe.loading import load_study, load_variant, study_variants
 
         if not file.is_file():
@@ -166,7 +166,7 @@ def validate(
         study = _is_study(file)
         variants = study_variants(load_study(str(file))) if study else [load_variant(str(file))]
         check(variants)
-        aside = list(dict.fromkeys(line for each in variants for line in rows_set_aside(each)))
+        aside = unusable_rows(variants)
         for line in aside:
             typer.echo(line)
         typer.echo(f"{file}: fine{', but a run sets these rows aside' if aside else ''}.")
@@ -315,7 +315,7 @@ def _absolute_places() -> None:
 def main() -> None:
     """The `chatpipe` command."""
     # As by Ctrl-C, whoever asks: what the command started, like a server of its own, ends with it.
-    for asked in (signal.SIGTERM, signal.SIGHUP):
+    for asked in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(asked) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(asked, lambda number, _: sys.exit(128 + number))
     environment.prepare()

@@ -20,8 +20,9 @@ def require_server() -> None:
 def in_a_sentence(error: BaseException) -> str | None:
     """What to say of an error of talking to the server; None where it is another error."""
     from httpx import HTTPStatusError, InvalidURL, TransportError
+    from prefect.settings import PREFECT_API_URL
 
-    url = os.environ.get("PREFECT_API_URL")
+    url = PREFECT_API_URL.value()
     where = f"PREFECT_API_URL {_shown(url)}" if url else "the server of this command"
     if isinstance(error, HTTPStatusError):
         answer = error.response

@@ -191,9 +191,10 @@ def _workers(url: str) -> Iterator[Service]:
     """One worker a GPU, which sees no other and takes one run at a time; one for the CPU, most of
     whose runs only wait where there are GPUs."""
     environment = {**WORKER_ENVIRONMENT, **_places(), "PREFECT_API_URL": url}
+    # CUDA numbers the fastest first, as the user's own list does, nvidia-smi as on the bus.
+    order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     for device in gpus():
-        # By default CUDA numbers the fastest first, nvidia-smi as they are on the bus.
-        seen = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **environment, "CUDA_VISIBLE_DEVICES": device}
+        seen = {**environment, **order, "CUDA_VISIBLE_DEVICES": device}
         yield Service(f"worker-gpu{device}", _worker_command("gpu", f"gpu{device}"), seen)
     unseen = {**environment, "CUDA_VISIBLE_DEVICES": ""} if gpus() else environment
     runs = RUNS_THAT_WAIT * len(gpus()) + 1

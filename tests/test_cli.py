@@ -13,6 +13,7 @@ import yaml
 
 from chatpipe import checking
 from chatpipe.checking import check_variant
+from chatpipe.data import reading
 from chatpipe.errors import ConfigError
 from chatpipe.loading import load_variant
 from tests.rows import alpaca_rows, write_jsonl
@@ -151,6 +152,27 @@ def test_validate_names_the_rows_that_a_run_of_the_variant_sets_aside(rows):
     assert "row 11: undecodable" in done.stdout and "sets these rows aside" in done.stdout
 
 
+def test_a_variant_of_which_no_row_can_be_used_is_refused(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "", "output": "y"}\nno\n')
+    said = refused("validate", variant_of(tmp_path / "rows.jsonl"))
+    assert "row 1: empty instruction" in said and "row 2: undecodable" in said
+    assert "datasets.mine: none of 2 rows can be used" in said
+
+
+def test_a_file_without_rows_among_others_is_no_fault(tmp_path):
+    (tmp_path / "rows").mkdir()
+    write_jsonl(tmp_path / "rows" / "a.jsonl", alpaca_rows(3))
+    (tmp_path / "rows" / "b.csv").write_text("instruction,output\n")
+    file = variant_of(tmp_path / "rows", files=["*.jsonl", "*.csv"])
+    assert chatpipe("validate", file).stdout.endswith("mine.yaml: fine.\n")
+
+
+def test_a_column_that_only_later_rows_have_is_not_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 10)
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"instruction": "x"}, *alpaca_rows(3)])
+    check_variant(load_variant(str(variant_of(rows))))
+
+
 def test_files_of_no_known_layout(tmp_path, rows):
     for name, text in (("a.txt", "x"), ("a.jsonl", '{"question": "x"}\n'), ("a.json", "[")):
         (tmp_path / name).write_text(text)
@@ -217,7 +239,8 @@ def training(rows, tiny_model_dir, tmp_path):
     )
     yield running
     if running.poll() is None:
-        running.kill()
+        for process in (*running.children(recursive=True), running):
+            process.kill()
     running.stdout.close()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 
 from chatpipe.artifacts import home
@@ -42,22 +44,74 @@ def check_variant(variant: Variant) -> None:
         raise ConfigError([f"{variant.name}: {fault}" for fault in faults])
 
 
+@dataclass
+class Checked:
+    """How many rows were read and cannot be used, and the first of these: (number, reason)."""
+
+    rows: int = 0
+    bad: int = 0
+    shown: list[tuple[int, str]] = field(default_factory=list)
+
+
 def row_faults(path: Path, format_name: str, columns: dict[str, str]) -> list[str]:
     """One sentence for every row of the file that cannot be used, at most 20 and a count."""
     try:
-        row_format = FORMATS[format_name]
-        rows = read_rows(path, row_format, columns)
+        found = checked_rows(path, format_name, columns)
     except DataError as error:
         return [str(error)]
-    normalized = row_format.normalize(rows.select(list(row_format.columns)))
-    reasons = pc.coalesce(rows[READ_REASON], normalized["reason"]).to_pylist()
-    bad = [(number, reason) for number, reason in enumerate(reasons, 1) if reason]
-    faults = [f"{path}: row {number}: {reason}." for number, reason in bad[:SHOWN]]
-    if len(bad) > SHOWN:
-        faults.append(f"{path}: {len(bad) - SHOWN} more of {len(reasons)} rows are bad.")
-    if not reasons:
-        faults.append(f"{path}: has no rows.")
-    return faults
+    return [f"{path}: has no rows."] if not found.rows else _in_sentences(path, found)
+
+
+def checked_rows(path: Path, format_name: str, columns: dict[str, str]) -> Checked:
+    """Every row, part by part; DataError where the file as a whole cannot be read."""
+    row_format = FORMATS[format_name]
+    file = RowFile(path, row_format, columns)
+    found = Checked()
+    for part in file.parts():
+        rows = part()
+        normalized = row_format.normalize(rows.select(list(row_format.columns)))
+        reasons = pc.coalesce(rows[READ_REASON], normalized["reason"])
+        bad = np.flatnonzero(pc.is_valid(reasons))
+        for place in bad[: SHOWN - len(found.shown)]:
+            found.shown.append((found.rows + int(place) + 1, reasons[int(place)].as_py()))
+        found.rows += rows.num_rows
+        found.bad += len(bad)
+    file.check()
+    return found
+
+
+def unusable_rows(variants: Sequence[Variant]) -> list[str]:
+    """The rows of the variants' local files that a run sets aside because they cannot be read or
+    used (it finds duplicates, too). ConfigError for files that cannot be read, and for data sets
+    of which nothing is left."""
+    said, faults = [], []
+    for dataset in {d.model_dump_json(): d for v in variants for d in v.datasets}.values():
+        root = local_path(dataset.path or dataset.repo)
+        if root is None:
+            continue
+        key = f"datasets.{dataset.name}"
+        files = {path: Checked() for path in matching(root, dataset.files, key)}
+        for path in files:
+            try:
+                files[path] = checked_rows(path, dataset.format, dataset.columns)
+            except DataError as error:
+                faults.append(str(error))
+            said += _in_sentences(path, files[path])
+        rows = sum(found.rows for found in files.values())
+        if rows == sum(found.bad for found in files.values()) and not faults:
+            faults += [*said, f"{key}: none of {rows:,} rows can be used."]
+    if faults:
+        raise ConfigError(faults)
+    return said
+
+
+def _in_sentences(path: Path, found: Checked) -> list[str]:
+    said = [f"{path}: row {number}: {reason}." for number, reason in found.shown]
+    if found.bad > len(found.shown):
+        said.append(
+            f"{path}: {found.bad - len(found.shown):,} more of {found.rows:,} rows are bad."
+        )
+    return said
 
 
 def format_of(path: Path) -> str:
@@ -85,36 +139,36 @@ def _dataset_faults(root: Path, variant: Variant, name: str) -> Iterator[str]:
     except SourceError as error:
         yield str(error)
         return
+    some = False
     for path in found:
         if path.suffix not in SUFFIXES:
             yield f"{path}: a row file ends in {', '.join(SUFFIXES)}; rename or convert it."
         elif path.stat().st_size == 0:
             yield f"{path}: the file is empty."
         else:
-            yield from _layout_faults(path, dataset)
+            try:
+                some = _has_rows(path, dataset) or some
+                continue
+            except DataError as error:
+                yield str(error)
+        some = True  # what is wrong is said
+    if not some:
+        yield f"{root}: has no rows."
 
 
-def _layout_faults(path: Path, dataset: Dataset) -> Iterator[str]:
-    """By the file's first rows; a `.json` file, which is read whole, only where it is small."""
+def _has_rows(path: Path, dataset: Dataset) -> bool:
+    """By as many of the file's first parts as it takes; a large `.json` file, which would be read
+    whole, is taken to have some. DataError where it cannot be read or lacks a column."""
     if path.suffix == ".json" and path.stat().st_size > READ_WHOLE_BYTES:
-        return
-    rows = RowFile(path, FORMATS[dataset.format], dataset.columns)
-    try:
-        first = next(rows.parts(), None)
-        if first is None or not first().num_rows:
-            yield f"{path}: has no rows."
-        rows.check()
-    except DataError as error:
-        yield str(error)
-
-
-def rows_set_aside(variant: Variant) -> Iterator[str]:
-    """A sentence for every row of the variant's local files that a run would set aside."""
-    for dataset in variant.datasets:
-        root = local_path(dataset.path or dataset.repo)
-        if root is not None:
-            for path in matching(root, dataset.files, f"datasets.{dataset.name}"):
-                yield from row_faults(path, dataset.format, dataset.columns)
+        return True
+    file = RowFile(path, FORMATS[dataset.format], dataset.columns)
+    some = False
+    for part in file.parts():
+        some = part().num_rows > 0 or some
+        if some and not file.missing():
+            return True
+    file.check()
+    return some
 
 
 def _base_faults(variant: Variant) -> Iterator[str]:

@@ -68,8 +68,13 @@ class RowFile:
 
     def check(self) -> None:
         """DataError where no row of the parts that were read has a required column."""
-        if self._found:  # else there was no row, or none that names a column
+        if self.missing():
             self._require(sorted(self._found))
+
+    def missing(self) -> list[str]:
+        """Required columns that no row of JSON had in the parts that were read so far; none where
+        there was no row, or none that names a column."""
+        return [name for name in self._required if self._found and name not in self._found]
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -87,7 +92,8 @@ class RowFile:
             like = ", ".join(f"{ours[name]}: NAME" for name in missing)
             raise DataError(
                 f"{self.path}: column {' and '.join(missing)} missing; found are "
-                f"{', '.join(found)}. Say which is which: columns: {{{like}}}."
+                f"{', '.join(found)}. Rename them, or say in a variant which is "
+                f"which: columns: {{{like}}}."
             )
 
     def _ours(self, part: Part) -> pa.Table:
