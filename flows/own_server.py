@@ -15,6 +15,10 @@ from typing import Any
 def keep_from_terminal() -> None:
     """Have Prefect start such a server in a process group of its own; the command ends it, unless
     the command itself is killed."""
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value():
+        return  # none will be started, and importing it takes over a second
     from prefect.server.api import server
 
     apart = {**vars(subprocess), "Popen": partial(subprocess.Popen, process_group=0)}

@@ -193,11 +193,12 @@ def _workers(url: str) -> Iterator[Service]:
     environment = {**WORKER_ENVIRONMENT, **_places(), "PREFECT_API_URL": url}
     # CUDA numbers the fastest first, as the user's own list does, nvidia-smi as on the bus.
     order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    for device in gpus():
+    devices = gpus()
+    for device in devices:
         seen = {**environment, **order, "CUDA_VISIBLE_DEVICES": device}
         yield Service(f"worker-gpu{device}", _worker_command("gpu", f"gpu{device}"), seen)
-    unseen = {**environment, "CUDA_VISIBLE_DEVICES": ""} if gpus() else environment
-    runs = RUNS_THAT_WAIT * len(gpus()) + 1
+    unseen = {**environment, "CUDA_VISIBLE_DEVICES": ""} if devices else environment
+    runs = RUNS_THAT_WAIT * len(devices) + 1
     yield Service("worker-cpu", _worker_command("cpu", "cpu", runs), unseen)
 
 

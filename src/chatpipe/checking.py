@@ -39,7 +39,7 @@ def check_variant(variant: Variant) -> None:
             if not looks_like_hub_id(dataset.repo or ""):
                 faults.append(f"{key}.repo: {dataset.repo} is neither a directory nor a hub id.")
             continue
-        faults += _dataset_faults(root, variant, dataset.name)
+        faults += _dataset_faults(root, dataset)
     if faults:
         raise ConfigError([f"{variant.name}: {fault}" for fault in faults])
 
@@ -132,33 +132,28 @@ def format_of(path: Path) -> str:
     )
 
 
-def _dataset_faults(root: Path, variant: Variant, name: str) -> Iterator[str]:
-    dataset = next(dataset for dataset in variant.datasets if dataset.name == name)
+def _dataset_faults(root: Path, dataset: Dataset) -> Iterator[str]:
     try:
-        found = matching(root, dataset.files, f"datasets.{name}")
+        found = matching(root, dataset.files, f"datasets.{dataset.name}")
     except SourceError as error:
         yield str(error)
         return
-    some = False
+    blank = True
     for path in found:
-        if path.suffix not in SUFFIXES:
-            yield f"{path}: a row file ends in {', '.join(SUFFIXES)}; rename or convert it."
-        elif path.stat().st_size == 0:
-            yield f"{path}: the file is empty."
-        else:
-            try:
-                some = _has_rows(path, dataset) or some
-                continue
-            except DataError as error:
-                yield str(error)
-        some = True  # what is wrong is said
-    if not some:
+        try:
+            blank = not _has_rows(path, dataset) and blank
+        except DataError as error:
+            blank = False
+            yield str(error)
+    if blank:
         yield f"{root}: has no rows."
 
 
 def _has_rows(path: Path, dataset: Dataset) -> bool:
     """By as many of the file's first parts as it takes; a large `.json` file, which would be read
     whole, is taken to have some. DataError where it cannot be read or lacks a column."""
+    if path.suffix in SUFFIXES and path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty.")
     if path.suffix == ".json" and path.stat().st_size > READ_WHOLE_BYTES:
         return True
     file = RowFile(path, FORMATS[dataset.format], dataset.columns)
