@@ -19,7 +19,7 @@ from typing import Any
 
 from chatpipe.libraries import environment
 
-RESULTS = Path(__file__).parent / "results"
+_RESULTS = Path(__file__).parent / "results"
 MARK = "RESULT "
 
 Result = dict[str, Any]
@@ -63,11 +63,28 @@ def ratio(rounds: Rounds, figure: str, ours: str, theirs: str) -> Result:
     return {"median": median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
+def results() -> Path:
+    """The directory of this kind of machine's results: ratios of one kind say little of another."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    made = _RESULTS / f"{device}-{computed_in()}"
+    made.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def computed_in() -> str:
+    """The type that this machine's matrix products are in, where nobody says another."""
+    from chatpipe.config import Quantization
+    from chatpipe.modeling import compute_dtype
+
+    return str(compute_dtype(Quantization())).removeprefix("torch.")
+
+
 def write(name: str, command: str, found: Result) -> None:
-    """`results/<name>.json`, with the machine, the versions and the command."""
-    RESULTS.mkdir(exist_ok=True)
+    """`<name>.json` among the results, with the machine, the versions and the command."""
     about = {"date": datetime.now(UTC).date().isoformat(), "command": command, **machine()}
-    path = RESULTS / f"{name}.json"
+    path = results() / f"{name}.json"
     path.write_text(json.dumps({**about, **found}, indent=1) + "\n", "utf-8")
     print(f"written: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
@@ -78,6 +95,7 @@ def machine() -> Result:
 
     return {
         "device": device_name(),
+        "computed_in": computed_in(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "versions": library_versions(),

@@ -1,7 +1,7 @@
 """Loss by optimizer step, padded and packed, from the same start over the same rows.
 
 Each step's rows are the same for both, so the curves should lie on each other: packing must change
-nothing but the speed. Both curves are drawn into results/loss_curves.html.
+nothing but the speed. Both curves are drawn into loss_curves.html, beside the result.
 
     python -m benchmarks.loss_curves [--rows 128] [--epochs 2] [--file ROWS]
 """
@@ -100,7 +100,7 @@ def main() -> None:
 
     svg = chart({"padded, transformers' Trainer": padded, "packed, chatpipe": packed})
     page = environment().from_string(PAGE).render(chart=Markup(svg))
-    (harness.RESULTS / "loss_curves.html").write_text(page, "utf-8")
+    (harness.results() / "loss_curves.html").write_text(page, "utf-8")
 
 
 if __name__ == "__main__":

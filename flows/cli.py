@@ -20,7 +20,6 @@ from flows.running import Way, check, run_study, run_variant
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="What does a base model gain from this data set, from that one, from both?",
     epilog="Start with: chatpipe demo",
 )
 Overrides = Annotated[
@@ -49,6 +48,26 @@ VariantName = Annotated[
 StudyName = Annotated[
     str, typer.Argument(help="A study's name or YAML file.", autocompletion=_names("studies"))
 ]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"chatpipe {version('chatpipe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """What does a base model gain from this data set, from that one, from both?"""
 
 
 @app.command()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import psutil
 import pytest
@@ -67,6 +68,11 @@ def test_help_teaches_and_lists_every_command():
         "chat",
     ):
         assert command in done.stdout
+
+
+def test_version_is_that_of_the_installed_package():
+    done = chatpipe("--version")
+    assert (done.returncode, done.stdout) == (0, f"chatpipe {version('chatpipe')}\n")
 
 
 def test_neither_help_nor_a_refusal_imports_what_is_heavy(yaml_file):
