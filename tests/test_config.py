@@ -80,6 +80,11 @@ def test_all_faults_come_at_once_and_name_file_and_key(write):
     assert len(found) == 5
 
 
+def test_where_no_data_set_is_without_a_fault_that_there_is_none_is_not_said_as_well(write):
+    [found] = faults(write("datasets: [{name: x, repo: some/rows, format: alpacca}]"))
+    assert "datasets.0.format: " in found
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -90,6 +95,7 @@ def test_all_faults_come_at_once_and_name_file_and_key(write):
         ),
         ("- just\n- a list", "expected keys and values, found list"),
         ("{}", "datasets: this key is required"),
+        ("datasets: []", "datasets: at least 1 is required"),
         ("{preset: papre, datasets: [dialog]}", "preset: 'papre' is unknown; known: paper"),
         ("datasets: [{name: x, path: nowhere.jsonl}]", "nowhere.jsonl does not exist"),
         ("datasets: [{name: x}]", "give exactly one of repo and path"),

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from chatpipe.config import Dataset, Study, Variant
 from chatpipe.data import DATASETS
@@ -268,13 +269,18 @@ def sentences(
     """A sentence for each fault of a file (`origin`), or of an override laid over it, that should
     have been a `model`."""
     said = []
-    for fault in error.errors(include_url=False):
+    faults = error.errors(include_url=False)
+    for fault in faults:
+        if fault["type"] == "too_short" and _has_faults_within(fault["loc"], faults):
+            continue  # only because no item is without a fault
         key = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = f"unknown key{_key_hint(fault['loc'], model)}"
         elif fault["type"] == "missing":
             message = "this key is required"
+        elif fault["type"] == "too_short":
+            message = f"at least {fault['ctx']['min_length']} is required"
         else:
             found = fault.get("input")
             shown = repr(found) if isinstance(found, str | int | float | bool | None) else ""
@@ -284,6 +290,10 @@ def sentences(
         blamed = _blamed(key, origin, overrides) if key else origin
         said.append(f"{blamed}: {key or 'file'}: {message}{end}")
     return said
+
+
+def _has_faults_within(loc: tuple[int | str, ...], faults: Sequence[ErrorDetails]) -> bool:
+    return any(len(f["loc"]) > len(loc) and f["loc"][: len(loc)] == loc for f in faults)
 
 
 def _key_hint(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
