@@ -27,12 +27,13 @@ import torch
 
 from benchmarks import harness, rows
 from benchmarks.adapted import with_adapters
-from chatpipe.completion import Completion, complete, completion_of, sampling
+from chatpipe.completion import Completion, complete, completion_of
 from chatpipe.config import Generation, Quantization
 from chatpipe.libraries import prepare
 from chatpipe.mixed_adapters import switched_to
 from chatpipe.modeling import load_base, load_fast_base, load_tokenizer
 from chatpipe.prompts import render, template
+from chatpipe.sampling import generation_arguments
 from chatpipe.tokenization import Encoder
 
 CONTENDERS = ("one-by-one", "fast-alone", "ours")
@@ -120,10 +121,9 @@ def mixed_by_peft(
     ids = {"input_ids": encoder.prompt_ids(prompts)}
     padded = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
     names = [name or "__base__" for name in adapters]
+    asked = generation_arguments(settings, ids["input_ids"], tokenizer.eos_token_id)
     with torch.no_grad():
-        out = model.generate(
-            **padded, adapter_names=names, **sampling(settings, tokenizer.eos_token_id)
-        )
+        out = model.generate(**padded, adapter_names=names, **asked)
     width = padded["input_ids"].shape[1]
     return [completion_of(row[width:].tolist(), tokenizer) for row in out]
 

@@ -45,7 +45,8 @@ def test_who_may_join(asks):
     plain = changed(others[0], quantization=Quantization(method="none"))
     assert AskInCompany.of(first, [longer, plain]).company == ()
     sampled = [changed(ask, generation=Generation(temperature=1.0)) for ask in asks]
-    assert AskInCompany.of(sampled[0], sampled).company == ()
+    assert AskInCompany.of(sampled[0], sampled).company == tuple(sampled[1:])
+    assert AskInCompany.of(first, sampled).company == ()
 
 
 def test_no_more_join_than_a_batch_and_the_memory_hold(asks, monkeypatch):

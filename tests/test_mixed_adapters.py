@@ -182,6 +182,7 @@ def test_sampled_text_depends_neither_on_who_else_is_asked_nor_on_memory(
     models = [adapters[0], None, adapters[1]]
     apart = [answer for model in models for answer in alone(base, model, encoder, settings=sampled)]
     assert apart != together(base, adapters, encoder, models)
+    assert together(base, adapters, encoder, models, sampled) == apart
     monkeypatch.setattr(modeling, "free_memory_bytes", lambda: 0)
     assert together(base, adapters, encoder, models, sampled) == apart
 

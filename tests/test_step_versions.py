@@ -21,6 +21,7 @@ STEPS = {
     "chatpipe.attention": (),
     "chatpipe.short_attention": (),
     "chatpipe.completion": (),
+    "chatpipe.sampling": (),
     "chatpipe.prefill": (),
     "chatpipe.mixed_adapters": (),
     "chatpipe.reporting": ("MakeReport",),

@@ -7,7 +7,6 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from chatpipe.completion import sampling
 from chatpipe.config import Generation, PromptTemplate, Quantization
 from chatpipe.prompts import render
 from chatpipe.tokenization import Encoder
@@ -30,11 +29,11 @@ class Conversation:
         """The model's reply, piece by piece as it is written. Closing the iterator (or Ctrl-C
         while it runs) stops the model; what was said so far stays in the conversation."""
         import torch
-        from transformers import TextIteratorStreamer, set_seed
+        from transformers import TextIteratorStreamer
 
         from chatpipe.mixed_adapters import active, through
+        from chatpipe.sampling import generation_arguments
 
-        set_seed(generation.seed)
         tokenizer = self.encoder.tokenizer
         turn = self.encoder.prompt_ids([render(self.encoder.template, text, input_text)])[0]
         prompt = self.ids + turn
@@ -50,7 +49,7 @@ class Conversation:
             "attention_mask": torch.ones_like(ids),
             "streamer": streamer,
             "stopping_criteria": [stop],
-            **sampling(generation, tokenizer.eos_token_id),
+            **generation_arguments(generation, [prompt], tokenizer.eos_token_id),
         }
         written: list[int] = []
         failures: list[Exception] = []

@@ -71,7 +71,7 @@ def _may_join(other: Ask, ask: Ask) -> bool:
     and was not yet."""
     parts = ("base", "quantization", "generation")
     same = all(getattr(other, part) == getattr(ask, part) for part in parts)
-    if not same or ask.generation.temperature > 0:
+    if not same:
         return False
     adapter = other.adapter
     is_here = adapter is None or store().find(adapter.kind, adapter.key) == adapter

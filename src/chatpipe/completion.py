@@ -39,39 +39,30 @@ def complete(
     generation: Generation,
     adapters: Sequence[str | None] | None = None,
 ) -> list[Completion]:
-    """Complete the prompts, as many at once as there is room for; the same seed gives the same
-    text. Each passes through its adapter, by name, or through the base alone where that is None;
-    all through the one that is on, where nothing is said of them."""
-    from transformers import set_seed
-
+    """Complete the prompts, as many at once as there is room for; the same prompt and seed give
+    the same text. Each passes through its adapter, by name, or through the base alone where that
+    is None; all through the one that is on, where nothing is said of them."""
     from chatpipe.mixed_adapters import active
 
     through = [active(model)] * len(prompts) if adapters is None else adapters
     questions = list(map(Question, encoder.prompt_ids(prompts), through))
     completions = []
-    for together, room in _mixable(model, questions, generation):
-        set_seed(generation.seed)
+    room = _room_tokens(model)
+    for together in _mixable(model, questions):
         for batch in _batches(together, generation.max_new_tokens, room):
             completions += _complete_batch(model, encoder, batch, generation)
     return completions
 
 
-def _mixable(
-    model: Any, questions: Sequence[Question], generation: Generation
-) -> list[tuple[list[Question], float]]:
-    """Questions in runs that may share batches, and the tokens that a batch has room for.
-
-    Every run is of one model where adapters cannot be mixed, or where answers are sampled: these
-    depend on a row's place in its batch, which must then depend neither on others nor on memory.
-    """
+def _mixable(model: Any, questions: Sequence[Question]) -> list[list[Question]]:
+    """Questions in runs that may share batches: every run is of one model where adapters cannot be
+    mixed."""
     from chatpipe.mixed_adapters import can_mix
 
-    sampled = generation.temperature > 0
-    room = float("inf") if sampled else _room_tokens(model)
-    if can_mix(model) and not sampled:
-        return [(list(questions), room)]
+    if can_mix(model):
+        return [list(questions)]
     of_each = groupby(questions, lambda question: question.adapter)
-    return [(list(of_one), room) for _, of_one in of_each]
+    return [list(of_one) for _, of_one in of_each]
 
 
 def _batches(
@@ -109,6 +100,7 @@ def _complete_batch(
 
     from chatpipe.mixed_adapters import row_by_row
     from chatpipe.prefill import prefill
+    from chatpipe.sampling import generation_arguments
 
     ids = [question.ids for question in questions]
     adapters = [question.adapter for question in questions]
@@ -131,27 +123,9 @@ def _complete_batch(
             attention_mask=mask,
             past_key_values=read,
             stopping_criteria=[tell],
-            **sampling(generation, eos),
+            **generation_arguments(generation, ids, eos),
         )
     return [completion_of(row[width:].tolist(), encoder.tokenizer) for row in out]
-
-
-def sampling(generation: Generation, eos: int) -> dict[str, Any]:
-    """transformers' arguments for those settings; the model's own defaults are not used."""
-    from transformers import GenerationConfig
-
-    chosen: dict[str, Any] = {"do_sample": False}
-    if generation.temperature > 0:
-        chosen = {
-            "do_sample": True,
-            "temperature": generation.temperature,
-            "top_p": generation.top_p,
-            "top_k": 0,
-        }
-    config = GenerationConfig(
-        max_new_tokens=generation.max_new_tokens, eos_token_id=eos, pad_token_id=eos, **chosen
-    )
-    return {"generation_config": config}
 
 
 def completion_of(ids: list[int], tokenizer: Any) -> Completion:
