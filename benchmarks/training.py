@@ -232,12 +232,18 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
 
 def _of_packs(train: Rows, collate: Callable[[Rows], dict[str, Any]]) -> harness.Result:
     """What chatpipe computes in an epoch: `computed_tokens`, of which what the rows of a pack
-    begin with in common counts once, and the `computed_logits` among them."""
+    begin with in common counts once, the `computed_logits` among them, and the `computed_scores`
+    of a head (those that the mask takes away again included)."""
     steps = GlobalBatches(len(train), GLOBAL_BATCH, seed=0)
     packs = [pack for step in steps for pack in collate([train[i] for i in step])["packs"]]
     return {
         "computed_tokens": sum(pack["input_ids"].numel() for pack in packs),
         "computed_logits": sum(pack["kept"].numel() for pack in packs),
+        "computed_scores": sum(
+            length * span
+            for pack in packs
+            for length, span in zip(pack["layout"]["lengths"], pack["layout"]["spans"], strict=True)
+        ),
     }
 
 
@@ -264,14 +270,18 @@ def matrix_rate(seconds: float = 2.0) -> float:
     return best
 
 
-def operations(base: Path, ours: harness.Result) -> float:
-    """Of an epoch: for every computed token 4 a weight of the linear layers (forward, and the
-    gradient of the input; a frozen weight has none of its own) and 6 a weight of the adapter;
-    for every computed logit 4 a weight of the output layer. Attention, norms and the optimizer
-    are not counted."""
+def operations(base: Path, ours: harness.Result) -> dict[str, float]:
+    """Of an epoch's matrix products. `linear`: for every computed token 4 a weight of the linear
+    layers (forward, and the gradient of the input; a frozen weight has none of its own) and 6 a
+    weight of the adapter; for every computed logit 4 a weight of the output layer. `attention`:
+    two products forward and four backward (Chowdhery et al. 2022, appendix B)."""
     shapes = shapes_of(base, LORA)
     layers = 4 * shapes.linear_parameters + 6 * shapes.lora_parameters
-    return layers * ours["computed_tokens"] + 4 * shapes.head_parameters * ours["computed_logits"]
+    head = 4 * shapes.head_parameters
+    return {
+        "linear": layers * ours["computed_tokens"] + head * ours["computed_logits"],
+        "attention": 12 * shapes.layers * shapes.attention * ours["computed_scores"],
+    }
 
 
 def main() -> None:
@@ -293,7 +303,8 @@ def main() -> None:
     passed += [f"--length={options.length}"] if options.length else []
     found = harness.contend("benchmarks.training", options.only, options.rounds, passed)
     base = base_artifact(options)
-    epoch, rate = operations(base.path, found["ours"][0]), matrix_rate()
+    products, rate = operations(base.path, found["ours"][0]), matrix_rate()
+    epoch = sum(products.values())
     reached = [epoch / result["seconds"] / rate for result in found["ours"]]
     computed = found["ours"][0]["computed_tokens"]
     ratios = {
@@ -302,7 +313,8 @@ def main() -> None:
     print_results(found, ratios)
     print(
         f"ours: {computed / found['ours'][0]['tokens']:.0%} of the tokens are computed, with "
-        f"{epoch / computed / 1e6:,.0f} million operations each; {min(reached):.0%} to "
+        f"{epoch / computed / 1e6:,.0f} million operations each "
+        f"({products['attention'] / epoch:.1%} of them attention's); {min(reached):.0%} to "
         f"{max(reached):.0%} of the best matrix product, {rate / 1e9:,.0f} GFLOP/s"
     )
     harness.write(
@@ -311,7 +323,7 @@ def main() -> None:
         {
             "rounds": found,
             "ratios": ratios,
-            "operations_per_computed_token": epoch / computed,
+            "operations": products,
             "matrix_rate": rate,
             "share_of_matrix_rate": reached,
         },
