@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,6 +195,23 @@ def test_a_batch_is_answered_like_each_prompt_alone(tiny_model_dir, monkeypatch,
     sampled = [complete(model, encoder, prompts, settings.model_copy(update={"temperature": 1.0}))]
     sampled += [complete(model, encoder, prompts, settings.model_copy(update={"temperature": 1.0}))]
     assert sampled[0] == sampled[1] != together
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_a_base_would_generate_by_itself_is_not_asked(tiny_model_dir, tmp_path, temperature):
+    from chatpipe.completion import complete
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model_dir, other)
+    own = {"do_sample": True, "num_beams": 2, "repetition_penalty": 9.0, "min_length": 99}
+    (other / "generation_config.json").write_text(json.dumps(own))
+    settings = Generation(max_new_tokens=12, temperature=temperature)
+    answers = []
+    for directory in (tiny_model_dir, other):
+        model = load_base(directory, Quantization(method="none", compute_dtype="float32"))
+        encoder = Encoder(load_tokenizer(directory), template("alpaca"), "all", 4096)
+        answers.append(complete(model, encoder, ["How are you?", "a"], settings))
+    assert answers[0] == answers[1]
 
 
 def test_the_output_layer_is_not_copied_for_every_prompt_of_a_batch(tiny_model_dir):

@@ -69,6 +69,8 @@ def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained, 
     assert f"variant: {variant}" in trained[2].stdout
     answer = chatpipe("ask", variant, "Paint the river.", "--max-new-tokens", 5)
     assert answer.returncode == 0 and answer.stdout.strip(), answer.stderr
+    drawn = [chatpipe("ask", variant, "Paint.", "--temperature", 1).stdout for _ in range(2)]
+    assert drawn[0] == drawn[1] and drawn[0].strip()
     talk = chatpipe("chat", variant, "--max-new-tokens", 5, answers="Hello\nAnd then?\n\n")
     assert talk.returncode == 0 and talk.stdout.count("> ") == 3, talk.stderr
     shown = json.loads(chatpipe("show", variant, "--json").stdout)

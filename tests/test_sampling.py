@@ -45,5 +45,7 @@ def test_a_prompt_draws_the_same_whoever_is_beside_it():
     assert not torch.equal(drawn(reseeded, [[1, 2]], 50)[:, 0], one)
 
 
-def test_without_a_temperature_nothing_is_added():
-    assert not generation_arguments(Generation(), [[1, 2]], eos=0)["logits_processor"]
+@pytest.mark.parametrize(("temperature", "top_p", "steps"), [(0, 0.9, 0), (1, 1, 2), (1, 0.9, 3)])
+def test_nothing_is_computed_that_changes_nothing(temperature, top_p, steps):
+    settings = Generation(temperature=temperature, top_p=top_p)
+    assert len(generation_arguments(settings, [[1, 2]], eos=0)["logits_processor"]) == steps

@@ -40,8 +40,9 @@ def complete(
     adapters: Sequence[str | None] | None = None,
 ) -> list[Completion]:
     """Complete the prompts, as many at once as there is room for; the same prompt and seed give
-    the same text. Each passes through its adapter, by name, or through the base alone where that
-    is None; all through the one that is on, where nothing is said of them."""
+    the same text, but for near ties that rounding breaks otherwise. Each passes through its
+    adapter, by name, or through the base alone where that is None; all through the one that is
+    on, where nothing is said of them."""
     from chatpipe.mixed_adapters import active
 
     through = [active(model)] * len(prompts) if adapters is None else adapters

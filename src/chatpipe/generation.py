@@ -19,7 +19,7 @@ class Ask(Request):
     """One model on the panel. Raw: the prompt alone, as the paper asked its base models."""
 
     kind: ClassVar[str] = "generations"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     spares_memory: ClassVar[str] = "lower generation.max_new_tokens or ask fewer prompts"
 
     base: Artifact

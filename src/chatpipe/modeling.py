@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from chatpipe.allocator import expect_large_blocks
 from chatpipe.config import Quantization
@@ -121,6 +121,9 @@ def load_base(path: Path, quantization: Quantization, place: torch.device | None
         device_map={"": place or device()},
         use_safetensors=True,
     )
+    # A base may bring a repetition penalty or a number of beams of its own, which `generate` would
+    # take where nothing is said of it: all models are asked in the same way.
+    model.generation_config = GenerationConfig()
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -1,4 +1,5 @@
-"""Sampled text that depends on the seed and the prompt alone, not on who else is in the batch.
+"""Sampled text that depends on the seed and the prompt, not on who else is in the batch (but for
+near ties that rounding breaks otherwise, in bfloat16 and float16).
 
 A token is drawn from softmax(z) as the greatest of z + g, where every gᵢ is a Gumbel variable of
 its own (the Gumbel-max trick). Each prompt has a generator of its own, seeded by its tokens, so
@@ -21,8 +22,8 @@ from chatpipe.config import Generation
 def generation_arguments(
     generation: Generation, prompts: Sequence[Sequence[int]], eos: int
 ) -> dict[str, Any]:
-    """transformers' arguments for those settings and the prompts' tokens, in the batch's order; the
-    model's own defaults are not used."""
+    """transformers' arguments for those settings and the prompts' tokens, in the batch's order; for
+    one call of `generate`, because what it draws goes on where the last one stopped."""
     config = GenerationConfig(
         max_new_tokens=generation.max_new_tokens,
         do_sample=False,
@@ -32,7 +33,8 @@ def generation_arguments(
     processors = LogitsProcessorList()
     if generation.temperature > 0:
         processors.append(TemperatureLogitsWarper(generation.temperature))
-        processors.append(TopPLogitsWarper(generation.top_p))
+        if generation.top_p < 1:
+            processors.append(TopPLogitsWarper(generation.top_p))
         processors.append(Noise([_seed(generation.seed, ids) for ids in prompts]))
     return {"generation_config": config, "logits_processor": processors}
 
@@ -49,11 +51,10 @@ class Noise(LogitsProcessor):  # type: ignore[misc]
         device = scores.device
         if not self._generators:
             self._generators = [torch.Generator(device).manual_seed(seed) for seed in self.seeds]
-        noisy = scores.clone()
-        for row, generator in zip(noisy, self._generators, strict=True):
-            drawn = torch.empty_like(row).exponential_(generator=generator)
-            row -= drawn.log_()  # −log of an exponential variable is a Gumbel one
-        return noisy
+        drawn = torch.empty_like(scores)
+        for row, generator in zip(drawn, self._generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores - drawn.log_()  # −log of an exponential variable is a Gumbel one
 
 
 def _seed(seed: int, ids: Sequence[int]) -> int:
