@@ -160,8 +160,8 @@ def _trl(
         train_dataset=dataset,
         processing_class=load_tokenizer(base),
     )
-    # TRL holds an NF4 base's adapter in bfloat16: at a hundredth of the speed where the CPU does
-    # not multiply it.
+    # TRL holds an NF4 base's adapter in bfloat16, whose products are a hundred times slower where
+    # the CPU has no instructions for them.
     if compute_dtype(QUANTIZATION) is torch.float32:
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
@@ -226,11 +226,11 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
         "heldout_loss": sum(row_nats(model, heldout, 1024)) / scored,
         "optimizer_steps": trainer.state.global_step,
         "peak_memory_bytes": peak,
-        **(_of_packs(train, trainer.data_collator) if name == "ours" else {}),
+        **(packed_work(train, trainer.data_collator) if name == "ours" else {}),
     }
 
 
-def _of_packs(train: Rows, collate: Callable[[Rows], dict[str, Any]]) -> harness.Result:
+def packed_work(train: Rows, collate: Callable[[Rows], dict[str, Any]]) -> harness.Result:
     """What chatpipe computes in an epoch: `computed_tokens`, of which what the rows of a pack
     begin with in common counts once, the `computed_logits` among them, and the `computed_scores`
     of a head (those that the mask takes away again included)."""
@@ -270,7 +270,7 @@ def matrix_rate(seconds: float = 2.0) -> float:
     return best
 
 
-def operations(base: Path, ours: harness.Result) -> dict[str, float]:
+def operations(base: Path, work: harness.Result) -> dict[str, float]:
     """Of an epoch's matrix products. `linear`: for every computed token 4 a weight of the linear
     layers (forward, and the gradient of the input; a frozen weight has none of its own) and 6 a
     weight of the adapter; for every computed logit 4 a weight of the output layer. `attention`:
@@ -279,8 +279,8 @@ def operations(base: Path, ours: harness.Result) -> dict[str, float]:
     layers = 4 * shapes.linear_parameters + 6 * shapes.lora_parameters
     head = 4 * shapes.head_parameters
     return {
-        "linear": layers * ours["computed_tokens"] + head * ours["computed_logits"],
-        "attention": 12 * shapes.layers * shapes.attention * ours["computed_scores"],
+        "linear": layers * work["computed_tokens"] + head * work["computed_logits"],
+        "attention": 12 * shapes.layers * shapes.attention * work["computed_scores"],
     }
 
 
@@ -292,7 +292,7 @@ def main() -> None:
     parser.add_argument("--base", help="a model directory; the embedded 135M base when left out")
     parser.add_argument("--file", type=Path, help="rows of one's own")
     parser.add_argument("--length", type=int, help="join rows to so many tokens each")
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    harness.add_only(parser, CONTENDERS)
     options = parser.parse_args()
     if options.contender:
         harness.say(run(options.contender, options))
@@ -301,7 +301,8 @@ def main() -> None:
     passed += [f"--base={options.base}"] if options.base else []
     passed += [f"--file={options.file}"] if options.file else []
     passed += [f"--length={options.length}"] if options.length else []
-    found = harness.contend("benchmarks.training", options.only, options.rounds, passed)
+    contenders = harness.chosen(CONTENDERS, options.only)
+    found = harness.contend("benchmarks.training", contenders, options.rounds, passed)
     base = base_artifact(options)
     products, rate = operations(base.path, found["ours"][0]), matrix_rate()
     epoch = sum(products.values())
@@ -319,7 +320,7 @@ def main() -> None:
     )
     harness.write(
         f"training-{Path(options.base).name}" if options.base else "training",
-        f"python -m benchmarks.training --rounds {options.rounds} {' '.join(passed)}",
+        harness.command("benchmarks.training", options.rounds, passed, options.only),
         {
             "rounds": found,
             "ratios": ratios,
