@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--base", help="a model directory; the embedded 135M base when left out")
     parser.add_argument("--file", type=Path, help="rows of one's own")
     parser.add_argument("--adapter", action="store_true", help="score an adapter, not the base")
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    harness.add_only(parser, CONTENDERS)
     options = parser.parse_args()
     if options.contender:
         harness.say(run(options.contender, options))
@@ -119,7 +119,8 @@ def main() -> None:
     passed += [f"--base={options.base}"] if options.base else []
     passed += [f"--file={options.file}"] if options.file else []
     passed += ["--adapter"] if options.adapter else []
-    found = harness.contend("benchmarks.evaluation", options.only, options.rounds, passed)
+    contenders = harness.chosen(CONTENDERS, options.only)
+    found = harness.contend("benchmarks.evaluation", contenders, options.rounds, passed)
     ratios = {
         name: harness.ratio(found, "tokens_per_s", "ours", name) for name in found if name != "ours"
     }
@@ -137,7 +138,7 @@ def main() -> None:
         )
     scored = "an adapter's" if options.adapter else "the base's"
     harness.table(f"Perplexity, {scored}, real tokens a second", lines)
-    command = f"python -m benchmarks.evaluation --rounds {options.rounds} {' '.join(passed)}"
+    command = harness.command("benchmarks.evaluation", options.rounds, passed, options.only)
     named = "evaluation_adapter" if options.adapter else "evaluation"
     harness.write(named, command, {"rounds": found, "ratios": ratios})
 

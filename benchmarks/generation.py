@@ -189,7 +189,7 @@ def main() -> None:
     for pair in different:
         print(f"  {pair['nats_apart']} nats between the tokens with which they part")
         print(f"    alone:    {pair['alone']!r}\n    together: {pair['together']!r}")
-    command = f"python -m benchmarks.generation --rounds {options.rounds} {' '.join(passed)}"
+    command = harness.command("benchmarks.generation", options.rounds, passed)
     found_all = {"rounds": found, "ratios": ratios, "different": different}
     several = f"_{options.models}_models" if options.models > 1 else ""
     harness.write(f"generation{several}", command, found_all)

@@ -6,6 +6,7 @@ of the rounds with the smallest and the largest.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -24,6 +25,25 @@ MARK = "RESULT "
 
 Result = dict[str, Any]
 Rounds = dict[str, list[Result]]
+
+
+def add_only(parser: argparse.ArgumentParser, contenders: Sequence[str]) -> None:
+    """The option that leaves out some of those that ours is compared with."""
+    others = [name for name in contenders if name != "ours"]
+    parser.add_argument("--only", nargs="+", choices=others, help="compare with these alone")
+
+
+def chosen(contenders: Sequence[str], only: Sequence[str] | None) -> list[str]:
+    """Ours, and of the others those that the option names; all where it is left out."""
+    return [name for name in contenders if name == "ours" or not only or name in only]
+
+
+def command(
+    module: str, rounds: int, passed: Sequence[str], only: Sequence[str] | None = None
+) -> str:
+    """What was typed, for whoever wants it again."""
+    left = ["--only", *only] if only else []
+    return " ".join(["python -m", module, f"--rounds {rounds}", *passed, *left])
 
 
 def contend(module: str, contenders: Sequence[str], rounds: int, options: Sequence[str]) -> Rounds:
@@ -64,7 +84,8 @@ def ratio(rounds: Rounds, figure: str, ours: str, theirs: str) -> Result:
 
 
 def results() -> Path:
-    """The directory of this kind of machine's results: ratios of one kind say little of another."""
+    """The directory of this kind of machine's results: ratios of one kind say little of another.
+    Kinds are told apart by device and type alone; each file names its processor or GPU."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

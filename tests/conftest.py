@@ -1,6 +1,7 @@
 """Fixtures that several test files share. One store a process: it is set before any import."""
 
 import os
+import signal
 import tempfile
 
 HOME = tempfile.mkdtemp(prefix="chatpipe-tests-")
@@ -13,6 +14,8 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
 )
 os.environ.pop("PREFECT_API_URL", None)
+# Where the tests run in a shell's background, Ctrl-C is ignored, and by all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import shutil
 
