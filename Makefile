@@ -17,7 +17,8 @@ demo: $(STAMP) ## run the embedded study and print where the report is
 	@$(BIN)/chatpipe demo
 
 test: $(STAMP) ## run the whole test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not live and not speed'
+	@$(BIN)/python -m pytest -m speed
 
 test-fast: $(STAMP) ## run the tests that take seconds
 	@$(BIN)/python -m pytest -m 'not slow'

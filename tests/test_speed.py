@@ -11,7 +11,7 @@ import pytest
 from benchmarks import harness
 from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.speed]
 ROUNDS = 3
 
 
