@@ -45,6 +45,13 @@ def _names(kind: str) -> Callable[[], list[str]]:
 VariantName = Annotated[
     str, typer.Argument(help="A variant's name or YAML file.", autocompletion=_names("variants"))
 ]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, max=8192, help="The variant's own, where left out.")
+]
+Temperature = Annotated[
+    float | None, typer.Option(min=0.0, max=5.0, help="0: greedy; else the variant's own.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Of what is drawn.")]
 StudyName = Annotated[
     str, typer.Argument(help="A study's name or YAML file.", autocompletion=_names("studies"))
 ]
@@ -237,12 +244,15 @@ def ask(
     variant: VariantName,
     prompt: Annotated[str, typer.Argument(help="The instruction.")],
     input_text: Annotated[str, typer.Option("--input", help="The instruction's input.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
 ) -> None:
-    """Ask a variant one question."""
+    """Ask a variant one question, as its panel is asked."""
     with refusals():
-        conversation, generation = _conversation(variant, max_new_tokens, temperature)
+        conversation, generation = _conversation(
+            variant, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
         for piece in conversation.reply(prompt, generation, input_text):
             typer.echo(piece, nl=False)
         typer.echo()
@@ -251,12 +261,15 @@ def ask(
 @app.command()
 def chat(
     variant: VariantName,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
 ) -> None:
     """Talk with a variant; an empty line or Ctrl-D ends it, Ctrl-C stops a reply."""
     with refusals():
-        conversation, generation = _conversation(variant, max_new_tokens, temperature)
+        conversation, generation = _conversation(
+            variant, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
         typer.echo(f"{variant}: an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply.")
         for line in _lines():
             replies = conversation.reply(line, generation)
@@ -281,9 +294,9 @@ def _lines() -> Iterator[str]:
         yield line
 
 
-def _conversation(name: str, max_new_tokens: int, temperature: float) -> tuple[Any, Any]:
+def _conversation(name: str, **asked: float | None) -> tuple[Any, Any]:
+    """(a conversation with that variant, its own settings but for those asked for)."""
     from chatpipe.artifacts import store
-    from chatpipe.config import Generation
     from chatpipe.libraries import prepare
     from chatpipe.loading import load_variant
     from chatpipe.published import find
@@ -294,7 +307,8 @@ def _conversation(name: str, max_new_tokens: int, temperature: float) -> tuple[A
 
     from chatpipe.chatting import Conversation
 
-    generation = Generation(max_new_tokens=max_new_tokens, temperature=temperature)
+    settings = {key: value for key, value in asked.items() if value is not None}
+    generation = variant.generation.model_copy(update=settings)
     conversation = Conversation(
         base.path, adapter.path, variant.quantization, variant.prompt_template
     )

@@ -64,20 +64,22 @@ def test_a_variants_own_keys_and_then_overrides_lie_over_the_preset(write):
 
 def test_all_faults_come_at_once_and_name_file_and_key(write):
     path = write(
-        "{datasets: [sample-alpacca], training: {epochs: 0, learning_rat: 1, seed: x},"
-        " lora: {rank: 9999}}"
+        "{preset: papper, datasets: [sample-alpacca, 5],"
+        " training: {epochs: 0, learning_rat: 1, seed: x}, lora: {rank: 9999}}"
     )
     found = faults(path)
     assert all(fault.startswith(f"{path}: ") for fault in found)
     for part in (
+        "preset: 'papper' is unknown; known: paper",
         "datasets: no data set is named 'sample-alpacca'; did you mean sample-alpaca?",
+        "datasets.1: ",
         "training.learning_rat: unknown key; did you mean learning_rate?",
         "training.epochs: input should be greater than 0, found 0",
         "training.seed: ",
         "lora.rank: input should be less than or equal to 512, found 9999",
     ):
         assert any(part in fault for fault in found), part
-    assert len(found) == 5
+    assert len(found) == 7
 
 
 def test_where_no_data_set_is_without_a_fault_that_there_is_none_is_not_said_as_well(write):
@@ -111,6 +113,7 @@ def test_where_no_data_set_is_without_a_fault_that_there_is_none_is_not_said_as_
             "training.micro_batch_size: unknown key; did you mean micro_batch_tokens?",
         ),
         ("{datasets: [dialog], training: {epochs: .nan}}", "training.epochs: "),
+        ("{datasets: [dialog], lora: {target_modules: []}}", "target_modules: names no layer"),
     ],
 )
 def test_bad_input_gets_a_sentence_with_the_file(write, text, said):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from tests.rows import alpaca_rows
 
@@ -69,8 +70,16 @@ def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained, 
     assert f"variant: {variant}" in trained[2].stdout
     answer = chatpipe("ask", variant, "Paint the river.", "--max-new-tokens", 5)
     assert answer.returncode == 0 and answer.stdout.strip(), answer.stderr
-    drawn = [chatpipe("ask", variant, "Paint.", "--temperature", 1).stdout for _ in range(2)]
-    assert drawn[0] == drawn[1] and drawn[0].strip()
+    # The variant's own settings are the default.
+    drawn = variant.with_name("drawn.yaml")
+    generation = {"temperature": 1, "max_new_tokens": 9}
+    own = {**yaml.safe_load(variant.read_text()), "generation": generation}
+    drawn.write_text(yaml.safe_dump(own))
+    text = chatpipe("ask", drawn, "Paint.").stdout
+    asked = ("--temperature", 1, "--max-new-tokens", 9)
+    assert text.strip() and chatpipe("ask", variant, "Paint.", *asked).stdout == text
+    assert chatpipe("ask", drawn, "Paint.", "--seed", 1).stdout != text
+    assert chatpipe("ask", drawn, "Paint.", "--temperature", 9).returncode == 2
     talk = chatpipe("chat", variant, "--max-new-tokens", 5, answers="Hello\nAnd then?\n\n")
     assert talk.returncode == 0 and talk.stdout.count("> ") == 3, talk.stderr
     shown = json.loads(chatpipe("show", variant, "--json").stdout)

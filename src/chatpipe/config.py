@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 RESPONSE_MARKER = "### Response:"
 
@@ -121,6 +128,15 @@ class Lora(Section):
     alpha: int = Field(32, ge=1, le=4096, description="scale: the update is times alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1)
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names_a_layer(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        if not value:
+            raise ValueError(
+                "names no layer; write all-linear, or names of the base's linear layers"
+            )
+        return value
 
 
 class Training(Section):

@@ -52,12 +52,13 @@ def load_variant(name_or_path: str, overrides: Sequence[str] = ()) -> Variant:
 
 def parse_variant(raw: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Variant:
     """A variant from plain values; `origin` is what faults call the file."""
-    raw = merged(_preset(raw.get("preset"), origin), _without(raw, "preset"))
+    preset, unknown = _preset(raw.get("preset"), origin)
+    raw = merged(preset, _without(raw, "preset"))
     for override in overrides:
         raw = merged(raw, _parse_override(override))
     blamed = _blamed("datasets", origin, overrides)
     raw, faults = _resolve_datasets(_resolve_base(raw), origin, blamed)
-    faults += _missing_paths(raw, blamed)
+    faults += [*unknown, *_missing_paths(raw, blamed)]
     try:
         variant = Variant.model_validate(raw)
     except ValidationError as error:
@@ -164,15 +165,16 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _preset(name: Any, origin: str) -> dict[str, Any]:
+def _preset(name: Any, origin: str) -> tuple[dict[str, Any], list[str]]:
+    """(the settings of that name, what is wrong with the name)."""
     if name is None:
-        return {}
+        return {}, []
     presets: dict[str, dict[str, Any]] = yaml.safe_load(
         files("chatpipe").joinpath("presets.yaml").read_text("utf-8")
     )
-    if name not in presets:
-        raise ConfigError([f"{origin}: preset: {name!r} is unknown; known: {', '.join(presets)}."])
-    return presets[name]
+    if not isinstance(name, str) or name not in presets:
+        return {}, [f"{origin}: preset: {name!r} is unknown; known: {', '.join(presets)}."]
+    return presets[name], []
 
 
 def _without(raw: dict[str, Any], key: str) -> dict[str, Any]:
@@ -225,22 +227,22 @@ def _resolve_datasets(
     entries = raw.get("datasets")
     if not isinstance(entries, list):
         return raw, []
-    for entry in entries:
+    for place, entry in enumerate(entries):
         if isinstance(entry, str):
             if entry not in DATASETS:
                 close = difflib.get_close_matches(entry, DATASETS, 1)
                 hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(DATASETS)}."
                 faults.append(f"{blamed}: datasets: no data set is named {entry!r}; {hint}")
-                continue
-            entry = DATASETS[entry].model_dump()
+                # Something in its place, so that the rest can be checked under its own number.
+                known = next(iter(DATASETS.values()))
+                entry = {**known.model_dump(), "name": f"unknown-{place}"}
+            else:
+                entry = DATASETS[entry].model_dump()
         elif isinstance(entry, dict) and isinstance(entry.get("path"), str):
             entry = {**entry, "path": _absolute(entry["path"], origin)}
         elif isinstance(entry, dict):
             entry = _absolute_repo(entry)
         resolved.append(entry)
-    if faults and not resolved:
-        # Keep the rest of the file checkable: an empty list would add a second, untrue fault.
-        resolved = [next(iter(DATASETS.values())).model_dump()]
     return {**raw, "datasets": resolved}, faults
 
 
