@@ -45,13 +45,10 @@ def _names(kind: str) -> Callable[[], list[str]]:
 VariantName = Annotated[
     str, typer.Argument(help="A variant's name or YAML file.", autocompletion=_names("variants"))
 ]
-MaxNewTokens = Annotated[
-    int | None, typer.Option(min=1, max=8192, help="The variant's own, where left out.")
-]
-Temperature = Annotated[
-    float | None, typer.Option(min=0.0, max=5.0, help="0: greedy; else the variant's own.")
-]
-Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Of what is drawn.")]
+OWN = "The variant's own, where left out."
+MaxNewTokens = Annotated[int | None, typer.Option(help=OWN)]
+Temperature = Annotated[float | None, typer.Option(help=f"0 is greedy. {OWN}")]
+Seed = Annotated[int | None, typer.Option(help=f"Of what is drawn. {OWN}")]
 StudyName = Annotated[
     str, typer.Argument(help="A study's name or YAML file.", autocompletion=_names("studies"))
 ]
@@ -295,24 +292,23 @@ def _lines() -> Iterator[str]:
 
 
 def _conversation(name: str, **asked: float | None) -> tuple[Any, Any]:
-    """(a conversation with that variant, its own settings but for those asked for)."""
+    """(a conversation with that variant, its settings of `generation` but for those asked for)."""
     from chatpipe.artifacts import store
     from chatpipe.libraries import prepare
     from chatpipe.loading import load_variant
     from chatpipe.published import find
 
-    variant = load_variant(name)
+    overrides = [f"generation.{key}={value}" for key, value in asked.items() if value is not None]
+    variant = load_variant(name, overrides)
     base, adapter = map(store().bring, find(variant))
     prepare()
 
     from chatpipe.chatting import Conversation
 
-    settings = {key: value for key, value in asked.items() if value is not None}
-    generation = variant.generation.model_copy(update=settings)
     conversation = Conversation(
         base.path, adapter.path, variant.quantization, variant.prompt_template
     )
-    return conversation, generation
+    return conversation, variant.generation
 
 
 def _is_study(file: Path) -> bool:
