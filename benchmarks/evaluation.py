@@ -121,9 +121,7 @@ def main() -> None:
     passed += ["--adapter"] if options.adapter else []
     contenders = harness.chosen(CONTENDERS, options.only)
     found = harness.contend("benchmarks.evaluation", contenders, options.rounds, passed)
-    ratios = {
-        name: harness.ratio(found, "tokens_per_s", "ours", name) for name in found if name != "ours"
-    }
+    ratios = harness.ratios(found)
     lines = []
     for name, results in found.items():
         against = ratios.get(name)

@@ -167,9 +167,7 @@ def main() -> None:
     passed += [f"--base={options.base}"] if options.base else []
     contenders = OF_MODELS if options.models > 1 else CONTENDERS
     found = harness.contend("benchmarks.generation", contenders, options.rounds, passed)
-    ratios = {
-        name: harness.ratio(found, "tokens_per_s", "ours", name) for name in found if name != "ours"
-    }
+    ratios = harness.ratios(found)
     texts = {name: results[0].pop("texts") for name, results in found.items()}
     for result in (later for results in found.values() for later in results[1:]):
         result.pop("texts")

@@ -83,6 +83,11 @@ def ratio(rounds: Rounds, figure: str, ours: str, theirs: str) -> Result:
     return {"median": median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
+def ratios(rounds: Rounds) -> dict[str, Result]:
+    """How many times as fast ours is as each of the others."""
+    return {name: ratio(rounds, "tokens_per_s", "ours", name) for name in rounds if name != "ours"}
+
+
 def results() -> Path:
     """The directory of this kind of machine's results: ratios of one kind say little of another.
     Kinds are told apart by device and type alone; each file names its processor or GPU."""

@@ -308,9 +308,7 @@ def main() -> None:
     epoch = sum(products.values())
     reached = [epoch / result["seconds"] / rate for result in found["ours"]]
     computed = found["ours"][0]["computed_tokens"]
-    ratios = {
-        name: harness.ratio(found, "tokens_per_s", "ours", name) for name in found if name != "ours"
-    }
+    ratios = harness.ratios(found)
     print_results(found, ratios)
     print(
         f"ours: {computed / found['ours'][0]['tokens']:.0%} of the tokens are computed, with "
