@@ -91,10 +91,11 @@ def compare(
     """Run every variant of a study and write one report."""
     with refusals():
         from chatpipe.loading import load_study, study_variants
+        from chatpipe.run_names import rename_study
 
         found = load_study(study)
         variants = study_variants(found, overrides or [])
-        run_study(found, variants, Way(deployment, watch, as_json))
+        run_study(rename_study(found, variants), variants, Way(deployment, watch, as_json))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from chatpipe.errors import ConfigError, ServiceError
+from chatpipe.run_names import plain_name
 from flows.server_faults import require_server
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Way:
 def run_variant(variant: Variant, way: Way) -> None:
     """Run the flow `finetune`."""
     if way.deployment:
-        _submit(f"finetune/{variant.name}", variant.model_dump(mode="json"), way.watch)
+        _submit(f"finetune/{plain_name(variant.name)}", variant.model_dump(mode="json"), way.watch)
         return
     check([variant])
 
@@ -44,7 +45,7 @@ def run_study(study: Study, variants: list[Variant], way: Way) -> None:
     if way.deployment:
         settings = [variant.model_dump(mode="json") for variant in variants]
         parameters = {"study": study.name, "variants": settings}
-        _submit(f"compare/{study.name}", parameters, way.watch)
+        _submit(f"compare/{plain_name(study.name)}", parameters, way.watch)
         return
     check(variants)
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from chatpipe.artifacts import Artifact
 from chatpipe.config import Dataset, Split, Variant
 from chatpipe.corpus import Merge, Normalize
-from chatpipe.export import export_report
+from chatpipe.export import export_report, export_variant
 from chatpipe.finetuning import Finetune
 from chatpipe.generation import Ask
 from chatpipe.report import read_report
 from chatpipe.reporting import MakeReport, Measured
+from chatpipe.run_names import SEPARATOR
 from chatpipe.scoring import Score
 from chatpipe.sources import FetchDataset, FetchModel
 from flows.entering import check_home
@@ -35,6 +36,9 @@ def study_story(study: str, variants: Sequence[Variant], gpu: Placement) -> Arti
     models = measured([*bases, *tuned], heldout, gpu)
     report = steps.make_report(MakeReport(study=study, models=tuple(models), examples=examples))
     showing.show_report(read_report(report.path), export_report(report, study))
+    for variant in variants:
+        if SEPARATOR in variant.name:  # no file of its own says what was run
+            export_variant(variant)
     return report
 
 

@@ -19,6 +19,16 @@ Name = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80, description="a-z, 0-9, . _ -")
 ]
 
+# A name, and the settings in which a run differs from the variant or study of that name
+# (`run_names`).
+RunName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,79}(\+[a-z0-9._=,+-]+)?$",
+        max_length=120,
+        description="a-z, 0-9, . _ -; a run with other settings adds them, like +training.epochs=2",
+    ),
+]
 
 Tracker = Literal["none", "tensorboard", "mlflow", "wandb", "trackio"]
 
@@ -219,7 +229,7 @@ class Variant(Section):
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"tracking", "paper_reported"})
 
-    name: Name
+    name: RunName
     base_model: BaseModelRef = BaseModelRef()
     datasets: tuple[Dataset, ...] = Field(min_length=1)
     split: Annotated[Split, BeforeValidator(_split_shorthand)] = Split()
@@ -254,5 +264,5 @@ class Variant(Section):
 class Study(Section):
     """Which variants stand side by side in one report."""
 
-    name: Name
-    variants: tuple[Name, ...] = Field(min_length=1)
+    name: RunName
+    variants: tuple[RunName, ...] = Field(min_length=1)

@@ -28,10 +28,15 @@ def export_report(report: Artifact, name: str) -> Path:
     return target
 
 
+def saved_variant(name: str) -> Path:
+    """Where the settings of a run without a file of its own are kept."""
+    return report_directory(name) / f"{name}.yaml"
+
+
 def export_variant(variant: Variant) -> Path:
     """Write `<home>/reports/<name>/<name>.yaml`, so that what was asked for without a file can
     be run, asked and chatted with again."""
-    target = report_directory(variant.name) / f"{variant.name}.yaml"
+    target = saved_variant(variant.name)
     text = yaml.safe_dump(variant.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, "utf-8")

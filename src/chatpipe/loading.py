@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,14 @@ from pydantic_core import ErrorDetails
 from chatpipe.config import Dataset, Study, Variant
 from chatpipe.data import DATASETS
 from chatpipe.errors import ConfigError
+from chatpipe.export import saved_variant
+from chatpipe.run_names import (
+    SEPARATOR,
+    plain_name,
+    rename_by_settings,
+    rename_run,
+    settings_in,
+)
 from chatpipe.sources import PACKAGED, WHEEL_MODELS, local_path
 
 
@@ -43,15 +52,49 @@ def names(kind: str) -> list[str]:
 
 
 def load_variant(name_or_path: str, overrides: Sequence[str] = ()) -> Variant:
-    """The variant of that name or file, with `key.path=value` overrides laid over it."""
-    path = _find("variants", name_or_path)
+    """The variant of that name or file, with `key.path=value` overrides laid over it.
+
+    With overrides that change something, its name says so (`run_names`); that name
+    (`NAME+key=value`) is understood as well.
+    """
+    if SEPARATOR in name_or_path and not _is_yaml(name_or_path):
+        return _load_run(name_or_path, overrides)
+    return _load_file(_find("variants", name_or_path), overrides)
+
+
+def parse_variant(raw: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Variant:
+    """A variant from plain values; `origin` is what faults call the file."""
+    variant = _parse(raw, origin, overrides)
+    settings = _flattened(overrides)
+    if not settings or "name" in settings:
+        return variant
+    try:
+        return rename_run(variant, _parse(raw, origin))
+    except ConfigError:  # it is a variant with its overrides only
+        return rename_by_settings(variant, settings)
+
+
+def _load_file(path: Path, overrides: Sequence[str] = ()) -> Variant:
     raw = read_mapping(path)
     raw.setdefault("name", path.stem)
     return parse_variant(raw, str(path), overrides)
 
 
-def parse_variant(raw: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Variant:
-    """A variant from plain values; `origin` is what faults call the file."""
+def _load_run(name: str, overrides: Sequence[str]) -> Variant:
+    """The variant of a run with other settings: by what its name says, or as the run saved it."""
+    saved = saved_variant(name)
+    try:
+        variant = load_variant(plain_name(name), settings_in(name))
+    except ConfigError:
+        if saved.is_file():
+            return _load_file(saved, overrides)
+        raise
+    if variant.name != name and saved.is_file():
+        return _load_file(saved, overrides)
+    return load_variant(plain_name(name), [*settings_in(name), *overrides])
+
+
+def _parse(raw: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Variant:
     preset, unknown = _preset(raw.get("preset"), origin)
     raw = merged(preset, _without(raw, "preset"))
     for override in overrides:
@@ -66,6 +109,14 @@ def parse_variant(raw: dict[str, Any], origin: str, overrides: Sequence[str] = (
     if faults:
         raise ConfigError(faults)
     return variant
+
+
+def _flattened(overrides: Sequence[str]) -> dict[str, Any]:
+    """Dotted key -> value of the overrides, the later ones laid over the earlier."""
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        settings[override.partition("=")[0]] = _parse_value(override)
+    return settings
 
 
 def load_study(name_or_path: str) -> Study:
@@ -87,10 +138,20 @@ def study_variants(study: Study, overrides: Sequence[str] = ()) -> list[Variant]
             variants.append(load_variant(name, overrides))
         except ConfigError as error:
             faults += error.faults
-    faults += _ambiguous_datasets(study, variants)
+    faults += [*_repeated_names(study, variants), *_ambiguous_datasets(study, variants)]
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
     return variants
+
+
+def _repeated_names(study: Study, variants: Sequence[Variant]) -> list[str]:
+    """A name stands for one variant in a study, or its report would mix two."""
+    counts = Counter(variant.name for variant in variants)
+    return [
+        f"{study.name}: variants: {name} stands there {count} times; name each variant once."
+        for name, count in counts.items()
+        if count > 1
+    ]
 
 
 def _ambiguous_datasets(study: Study, variants: Sequence[Variant]) -> list[str]:
@@ -116,9 +177,13 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _is_yaml(name_or_path: str) -> bool:
+    return Path(name_or_path).suffix in {".yaml", ".yml"}
+
+
 def _find(kind: str, name_or_path: str) -> Path:
     path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"}:
+    if _is_yaml(name_or_path):
         if path.is_file():
             return path
         raise ConfigError([f"{path}: there is no such file."])
@@ -182,16 +247,21 @@ def _without(raw: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _parse_override(text: str) -> dict[str, Any]:
+    result = _parse_value(text)
+    for part in reversed(text.partition("=")[0].split(".")):
+        result = {part: result}
+    return result  # type: ignore[no-any-return]
+
+
+def _parse_value(text: str) -> Any:
+    """The value of `key.path=value`."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError([f"--set {text}: write it as key.path=value, like training.epochs=1."])
     try:
-        result = yaml.safe_load(value)
+        return yaml.safe_load(value)
     except yaml.YAMLError:
         raise ConfigError([f"--set {text}: the value is not valid YAML."]) from None
-    for part in reversed(key.split(".")):
-        result = {part: result}
-    return result  # type: ignore[no-any-return]
 
 
 def _resolve_base(raw: dict[str, Any]) -> dict[str, Any]:

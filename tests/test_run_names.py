@@ -1,0 +1,105 @@
+"""A run with other settings than its variant's has a name that says so, and can be named by it."""
+
+import re
+
+import pytest
+
+from chatpipe.config import Variant
+from chatpipe.errors import ConfigError
+from chatpipe.export import export_variant
+from chatpipe.loading import load_study, load_variant, parse_variant, study_variants
+from chatpipe.run_names import MAX_LENGTH, plain_name, rename_run, rename_study, settings_in
+
+PORTABLE = re.compile(r"[a-z0-9][a-z0-9._=,+-]*[a-z0-9]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "smol-merge"),
+        (["training.epochs=2"], "smol-merge+training.epochs=2"),
+        (["training.epochs=2.0"], "smol-merge+training.epochs=2"),
+        (["training.seed=7", "lora.rank=4"], "smol-merge+lora.rank=4+training.seed=7"),
+        (["training.epochs=5", "training.epochs=2"], "smol-merge+training.epochs=2"),
+        (["training={epochs: 2, seed: 7}"], "smol-merge+training.epochs=2+training.seed=7"),
+        (["prompt_template=paper"], "smol-merge+prompt_template=paper"),
+        (["quantization.double=false"], "smol-merge+quantization.double=false"),
+        (["lora.rank=16"], "smol-merge"),  # as it is
+        (["tracking=tensorboard"], "smol-merge"),  # changes no result
+        (["name=mine", "training.epochs=2"], "mine"),
+    ],
+)
+def test_the_name_lists_the_settings_that_differ(overrides, name):
+    assert load_variant("smol-merge", overrides).name == name
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.epochs=2"],
+        ["training.learning_rate=0.00001", "training.schedule=linear"],
+        ["prompt_template=paper", "quantization.method=none"],
+        ["base_model.revision=MAIN"],
+        ["lora.target_modules=[q_proj, v_proj]"],
+        ["datasets=[sample-dialog]"],
+        ['panel=[{id: a, instruction: "Say: <b>/\\\\*?|</b> ü"}]'],
+        [f"training.{key}=1" for key in ("seed", "save_steps", "epochs", "warmup_ratio")[:3]]
+        + ["evaluation.seed=1", "evaluation.bootstrap_samples=200", "generation.seed=4"],
+    ],
+)
+def test_every_name_is_a_file_name_and_names_the_run_again(overrides, chatpipe_home):
+    variant = load_variant("smol-merge", overrides)
+    assert PORTABLE.fullmatch(variant.name) and len(variant.name) <= MAX_LENGTH
+    assert variant.name != "smol-merge" and plain_name(variant.name) == "smol-merge"
+    export_variant(variant)  # as every run does
+    assert load_variant(variant.name) == variant
+    assert Variant.model_validate_json(variant.model_dump_json()) == variant
+
+
+def test_values_that_look_alike_in_a_name_have_different_names():
+    names = [
+        load_variant("smol-merge", [f"base_model.revision={revision}"]).name
+        for revision in ("v1", "V1", "v-1", "v/1", "v" * 50, "v" * 51, "'null'")
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_settings_lie_over_a_run_s_name():
+    variant = load_variant("smol-merge+training.epochs=2", ["training.seed=7"])
+    assert variant.name == "smol-merge+training.epochs=2+training.seed=7"
+    assert (variant.training.epochs, variant.training.seed) == (2, 7)
+
+
+def test_a_file_that_is_a_variant_with_its_overrides_only(tmp_path):
+    raw = {"name": "mine", "base_model": {"repo": "smollm2-135m-instruct"}}
+    variant = parse_variant(raw, "command line", ["datasets=[sample-dialog]"])
+    assert plain_name(variant.name) == "mine" and settings_in(variant.name)
+
+
+def test_a_run_of_other_parameters_is_named_by_them():
+    """As from the dashboard, where sections come as values."""
+    plain = load_variant("smol-merge")
+    training = plain.training.model_copy(update={"epochs": 2.0})
+    variant = plain.model_copy(update={"training": training})
+    assert rename_run(variant, plain).name == "smol-merge+training.epochs=2"
+    assert rename_run(plain, plain).name == "smol-merge"
+
+
+def test_a_study_with_overrides_is_named_by_them():
+    study = load_study("demo")
+    variants = study_variants(study, ["training.seed=7"])
+    assert [settings_in(variant.name) for variant in variants] == [["training.seed=7"]] * 3
+    assert rename_study(study, variants).name == "demo+training.seed=7"
+    assert rename_study(study, study_variants(study)).name == "demo"
+    long = [f"training.{key}=9" for key in ("seed", "save_steps", "global_batch_size")]
+    many = study_variants(study, [*long, "lora.rank=9", "lora.alpha=9", "generation.seed=9"])
+    assert len(rename_study(study, many).name) <= MAX_LENGTH
+
+
+def test_a_study_that_names_a_variant_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("variants: [smol-merge, smol-alpaca, smol-merge]")
+    with pytest.raises(ConfigError, match="smol-merge stands there 2 times"):
+        study_variants(load_study(str(path)))
+    with pytest.raises(ConfigError, match="same stands there 3 times"):
+        study_variants(load_study("demo"), ["name=same"])
