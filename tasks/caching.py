@@ -18,10 +18,10 @@ from prefect.context import TaskRunContext
 from prefect.serializers import Serializer
 from pydantic import Field
 
-from chatpipe.artifacts import Artifact, Request, store, verify
+from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.errors import HubUnreachableError, SharedStoreError
+from chatpipe.seals import RECORD
 
-RECORD = "prefect-record"
 # What the tasks of this process did, as "kind/key": bodies that ran, and verified hits.
 BUILT: list[str] = []
 HITS: set[str] = set()
@@ -53,7 +53,7 @@ class VerifiedArtifact(Serializer):  # unparametrized: Prefect registers by clas
 
     def loads(self, blob: bytes) -> Artifact:
         recorded = Artifact.model_validate_json(blob)
-        found = verify(store().path(recorded.kind, recorded.key))
+        found = store().check(recorded.kind, recorded.key)
         if found != recorded:
             raise ValueError(f"{recorded.kind}/{recorded.key} was rebuilt since it was recorded")
         if not store().shared(found.path):

@@ -132,12 +132,12 @@ def test_a_damaged_artifact_is_named_and_built_again(damage):
     assert file.read_text() == "hello"
 
 
-def test_a_change_that_keeps_the_size_is_found_by_the_deep_check():
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_change_that_keeps_the_size_is_found(deep):
     made = store().obtain(Note(text="hello"))
     (made.path / "folder/note.txt").write_text("jello")
-    assert verify(made.path) == made
     with pytest.raises(ArtifactError, match=r"note\.txt: content differs"):
-        verify(made.path, deep=True)
+        verify(made.path, deep)
 
 
 def test_the_seal_is_the_last_file_that_is_written():

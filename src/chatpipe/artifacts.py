@@ -22,7 +22,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from chatpipe.atomic_writes import sync
+from chatpipe.disk_errors import disk_errors
 from chatpipe.errors import ArtifactError
+from chatpipe.file_digests import FileDigests, file_digest
 from chatpipe.seals import SEAL, check_seal, read_seal, write_seal
 from chatpipe.sharing import SharedStore, shared_store
 
@@ -88,6 +91,10 @@ class Request(BaseModel):
         """Write the product into the empty directory `into`; return its details."""
         raise NotImplementedError
 
+    def check_rebuilt(self, before: dict[str, Any], now: dict[str, Any], into: Path) -> None:
+        """Compare the seal of what was built in place of a damaged artifact with that one's seal;
+        raise where the source itself is damaged."""
+
 
 def _canonical(value: Any) -> Any:
     """A JSON form that is the same in every process; TypeError where there is none."""
@@ -118,9 +125,18 @@ class Store:
     def find(self, kind: str, key: str, deep: bool = False) -> Artifact | None:
         """The whole artifact of that key, or None where it is missing, damaged or unsealed."""
         try:
-            return verify(self.path(kind, key), deep)
+            return self.check(kind, key, deep)
         except ArtifactError:
             return None
+
+    def check(self, kind: str, key: str, deep: bool = False) -> Artifact:
+        """As `find`, but ArtifactError says what is wrong with it."""
+        path = self.path(kind, key)
+        with disk_errors(path):
+            found = verify(path, deep)
+        if (found.kind, found.key) != (kind, key):
+            raise ArtifactError(f"{path}: holds another artifact, {found.kind}/{found.key}.")
+        return found
 
     def held(self, request: Request) -> Artifact | None:
         """What was made for that request, here or in the shared store; nothing is fetched."""
@@ -133,10 +149,12 @@ class Store:
         """That artifact where it is here, else as the shared store has it; ArtifactError where
         neither does."""
         kind, key = artifact.kind, artifact.key
-        with self._locked(kind, key):
+        if found := self.find(kind, key):
+            return found
+        with disk_errors(self.root), self._locked(kind, key):
             shared = shared_store()
-            found = self.find(kind, key) or (shared and self._fetch(shared, kind, key))
-        return found or verify(self.path(kind, key))
+            fetched = self.find(kind, key) or (shared and self._fetch(shared, kind, key))
+        return fetched or self.check(kind, key)
 
     def all(self, kind: str = "[!.]*") -> Iterator[Path]:
         """Every sealed directory (of that kind)."""
@@ -160,9 +178,11 @@ class Store:
         leaves no lock behind, because the kernel drops an flock with its process.
         """
         kind, key = request.kind, request.key()
-        with self._locked(kind, key):
-            shared = shared_store()
-            found = self.find(kind, key) or (shared and self._fetch(shared, kind, key))
+        shared = shared_store()
+        if shared is None and (found := self.find(kind, key)):
+            return found  # without a lock: a store that cannot be written to can be read
+        with disk_errors(self.root), self._locked(kind, key):
+            found = self.find(kind, key) or (shared and self._fetch(shared, kind, key)) or None
             if not found and shared:
                 self._bring_upstream(shared, request)
             made = found or self._build(request, key, build or request.build)
@@ -185,7 +205,8 @@ class Store:
     def work_path(self, kind: str, key: str) -> Path:
         """A directory that outlives a crash of the step: checkpoints to resume from."""
         path = self.root / ".work" / f"{kind}-{key}"
-        path.mkdir(parents=True, exist_ok=True)
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
         return path
 
     def forget(self, path: Path) -> None:
@@ -193,11 +214,24 @@ class Store:
         shared = shared_store()
         if shared:
             shared.remove(path.parent.name, path.name)
-        self._discard(path)
+        self.discard(path)
+
+    def discard(self, path: Path) -> None:
+        """Remove one artifact from this store alone; renamed first, so that no one sees half of
+        it."""
+        with disk_errors(path):
+            doomed = self.root / ".tmp" / f"discarded-{uuid.uuid4().hex}"
+            doomed.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(doomed)
+            os.utime(doomed)
+            self.digests.forget(path)
+            shutil.rmtree(doomed)
 
     def _build(
         self, request: Request, key: str, build: Callable[[Path], dict[str, Any]]
     ) -> Artifact:
+        self._check_upstream(request)
+        before = self._readable_seal(request.kind, key)
         with self._temporary(request.kind, key) as temporary:
             details = build(temporary)
             facts = {
@@ -209,9 +243,32 @@ class Store:
                 "details": details,
             }
             write_seal(temporary, facts)
+            if before is not None:
+                request.check_rebuilt(before, read_seal(temporary), temporary)
             made = self._place(temporary, request.kind, key)
         shutil.rmtree(self.root / ".work" / f"{request.kind}-{key}", ignore_errors=True)
         return made
+
+    def _check_upstream(self, request: Request) -> None:
+        """ArtifactError unless all that the request is made from is here, whole to the byte."""
+        for upstream in request.upstream():
+            name = f"{upstream.kind}/{upstream.key}"
+            try:
+                found = self.check(upstream.kind, upstream.key)
+            except ArtifactError as error:
+                raise ArtifactError(f"{request.kind} is made from {name}: {error}") from None
+            if found != upstream:
+                raise ArtifactError(
+                    f"{request.kind} is made from {name}, which was made anew in the meantime and "
+                    "is another one now; run the same command again."
+                )
+
+    def _readable_seal(self, kind: str, key: str) -> dict[str, Any] | None:
+        """The seal of what is there, damaged or not."""
+        try:
+            return read_seal(self.path(kind, key))
+        except ArtifactError:
+            return None
 
     def _fetch(self, shared: SharedStore, kind: str, key: str) -> Artifact | None:
         with self._temporary(kind, key) as temporary:
@@ -246,17 +303,11 @@ class Store:
         target = self.path(kind, key)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
-            self._discard(target)
+            self.discard(target)
         temporary.rename(target)
-        return verify(target)
-
-    def _discard(self, path: Path) -> None:
-        """Remove a directory; renamed first, so that no one sees half of it."""
-        doomed = self.root / ".tmp" / f"discarded-{uuid.uuid4().hex}"
-        doomed.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(doomed)
-        os.utime(doomed)
-        shutil.rmtree(doomed)
+        sync(target.parent)
+        seal = read_seal(target)
+        return Artifact(kind=seal["kind"], key=seal["key"], digest=seal["digest"])
 
     @contextmanager
     def _temporary(self, kind: str, key: str) -> Iterator[Path]:
@@ -272,9 +323,10 @@ class Store:
     def _remove_leftovers(self) -> None:
         """Remove what killed builds left behind. Age alone does not tell: a training may last for
         days, but it holds its lock."""
-        for path in (self.root / ".tmp").glob("*"):
+        for path in (self.root / ".tmp").glob("*-*"):
             with suppress(FileNotFoundError):  # another process removes it
-                if time.time() - path.stat().st_mtime < LEFT_OVER_AFTER_S:
+                is_ours = path.is_dir() and not path.is_symlink()
+                if not is_ours or time.time() - path.stat().st_mtime < LEFT_OVER_AFTER_S:
                     continue
                 with (
                     suppress(BlockingIOError),
@@ -285,6 +337,11 @@ class Store:
     def _locked(self, kind: str, key: str) -> AbstractContextManager[None]:
         return self._lock(f"{kind}-{key}", wait=True)
 
+    @property
+    def digests(self) -> FileDigests:
+        """The digests of files, as this store remembers them."""
+        return _DIGESTS.setdefault(self.root, FileDigests(self.root / ".digests"))
+
     @contextmanager
     def _lock(self, name: str, wait: bool) -> Iterator[None]:
         """BlockingIOError where another process has it and this one is not to wait."""
@@ -293,6 +350,9 @@ class Store:
         with (locks / name).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             yield
+
+
+_DIGESTS: dict[Path, FileDigests] = {}
 
 
 def home() -> Path:
@@ -306,11 +366,12 @@ def store() -> Store:
 
 
 def verify(path: Path, deep: bool = False) -> Artifact:
-    """The artifact at `path`, its files checked by size (or by SHA-256, with `deep`).
+    """The artifact at `path`, its files checked by size and SHA-256. A large file that has not
+    changed since it was last read is not read again, unless `deep`.
 
     Raises ArtifactError that names the first file that is missing or not as recorded.
     """
-    seal = check_seal(path, deep)
+    seal = check_seal(path, file_digest if deep else store().digests.sha256)
     return Artifact(kind=seal["kind"], key=seal["key"], digest=seal["digest"])
 
 

@@ -6,6 +6,7 @@ ChatpipeError
 ├── SourceError      bytes could not be fetched, or are not the recorded ones
 │   └── HubUnreachableError  no hub answers, which time may mend
 ├── SharedStoreError  the store that machines share cannot be reached, or refuses
+├── DiskError        a disk is full, read-only, refuses or fails
 ├── ArtifactError    a stored artifact is missing, incomplete or changed
 ├── TrainingError    training ended without a usable adapter
 ├── GPUMemoryError   a step needs more of a GPU's memory than is free
@@ -45,6 +46,10 @@ class HubUnreachableError(SourceError):
 
 class SharedStoreError(ChatpipeError):
     """The store that machines share cannot be reached, or refuses; trying again may help."""
+
+
+class DiskError(ChatpipeError):
+    """A disk is full, read-only, may not be used, or fails."""
 
 
 class ArtifactError(ChatpipeError):
@@ -88,6 +93,7 @@ _BY_NAME: dict[str, type[ChatpipeError]] = {
         DataError,
         SourceError,
         HubUnreachableError,
+        DiskError,
         ArtifactError,
         SharedStoreError,
         ModelError,

