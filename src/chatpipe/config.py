@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from chatpipe.template_text import PLACEHOLDERS, faults_of, placeholders
+
 RESPONSE_MARKER = "### Response:"
 
 Name = Annotated[
@@ -102,21 +104,22 @@ class PromptTemplate(Section):
     without_input: str
 
     @model_validator(mode="after")
-    def _has_fields(self) -> PromptTemplate:
-        needed = {
-            "with_input": ("{instruction}", "{input}", RESPONSE_MARKER),
-            "without_input": ("{instruction}", RESPONSE_MARKER),
-        }
-        lacking = [
-            f"{key} lacks {part!r}"
-            for key, parts in needed.items()
-            for part in parts
-            if part not in getattr(self, key)
-        ]
-        if lacking:
+    def _has_placeholders(self) -> PromptTemplate:
+        needed = {"with_input": PLACEHOLDERS, "without_input": PLACEHOLDERS[:1]}
+        faults = []
+        for key, names in needed.items():
+            text = getattr(self, key)
+            present = placeholders(text)
+            lacking = [f"{{{name}}}" for name in names if name not in present]
+            lacking += [] if RESPONSE_MARKER in text else [RESPONSE_MARKER]
+            faults += [f"{key} lacks {part!r}" for part in lacking]
+            faults += [f"{key} {fault}" for fault in faults_of(text)]
+        if faults:
             raise ValueError(
-                f"{'; '.join(lacking)} (without {RESPONSE_MARKER!r} nobody can tell where the "
+                f"{'; '.join(faults)} (without {RESPONSE_MARKER!r} nobody can tell where the "
                 "response starts)"
+                if any(RESPONSE_MARKER in fault for fault in faults)
+                else "; ".join(faults)
             )
         return self
 

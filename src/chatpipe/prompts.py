@@ -8,6 +8,7 @@ from importlib.resources import files
 import yaml
 
 from chatpipe.config import RESPONSE_MARKER, Prompt, PromptTemplate
+from chatpipe.template_text import Segment, fill
 
 # The Alpaca project's prompts (Apache-2.0, github.com/tatsu-lab/stanford_alpaca): every model of
 # the Alpaca family was trained on these exact words, so a fair comparison has to use them.
@@ -45,9 +46,13 @@ def template(name: str) -> PromptTemplate:
 
 def render(prompt_template: PromptTemplate, instruction: str, input_text: str) -> str:
     """The prompt up to where the response begins; braces in the row's text stay as they are."""
+    return "".join(part.text for part in segments(prompt_template, instruction, input_text))
+
+
+def segments(prompt_template: PromptTemplate, instruction: str, input_text: str) -> list[Segment]:
+    """As `render`, in pieces that are the template's or the row's."""
     text = prompt_template.with_input if input_text else prompt_template.without_input
-    before, _, after = text.partition("{instruction}")
-    return before + instruction + after.replace("{input}", input_text, 1)
+    return fill(text, {"instruction": instruction, "input": input_text})
 
 
 def raw_prompt(prompt: Prompt) -> str:
