@@ -8,7 +8,7 @@ from threading import Event, Thread
 from typing import Any
 
 from chatpipe.config import Generation, PromptTemplate, Quantization
-from chatpipe.prompts import render
+from chatpipe.prompts import segments
 from chatpipe.tokenization import Encoder
 
 
@@ -35,7 +35,7 @@ class Conversation:
         from chatpipe.sampling import generation_arguments
 
         tokenizer = self.encoder.tokenizer
-        turn = self.encoder.prompt_ids([render(self.encoder.template, text, input_text)])[0]
+        turn = self.encoder.prompt_ids([segments(self.encoder.template, text, input_text)])[0]
         prompt = self.ids + turn
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         stopped = Event()

@@ -9,6 +9,7 @@ from typing import Any
 
 from chatpipe.config import Generation
 from chatpipe.progress import Reporter
+from chatpipe.text_encoding import PromptText
 from chatpipe.tokenization import Encoder
 
 AT_ONCE = 64  # prompts in a batch, whose caches are in memory together
@@ -35,7 +36,7 @@ class Question:
 def complete(
     model: Any,
     encoder: Encoder,
-    prompts: Sequence[str],
+    prompts: Sequence[PromptText],
     generation: Generation,
     adapters: Sequence[str | None] | None = None,
 ) -> list[Completion]:

@@ -26,7 +26,7 @@ class Finetune(Request):
     """What an adapter depends on."""
 
     kind: ClassVar[str] = "adapter"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
     spares_memory: ClassVar[str] = (
         "lower training.micro_batch_tokens or set training.gradient_checkpointing"
@@ -363,6 +363,7 @@ def _details(
         "rows_trained": len(rows.rows),
         "rows_cut": rows.cut,
         "rows_left_out": rows.left_out,
+        "rows_with_control_text": rows.control_rows,
         "trained_tokens": int(rows.tokens * epochs),
         "scored_tokens": int(rows.scored_tokens * epochs),
         "tokens_per_s": round(rows.tokens * epochs * since_then / seconds, 1),

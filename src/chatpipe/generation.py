@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from chatpipe.artifacts import Artifact, Request
 from chatpipe.completion import Completion, complete
 from chatpipe.config import Generation, Prompt, PromptTemplate, Quantization, Variant
-from chatpipe.prompts import raw_prompt, render
+from chatpipe.prompts import raw_prompt, segments
+from chatpipe.text_encoding import PromptText
 from chatpipe.tokenization import Encoder
 
 
@@ -19,7 +20,7 @@ class Ask(Request):
     """One model on the panel. Raw: the prompt alone, as the paper asked its base models."""
 
     kind: ClassVar[str] = "generations"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     spares_memory: ClassVar[str] = "lower generation.max_new_tokens or ask fewer prompts"
 
     base: Artifact
@@ -46,7 +47,7 @@ class Ask(Request):
     def build(self, into: Path) -> dict[str, Any]:
         return answered([self])[0].written(into)
 
-    def questions(self) -> list[tuple[Prompt, str, str]]:
+    def questions(self) -> list[tuple[Prompt, str, PromptText]]:
         """(prompt, how it is asked, the text that the model goes on from)."""
         return [
             (prompt, asked, self._text(prompt, asked))
@@ -67,10 +68,10 @@ class Ask(Request):
             "settings": self.generation.model_dump(),
         }
 
-    def _text(self, prompt: Prompt, asked: str) -> str:
+    def _text(self, prompt: Prompt, asked: str) -> PromptText:
         if asked == "raw":
             return raw_prompt(prompt)
-        return render(self.prompt_template, prompt.instruction, prompt.input)
+        return segments(self.prompt_template, prompt.instruction, prompt.input)
 
 
 @dataclass(frozen=True)

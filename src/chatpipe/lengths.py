@@ -41,6 +41,7 @@ class Tokens(BaseModel):
     longest: int
     lengths: tuple[Bar, ...]
     left_out: dict[str, int]
+    control_rows: int = 0  # whose text spells out a control token; it is trained as text
     cut_rows: int
     cut_tokens: int
     most_cut: int
@@ -69,6 +70,7 @@ def account_tokens(request: Finetune, tokenizer: Any) -> Tokens:
         longest=max(lengths),
         lengths=histogram(lengths),
         left_out=encoded.left_out,
+        control_rows=encoded.control_rows,
         cut_rows=encoded.cut,
         cut_tokens=sum(cut),
         most_cut=max(cut, default=0),

@@ -190,6 +190,11 @@ class _Planner:
                 f"response when cut at {self.variant.training.max_length} tokens (train.parquet "
                 f"rows {rows} …); raise training.max_length, or use cut_left or drop."
             )
+        if tokens.control_rows:
+            self.notes.append(
+                f"{tokens.control_rows:,} rows spell out a control token of the base; it is "
+                "trained as text, not as the token."
+            )
         if tokens.eos_rows < tokens.rows:
             self.notes.append(
                 f"{tokens.rows - tokens.eos_rows:,} of {tokens.rows:,} rows end without EOS "

@@ -11,7 +11,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from chatpipe.artifacts import home
 from chatpipe.config import PromptTemplate
 from chatpipe.data.ids import text_digests
 from chatpipe.data.parallel import in_order
-from chatpipe.prompts import render
+from chatpipe.prompts import segments
+from chatpipe.text_encoding import TextEncoder
 
-VERSION = 1  # raised when the same texts would give other ids
+VERSION = 2  # raised when the same texts would give other ids
 TEXTS = ("instruction", "input", "output")
 ROWS_AT_ONCE = 1 << 10
 UNUSED_S = 30 * 24 * 3600
@@ -104,25 +105,18 @@ def digest_of(tables: Iterable[pa.Table]) -> str:
     return found.hexdigest()
 
 
-def text_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of every text, without BOS and EOS."""
-    if not texts:
-        return []
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return ids
-
-
 def _write(
     path: Path, tokenizer: Any, template: PromptTemplate, tables: Iterable[pa.Table]
 ) -> None:
     # A tokenizer's first call sets it up; after it, several threads may use it.
-    text_ids(tokenizer, ["a"])
+    encoder = TextEncoder(tokenizer)
+    encoder.texts(["a"])
 
     def encode(batch: pa.RecordBatch) -> pa.RecordBatch:
         instructions, inputs, outputs = (batch[name].to_pylist() for name in TEXTS)
         pairs = zip(instructions, inputs, strict=True)
-        prompts = text_ids(tokenizer, [render(template, *pair) for pair in pairs])
-        columns = (prompts, text_ids(tokenizer, outputs))
+        prompts = encoder.prompts([segments(template, *pair) for pair in pairs])
+        columns = (prompts, encoder.texts(outputs))
         return pa.record_batch([pa.array(c, pa.list_(pa.int32())) for c in columns], schema=SCHEMA)
 
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:

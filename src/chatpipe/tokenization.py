@@ -11,10 +11,12 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from chatpipe.config import PromptTemplate
 from chatpipe.data.reading import batches
-from chatpipe.token_files import TEXTS, TokenFile, digest_of, text_ids, token_file
+from chatpipe.text_encoding import PromptText, TextEncoder
+from chatpipe.token_files import TEXTS, TokenFile, digest_of, token_file
 
 IGNORED = -100  # torch's cross-entropy leaves out this label
 TOO_LONG = "longer than max_length"
@@ -40,6 +42,7 @@ class Tokenized:
     rows: Sequence[TokenizedRow]
     cut: int
     left_out: dict[str, int]
+    control_rows: int  # whose text spells out a control token, which is text
     tokens: int  # all tokens of the rows that are used
     scored_tokens: int  # those whose label is not -100
 
@@ -86,14 +89,17 @@ class Encoder:
         whatever the tokenizer would merge across it.
         """
         texts = table.select(TEXTS)
-        found = self._encoded([texts], digest_of([texts]))
+        found = self._encoded([texts], [texts])
         return replace(found, rows=list(found.rows))
 
     def encode_file(self, path: Path) -> Tokenized:
         """As `encode`, a Parquet file of any size: its rows stay on the disk."""
-        return self._encoded(_tables(path), digest_of(_tables(path)))
+        return self._encoded(_tables(path), _tables(path))
 
-    def _encoded(self, tables: Iterable[pa.Table], digest: str) -> Tokenized:
+    def _encoded(self, tables: Iterable[pa.Table], same: Iterable[pa.Table]) -> Tokenized:
+        """The rows of `tables`; `same` are these once more, to be read before them."""
+        counter = _ControlRows(self.tokenizer)
+        digest = digest_of(map(counter.seen, same))
         file = token_file(self.tokenizer, self.template, tables, digest)
         prompts, responses = file.lengths().T
         prompts = prompts + len(self._start)
@@ -113,6 +119,7 @@ class Encoder:
             rows=MappedRows(self, file, np.flatnonzero(~gone)),
             cut=int(np.count_nonzero(long & ~gone)),
             left_out={reason: left_out} if left_out else {},
+            control_rows=counter.rows,
             tokens=int(used[~gone].sum()),
             scored_tokens=int(scored[~gone].sum()),
         )
@@ -129,13 +136,29 @@ class Encoder:
         )
         return TokenizedRow(ids[kept], labels[kept], index)
 
-    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered prompts, with BOS in front where the model expects one."""
-        return [self._start + ids for ids in text_ids(self.tokenizer, prompts)]
+    def prompt_ids(self, prompts: Sequence[PromptText]) -> list[list[int]]:
+        """Token ids of prompts, with BOS in front where the model expects one. A prompt in
+        segments may hold its template's control tokens; one that is text has none."""
+        return [self._start + ids for ids in TextEncoder(self.tokenizer).prompts(prompts)]
 
     @cached_property
     def _start(self) -> list[int]:
-        return [self.tokenizer.bos_token_id] if starts_with_bos(self.tokenizer) else []
+        return start_ids(self.tokenizer)
+
+
+class _ControlRows:
+    """Counts the rows whose text spells out a control token of the tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.rows = 0
+        self._encoder = TextEncoder(tokenizer)
+
+    def seen(self, table: pa.Table) -> pa.Table:
+        """The table, whose rows are counted."""
+        columns = [self._encoder.holds_control(table[name]) for name in TEXTS]
+        any_of = pc.or_(pc.or_(columns[0], columns[1]), columns[2])
+        self.rows += int(pc.sum(any_of).as_py() or 0)
+        return table
 
 
 def _tables(path: Path) -> Iterator[pa.Table]:
@@ -143,7 +166,12 @@ def _tables(path: Path) -> Iterator[pa.Table]:
         yield pa.Table.from_batches([batch])
 
 
-def starts_with_bos(tokenizer: Any) -> bool:
-    """Whether this tokenizer puts BOS in front by itself (LLaMA's does, SmolLM's does not)."""
-    ids = tokenizer("a")["input_ids"]
-    return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+def start_ids(tokenizer: Any) -> list[int]:
+    """What this tokenizer puts in front by itself (LLaMA's its BOS, SmolLM's nothing)."""
+    plain, whole = (
+        tokenizer("a", add_special_tokens=special, split_special_tokens=True)["input_ids"]
+        for special in (False, True)
+    )
+    places = range(len(whole) - len(plain) + 1)
+    start = next((n for n in places if whole[n : n + len(plain)] == plain), 0)
+    return list(whole[:start])
