@@ -166,7 +166,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(request_, tmp_path):
     child.stdin.flush()
     work = store().work_path(request.kind, request.key())
     deadline = time.monotonic() + 120
-    while not list(work.glob("checkpoint-*/trainer_state.json")):
+    while not list(work.glob("checkpoint-*/checkpoint.json")):
         assert child.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(child.pid, signal.SIGKILL)

@@ -7,17 +7,20 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow.parquet as pq
 
 from chatpipe import tracking
 from chatpipe.artifacts import Artifact, Request, store
+from chatpipe.checkpoints import Checkpoint, newest_checkpoint
 from chatpipe.config import Lora, PromptTemplate, Quantization, Training, Variant
 from chatpipe.errors import ConfigError, DataError, TrainingError
 from chatpipe.model_card import base_name, write_model_card
-from chatpipe.progress import Reporter
 from chatpipe.tokenization import Encoder, Tokenized, TokenizedRow
+
+if TYPE_CHECKING:
+    from chatpipe.training_watch import TrainingWatch
 
 LOG = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
 
     from chatpipe import modeling
     from chatpipe.packed_trainer import packed_training
+    from chatpipe.training_watch import Clock, TrainingWatch
 
     started = time.monotonic()
     training = request.training
@@ -77,18 +81,20 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     rows = encode_training_rows(request, tokenizer)
     shared = _is_shared(request, rows)
     model = _shared_model(request) if shared else _whole_model(request)
-    checkpoint = _last_checkpoint(work)
-    clock = _Clock(work, _step_of(checkpoint), started)
-    trainer = _trainer(request, model, rows, clock, shared)
+    checkpoint = _agreed_checkpoint(work)
+    clock = Clock(started, checkpoint.seconds if checkpoint else 0.0)
+    trainer = _trainer(request, model, rows, TrainingWatch(work, clock), shared)
     if checkpoint:
-        LOG.warning("resuming from %s", checkpoint.name)
+        LOG.warning("resuming from %s", checkpoint.path.name)
     with packed_training(model):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
     check_adapter(model, rows.rows[0])
     if not trainer.is_world_process_zero():
         return {}
     _save_adapter(model, request.base, into)
-    details = _details(request, trainer, rows, clock.seconds(), _step_of(checkpoint))
+    details = _details(
+        request, trainer, rows, clock.seconds(), checkpoint.step if checkpoint else 0
+    )
     details["resumed"] = checkpoint is not None
     made_from = [*request.base.lineage(), *request.corpus.lineage()]
     write_model_card(into, request.model_dump(), details, made_from)
@@ -187,9 +193,21 @@ def lora_config(lora: Lora) -> Any:
     )
 
 
-def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock, shared: bool) -> Any:
+def _agreed_checkpoint(work: Path) -> Checkpoint | None:
+    """The checkpoint to resume from: the first process chooses it for all."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    state = PartialState()
+    chosen = [newest_checkpoint(work) if state.is_main_process else None]
+    return broadcast_object_list(chosen)[0] if state.num_processes > 1 else chosen[0]
+
+
+def _trainer(
+    request: Finetune, model: Any, rows: Tokenized, watch: TrainingWatch, shared: bool
+) -> Any:
     import torch
-    from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, TrainingArguments
 
     from chatpipe import modeling
     from chatpipe.packed_trainer import PackedTrainer, PackingCollator, training_lanes
@@ -198,7 +216,7 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock, shar
     steps = optimizer_steps(training, len(rows.rows))
     half = modeling.compute_dtype(request.quantization)
     arguments = TrainingArguments(
-        output_dir=str(clock.work),
+        output_dir=str(watch.work),
         max_steps=steps,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule,
@@ -208,7 +226,6 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock, shar
         fp16=half is torch.float16,
         use_cpu=not torch.cuda.is_available(),
         save_steps=training.save_steps,
-        save_total_limit=2,
         logging_steps=1,
         logging_nan_inf_filter=False,
         seed=training.seed,
@@ -218,23 +235,6 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock, shar
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else the Trainer would split packs among all that are visible
-    report = Reporter(steps, "steps")
-
-    class Tell(TrainerCallback):  # type: ignore[misc]
-        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            loss = (kwargs.get("logs") or {}).get("loss")
-            if loss is not None:
-                report(state.global_step, float(loss))
-                if not math.isfinite(float(loss)):
-                    raise TrainingError(
-                        f"the loss became {loss} at step {state.global_step}; "
-                        "lower training.learning_rate or check the rows."
-                    )
-
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.is_world_process_zero:
-                clock.note(state.global_step)
-
     trainer = PackedTrainer(
         model=model,
         args=arguments,
@@ -244,7 +244,7 @@ def _trainer(request: Finetune, model: Any, rows: Tokenized, clock: _Clock, shar
         ),
         global_batch_size=training.global_batch_size,
         in_lockstep=shared,
-        callbacks=[Tell(), *tracking.callbacks(request.tracked, _manifest(request))],
+        callbacks=[watch, *tracking.callbacks(request.tracked, _manifest(request))],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -308,38 +308,6 @@ def _save_adapter(model: Any, base: Artifact, into: Path) -> None:
     file.write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
 
 
-def _last_checkpoint(work: Path) -> Path | None:
-    """The newest checkpoint that was written whole: the Trainer writes its state last."""
-    found = [path for path in work.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(found, key=_step_of, default=None)
-
-
-def _step_of(checkpoint: Path | None) -> int:
-    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-
-
-class _Clock:
-    """Seconds of training, those before a crash included as of the checkpoint resumed from."""
-
-    def __init__(self, work: Path, step: int, started: float) -> None:
-        self.work = work
-        self.file = work / "seconds.json"
-        self.at_step: dict[str, float] = (
-            json.loads(self.file.read_text("utf-8")) if step and self.file.is_file() else {}
-        )
-        self.started = started - self.at_step.get(str(step), 0.0)
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def note(self, step: int) -> None:
-        """Remember how long it took to come to the checkpoint of that step."""
-        self.at_step[str(step)] = self.seconds()
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(self.at_step), "utf-8")
-        partial.replace(self.file)
-
-
 def _details(
     request: Finetune, trainer: Any, rows: Tokenized, wall: float, resumed_at: int
 ) -> dict[str, Any]:
@@ -357,6 +325,8 @@ def _details(
         (i["train_runtime"] for i in trainer.state.log_history if "train_runtime" in i), wall
     )
     since_then = 1 - resumed_at / trainer.state.global_step
+    if not since_then:  # the checkpoint of the last step: all was trained before
+        since_then, seconds = 1.0, wall
     return {
         "wall_s": round(wall, 3),
         "train_s": wall if resumed_at else seconds,

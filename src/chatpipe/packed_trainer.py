@@ -100,6 +100,14 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         )
         return EpochLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
 
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """The Trainer's own makes one step too many when it resumes from the last step's
+        checkpoint in the middle of an epoch."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The Trainer's own has every process read the adapter by way of the first GPU."""
         plain = model or self.model
