@@ -11,7 +11,9 @@ from prefect.events.schemas.automations import AutomationCore
 from pydantic import BaseModel, RootModel, ValidationError
 
 from chatpipe.errors import ConfigError
-from chatpipe.loading import deployments_dir, read_mapping, sentences
+from chatpipe.loading import deployments_dir
+from chatpipe.validation_messages import sentences
+from chatpipe.yaml_files import read_mapping
 
 
 def load_automations() -> list[AutomationCore]:

@@ -313,7 +313,7 @@ def _conversation(name: str, **asked: float | None) -> tuple[Any, Any]:
 
 
 def _is_study(file: Path) -> bool:
-    from chatpipe.loading import read_mapping
+    from chatpipe.yaml_files import read_mapping
 
     return "variants" in read_mapping(file)
 

@@ -17,10 +17,10 @@ from chatpipe.loading import (
     deployments_dir,
     load_study,
     load_variant,
-    read_mapping,
-    sentences,
     study_variants,
 )
+from chatpipe.validation_messages import sentences
+from chatpipe.yaml_files import read_mapping
 
 
 class WorkPool(Section):

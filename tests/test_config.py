@@ -74,9 +74,9 @@ def test_all_faults_come_at_once_and_name_file_and_key(write):
         "datasets: no data set is named 'sample-alpacca'; did you mean sample-alpaca?",
         "datasets.1: ",
         "training.learning_rat: unknown key; did you mean learning_rate?",
-        "training.epochs: input should be greater than 0, found 0",
+        "training.epochs: expected a number greater than 0, found 0",
         "training.seed: ",
-        "lora.rank: input should be less than or equal to 512, found 9999",
+        "lora.rank: expected a number of at most 512, found 9999",
     ):
         assert any(part in fault for fault in found), part
     assert len(found) == 7
@@ -95,7 +95,7 @@ def test_where_no_data_set_is_without_a_fault_that_there_is_none_is_not_said_as_
             "datasets: []\nlora: {rank: 4,\n  rank: 8}",
             "line 3 is not valid YAML: rank is there twice",
         ),
-        ("- just\n- a list", "expected keys and values, found list"),
+        ("- just\n- a list", "expected keys and values, found a list"),
         ("{}", "datasets: this key is required"),
         ("datasets: []", "datasets: at least 1 is required"),
         ("{preset: papre, datasets: [dialog]}", "preset: 'papre' is unknown; known: paper"),

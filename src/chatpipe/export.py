@@ -6,10 +6,9 @@ import shutil
 import uuid
 from pathlib import Path
 
-import yaml
-
 from chatpipe.artifacts import Artifact, home
 from chatpipe.config import Variant
+from chatpipe.yaml_files import to_yaml
 
 
 def report_directory(name: str) -> Path:
@@ -37,7 +36,7 @@ def export_variant(variant: Variant) -> Path:
     """Write `<home>/reports/<name>/<name>.yaml`, so that what was asked for without a file can
     be run, asked and chatted with again."""
     target = saved_variant(variant.name)
-    text = yaml.safe_dump(variant.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = to_yaml(variant.model_dump(mode="json"))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, "utf-8")
     return target

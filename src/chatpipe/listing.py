@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from chatpipe.artifacts import Artifact, home
 from chatpipe.errors import ArtifactError
 from chatpipe.loading import load_variant, names
 from chatpipe.published import find
 from chatpipe.sharing import shared_store
+from chatpipe.yaml_files import to_yaml
 
 
 def everything() -> dict[str, Any]:
@@ -36,4 +35,4 @@ def _place(adapter: Artifact) -> str:
 
 def print_mapping(found: dict[str, Any]) -> None:
     """As YAML, the form that it is written in."""
-    print(yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=100), end="")
+    print(to_yaml(found), end="")

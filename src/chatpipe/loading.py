@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from chatpipe.config import Dataset, Study, Variant
 from chatpipe.data import DATASETS
 from chatpipe.errors import ConfigError
 from chatpipe.export import saved_variant
+from chatpipe.overrides import Override, expand, lay_over, merged, parse_override
 from chatpipe.run_names import (
     SEPARATOR,
     plain_name,
@@ -26,6 +26,8 @@ from chatpipe.run_names import (
     settings_in,
 )
 from chatpipe.sources import PACKAGED, WHEEL_MODELS, local_path
+from chatpipe.validation_messages import sentences, setting_origin
+from chatpipe.yaml_files import read_mapping
 
 
 def deployments_dir() -> Path:
@@ -64,13 +66,14 @@ def load_variant(name_or_path: str, overrides: Sequence[str] = ()) -> Variant:
 
 def parse_variant(raw: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Variant:
     """A variant from plain values; `origin` is what faults call the file."""
-    variant = _parse(raw, origin, overrides)
-    settings = _flattened(overrides)
-    if not settings or "name" in settings:
+    parsed = [parse_override(text) for text in overrides]
+    variant = _parse(raw, origin, parsed)
+    if not parsed or any(override.keys == ("name",) for override in parsed):
         return variant
     try:
         return rename_run(variant, _parse(raw, origin))
     except ConfigError:  # it is a variant with its overrides only
+        settings = {".".join(override.keys): override.value for override in parsed}
         return rename_by_settings(variant, settings)
 
 
@@ -94,29 +97,27 @@ def _load_run(name: str, overrides: Sequence[str]) -> Variant:
     return load_variant(plain_name(name), [*settings_in(name), *overrides])
 
 
-def _parse(raw: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Variant:
-    preset, unknown = _preset(raw.get("preset"), origin)
-    raw = merged(preset, _without(raw, "preset"))
+def _parse(raw: dict[str, Any], origin: str, overrides: Sequence[Override] = ()) -> Variant:
+    texts = [override.text for override in overrides]
+    chosen = [o for o in overrides if o.keys == ("preset",)]
+    preset, unknown = _preset(
+        chosen[-1].value if chosen else raw.get("preset"),
+        setting_origin("preset", origin, texts),
+    )
+    raw = merged(expand(preset), expand(_without(raw, "preset")))
     for override in overrides:
-        raw = merged(raw, _parse_override(override))
-    blamed = _blamed("datasets", origin, overrides)
+        if override not in chosen:
+            raw = lay_over(raw, override)
+    blamed = setting_origin("datasets", origin, texts)
     raw, faults = _resolve_datasets(_resolve_base(raw), origin, blamed)
     faults += [*unknown, *_missing_paths(raw, blamed)]
     try:
         variant = Variant.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError([*faults, *sentences(error, origin, Variant, overrides)]) from None
+        raise ConfigError([*faults, *sentences(error, origin, Variant, texts)]) from None
     if faults:
         raise ConfigError(faults)
     return variant
-
-
-def _flattened(overrides: Sequence[str]) -> dict[str, Any]:
-    """Dotted key -> value of the overrides, the later ones laid over the earlier."""
-    settings: dict[str, Any] = {}
-    for override in overrides:
-        settings[override.partition("=")[0]] = _parse_value(override)
-    return settings
 
 
 def load_study(name_or_path: str) -> Study:
@@ -166,17 +167,6 @@ def _ambiguous_datasets(study: Study, variants: Sequence[Variant]) -> list[str]:
     ]
 
 
-def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`; mappings are merged key by key, all else is replaced."""
-    result = dict(below)
-    for key, value in above.items():
-        old = result.get(key)
-        result[key] = (
-            merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
-    return result
-
-
 def _is_yaml(name_or_path: str) -> bool:
     return Path(name_or_path).suffix in {".yaml", ".yml"}
 
@@ -201,35 +191,6 @@ def _find(kind: str, name_or_path: str) -> Path:
     raise ConfigError([f"{kind}: there is no {name_or_path!r} in {path.parent}; {hint}"])
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which no key stands twice in one mapping; PyYAML would take the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                problem = f"{key.value} is there twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file; ConfigError names the line that is not YAML."""
-    try:
-        raw = yaml.load(path.read_text("utf-8"), _UniqueKeys)
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: is not UTF-8 text ({error.reason})."]) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}" if mark else "the file"
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise ConfigError([f"{path}: {where} is not valid YAML: {problem}."]) from None
-    if not isinstance(raw, dict):
-        raise ConfigError([f"{path}: expected keys and values, found {type(raw).__name__}."])
-    return raw
-
-
 def _preset(name: Any, origin: str) -> tuple[dict[str, Any], list[str]]:
     """(the settings of that name, what is wrong with the name)."""
     if name is None:
@@ -246,24 +207,6 @@ def _without(raw: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in raw.items() if name != key}
 
 
-def _parse_override(text: str) -> dict[str, Any]:
-    result = _parse_value(text)
-    for part in reversed(text.partition("=")[0].split(".")):
-        result = {part: result}
-    return result  # type: ignore[no-any-return]
-
-
-def _parse_value(text: str) -> Any:
-    """The value of `key.path=value`."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError([f"--set {text}: write it as key.path=value, like training.epochs=1."])
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError([f"--set {text}: the value is not valid YAML."]) from None
-
-
 def _resolve_base(raw: dict[str, Any]) -> dict[str, Any]:
     """A directory of this machine becomes absolute: a worker runs in another one."""
     base = raw.get("base_model")
@@ -276,16 +219,6 @@ def _absolute_repo(entry: dict[str, Any]) -> dict[str, Any]:
     repo = entry.get("repo")
     local = local_path(repo) if isinstance(repo, str) and repo else None
     return entry if local is None else {**entry, "repo": str(local)}
-
-
-def _blamed(key: str, origin: str, overrides: Sequence[str]) -> str:
-    """Who set what is at that key: the last override of it, of its section or of a part of it, or
-    the file."""
-    for override in reversed(overrides):
-        set_key = override.partition("=")[0]
-        if f"{key}.".startswith(f"{set_key}.") or f"{set_key}.".startswith(f"{key}."):
-            return f"--set {override}"
-    return origin
 
 
 def _resolve_datasets(
@@ -333,51 +266,3 @@ def _missing_paths(raw: dict[str, Any], blamed: str) -> list[str]:
         and isinstance(entry.get("path"), str)
         and local_path(entry["path"]) is None
     ]
-
-
-def sentences(
-    error: ValidationError, origin: str, model: type[BaseModel], overrides: Sequence[str] = ()
-) -> list[str]:
-    """A sentence for each fault of a file (`origin`), or of an override laid over it, that should
-    have been a `model`."""
-    said = []
-    faults = error.errors(include_url=False)
-    for fault in faults:
-        if fault["type"] == "too_short" and _has_faults_within(fault["loc"], faults):
-            continue  # only because no item is without a fault
-        key = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            message = f"unknown key{_key_hint(fault['loc'], model)}"
-        elif fault["type"] == "missing":
-            message = "this key is required"
-        elif fault["type"] == "too_short":
-            message = f"at least {fault['ctx']['min_length']} is required"
-        else:
-            found = fault.get("input")
-            shown = repr(found) if isinstance(found, str | int | float | bool | None) else ""
-            message = message[:1].lower() + message[1:]
-            message += f", found {shown}" if shown and len(shown) < 80 else ""
-        end = "" if message.endswith("?") else "."
-        blamed = _blamed(key, origin, overrides) if key else origin
-        said.append(f"{blamed}: {key or 'file'}: {message}{end}")
-    return said
-
-
-def _has_faults_within(loc: tuple[int | str, ...], faults: Sequence[ErrorDetails]) -> bool:
-    return any(len(f["loc"]) > len(loc) and f["loc"][: len(loc)] == loc for f in faults)
-
-
-def _key_hint(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
-    """'; did you mean …?' or the keys that are known at that place."""
-    section = model
-    for part in (part for part in loc[:-1] if isinstance(part, str)):
-        field = section.model_fields.get(part)
-        options = [field.annotation, *get_args(field.annotation)] if field else []
-        found = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if not found:
-            return ""
-        section = found[0]
-    known = [*section.model_fields, *(["preset"] if section is Variant else [])]
-    close = difflib.get_close_matches(str(loc[-1]), known, 1)
-    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}"

@@ -1,0 +1,116 @@
+"""YAML is read by the core schema of 1.2, and what cannot be is one sentence with its line."""
+
+import time
+
+import pytest
+
+from chatpipe.errors import ConfigError
+from chatpipe.yaml_files import read_mapping, read_value, to_yaml
+
+
+def read(tmp_path, content):
+    path = tmp_path / "some.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_mapping(path)
+
+
+def fault(tmp_path, content):
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, content)
+    [sentence] = error.value.faults
+    assert sentence.startswith(f"{tmp_path / 'some.yaml'}: ") and sentence.endswith((".", "?"))
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("2E5", 2e5),
+        ("1.5", 1.5),
+        (".5", 0.5),
+        ("-3", -3),
+        ("0", 0),
+        ("no", "no"),
+        ("on", "on"),
+        ("y", "y"),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("2024-01-01", "2024-01-01"),
+        ("010", "010"),
+        ("1:30", "1:30"),
+        ("'1'", "1"),
+        ("[1, 1e-4, a]", [1, 1e-4, "a"]),
+        ("{a: 1}", {"a": 1}),
+        ("1e5a", "1e5a"),
+        ("a: b", {"a": "b"}),
+    ],
+)
+def test_values(text, value):
+    result = read_value(text)
+    assert result == value and type(result) is type(value)
+
+
+def test_what_is_written_reads_back():
+    texts = ["1e4", "12e45678", "no", "010", "2024-01-01", "1:30", "null", "a: b", "ü\n", "~", "é"]
+    assert read_value(to_yaml(texts)) == texts
+    assert read_value(to_yaml({"a": [1e-05, 3, True, None]})) == {"a": [1e-05, 3, True, None]}
+
+
+def test_anchors_and_merge_keys_are_read(tmp_path):
+    text = "below: &a {x: 1, y: 2}\nabove: {<<: *a, y: 3}\n"
+    assert read(tmp_path, text)["above"] == {"x": 1, "y": 3}
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
+    assert read(tmp_path, "\ufeffa: 1") == {"a": 1}
+
+
+LAUGHS = "\n".join(
+    ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 20)]
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is empty"),
+        ("# only a comment\n", "is empty"),
+        ("- a\n- b\n", "expected keys and values, found a list"),
+        ("just text", "expected keys and values, found a single value"),
+        ("a: 1\nb: 2\na: 3\n", "line 3 is not valid YAML: a is there twice"),
+        ("a:\n\tb: 1\n", "line 2 is indented with a tab; use spaces"),
+        ("a: [1,\n", "line 2 is not valid YAML"),
+        ("a: 1\nb: \x00\n", "line 2 holds the control character U+0000"),
+        ("a: 1\nb: é\n".encode("latin-1"), "line 2 is not UTF-8 text"),
+        ("a: 1\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        ("[" * 100_000, "nested more than 24 levels deep"),
+        ("a: " + "[" * 200 + "]" * 200, "nested more than 24 levels deep"),
+        ("".join(" " * i + f"a{i}:\n" for i in range(300)), "nested more than 24 levels deep"),
+        (LAUGHS, "stands for more than 100,000 values; use fewer aliases"),
+        ("a: &a [*a]", "an alias stands within what it is an alias of"),
+        ("a: *b", "undefined alias"),
+        ("1: 2", "line 1 is not valid YAML: a key is not text"),
+        ("[a]: 2", "a key is not text"),
+        ("a: " + "9" * 5000, "is no number that can be read"),
+        ("a: !!python/object:os.system {}", "could not determine a constructor"),
+        ("a: 1\n---\nb: 2\n", "line 2 begins another document"),
+        ("a: 1\n" * 300_000, "is larger than 1 MiB"),
+    ],
+)
+def test_what_cannot_be_read_is_a_sentence(tmp_path, content, words):
+    started = time.monotonic()
+    assert words in fault(tmp_path, content)
+    assert time.monotonic() - started < 10
+
+
+def test_what_is_no_readable_file_is_a_sentence(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere.yaml"):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_mapping(path)
+    link = tmp_path / "link.yaml"
+    link.symlink_to(tmp_path / "gone.yaml")
+    with pytest.raises(ConfigError, match=r"it is a link to .*gone.yaml, which is not there"):
+        read_mapping(link)
