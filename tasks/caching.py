@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec
 
 from prefect import Task, task
@@ -16,12 +17,15 @@ from prefect.cache_policies import CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.serializers import Serializer
+from prefect.transactions import get_transaction
 from pydantic import Field
 
 from chatpipe.artifacts import Artifact, Request, store
+from chatpipe.atomic_writes import write_atomically
 from chatpipe.errors import HubUnreachableError, SharedStoreError
 from chatpipe.seals import RECORD
 
+RECORD_BYTES = 4096
 # What the tasks of this process did, as "kind/key": bodies that ran, and verified hits.
 BUILT: list[str] = []
 HITS: set[str] = set()
@@ -78,6 +82,26 @@ RETRIED: dict[str, Any] = {
 P = ParamSpec("P")
 
 
+def _record_nothing() -> None:
+    """Have Prefect write no record of this task: an exception is no artifact, and its serializer
+    would say so at length; nor can one be written where the disk takes nothing."""
+    context, transaction = TaskRunContext.get(), get_transaction()
+    if context is not None:
+        context.persist_result = False
+    if transaction is not None:
+        transaction.write_on_commit = False
+
+
+def _is_writable(directory: Path) -> bool:
+    """Whether a file of a record's size can be written there."""
+    try:
+        write_atomically(directory / f".{RECORD}-probe", b" " * RECORD_BYTES)
+        (directory / f".{RECORD}-probe").unlink()
+    except OSError:
+        return False
+    return True
+
+
 def step(**options: Any) -> Callable[[Callable[P, Artifact]], Task[P, Artifact]]:
     """A task from one request to one artifact, cached across runs by what was asked.
 
@@ -88,8 +112,14 @@ def step(**options: Any) -> Callable[[Callable[P, Artifact]], Task[P, Artifact]]
     def as_task(body: Callable[P, Artifact]) -> Task[P, Artifact]:
         @wraps(body)
         def counted(*args: P.args, **kwargs: P.kwargs) -> Artifact:
-            artifact = body(*args, **kwargs)
+            try:
+                artifact = body(*args, **kwargs)
+            except Exception:
+                _record_nothing()
+                raise
             BUILT.append(f"{artifact.kind}/{artifact.key}")
+            if not _is_writable(artifact.path):
+                _record_nothing()
             return artifact
 
         return task(

@@ -1,0 +1,119 @@
+"""A byte flipped in each kind of artifact: it is made anew or refused, and never used."""
+
+import errno
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+
+from chatpipe.artifacts import store
+from chatpipe.errors import ArtifactError, DiskError
+from chatpipe.loading import load_variant
+from chatpipe.report import Report
+from chatpipe.reporting import MakeReport
+from chatpipe.seals import RECORD, SEAL
+from tests.requests import prefect_for_tests
+from tests.rows import alpaca_rows, write_jsonl
+
+pytestmark = pytest.mark.slow
+
+KINDS = ("raw", "examples", "corpus", "base-model", "adapter", "scores", "generations", "report")
+
+
+def flip(file: Path, place: int | None = None) -> None:
+    """Flip one bit; size and name stay."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2 if place is None else place] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prefect():
+    with prefect_for_tests():
+        yield
+
+
+@pytest.fixture(scope="module")
+def variant(tmp_path_factory, tiny_model_dir):
+    folder = tmp_path_factory.mktemp("damaged")
+    write_jsonl(folder / "a.jsonl", alpaca_rows(16))
+    settings = {
+        "base_model": {"repo": str(tiny_model_dir)},
+        "datasets": [{"name": "a", "path": "a.jsonl"}],
+        "split": {"heldout": 0.3},
+        "training": {"epochs": 2, "learning_rate": 0.01, "global_batch_size": 4},
+        "evaluation": {"bootstrap_samples": 100},
+        "generation": {"max_new_tokens": 4},
+    }
+    (folder / "damaged.yaml").write_text(yaml.safe_dump(settings))
+    return load_variant(str(folder / "damaged.yaml"))
+
+
+def run(variant):
+    """(the report's figures, the kinds of what was built)."""
+    from flows.compare import compare
+    from tasks.caching import BUILT
+
+    BUILT.clear()
+    artifact = compare("damaged", [variant])
+    report = Report.model_validate_json((artifact.path / "report.json").read_text("utf-8"))
+    figures = [(cell.model, cell.heldout, cell.metric, cell.value) for cell in report.scores]
+    return figures, [name.partition("/")[0] for name in BUILT]
+
+
+@pytest.fixture(scope="module")
+def first(variant):
+    return run(variant)[0]
+
+
+def files_of(path):
+    """The files of an artifact that are its own: what is linked is the user's."""
+    names = json.loads((path / SEAL).read_text())["files"]
+    return [path / name for name in (*names, SEAL) if not (path / name).is_symlink()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_byte_in_any_file_is_found_and_named(first, kind):
+    for path in store().all(kind):
+        for file in files_of(path):
+            content = file.read_bytes()
+            for place in (0, len(content) // 2, len(content) - 1):
+                flip(file, place)
+                assert store().find(kind, path.name) is None
+                with pytest.raises(ArtifactError, match=f"{file.name}.*verify --mend"):
+                    store().check(kind, path.name)
+                file.write_bytes(content)
+        assert store().find(kind, path.name)
+
+
+def test_what_is_damaged_is_made_anew_and_gives_the_same_figures(variant, first, caplog):
+    assert run(variant) == (first, [])
+    damaged = [kind for kind in KINDS if kind != "base-model"]  # that one is linked
+    for kind in damaged:
+        for path in store().all(kind):
+            flip(files_of(path)[0])
+    figures, built = run(variant)
+    assert figures == first and set(built) == set(damaged)
+    assert run(variant) == (first, [])
+
+
+def test_a_flipped_byte_in_a_record_of_prefects_costs_nothing(variant, first):
+    for place in (0, 20, 100, 200, 300):
+        for path in store().all():
+            flip(path / RECORD, place)
+        assert run(variant)[0] == first
+
+
+def test_a_failed_step_says_nothing_of_serializers(variant, first, monkeypatch, caplog):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "/full")
+
+    monkeypatch.setattr(MakeReport, "build", fail)
+    other = variant.model_copy(
+        update={"evaluation": variant.evaluation.model_copy(update={"bootstrap_samples": 101})}
+    )
+    with caplog.at_level(logging.WARNING), pytest.raises(DiskError, match=r"^/full: no space is"):
+        run(other)
+    assert "serializer" not in caplog.text
