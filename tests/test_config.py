@@ -216,7 +216,7 @@ def test_one_name_for_two_data_sets_in_a_study_is_refused(tmp_path, monkeypatch)
         (tmp_path / f"variants/{name}.yaml").write_text(yaml.safe_dump({"datasets": [dataset]}))
     (tmp_path / "studies/s.yaml").write_text("variants: [a, b]")
     monkeypatch.setenv("CHATPIPE_DEPLOYMENTS", str(tmp_path))
-    with pytest.raises(ConfigError, match="data set rows is another one than in an earlier"):
+    with pytest.raises(ConfigError, match="variants a and b: data set rows is another one in each"):
         study_variants(load_study("s"))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from chatpipe.config import Dataset, Study, Variant
+from chatpipe.config import Study, Variant
 from chatpipe.data import DATASETS
 from chatpipe.errors import ConfigError
 from chatpipe.export import saved_variant
@@ -26,6 +25,7 @@ from chatpipe.run_names import (
     settings_in,
 )
 from chatpipe.sources import PACKAGED, WHEEL_MODELS, local_path
+from chatpipe.study_checks import study_faults
 from chatpipe.validation_messages import sentences, setting_origin
 from chatpipe.yaml_files import read_mapping
 
@@ -139,32 +139,11 @@ def study_variants(study: Study, overrides: Sequence[str] = ()) -> list[Variant]
             variants.append(load_variant(name, overrides))
         except ConfigError as error:
             faults += error.faults
-    faults += [*_repeated_names(study, variants), *_ambiguous_datasets(study, variants)]
+    if variants:
+        faults += [f"{study.name}: {fault}" for fault in study_faults(variants)]
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
     return variants
-
-
-def _repeated_names(study: Study, variants: Sequence[Variant]) -> list[str]:
-    """A name stands for one variant in a study, or its report would mix two."""
-    counts = Counter(variant.name for variant in variants)
-    return [
-        f"{study.name}: variants: {name} stands there {count} times; name each variant once."
-        for name, count in counts.items()
-        if count > 1
-    ]
-
-
-def _ambiguous_datasets(study: Study, variants: Sequence[Variant]) -> list[str]:
-    """A name stands for one data set in a study, or its held-out figures would mix two."""
-    known: dict[str, Dataset] = {}
-    return [
-        f"{study.name}: variants.{variant.name}: data set {dataset.name} is another one than in "
-        "an earlier variant; give it another name."
-        for variant in variants
-        for dataset in variant.datasets
-        if known.setdefault(dataset.name, dataset) != dataset
-    ]
 
 
 def _is_yaml(name_or_path: str) -> bool:
