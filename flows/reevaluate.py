@@ -7,7 +7,7 @@ seconds; it is recorded all the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefect import State, flow
@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 
 from chatpipe import gating, history, published, trend
 from chatpipe.artifacts import Artifact, store
+from chatpipe.base_names import base_names
 from chatpipe.config import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError, GateError
 from chatpipe.gating import Regression, Verdict
@@ -25,7 +26,7 @@ from chatpipe.published import Published
 from chatpipe.seals import read_seal
 from flows.entering import check_home
 from flows.placement import Placement, placement_if_online
-from flows.story import Model, base_model, heldout_sets, measured
+from flows.story import Model, base_models, heldout_sets, measured
 from tasks import showing, steps
 
 GATE_FAILED = "chatpipe.gate.failed"
@@ -134,7 +135,8 @@ def _if_here(model: Published | ChatpipeError) -> Model | None:
         base = Artifact.model_validate(read_seal(model.adapter.path)["asked"]["base"])
     except ArtifactError:  # forgotten in this moment; its own check says so
         return None
-    return Model(model.variant, base, model.adapter, model.corpus)
+    names = base_names([model.variant])
+    return Model(model.variant, base, names[model.variant.name], model.adapter, model.corpus)
 
 
 def _check(name: str, model: Published | ChatpipeError, how: _How) -> _Check:
@@ -154,8 +156,9 @@ def _measure(model: Published, how: _How) -> Verdict:
     """Score, ask, record and judge one adapter."""
     variant = model.variant
     _, heldout = heldout_sets([variant])
-    base = base_model(variant).base
-    tuned = Model(variant, base, model.adapter, model.corpus)
+    tuned = replace(
+        base_models([variant])[variant.name], adapter=model.adapter, corpus=model.corpus
+    )
     held = map(store().held, tuned.scores(heldout).values())
     unchanged = [artifact.key for artifact in held if artifact]
     found = measured([tuned], heldout, how.gpu, how.others)

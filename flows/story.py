@@ -6,10 +6,11 @@ Every line asks for an artifact; one that the store already has costs millisecon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from chatpipe.artifacts import Artifact
+from chatpipe.base_names import base_names
 from chatpipe.config import Dataset, Split, Variant
 from chatpipe.corpus import Merge, Normalize
 from chatpipe.export import export_report, export_variant
@@ -20,21 +21,27 @@ from chatpipe.reporting import MakeReport, Measured
 from chatpipe.run_names import SEPARATOR
 from chatpipe.scoring import Score
 from chatpipe.sources import FetchDataset, FetchModel
+from chatpipe.study_checks import check_study
+from chatpipe.unique import unique_by
 from flows.entering import check_home
 from flows.gpu_steps import AskedStep
-from flows.placement import Placement
+from flows.placement import AskedFor, Placement
 from tasks import showing, steps
 
 
 def study_story(study: str, variants: Sequence[Variant], gpu: Placement) -> Artifact:
     """The report of these variants and their bases."""
     check_home()
+    check_study(variants)
     gpu.plan(variants)
     examples, heldout = heldout_sets(variants)
-    bases = [base_model(variant) for variant in _one_per_base(variants)]
+    bases = base_models(variants)
     tuned = fine_tuned(variants, bases, examples, gpu)
-    models = measured([*bases, *tuned], heldout, gpu)
-    report = steps.make_report(MakeReport(study=study, models=tuple(models), examples=examples))
+    # One row for each way in which a base is measured, before all variants.
+    base_rows = unique_by(bases.values(), lambda base: base.base_name)
+    models = measured([*base_rows, *tuned], heldout, gpu)
+    request = MakeReport(study=study, models=tuple(models), examples=examples, heldout=heldout)
+    report = steps.make_report(request)
     showing.show_report(read_report(report.path), export_report(report, study))
     for variant in variants:
         if SEPARATOR in variant.name:  # no file of its own says what was run
@@ -48,13 +55,14 @@ class Model:
 
     variant: Variant
     base: Artifact
+    base_name: str
     adapter: Artifact | None = None
     corpus: Artifact | None = None
 
     @property
     def name(self) -> str:
         """What the report calls it."""
-        return self.variant.name if self.adapter else base_name(self.variant)
+        return self.variant.name if self.adapter else self.base_name
 
     def scores(self, heldout: Mapping[str, Artifact]) -> dict[str, Score]:
         """Requests for its scores on every held-out set."""
@@ -71,7 +79,7 @@ class Model:
 def heldout_sets(
     variants: Sequence[Variant],
 ) -> tuple[dict[str, Artifact], dict[str, Artifact]]:
-    """(examples, held-out rows) of every data set that the variants name."""
+    """(examples, held-out rows) of every data set that the variants name; they have one split."""
     datasets = {d.name: (d, v.split) for v in variants for d in v.datasets}
     examples = {name: _examples(dataset) for name, (dataset, _) in datasets.items()}
     heldout = {
@@ -81,28 +89,35 @@ def heldout_sets(
     return examples, heldout
 
 
-def base_model(variant: Variant) -> Model:
-    """The variant's base as it was published."""
-    base = steps.download_base(FetchModel.of(variant.base_model), base_name(variant))
-    return Model(variant, base)
+def base_models(variants: Sequence[Variant]) -> dict[str, Model]:
+    """Name of a variant → its base as it was published, measured with the variant's settings."""
+    names = base_names(variants)
+    bases = {
+        _base_key(v): steps.download_base(FetchModel.of(v.base_model), _label(v))
+        for v in unique_by(variants, _base_key)
+    }
+    return {v.name: Model(v, bases[_base_key(v)], names[v.name]) for v in variants}
 
 
 def fine_tuned(
     variants: Sequence[Variant],
-    bases: Sequence[Model],
+    bases: Mapping[str, Model],
     examples: Mapping[str, Artifact],
     gpu: Placement,
 ) -> list[Model]:
     """Every variant's adapter on its base, in the variants' order."""
-    by_base = {_base_key(model.variant): model.base for model in bases}
     corpora = {variant.name: _corpus(variant, examples) for variant in variants}
     requests = {
-        variant.name: Finetune.of(variant, by_base[_base_key(variant)], corpora[variant.name])
+        variant.name: Finetune.of(variant, bases[variant.name].base, corpora[variant.name])
         for variant in variants
     }
-    gpu.build_ahead([(name, [AskedStep.of(asked, name)]) for name, asked in requests.items()])
-    adapters = {name: steps.finetune_adapter(asked, name) for name, asked in requests.items()}
-    return [Model(v, by_base[_base_key(v)], adapters[v.name], corpora[v.name]) for v in variants]
+    trainings = [(name, [AskedStep.of(request, name)]) for name, request in requests.items()]
+    gpu.build_ahead(_each_once(trainings))
+    adapters = {name: steps.finetune_adapter(request, name) for name, request in requests.items()}
+    return [
+        replace(bases[v.name], variant=v, adapter=adapters[v.name], corpus=corpora[v.name])
+        for v in variants
+    ]
 
 
 def measured(
@@ -113,18 +128,13 @@ def measured(
 ) -> list[Measured]:
     """Score every model on every held-out set, and ask it the panel; the others are measured after
     them, in the same process."""
-    gpu.build_ahead([(f"measure {model.name}", _steps(model, heldout)) for model in models])
+    gpu.build_ahead(_each_once([(f"measure {m.name}", _steps(m, heldout)) for m in models]))
     # Base by base, so that each is loaded once; the given order is kept in what comes out.
-    by_base = sorted(enumerate(models), key=lambda item: _base_key(item[1].variant))
+    by_base = sorted(enumerate(models), key=lambda item: _loaded_key(item[1].variant))
     with steps.MEASURING.kept():
         asked = steps.apart([model.asked() for model in [*models, *others]])
         found = {place: _measured(model, heldout, asked) for place, model in by_base}
     return [found[place] for place in range(len(models))]
-
-
-def base_name(variant: Variant) -> str:
-    """What the report calls the variant's base."""
-    return variant.base_model.repo.rstrip("/").rpartition("/")[2]
 
 
 def _examples(dataset: Dataset) -> Artifact:
@@ -151,8 +161,9 @@ def _measured(model: Model, heldout: Mapping[str, Artifact], asked: Sequence[Ask
     }
     return Measured(
         name=model.name,
-        base_model=base_name(model.variant),
+        base_model=model.base_name,
         variant=model.variant,
+        paper_reported=model.variant.paper_reported if model.adapter else None,
         adapter=model.adapter,
         corpus=model.corpus,
         scores=scores,
@@ -160,12 +171,27 @@ def _measured(model: Model, heldout: Mapping[str, Artifact], asked: Sequence[Ask
     )
 
 
+def _each_once(runs: Sequence[AskedFor]) -> list[AskedFor]:
+    """Those runs without the steps that an earlier one has: two workers would build the same."""
+    keys: set[str] = set()
+    remaining: list[AskedFor] = []
+    for label, asked in runs:
+        fresh = {step.parsed().key(): step for step in asked}
+        remaining.append((label, [step for key, step in fresh.items() if key not in keys]))
+        keys |= fresh.keys()
+    return remaining
+
+
 def _base_key(variant: Variant) -> str:
     return variant.base_model.model_dump_json()
 
 
-def _one_per_base(variants: Iterable[Variant]) -> list[Variant]:
-    return list({_base_key(v): v for v in reversed(list(variants))}.values())[::-1]
+def _loaded_key(variant: Variant) -> tuple[str, str]:
+    return (_base_key(variant), variant.quantization.model_dump_json())
+
+
+def _label(variant: Variant) -> str:
+    return variant.base_model.repo.rstrip("/").rpartition("/")[2]
 
 
 def _by_hash(split: Split) -> Split:

@@ -289,7 +289,7 @@ def example(**changes: Any) -> Report:
 
 
 def _base() -> Model:
-    given: dict[str, Any] = {name: None for name in Model.model_fields if name != "loss_history"}
+    given: dict[str, Any] = {n: None for n, f in Model.model_fields.items() if f.is_required()}
     given |= {"name": BASE, "base_model": "smol", "is_base": True, "datasets": []}
     return Model(**given)
 

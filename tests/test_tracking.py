@@ -47,7 +47,7 @@ def test_where_a_training_is_tracked_is_in_no_key(request_):
     }
     assert len(keys) == 1
     reports = {
-        MakeReport(study="s", models=(measured(request_, tracker),), examples={}).key()
+        MakeReport(study="s", models=(measured(request_, tracker),), examples={}, heldout={}).key()
         for tracker in ("none", "mlflow")
     }
     assert len(reports) == 1

@@ -152,7 +152,7 @@ def entries_of(
     by_name = {model.name: model for model in models}
     now = datetime.now(UTC)
     entries = []
-    for cell in figures(models):
+    for cell in figures(models, heldout):
         model, parts = by_name[cell.model], cell.heldout.split(" + ")
         assert model.adapter is not None
         scores = [model.scores[part] for part in parts]

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe import report as contract
 from chatpipe.artifacts import Artifact, Request
-from chatpipe.config import Variant
+from chatpipe.config import PaperReported, Variant
 from chatpipe.metrics import METRICS
-from chatpipe.metrics.perplexity import difference, interval
+from chatpipe.metrics.perplexity import difference as paired_difference
+from chatpipe.metrics.perplexity import interval
+from chatpipe.row_scores import Ids, ModelScores, common_rows, count_in_training, heldout_ids
+from chatpipe.unique import unique_by
 
 TRAINING_FIGURES = (
     "wall_s",
@@ -32,11 +29,16 @@ TRAINING_FIGURES = (
     "trainable_parameters",
     "rows_trained",
     "device",
+    "scored_tokens",
 )
 
 
 class Measured(BaseModel):
-    """One model of a study with everything that was found out about it; a base has no adapter."""
+    """One model of a study with everything that was found out about it; a base has no adapter.
+
+    base_model: the name under which the report has its base. paper_reported: the variant's own,
+    which is in no key of the variant but in the report's.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,17 +49,19 @@ class Measured(BaseModel):
     corpus: Artifact | None
     scores: dict[str, Artifact]  # data set -> nats of its held-out rows
     generations: Artifact
+    paper_reported: PaperReported | None = None
 
 
 class MakeReport(Request):
     """The one step whose key has names in it: a renamed variant rewrites the report alone."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     study: str
     models: tuple[Measured, ...]
     examples: dict[str, Artifact]
+    heldout: dict[str, Artifact]
 
     def build(self, into: Path) -> dict[str, Any]:
         made = build_report(self)
@@ -69,52 +73,54 @@ class MakeReport(Request):
 
 def build_report(request: MakeReport) -> contract.Report:
     """The report's contract from the artifacts; only what they hold is in it."""
-    sets = _heldout_sets(request.models)
-    cells, differences = [], []
-    by_name = {model.name: model for model in request.models}
-    for model in request.models:
-        for heldout in sets:
-            rows = _Rows(model, heldout)
-            cells += _cells(rows)
-            base = by_name.get(model.base_model)
-            if model.adapter and base:
-                differences.append(_difference(rows, _Rows(base, heldout)))
+    models = request.models
+    sets = _heldout_sets(models)
+    differences, notes = _differences(models, sets)
+    warnings = [note for made in request.examples.values() for note in made.details()["warnings"]]
+    described = [_model(model) for model in models]
+    adapted = [model for model in described if not model.is_base]
     return contract.Report(
         study=request.study,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        models=[_model(model) for model in request.models],
+        models=described,
         heldout=[
             contract.HeldoutSet(
-                name=_set_name(s), parts=list(s), rows=_Rows(request.models[0], s).count
+                name=_set_name(s), parts=list(s), rows=len(heldout_ids(request.heldout, s))
             )
             for s in sets
         ],
-        scores=cells,
+        scores=figures(models, request.heldout),
         differences=differences,
-        answers=list(itertools.chain.from_iterable(map(_answers, request.models))),
+        answers=list(itertools.chain.from_iterable(map(_answers, models))),
         accounts=_accounts(request),
-        notes=[note for made in request.examples.values() for note in made.details()["warnings"]],
-        settings={m.name: settings(m.variant) for m in request.models if m.adapter},
-        generation=request.models[0].variant.generation.model_dump(),
+        notes=[*warnings, *notes],
+        settings={m.name: settings(m.variant) for m in models if m.adapter},
+        generation=_shared([model.generation for model in described]),
         paper=[
             contract.PaperRow(
                 model=model.name, perplexity=reported.perplexity, wall_s=reported.training_s
             )
-            for model in request.models
-            if model.adapter and (reported := model.variant.paper_reported)
+            for model in models
+            if (reported := model.paper_reported)
         ],
-        versions=_newest(request.models).get("versions", {}),
-        device=_newest(request.models).get("device", "unknown"),
+        versions=_shared([model.versions for model in adapted]),
+        device="; ".join(dict.fromkeys(m.device for m in adapted if m.device)) or "unknown",
     )
 
 
-def figures(models: Sequence[Measured]) -> list[contract.ScoreCell]:
-    """Every measure of every model on every held-out set, and on the unions trained on."""
+def figures(
+    models: Sequence[Measured], heldout: Mapping[str, Artifact]
+) -> list[contract.ScoreCell]:
+    """Every measure of every model on every held-out set, and on the unions trained on.
+
+    heldout: data set -> its held-out rows.
+    """
+    sets = {parts: heldout_ids(heldout, parts) for parts in _heldout_sets(models)}
     return [
         cell
         for model in models
-        for heldout in _heldout_sets(models)
-        for cell in _cells(_Rows(model, heldout))
+        for parts, ids in sets.items()
+        for cell in _cells(model, parts, ids)
     ]
 
 
@@ -136,107 +142,108 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, contract.JsonSc
     return flat
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """A model's nats of one held-out set: the union of its parts, a row that stands in two of
-    them counted once."""
-
-    model: Measured
-    parts: tuple[str, ...]
-
-    @cached_property
-    def table(self) -> pa.Table:
-        parts = [
-            pq.read_table(self.model.scores[part].path / "nats.parquet") for part in self.parts
-        ]
-        frame = pa.concat_tables(parts).to_pandas().drop_duplicates(["id", "labels"])
-        return pa.Table.from_pandas(frame.sort_values(["labels", "id"]), preserve_index=False)
-
-    @property
-    def count(self) -> int:
-        return len(pc.unique(self.table["id"]))
-
-    def labelled(self, labels: str) -> pa.Table:
-        return self.table.filter(pc.equal(self.table["labels"], labels))
-
-    def nats(self, labels: str) -> tuple[Any, Any]:
-        """(nats, tokens), each (rows,), in the order of the rows' ids."""
-        rows = self.labelled(labels)
-        return rows["nats"].to_numpy().astype(np.float64), rows["tokens"].to_numpy().astype(
-            np.float64
-        )
-
-    @property
-    def seen(self) -> int:
-        """How many of the rows stand in the model's own training split."""
-        if self.model.corpus is None:
-            return 0
-        train = pq.read_table(self.model.corpus.path / "train.parquet", columns=["id"])["id"]
-        ids = pc.unique(self.table["id"])
-        return int(pc.sum(pc.is_in(ids, train.combine_chunks())).as_py() or 0)
-
-    @property
-    def own(self) -> bool:
-        names = {dataset.name for dataset in self.model.variant.datasets}
-        return self.model.adapter is not None and set(self.parts) == names
-
-
 def _heldout_sets(models: Sequence[Measured]) -> list[tuple[str, ...]]:
-    """Every data set's held-out rows, and the unions that variants were trained on."""
+    """Every data set's held-out rows, and the unions that variants were trained on; each once, in
+    whatever order the variants name its parts."""
     unions = [tuple(d.name for d in m.variant.datasets) for m in models if m.adapter]
     singles = [(name,) for union in unions for name in union]
-    return list(dict.fromkeys([*singles, *sorted(unions, key=len)]))
+    return unique_by([*singles, *sorted(unions, key=len)], frozenset)
 
 
 def _set_name(parts: Iterable[str]) -> str:
     return " + ".join(parts)
 
 
-def _cells(rows: _Rows) -> list[contract.ScoreCell]:
-    evaluation = rows.model.variant.evaluation
-    seen, cells = rows.seen, []
+def _cells(model: Measured, parts: tuple[str, ...], ids: Ids) -> list[contract.ScoreCell]:
+    """The model's figures on a set of rows with those ids; none of a measure without rows."""
+    evaluation = model.variant.evaluation
+    scores = ModelScores(model.scores, parts)
+    trained_on = {dataset.name for dataset in model.variant.datasets} if model.adapter else set()
+    cells = []
     for name, metric in METRICS.items():
-        nats, tokens = rows.nats(metric.labels)
-        found = interval(
-            metric.measure, nats, tokens, evaluation.bootstrap_samples, evaluation.seed
+        rows = scores.labelled(metric.labels)
+        if not len(rows):
+            continue
+        value = interval(
+            metric.measure, rows.nats, rows.tokens, evaluation.bootstrap_samples, evaluation.seed
         )
         cells.append(
             contract.ScoreCell(
-                model=rows.model.name,
-                heldout=_set_name(rows.parts),
+                model=model.name,
+                heldout=_set_name(parts),
                 metric=name,
-                value=found.value,
-                low=found.low,
-                high=found.high,
-                rows=len(nats),
-                tokens=int(tokens.sum()),
-                nats=float(nats.sum()),
-                seen_in_training=seen,
-                own=rows.own,
+                value=value.value,
+                low=value.low,
+                high=value.high,
+                rows=len(rows),
+                tokens=int(rows.tokens.sum()),
+                nats=float(rows.nats.sum()),
+                seen_in_training=count_in_training(model.corpus, rows.ids),
+                own=set(parts) <= trained_on,
+                left_out=len(ids) - len(rows),
             )
         )
     return cells
 
 
-def _difference(rows: _Rows, base: _Rows) -> contract.Difference:
+def _differences(
+    models: Sequence[Measured], sets: Sequence[tuple[str, ...]]
+) -> tuple[list[contract.Difference], list[str]]:
+    """(variant minus its base on every set, why some are not there)."""
+    bases = {model.base_model: model for model in models if model.adapter is None}
+    differences, notes = [], []
+    for model in models:
+        base = bases.get(model.base_model)
+        if model.adapter is None or base is None:
+            continue
+        for parts in sets:
+            try:
+                difference = _difference(model, base, parts)
+            except ValueError as error:
+                pair = f"{model.name} and {base.name} on {_set_name(parts)}"
+                notes.append(f"{pair}: not compared, because {error}.")
+                continue
+            differences += [difference] if difference else []
+    return differences, notes
+
+
+def _difference(
+    model: Measured, base: Measured, parts: tuple[str, ...]
+) -> contract.Difference | None:
+    """Over the rows that both were scored on; None where there are none."""
     metric = METRICS["perplexity"]
-    evaluation = rows.model.variant.evaluation
-    nats, tokens = rows.nats(metric.labels)
-    found = difference(
+    evaluation = model.variant.evaluation
+    all_rows = [ModelScores(m.scores, parts).labelled(metric.labels) for m in (model, base)]
+    tuned, untuned = common_rows(*all_rows)
+    if not len(tuned):
+        return None
+    value = paired_difference(
         metric.measure,
-        (nats, base.nats(metric.labels)[0]),
-        tokens,
+        (tuned.nats, untuned.nats),
+        tuned.tokens,
         evaluation.bootstrap_samples,
         evaluation.seed,
     )
     return contract.Difference(
-        model=rows.model.name,
-        base=base.model.name,
-        heldout=_set_name(rows.parts),
-        value=found.value,
-        low=found.low,
-        high=found.high,
+        model=model.name,
+        base=base.name,
+        heldout=_set_name(parts),
+        value=value.value,
+        low=value.low,
+        high=value.high,
+        rows=len(tuned),
+        left_out=sum(map(len, all_rows)) - 2 * len(tuned),
     )
+
+
+def _shared(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is the same in all of them."""
+    first = mappings[0] if mappings else {}
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in other and other[key] == value for other in mappings)
+    }
 
 
 def _model(model: Measured) -> contract.Model:
@@ -248,6 +255,10 @@ def _model(model: Measured) -> contract.Model:
         datasets=[d.name for d in model.variant.datasets] if model.adapter else [],
         adapter_digest=model.adapter.digest if model.adapter else None,
         loss_history=[contract.LossPoint(**point) for point in details.get("loss_history", [])],
+        epochs=model.variant.training.epochs if model.adapter else None,
+        versions=details.get("versions", {}),
+        measured_on=model.generations.details().get("device"),
+        generation=model.variant.generation.model_dump(),
         **{name: details.get(name) for name in TRAINING_FIGURES},
     )
 
@@ -271,7 +282,3 @@ def _accounts(request: MakeReport) -> list[contract.RowAccountRow]:
         contract.RowAccountRow(name=name, step="merge", **artifact.details()["account"])
         for name, artifact in corpora.items()
     ]
-
-
-def _newest(models: Sequence[Measured]) -> dict[str, Any]:
-    return next((m.adapter.details() for m in models if m.adapter), {})

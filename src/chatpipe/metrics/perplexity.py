@@ -29,11 +29,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % bootstrap interval over rows."""
+    """A value and its 95 % bootstrap interval over rows; None where one row has none to show."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def perplexity(nats: Floats, tokens: Floats) -> Floats:
@@ -48,6 +48,8 @@ def paper_perplexity(nats: Floats, tokens: Floats) -> Floats:
 
 def interval(measure: Measure, nats: Floats, tokens: Floats, samples: int, seed: int) -> Interval:
     """The measure and its percentile bootstrap interval (Efron 1979); rows are resampled."""
+    if len(nats) < 2:
+        return Interval(float(measure(nats, tokens)), None, None)
     drawn = [measure(nats[rows], tokens[rows]) for rows in _resamples(len(nats), samples, seed)]
     return _interval(float(measure(nats, tokens)), np.concatenate(drawn))
 
@@ -62,11 +64,13 @@ def difference(
     """measure(first) − measure(second) on the same rows, with its paired bootstrap interval:
     both models are measured on the same resampled rows, so what rows vary cancels out."""
     first, second = pair
+    value = float(measure(first, tokens) - measure(second, tokens))
+    if len(first) < 2:
+        return Interval(value, None, None)
     drawn = [
         measure(first[rows], tokens[rows]) - measure(second[rows], tokens[rows])
         for rows in _resamples(len(first), samples, seed)
     ]
-    value = float(measure(first, tokens) - measure(second, tokens))
     return _interval(value, np.concatenate(drawn))
 
 

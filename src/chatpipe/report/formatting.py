@@ -9,6 +9,7 @@ from chatpipe.report.schema import Difference, JsonScalar, ScoreCell
 
 MISSING = "—"
 SEEN = "†"
+LEFT_OUT = "‡"
 MINUS = "\u2212"
 MINUTE, HOUR = 60, 3600  # seconds
 
@@ -23,10 +24,10 @@ def perplexity(value: float) -> str:
 
 
 def score(cell: ScoreCell | None) -> str:
-    """A figure, †n where n rows were seen in training, and its interval."""
+    """A figure, †n where n rows were seen in training, ‡n where n were left out, its interval."""
     if cell is None:
         return MISSING
-    return f"{perplexity(cell.value)}{seen_mark(cell)}{interval(cell.low, cell.high)}"
+    return f"{perplexity(cell.value)}{marks(cell)}{interval(cell.low, cell.high)}"
 
 
 def seen_mark(cell: ScoreCell | None) -> str:
@@ -34,14 +35,28 @@ def seen_mark(cell: ScoreCell | None) -> str:
     return f" {SEEN}{cell.seen_in_training:,}" if cell and cell.seen_in_training else ""
 
 
+def left_out_mark(rows: int) -> str:
+    """‡n where n rows were left out, else nothing."""
+    return f" {LEFT_OUT}{rows:,}" if rows else ""
+
+
+def marks(cell: ScoreCell | None) -> str:
+    """Both marks of a figure."""
+    return seen_mark(cell) + (left_out_mark(cell.left_out) if cell else "")
+
+
 def difference(diff: Difference | None, cell: ScoreCell | None = None) -> str:
     """A signed difference with its interval: -1.204 [-1.511, -0.922], with true minus signs.
 
-    cell: the model's own figure, whose †n the difference inherits.
+    cell: the model's own figure, whose †n the difference inherits. ‡n: rows that only one of the
+    two models was scored on, which the difference leaves out.
     """
     if diff is None:
         return MISSING
-    return f"{signed(diff.value)}{seen_mark(cell)} [{signed(diff.low)}, {signed(diff.high)}]"
+    text = f"{signed(diff.value)}{seen_mark(cell)}{left_out_mark(diff.left_out)}"
+    if diff.low is None or diff.high is None:
+        return text
+    return f"{text} [{signed(diff.low)}, {signed(diff.high)}]"
 
 
 def signed(value: float) -> str:

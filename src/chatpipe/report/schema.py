@@ -32,7 +32,9 @@ class Model(Contract):
     datasets: names it was trained on, empty for a base. wall_s: seconds of training.
     trained_tokens: tokens through the model, over all epochs. tokens_per_s: trained_tokens
     per second of training. peak_memory_bytes: on the training device. rows_trained: rows of
-    the training split. device: what it was trained on, in words.
+    the training split. device: what it was trained on, in words. epochs: passes over these rows.
+    scored_tokens: tokens that the loss was over, in all epochs. versions: of the libraries it was
+    trained with. measured_on: the device that it was asked on. generation: how it was asked.
     """
 
     name: str
@@ -49,10 +51,16 @@ class Model(Contract):
     rows_trained: int | None
     device: str | None
     loss_history: list[LossPoint] = []
+    epochs: float | None = None
+    scored_tokens: int | None = None
+    versions: dict[str, str] = {}
+    measured_on: str | None = None
+    generation: dict[str, JsonScalar] = {}
 
 
 class HeldoutSet(Contract):
-    """A held-out set; parts: the data sets whose held-out rows it is the union of."""
+    """A held-out set; parts: the data sets whose held-out rows it is the union of. rows: all of
+    them, those too long for a model included."""
 
     name: str
     parts: list[str]
@@ -64,9 +72,10 @@ class ScoreCell(Contract):
 
     metric "perplexity": exp(nats / tokens) over response and EOS, the headline;
     "perplexity_paper": the mean of per-sentence perplexities over all template tokens.
-    low, high: 95 % bootstrap interval over rows. nats: total negative log likelihood over
-    `tokens` scored tokens. seen_in_training: how many of the rows stood in this model's
-    training split; shown wherever the figure is. own: the model was trained on that data.
+    low, high: 95 % bootstrap interval over rows, None for a single row. nats: total negative log
+    likelihood over `tokens` scored tokens. seen_in_training: how many of the rows stood in this
+    model's training split; shown wherever the figure is. own: held-out rows of data sets that the
+    model was trained on, and of no other. left_out: rows of the set that are too long to score.
     """
 
     model: str
@@ -80,21 +89,30 @@ class ScoreCell(Contract):
     nats: float
     seen_in_training: int
     own: bool
+    left_out: int = 0
 
 
 class Difference(Contract):
-    """Perplexity of model minus that of base on one set; low, high: paired 95 % bootstrap."""
+    """Perplexity of model minus that of base on one set, over the rows that both were scored on.
+
+    low, high: paired 95 % bootstrap interval, None for a single row. rows: how many rows both have.
+    left_out: rows that only one of them was scored on.
+    """
 
     model: str
     base: str
     heldout: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    rows: int | None = None
+    left_out: int = 0
 
     @property
     def verdict(self) -> Literal["better", "worse", "undecided"]:
-        """Whether the interval lies below zero, above it, or holds it."""
+        """Whether the interval lies below zero, above it, or holds it; without one, undecided."""
+        if self.low is None or self.high is None:
+            return "undecided"
         if self.high < 0:
             return "better"
         return "worse" if self.low > 0 else "undecided"
@@ -150,7 +168,8 @@ class PaperRow(Contract):
 
 class Report(Contract):
     """A study's report. created: ISO 8601 time; settings: model → dotted setting → value;
-    notes: what was found odd in the data, a sentence each."""
+    notes: what was found odd in the data, a sentence each. generation, versions: what all models
+    share of theirs. device: what they were trained on, each device once."""
 
     schema_version: Literal[1] = 1
     study: str
@@ -222,13 +241,11 @@ class Report(Contract):
         return [cell for cell in self.scores if cell.seen_in_training > 0]
 
     def panel(self) -> list[list[Answer]]:
-        """The answers in groups of one prompt asked one way, models in the report's order."""
+        """The answers in groups of one text asked one way, models in the report's order."""
         order = {model.name: place for place, model in enumerate(self.models)}
-        groups: dict[tuple[str, str], list[Answer]] = {
-            (answer.prompt_id, answer.asked): [] for answer in self.answers
-        }
+        groups: dict[tuple[str, ...], list[Answer]] = {_question(a): [] for a in self.answers}
         for answer in sorted(self.answers, key=lambda answer: order[answer.model]):
-            groups[answer.prompt_id, answer.asked].append(answer)
+            groups[_question(answer)].append(answer)
         return list(groups.values())
 
     def differing_settings(self) -> dict[str, dict[str, JsonScalar]]:
@@ -249,6 +266,11 @@ class Report(Contract):
 def json_schema() -> dict[str, Any]:
     """The contract as JSON Schema: what schema_v1.json holds."""
     return Report.model_json_schema(mode="serialization")
+
+
+def _question(answer: Answer) -> tuple[str, ...]:
+    """Two variants may give one prompt id to different texts."""
+    return (answer.prompt_id, answer.asked, answer.instruction, answer.input)
 
 
 def _all_same(row: dict[str, JsonScalar]) -> bool:

@@ -1,0 +1,145 @@
+"""What cannot stand in one report is refused before anything runs; bases have distinct names."""
+
+import pytest
+
+from chatpipe.base_names import base_names
+from chatpipe.config import Variant
+from chatpipe.errors import ConfigError
+from chatpipe.prompts import template
+from chatpipe.study_checks import check_study, study_faults
+
+ROWS = {"name": "rows", "path": "rows.jsonl"}
+
+
+def variant(name, **settings):
+    return Variant.model_validate({"name": name, "datasets": [ROWS], **settings})
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ({"heldout": 0.2}, "split.heldout: 0.1 and 0.2"),
+        ({"method": "none"}, "split.method: hash and none"),
+    ],
+)
+def test_two_splits_in_one_study_are_refused_with_both_names_and_the_key(split, words):
+    [fault] = study_faults([variant("a"), variant("b", split=split)])
+    assert "variants a and b" in fault and words in fault
+
+
+def test_a_study_of_one_split_is_fine():
+    assert study_faults([variant("a"), variant("b", lora={"rank": 2})]) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"path": "others.jsonl"}, "path: rows.jsonl and others.jsonl"),
+        ({"columns": {"output": "answer"}}, "columns: {} and {'output': 'answer'}"),
+        ({"format": "messages"}, "format: alpaca and messages"),
+        ({"path": None, "repo": "owner/rows"}, "repo: None and owner/rows"),
+    ],
+)
+def test_one_name_for_two_data_sets_is_refused_with_both_names_and_the_key(other, words):
+    [fault] = study_faults([variant("a"), variant("b", datasets=[ROWS | other])])
+    assert "variants a and b" in fault and "data set rows" in fault and words in fault
+
+
+def test_another_licence_is_not_another_data_set():
+    assert study_faults([variant("a"), variant("b", datasets=[ROWS | {"licence": "MIT"}])]) == []
+
+
+def test_one_name_for_two_variants_is_refused():
+    with pytest.raises(ConfigError, match="2 of them are named a"):
+        check_study([variant("a"), variant("a", lora={"rank": 2})])
+
+
+def test_the_flow_refuses_before_it_plans():
+    from flows.story import study_story
+
+    with pytest.raises(ConfigError, match="split differently"):
+        study_story("s", [variant("a"), variant("b", split={"heldout": 0.5})], gpu=None)
+
+
+def names(*variants):
+    found = base_names(variants)
+    return [found[variant.name] for variant in variants]
+
+
+def on(name, repo, revision=None, **settings):
+    return variant(name, base_model={"repo": repo, "revision": revision}, **settings)
+
+
+def test_one_base_has_the_last_part_of_its_name():
+    assert names(on("a", "owner/llama"), on("b", "owner/llama")) == ["llama", "llama"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (("a/llama",), ("b/llama",), ["a/llama", "b/llama"]),
+        (("a/llama", "r1"), ("a/llama", "r2"), ["llama@r1", "llama@r2"]),
+        (("a/llama",), ("a/llama", "r2"), ["llama", "llama@r2"]),
+        (("/x/one/llama",), ("/x/two/llama/",), ["one/llama", "two/llama"]),
+        (("a/llama", "r1"), ("b/llama", "r1"), ["a/llama", "b/llama"]),
+        (("llama",), ("a/llama",), ["llama", "a/llama"]),
+    ],
+)
+def test_bases_of_one_name_are_told_apart(first, second, expected):
+    assert names(on("v1", *first), on("v2", *second)) == expected
+
+
+def test_a_variant_may_be_called_like_its_base():
+    assert names(on("llama", "owner/llama")) == ["llama (base)"]
+    assert names(on("llama", "owner/llama"), on("b", "x/llama (base)")) == [
+        "llama (base)",
+        "llama (base) (base)",
+    ]
+
+
+def test_a_base_is_named_for_each_way_in_which_it_is_measured():
+    found = names(
+        on("a", "x/llama"),
+        on("b", "x/llama", prompt_template="short"),
+        on("c", "x/llama", quantization={"method": "none"}),
+        on("d", "x/llama", evaluation={"max_length": 512}),
+        on("e", "x/llama", lora={"rank": 2}, training={"epochs": 1}),
+    )
+    assert len(set(found[:4])) == 4 and found[4] == found[0]
+    assert found[1] == (
+        "llama (template short, quantization.method nf4, evaluation.max_length 2048)"
+    )
+
+
+def test_only_the_settings_that_differ_are_in_the_names():
+    assert names(on("a", "x/llama"), on("b", "x/llama", prompt_template="short")) == [
+        "llama (template alpaca)",
+        "llama (template short)",
+    ]
+
+
+def test_what_changes_no_score_and_no_answer_makes_no_other_base():
+    resampled = on("b", "x/llama", evaluation={"bootstrap_samples": 100, "seed": 1})
+    assert names(on("a", "x/llama"), resampled) == ["llama", "llama"]
+
+
+def test_templates_of_one_name_and_other_panels_are_told_apart():
+    own = template("alpaca").model_copy(update={"without_input": "{instruction} ### Response:"})
+    panel = [{"id": "p", "instruction": "Hello?"}]
+    assert names(on("a", "x/llama"), on("b", "x/llama", prompt_template=own.model_dump())) == [
+        "llama (template alpaca of a)",
+        "llama (template alpaca of b)",
+    ]
+    assert names(on("a", "x/llama"), on("b", "x/llama", panel=panel)) == [
+        "llama (panel of a)",
+        "llama (panel of b)",
+    ]
+
+
+def test_many_differences_are_said_by_the_name_of_a_variant():
+    other = {
+        "prompt_template": "short",
+        "quantization": {"method": "none", "double": False},
+        "generation": {"temperature": 1, "seed": 3},
+    }
+    assert names(on("a", "x/llama"), on("b", "x/llama", **other))[1] == "llama (as for b)"
