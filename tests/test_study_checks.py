@@ -50,7 +50,7 @@ def test_another_licence_is_not_another_data_set():
 
 
 def test_one_name_for_two_variants_is_refused():
-    with pytest.raises(ConfigError, match="2 of them are named a"):
+    with pytest.raises(ConfigError, match="a stands there 2 times"):
         check_study([variant("a"), variant("a", lora={"rank": 2})])
 
 
