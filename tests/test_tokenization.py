@@ -155,8 +155,8 @@ def test_a_file_that_nobody_asked_for_in_a_month_goes_when_another_is_written(
 
 
 def test_a_file_that_was_not_finished_is_not_found(tokenizer, tmp_path, monkeypatch):
-    def breaks(path, *_):
-        path.write_bytes(b"half")
+    def breaks(file, *_):
+        file.write(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):

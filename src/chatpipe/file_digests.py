@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -32,14 +33,15 @@ class Signature(NamedTuple):
 
 class FileDigests:
     """The digests of files, kept in memory and (of large files) in `folder`, one record for each
-    directory that holds some."""
+    directory that holds some. `compute` is another way than to read all of a file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, compute: Callable[[Path], str] | None = None) -> None:
         self._folder = folder
+        self._compute = compute or file_digest
         self._in_memory: dict[Path, tuple[Signature, str]] = {}
 
     def sha256(self, file: Path) -> str:
-        """Hex SHA-256 of that file's content, whichever way links lead to it."""
+        """Hex SHA-256 of that file's content, wherever links lead to it."""
         real = file.resolve()
         before = signature(real)
         remembered = self._in_memory.get(real)
@@ -48,7 +50,7 @@ class FileDigests:
         if remembered is not None and remembered[0] == before:
             self._in_memory[real] = remembered
             return remembered[1]
-        digest = file_digest(real)
+        digest = self._compute(real)
         settled = time.time() - before.changed_ns / 1e9 > SETTLED_S
         if settled and signature(real) == before:
             self._in_memory[real] = (before, digest)

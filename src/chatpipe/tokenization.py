@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from chatpipe.config import PromptTemplate
 from chatpipe.data.reading import batches
 from chatpipe.text_encoding import PromptText, TextEncoder
-from chatpipe.token_files import TEXTS, TokenFile, digest_of, token_file
+from chatpipe.token_files import TEXTS, Tables, TokenFile, digest_of, token_file
 
 IGNORED = -100  # torch's cross-entropy leaves out this label
 TOO_LONG = "longer than max_length"
@@ -89,17 +89,17 @@ class Encoder:
         whatever the tokenizer would merge across it.
         """
         texts = table.select(TEXTS)
-        found = self._encoded([texts], [texts])
+        found = self._encoded(lambda: [texts])
         return replace(found, rows=list(found.rows))
 
     def encode_file(self, path: Path) -> Tokenized:
         """As `encode`, a Parquet file of any size: its rows stay on the disk."""
-        return self._encoded(_tables(path), _tables(path))
+        return self._encoded(lambda: _tables(path))
 
-    def _encoded(self, tables: Iterable[pa.Table], same: Iterable[pa.Table]) -> Tokenized:
-        """The rows of `tables`; `same` are these once more, to be read before them."""
+    def _encoded(self, tables: Tables) -> Tokenized:
+        """The rows of `tables`, which are read once for their digest, and again to be encoded."""
         counter = _ControlRows(self.tokenizer)
-        digest = digest_of(map(counter.seen, same))
+        digest = digest_of(map(counter.seen, tables()))
         file = token_file(self.tokenizer, self.template, tables, digest)
         prompts, responses = file.lengths().T
         prompts = prompts + len(self._start)
