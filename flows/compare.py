@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated, Any
+
 from prefect import flow
+from pydantic import BeforeValidator, Field
 
 from chatpipe.artifacts import Artifact
-from chatpipe.config import Variant
+from chatpipe.config import Dataset, Variant
 from flows.entering import named_by
+from flows.parameter_merging import parse_section
 from flows.placement import placement
+from flows.run_parameters import run_parameters
 from flows.story import study_story
 
 
+class StudyVariant(Variant):
+    """A variant as a run names it; what it leaves out is that of the deployment's variant of this
+    name."""
+
+    datasets: tuple[Dataset, ...] = Field((), description="those of the deployment where left out")
+
+
+def _as_mapping(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, Variant) else value
+
+
+if TYPE_CHECKING:
+    VariantParameter = Variant
+else:
+    VariantParameter = Annotated[StudyVariant, BeforeValidator(_as_mapping)]
+
+
+def _variant(value: Any) -> Variant:
+    values = _as_mapping(value)
+    return parse_section(Variant, values, f"compare: variants.{values['name']}")
+
+
 @flow(name="compare", flow_run_name=named_by("study"), persist_result=False)
-def compare(study: str, variants: list[Variant], gpu_workers: str | None = None) -> Artifact:
+def compare(
+    study: str, variants: list[VariantParameter], gpu_workers: str | None = None
+) -> Artifact:
     """Fine-tune what is not yet fine-tuned, score and ask every model, write one report.
 
     Args:
@@ -20,4 +49,9 @@ def compare(study: str, variants: list[Variant], gpu_workers: str | None = None)
         variants: What stands side by side.
         gpu_workers: Deployment whose workers do what needs a GPU; this run does it when empty.
     """
-    return study_story(study, variants, placement(gpu_workers))
+    parameters = run_parameters(locals())
+    return study_story(
+        parameters["study"],
+        [_variant(item) for item in parameters["variants"]],
+        placement(parameters.get("gpu_workers")),
+    )

@@ -14,19 +14,19 @@ from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
-from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
-from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
 from prefect.workers.process import ProcessWorker
 
 from chatpipe.errors import ConfigError
+from chatpipe.loading import deployments_dir
 from flows.automation_file import load_automations
-from flows.deployment_file import Definitions, Deployment, Scheduled, WorkPool, load_deployments
+from flows.deployed_state import apply_schedules, apply_settings
+from flows.deployment_file import Definitions, Deployment, WorkPool, load_deployments
 
 
 def deploy() -> Iterator[str]:
@@ -97,13 +97,12 @@ class _Prepared:
 
     deployment: Deployment
     flow: Flow[..., Any]
-    schedules: list[Schedule]
     version: str
 
     @classmethod
     def of(cls, deployment: Deployment) -> _Prepared:
         """ConfigError where the flow is not there or does not take these parameters."""
-        key = f"deployments.{deployment.name}"
+        key = f"{deployments_dir() / 'prefect.yaml'}: deployments.{deployment.name}"
         try:
             flow: Flow[..., Any] = import_object(deployment.entrypoint)
         except (ImportError, AttributeError) as error:
@@ -114,54 +113,52 @@ class _Prepared:
             known = ", ".join(schema["properties"])
             said = f"unknown parameters {', '.join(unknown)}; the flow takes {known}."
             raise ConfigError([f"{key}.parameters: {said}"])
-        schedules = [_cron(item, key) for item in deployment.schedules]
-        return cls(deployment, flow, schedules, deployment.version(schema))
+        return cls(deployment, flow, deployment.version(schema))
 
-
-def _cron(item: Scheduled, key: str) -> Schedule:
-    try:
-        CronSchedule(cron=item.cron, timezone=item.timezone)
-        return Cron(item.cron, timezone=item.timezone, slug=item.slug, active=item.active)
-    except ValueError as error:
-        last = str(error).strip().splitlines()
-        said = next((line.strip() for line in last if "Value error" in line), last[-1])
-        raise ConfigError([f"{key}.schedules.{item.slug}: {said}"]) from None
+    def runner_deployment(self) -> RunnerDeployment:
+        """The deployment as Prefect creates it, but for its schedules."""
+        deployment = self.deployment
+        limit = deployment.concurrency_limit
+        return RunnerDeployment.from_flow(
+            self.flow,
+            name=deployment.name,
+            description=deployment.description or self.flow.description,
+            parameters=deployment.parameters,
+            tags=list(deployment.tags),
+            version=self.version,
+            concurrency_limit=ConcurrencyLimitConfig(**limit.model_dump()) if limit else None,
+            work_pool_name=deployment.work_pool.name,
+            work_queue_name=deployment.work_pool.work_queue_name,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
 
 
 def _deployment(client: SyncPrefectClient, prepared: _Prepared) -> str:
-    deployment, flow = prepared.deployment, prepared.flow
-    said = f"{flow.name}/{deployment.name}"
+    name = f"{prepared.flow.name}/{prepared.deployment.name}"
+    desired = prepared.runner_deployment()
     try:
-        known = client.read_deployment_by_name(said)
-        if known.version == prepared.version:
-            return f"{said}: unchanged"
+        current = client.read_deployment_by_name(name)
     except ObjectNotFound:
-        known = None
-    limit = deployment.concurrency_limit
-    RunnerDeployment.from_flow(
-        flow,
-        name=deployment.name,
-        description=deployment.description or flow.description,
-        parameters=deployment.parameters,
-        tags=list(deployment.tags),
-        version=prepared.version,
-        schedules=list(prepared.schedules),
-        concurrency_limit=ConcurrencyLimitConfig(**limit.model_dump()) if limit else None,
-        work_pool_name=deployment.work_pool.name,
-        work_queue_name=deployment.work_pool.work_queue_name,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    ).apply()
-    return f"{said}: {'updated' if known else 'created'}"
+        desired.apply()
+        current = client.read_deployment_by_name(name)
+        apply_schedules(client, current, prepared.deployment.schedules)
+        return f"{name}: created"
+    # Schedules first: the version, which names those of the last `deploy`, is changed after them.
+    changes = apply_schedules(client, current, prepared.deployment.schedules)
+    changes += apply_settings(client, current, desired)
+    return f"{name}: updated ({', '.join(changes)})" if changes else f"{name}: unchanged"
 
 
 def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> str:
-    said = f"automation {wanted.name!r}"
+    name = f"automation {wanted.name!r}"
     known = client.read_automations_by_name(wanted.name)
     if not known:
         client.create_automation(wanted)
-        return f"{said}: created"
+        return f"{name}: created"
+    if "enabled" not in wanted.model_fields_set:  # as it was left on the server
+        wanted = wanted.model_copy(update={"enabled": known[0].enabled})
     same = wanted.model_dump(mode="json")
     if known[0].model_dump(mode="json", include=set(same)) == same:
-        return f"{said}: unchanged"
+        return f"{name}: unchanged"
     client.update_automation(known[0].id, wanted)
-    return f"{said}: updated"
+    return f"{name}: updated"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
-from chatpipe.config import Section
+from chatpipe.config import Name, Section, Variant
 from chatpipe.errors import ConfigError
 from chatpipe.loading import (
     deployments_dir,
@@ -21,6 +22,8 @@ from chatpipe.loading import (
 )
 from chatpipe.validation_messages import sentences
 from chatpipe.yaml_files import read_mapping
+from flows.parameter_merging import merge_sections, parse_section
+from flows.schedule_checks import cron_fault, time_zone_fault
 
 
 class WorkPool(Section):
@@ -51,8 +54,8 @@ class Scheduled(Section):
 
     cron: str
     timezone: str = "UTC"
-    slug: str
-    active: bool = True
+    slug: Name
+    active: bool = Field(True, description="what the server has is kept where this is left out")
 
 
 class ConcurrencyLimit(Section):
@@ -66,7 +69,7 @@ class Deployment(Section):
     """One deployment: a flow with the settings of a variant or a study."""
 
     name: str
-    entrypoint: str = Field(pattern=r"^flows(\.\w+){2}$", description="a module, then a flow in it")
+    entrypoint: str = Field(description="a module of flows, then a flow in it")
     work_pool: PoolChoice
     description: str | None = None
     tags: tuple[str, ...] = ()
@@ -74,11 +77,19 @@ class Deployment(Section):
     concurrency_limit: ConcurrencyLimit | None = None
     parameters: dict[str, Any] = Field({})
 
+    @field_validator("entrypoint")
+    @classmethod
+    def _names_a_flow(cls, value: str) -> str:
+        if not re.fullmatch(r"flows(\.\w+){2}", value):
+            raise ValueError("expected a module and a flow in it, like flows.finetune.finetune")
+        return value
+
     def version(self, schema: dict[str, Any]) -> str:
-        """Changes whenever anything that is deployed changes, the schema of the flow's parameters
-        included."""
+        """A digest of all that is deployed, the schema of the flow's parameters included, and the
+        slugs of the schedules, by which the next `deploy` knows which schedules are its own."""
         text = json.dumps([self.model_dump(mode="json"), schema], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return "+".join([digest, *(item.slug for item in self.schedules)])
 
 
 class DeploymentFile(Section):
@@ -93,17 +104,20 @@ def load_deployments(path: Path | None = None) -> DeploymentFile:
     path = path or deployments_dir() / "prefect.yaml"
     if not path.is_file():
         raise ConfigError([f"{path}: there is no such file; it says what is deployed."])
+    raw = read_mapping(path)
     try:
-        found = DeploymentFile.model_validate(read_mapping(path))
+        found = DeploymentFile.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(sentences(error, str(path), DeploymentFile)) from None
+        raise ConfigError(_by_name(sentences(error, str(path), DeploymentFile), raw)) from None
     faults, filled = _twice(found.deployments, path), []
     for deployment in found.deployments:
         faults += _unknown_places(deployment, found.definitions, path)
+        faults += schedule_faults(deployment, f"{path}: deployments.{deployment.name}")
         try:
-            filled.append(_filled(deployment))
+            filled.append(_filled(deployment, path))
         except ConfigError as error:
-            faults += error.faults
+            key = f"{path}: deployments.{deployment.name}.name: "
+            faults += [re.sub(r"^(variants|studies): ", key, fault) for fault in error.faults]
     if faults:
         raise ConfigError(faults)
     return found.model_copy(update={"deployments": tuple(filled)})
@@ -116,6 +130,19 @@ def _twice(deployments: Sequence[Deployment], path: Path) -> list[str]:
         for (_, name), count in named.items()
         if count > 1
     ]
+
+
+def schedule_faults(deployment: Deployment, origin: str) -> list[str]:
+    """A sentence for each cron line, time zone or slug that cannot be used."""
+    faults = []
+    slugs = Counter(item.slug for item in deployment.schedules)
+    for item in deployment.schedules:
+        key = f"{origin}.schedules.{item.slug}"
+        checks = (("cron", cron_fault(item.cron)), ("timezone", time_zone_fault(item.timezone)))
+        faults += [f"{key}.{name}: {fault}." for name, fault in checks if fault]
+    repeated = [slug for slug, count in slugs.items() if count > 1]
+    faults += [f"{origin}.schedules: slug {slug!r} is there twice; keep one." for slug in repeated]
+    return faults
 
 
 def _unknown_places(deployment: Deployment, known: Definitions, path: Path) -> list[str]:
@@ -131,7 +158,7 @@ def _unknown_places(deployment: Deployment, known: Definitions, path: Path) -> l
     return faults
 
 
-def _filled(deployment: Deployment) -> Deployment:
+def _filled(deployment: Deployment, path: Path) -> Deployment:
     """With the parameters of the variant or the study of its name beneath its own."""
     flow = deployment.entrypoint.rpartition(".")[2]
     settings: dict[str, Any] = {}
@@ -145,7 +172,31 @@ def _filled(deployment: Deployment) -> Deployment:
         settings = {"study": deployment.name}
         settings["variants"] = [variant.model_dump(mode="json") for variant in variants]
         tags = tuple(variant.name for variant in variants)
-    parameters = {**settings, **deployment.parameters}
+    parameters = merge_sections(settings, deployment.parameters)
+    _check_variants(parameters, flow, f"{path}: deployments.{deployment.name}.parameters")
     return deployment.model_copy(
         update={"parameters": parameters, "tags": tuple(dict.fromkeys((*deployment.tags, *tags)))}
     )
+
+
+def _check_variants(parameters: dict[str, Any], flow: str, origin: str) -> None:
+    """ConfigError where parameters of this file make a variant faulty."""
+    if flow == "finetune":
+        own = {key: value for key, value in parameters.items() if key in Variant.model_fields}
+        parse_section(Variant, own, origin)
+    elif flow == "compare":
+        for variant in parameters["variants"]:
+            parse_section(Variant, variant, f"{origin}: variants")
+
+
+def _by_name(faults: Sequence[str], raw: dict[str, Any]) -> list[str]:
+    """Faults that name a deployment instead of its place in the list."""
+
+    items = raw.get("deployments")
+
+    def name(match: re.Match[str]) -> str:
+        item = items[int(match[1])] if isinstance(items, list) else None
+        named = isinstance(item, dict) and isinstance(item.get("name"), str)
+        return f"deployments.{item['name']}" if named and item else match[0]
+
+    return [re.sub(r"deployments\.(\d+)", name, fault, count=1) for fault in faults]

@@ -21,12 +21,14 @@ from chatpipe.config import (
     Variant,
 )
 from flows.entering import named_by
+from flows.parameter_merging import parse_section
 from flows.placement import placement
+from flows.run_parameters import run_parameters
 from flows.story import study_story
 
 
-# One parameter a section, and not one for the whole variant: Prefect lays a run's parameters over
-# a deployment's at the top level only, and its run form shows each section with units and bounds.
+# One parameter a section, and not one for the whole variant: Prefect's run form shows each section
+# with units and bounds.
 @flow(name="finetune", flow_run_name=named_by("name"), persist_result=False)
 def finetune(
     name: str,
@@ -62,6 +64,7 @@ def finetune(
         paper_reported: What the 2023 study reports of it, to stand beside.
         gpu_workers: Deployment whose workers do what needs a GPU; this run does it when empty.
     """
-    sections = dict(locals())
-    gpu = placement(sections.pop("gpu_workers"))
-    return study_story(name, [Variant(**sections)], gpu)
+    parameters = run_parameters(locals())
+    gpu = placement(parameters.pop("gpu_workers", None))
+    variant = parse_section(Variant, parameters, "finetune")
+    return study_story(variant.name, [variant], gpu)

@@ -25,6 +25,7 @@ class Site:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.home = folder / "home"
+        self.deployments = folder / "deployments"
         self.api = f"http://127.0.0.1:{self.port}/api"
         self.environment = {
             **os.environ,
@@ -87,11 +88,14 @@ class Site:
     def logs(self):
         return "".join(path.read_text()[-3000:] for path in self.home.glob("service/*.log"))
 
-    def ask(self, path, **body):
+    def ask(self, path, items=None, method="POST", **body):
         request = urllib.request.Request(
-            f"{self.api}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+            f"{self.api}/{path}",
+            json.dumps(items or body).encode(),
+            {"content-type": "application/json"},
+            method=method,
         )
-        return json.load(urllib.request.urlopen(request))
+        return json.loads(urllib.request.urlopen(request).read() or "null")
 
     def task_states(self, run_id):
         """Of the steps; the plan before them is no artifact and so is never cached."""

@@ -58,8 +58,8 @@ def test_a_flows_parameters_are_the_sections_of_a_variant():
         ("concurency_limit", 1, "unknown key; did you mean concurrency_limit?"),
         ("work_pool", {"name": "gpus"}, "'gpus' is none of "),
         ("work_pool", {"name": "cpu", "work_queue_name": "soon"}, "'soon' is none of "),
-        ("entrypoint", "flows/finetune.py:finetune", "should match pattern"),
-        ("name", "smol-merg", "did you mean smol-merge?"),
+        ("entrypoint", "flows/finetune.py:finetune", "like flows.finetune.finetune"),
+        ("name", "smol-merg", "prefect.yaml: deployments.smol-merg.name: there is no 'smol-merg'"),
     ],
 )
 def test_a_faulty_file_is_refused_though_prefect_would_pass_over_it(tmp_path, key, value, said):
@@ -69,6 +69,69 @@ def test_a_faulty_file_is_refused_though_prefect_would_pass_over_it(tmp_path, ke
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError) as error:
         load_deployments(path)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("schedules", "said"),
+    [
+        ([{"cron": "at noon"}], "daily.cron: 'at noon' is no cron line; write minute, "),
+        ([{"cron": "61 * * * *"}], "daily.cron: '61 * * * *' is no cron line; "),
+        ([{"cron": "H 3 * * *"}], "daily.cron: 'H 3 * * *' is no cron line; "),
+        ([{"cron": "0 3 30 2 *"}], "daily.cron: '0 3 30 2 *' names a day that never comes."),
+        ([{"timezone": "Mars"}], "daily.timezone: 'Mars' is no time zone; "),
+        ([{"timezone": "../UTC"}], "daily.timezone: '../UTC' is no time zone; "),
+        ([{}, {}], "schedules: slug 'daily' is there twice; keep one."),
+        ([{"cron": 3}], "schedules.0.cron: expected text, found 3; put it in quotes."),
+        ([{"slug": "Every Day"}], "schedules.0.slug: "),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_with_file_deployment_and_key(
+    tmp_path, schedules, said
+):
+    daily = {"cron": "0 3 * * *", "slug": "daily"}
+    raw = yaml.safe_load((SHIPPED / "prefect.yaml").read_text())
+    raw["deployments"][0]["schedules"] = [daily | schedule for schedule in schedules]
+    path = tmp_path / "prefect.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError) as error:
+        load_deployments(path)
+    [fault] = error.value.faults
+    assert fault.startswith(f"{path}: deployments.smol-alpaca.") and said in fault
+
+
+def test_parameters_in_part_are_merged_over_the_variants_and_checked(tmp_path):
+    raw = yaml.safe_load((SHIPPED / "prefect.yaml").read_text())
+    path = tmp_path / "prefect.yaml"
+    raw["deployments"][0]["parameters"] = {"training": {"epochs": 7}}
+    path.write_text(yaml.safe_dump(raw))
+    training = load_deployments(path).deployments[0].parameters["training"]
+    assert (training["epochs"], training["learning_rate"]) == (7, 1e-3)
+    raw["deployments"][0]["parameters"] = {"training": {"epoch": 7}}
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(
+        ConfigError, match=r"parameters: training\.epoch: unknown key; did you mean"
+    ):
+        load_deployments(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("deployments: [*gpu]", "undefined alias"),
+        ("definitions: {<<: gpu}\ndeployments: []", "expected a mapping"),
+        ("definitions: &d {work_pools: *d}\ndeployments: []", "line 1 is not valid YAML"),
+        ("definitions: &d {<<: *d}\ndeployments: []", "line 1 is not valid YAML"),
+        ("deployments: {name: smol-alpaca}", "definitions: this key is required"),
+        ("- deployments", "expected keys and values"),
+    ],
+)
+def test_yaml_that_makes_no_file_is_refused(tmp_path, text, said):
+    path = tmp_path / "prefect.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_deployments(path)
+    assert all(fault.startswith(f"{path}: ") for fault in error.value.faults)
     assert said in str(error.value)
 
 
@@ -85,12 +148,6 @@ def test_two_deployments_of_one_name_are_refused(tmp_path):
     [
         ("entrypoint", "flows.finetune.tune", "entrypoint: "),
         ("parameters", {"tolerence": 0.02}, "parameters: unknown parameters tolerence; "),
-        ("schedules", [{"cron": "at noon", "slug": "daily"}], "schedules.daily: "),
-        (
-            "schedules",
-            [{"cron": "0 3 * * *", "timezone": "Mars", "slug": "daily"}],
-            "schedules.daily: ",
-        ),
     ],
 )
 def test_what_only_prefect_knows_is_checked_before_anything_is_deployed(key, value, said):
