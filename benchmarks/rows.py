@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatpipe.artifacts import Artifact, store
-from chatpipe.checking import format_of
 from chatpipe.config import BaseModelRef, Dataset
 from chatpipe.corpus import Normalize
 from chatpipe.loading import load_variant
 from chatpipe.modeling import load_tokenizer
 from chatpipe.prompts import template
+from chatpipe.row_checks import format_of
 from chatpipe.sources import FetchDataset, FetchModel
 from chatpipe.tokenization import Encoder, TokenizedRow
 

@@ -146,10 +146,10 @@ def finetune(
 ) -> None:
     """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
     with refusals():
-        from chatpipe.checking import format_of, row_faults
         from chatpipe.export import export_directory, export_variant
         from chatpipe.loading import parse_variant
         from chatpipe.published import find
+        from chatpipe.row_checks import format_of, row_faults
 
         if not dataset.is_file():
             raise ConfigError([f"--dataset {dataset}: there is no such file."])
@@ -175,25 +175,28 @@ def validate(
 ) -> None:
     """Check a file without running anything; all faults at once, exit code 2 if any."""
     with refusals():
-        from chatpipe.checking import format_of, row_faults, unusable_rows
         from chatpipe.loading import load_study, load_variant, study_variants
+        from chatpipe.row_checks import check_rows, checked_rows, format_of
 
         if not file.is_file():
             what = "is a directory; name a file" if file.is_dir() else "there is no such file"
             raise ConfigError([f"{file}: {what}."])
         if file.suffix not in {".yaml", ".yml"}:
             row_format = format_of(file)
-            if faults := row_faults(file, row_format, {}):
+            checked = checked_rows(file, row_format, {})
+            if faults := checked.faults(file) if checked.rows else [f"{file}: has no rows."]:
                 raise ConfigError(faults)
+            for line in checked.notes(file):
+                typer.echo(line)
             typer.echo(f"{file}: every row is fine ({row_format}).")
             return
         study = _is_study(file)
         variants = study_variants(load_study(str(file))) if study else [load_variant(str(file))]
         check(variants)
-        aside = unusable_rows(variants)
-        for line in aside:
+        rows = check_rows(variants)
+        for line in (*rows.notes, *rows.set_aside):
             typer.echo(line)
-        typer.echo(f"{file}: fine{', but a run sets these rows aside' if aside else ''}.")
+        typer.echo(f"{file}: fine{', but a run sets these rows aside' if rows.set_aside else ''}.")
 
 
 @app.command()

@@ -139,7 +139,7 @@ def test_a_variant_whose_rows_have_other_columns_is_refused_with_the_cure(tmp_pa
     rows = [{"question": "x", "answer": "y"}]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     said = refused("validate", variant_of(path))
-    assert str(path) in said and "columns: {instruction: NAME, output: NAME}" in said
+    assert str(path) in said and "columns: {instruction: question, output: answer}" in said
     columns = {"instruction": "question", "output": "answer"}
     assert chatpipe("validate", variant_of(path, columns=columns)).returncode == 0
 

@@ -101,7 +101,7 @@ def test_chat_messages_give_the_first_question_and_its_answer(tmp_path):
     ]
     made = normalize(write_jsonl(tmp_path / "m.jsonl", rows), format="messages")
     [row] = read(made, "examples")
-    assert (row["instruction"], row["input"], row["output"]) == ("Hello?", "", "Hi.")
+    assert (row["instruction"], row["input"], row["output"]) == (" Hello? ", "", "Hi.")
     reasons = [item["reason"] for item in read(made, "dropped")]
     assert reasons == ["no user turn followed by an assistant turn"] * 3
 

@@ -75,7 +75,7 @@ def plainly(lines):
         if reason:
             dropped.append((reason, number))
         else:
-            kept.append(tuple(text.strip() for text in texts))
+            kept.append(tuple(text if text.strip() else "" for text in texts))
     return kept, dropped
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from chatpipe.artifacts import Artifact, Request
 from chatpipe.config import Dataset, Fallback, Split
 from chatpipe.data import FORMATS
-from chatpipe.data.formats import NOT_TEXT, UNDECODABLE
+from chatpipe.data.columns import unused_warning
+from chatpipe.data.folders import left_out_warnings, row_files
+from chatpipe.data.formats import FLAGS_BETWEEN, KEY_TWICE, NOT_TEXT, RAGGED, UNDECODABLE
 from chatpipe.data.ids import (
     Digests,
     Mask,
@@ -29,11 +32,12 @@ from chatpipe.data.ids import (
     heldout_mask,
     text_digests,
 )
+from chatpipe.data.messages import NO_EXCHANGE, TOOL_CALL, WEIGHT_0
 from chatpipe.data.parallel import in_order
 from chatpipe.data.reading import READ_REASON, Part, RowFile, batches
 from chatpipe.data.writing import RowWriter, count_values, ordered
 from chatpipe.errors import DataError
-from chatpipe.sources import ROWS, matching
+from chatpipe.sources import ROWS
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("instruction", "input", "output", "source", "id")]
@@ -44,8 +48,8 @@ DROPPED_SCHEMA = (
     .append(pa.field("row", pa.int64()))
 )
 DUPLICATE = "duplicate"
-# Rows without text have nothing to train on, whatever the split.
-UNUSABLE = frozenset({NOT_TEXT, UNDECODABLE})
+# Rows without text, or whose text is not to be trained, whatever the split.
+UNUSABLE = frozenset({NOT_TEXT, UNDECODABLE, RAGGED, KEY_TWICE, NO_EXCHANGE, TOOL_CALL, WEIGHT_0})
 
 
 class RowAccount(BaseModel):
@@ -69,7 +73,7 @@ class Normalize(Request):
     """One data set's files → examples.parquet and dropped.parquet."""
 
     kind: ClassVar[str] = "examples"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     raw: Artifact
     name: str
@@ -92,30 +96,66 @@ class Normalize(Request):
         )
 
     def build(self, into: Path) -> dict[str, Any]:
-        found = matching(self.raw.path / ROWS, self.files, self.name)
+        files = [RowFile(path, FORMATS[self.format], self.columns) for path in self._files()]
         read = 0
         with (
             RowWriter(into / "examples.parquet", SCHEMA, "flag") as kept,
             RowWriter(into / "dropped.parquet", DROPPED_SCHEMA, "reason") as dropped,
         ):
-            for file in found:
-                rows = RowFile(file, FORMATS[self.format], self.columns)
-                first = 0
-                for table in in_order(self._normalized, rows.parts()):
-                    unusable = pc.is_valid(table["reason"])
-                    kept.write(table.filter(pc.invert(unusable)))
-                    places = np.flatnonzero(unusable) + first
-                    dropped.write(_placed(table.filter(unusable), places, file.name))
-                    first += table.num_rows
-                rows.check()
-                read += first
+            for file in files:
+                with self._source_named(file.path):
+                    read += self._sort_out(file, kept, dropped)
         if not kept.rows:
-            raise DataError(f"data set {self.name}: none of {read} rows can be used.")
+            kinds = {kind: None for file in files for kind in file.not_text()}
+            raise DataError(_none_usable(self.name, read, dropped.counts(), list(kinds)))
         account = RowAccount(
-            read=read, kept=kept.rows, dropped=dropped.counts(), flagged=kept.counts()
+            read=read,
+            kept=kept.rows,
+            dropped=dropped.counts(),
+            flagged=_single_flags(kept.counts()),
         )
-        difference = self._unexpected(read)
-        return {"name": self.name, "account": account.model_dump(), "warnings": difference}
+        warnings = self._unexpected(read) + self._warnings(files)
+        return {"name": self.name, "account": account.model_dump(), "warnings": warnings}
+
+    def _sort_out(self, file: RowFile, kept: RowWriter, dropped: RowWriter) -> int:
+        """Every row of the file to one of the two; how many there were."""
+        rows = 0
+        for table in in_order(self._normalized, file.parts()):
+            unusable = pc.is_valid(table["reason"])
+            kept.write(table.filter(pc.invert(unusable)))
+            places = np.flatnonzero(unusable) + rows
+            dropped.write(_placed(table.filter(unusable), places, file.path.name))
+            rows += table.num_rows
+        file.check()
+        return rows
+
+    @contextmanager
+    def _source_named(self, file: Path) -> Iterator[None]:
+        """Faults name the file where its owner finds it, not the store's copy."""
+        try:
+            yield
+        except DataError as error:
+            details, place = self.raw.details(), file.relative_to(self.raw.path / ROWS)
+            source = Path(details.get("path") or details.get("repo") or self.name)
+            named = source if source.is_file() else source / place
+            raise DataError(str(error).replace(str(file), str(named))) from None
+
+    def _warnings(self, files: list[RowFile]) -> list[str]:
+        """What is odd about the files as a whole."""
+        warnings = [warning for file in files for warning in file.warnings()]
+        warnings += left_out_warnings(self.name, self.raw.details().get("left_out", {}))
+        unused = {name for file in files for name in file.unused()}
+        if unused:
+            warnings.append(unused_warning(f"data set {self.name}", sorted(unused)))
+        return warnings
+
+    def _files(self) -> list[Path]:
+        """Those that were fetched, in the order of the patterns."""
+        root = self.raw.path / ROWS
+        fetched = [path for path in root.rglob("*") if path.is_file()]
+        if len(fetched) == 1:  # perhaps named by itself, whatever it is called
+            return fetched
+        return row_files(root, self.files, f"data set {self.name}").files
 
     def _normalized(self, part: Part) -> pa.Table:
         row_format = FORMATS[self.format]
@@ -138,6 +178,20 @@ class Normalize(Request):
         ]
 
 
+def _single_flags(counts: dict[str, int]) -> dict[str, int]:
+    """Rows by each flag, where a row may have several."""
+    single = Counter[str]()
+    for flags, rows in counts.items():
+        for flag in flags.split(FLAGS_BETWEEN):
+            single[flag] += rows
+    return ordered(single)
+
+
+def _none_usable(name: str, read: int, dropped: dict[str, int], not_text: list[str]) -> str:
+    reasons = [f"{rows:,} {reason}" for reason, rows in dropped.items()] + not_text
+    return f"data set {name}: none of {read:,} rows can be used ({', '.join(reasons)})."
+
+
 def _source_used(dataset: Dataset, raw: Artifact) -> Dataset | Fallback:
     """Whose files and columns these are: the data set's own, or those of a fallback."""
     repo = raw.details().get("repo") if dataset.fallbacks else None
@@ -148,7 +202,7 @@ class Merge(Request):
     """Several data sets' examples → train.parquet, heldout.parquet, dropped.parquet."""
 
     kind: ClassVar[str] = "corpus"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     examples: tuple[Artifact, ...]
     split: Split

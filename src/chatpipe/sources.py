@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.artifacts import Request, store
 from chatpipe.config import BaseModelRef, Dataset, Fallback
+from chatpipe.data.folders import RowFiles, hub_patterns, row_files
 from chatpipe.errors import HubUnreachableError, SourceError
 from chatpipe.file_digests import file_digest
 from chatpipe.hub import RepoType, fetch_snapshot
@@ -66,7 +67,7 @@ class FetchDataset(Request):
     """The files of a data set as they are at their source."""
 
     kind: ClassVar[str] = "raw"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str | None = None
@@ -89,21 +90,23 @@ class FetchDataset(Request):
                 files=dataset.files,
                 fallbacks=dataset.fallbacks,
             )
-        content = _content(local, matching(local, dataset.files, dataset.name))
-        return cls(path=str(local), files=dataset.files, content=content)
+        chosen = row_files(local, dataset.files, f"data set {dataset.name}")
+        return cls(path=str(local), files=dataset.files, content=_rows_content(local, chosen))
 
     def build(self, into: Path) -> dict[str, Any]:
         rows = into / ROWS
         if self.path is None:
             return self._from_first_that_answers(rows)
         root = Path(self.path)
-        found = matching(root, self.files, self.path)
-        for file in found:
+        chosen = row_files(root, self.files, self.path)
+        for file in chosen.files:
             target = rows / (file.relative_to(root) if root.is_dir() else file.name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-        _check_unchanged(root, found, self.content)
-        return {"source": "local", "path": self.path, "files": len(found)}
+        if _rows_content(root, chosen) != self.content:
+            raise _changed(root)
+        left_out = {"left_out": chosen.left_out} if chosen.left_out else {}
+        return {"source": "local", "path": self.path, "files": len(chosen.files), **left_out}
 
     def check_rebuilt(self, before: dict[str, Any], now: dict[str, Any], into: Path) -> None:
         _check_same_commit(before, now, into)
@@ -249,7 +252,17 @@ def _content(root: Path, found: list[Path]) -> str:
 def _check_unchanged(root: Path, found: list[Path], content: str | None) -> None:
     """SourceError where the files are not those any more that the request was made for."""
     if _content(root, found) != content:
-        raise SourceError(f"{root}: changed while it was being read; run the same command again.")
+        raise _changed(root)
+
+
+def _changed(root: Path) -> SourceError:
+    return SourceError(f"{root}: changed while it was being read; run the same command again.")
+
+
+def _rows_content(root: Path, chosen: RowFiles) -> str:
+    """As `_content`, with the names of what is left out, which is told of, too."""
+    left_out = [f"left out:{name}" for name in sorted(chosen.left_out)]
+    return ",".join([_content(root, chosen.files), *left_out])
 
 
 def _check_same_commit(before: dict[str, Any], now: dict[str, Any], into: Path) -> None:
@@ -270,19 +283,22 @@ def _from_hub(
     repo: str, revision: str | None, patterns: tuple[str, ...], repo_type: RepoType, into: Path
 ) -> dict[str, Any]:
     """Link a snapshot out of the hub's own cache."""
-    snapshot = fetch_snapshot(repo, revision, patterns, repo_type)
     is_model = repo_type == "model"
-    files = (
-        model_files(snapshot.path, repo) if is_model else matching(snapshot.path, patterns, repo)
-    )
-    for file in files:
+    asked = patterns if is_model else hub_patterns(patterns)
+    snapshot = fetch_snapshot(repo, revision, asked, repo_type)
+    if is_model:
+        chosen = RowFiles(model_files(snapshot.path, repo), {})
+    else:
+        chosen = row_files(snapshot.path, patterns, repo)
+    for file in chosen.files:
         _check_blob(file.resolve(), repo)
         target = into / file.relative_to(snapshot.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(file.resolve())
     renamed = {"renamed_to": snapshot.repo} if snapshot.repo != repo else {}
     found = {"source": "hub", "repo": repo, "revision": revision, "commit": snapshot.commit}
-    return {**found, **renamed, **(_left_out(snapshot.path) if is_model else {})}
+    left_out = {"left_out": chosen.left_out} if chosen.left_out else {}
+    return {**found, **renamed, **left_out, **(_left_out(snapshot.path) if is_model else {})}
 
 
 def _check_blob(blob: Path, repo: str) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.artifacts import Artifact, store
 from chatpipe.config import BaseModelRef
+from chatpipe.data.folders import hub_patterns
 from chatpipe.errors import HubUnreachableError, SourceError
 from chatpipe.hub import RepoType, endpoint, failures, in_a_sentence, offline, selected
 from chatpipe.sources import MODEL_FILES, FetchDataset, FetchModel
@@ -72,7 +73,7 @@ def upstream_dataset(request: FetchDataset) -> Upstream:
     refusals: list[str] = []
     for choice in request.choices():
         try:
-            found = hub_sizes(choice.repo, choice.revision, choice.files, "dataset")
+            found = hub_sizes(choice.repo, choice.revision, hub_patterns(choice.files), "dataset")
         except SourceError as error:
             refusals.append(str(error))
             continue

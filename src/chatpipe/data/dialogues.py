@@ -52,6 +52,7 @@ SAMPLE_DIALOG = Dataset(
 INSTRUCTION = "Continue the daily dialogue."
 ONE_UTTERANCE = "dialogue with one utterance"
 NO_UTTERANCE = "dialogue without an utterance"
+FURTHER = "further utterances left out"
 
 
 def _normalize(table: pa.Table) -> pa.Table:
@@ -59,16 +60,18 @@ def _normalize(table: pa.Table) -> pa.Table:
     length = pc.fill_null(pc.list_value_length(dialog), 0)
     short = pc.if_else(pc.equal(length, 1), ONE_UTTERANCE, NO_UTTERANCE)
     reason = pc.if_else(pc.less(length, 2), short, pa.scalar(None, pa.string()))
+    flag = pc.if_else(pc.greater(length, 2), FURTHER, pa.scalar(None, pa.string()))
     instruction = pa.array([INSTRUCTION], pa.string()).take(pa.array([0] * len(dialog), pa.int8()))
-    return normalized(instruction, _utterance(dialog, 0), _utterance(dialog, 1), reason)
+    return normalized(instruction, _utterance(dialog, 0), _utterance(dialog, 1), reason, flag)
 
 
 def _utterance(dialog: pa.ListArray, index: int) -> pa.Array:
-    """That utterance of every dialogue, null where there is none."""
+    """That utterance of every dialogue, null where there is none. The data sets put spaces around
+    every word and sign: those at the ends are no text."""
     one = pc.list_slice(dialog, index, index + 1, return_fixed_size_list=True)
     # flatten() would leave out null lists, so they are made lists of one null first.
     padding = pa.scalar([None], one.type)
-    return pc.fill_null(one, padding).flatten()
+    return pc.utf8_trim_whitespace(pc.fill_null(one, padding).flatten())
 
 
 FORMAT = Format(columns={"dialog": Column(pa.list_(pa.string()))}, normalize=_normalize)

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from chatpipe.data.text import is_blank
 
 EMPTY_OUTPUT = "empty output"
 EMPTY_INSTRUCTION = "empty instruction"
 NOT_TEXT = "not text"
 UNDECODABLE = "undecodable"
+RAGGED = "more or fewer cells than the header"
+KEY_TWICE = "a key is there twice"
+# Several flags of one row are one text, joined by this.
+FLAGS_BETWEEN = "; "
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column that a format reads, and its Arrow type."""
+    """A column that a format reads, and its Arrow type. `from_value` turns what a file has there
+    (as Python values) into values of that type, and gives None for what it cannot turn."""
 
     type: pa.DataType
     required: bool = True
+    from_value: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,15 +48,20 @@ def normalized(
     reason: pa.ChunkedArray | pa.Array | None = None,
     flag: pa.ChunkedArray | pa.Array | None = None,
 ) -> pa.Table:
-    """Trim the three texts and give every row that cannot be trained on its reason."""
+    """The three texts as they are, with a reason beside every row that cannot be trained on. Text
+    of which nothing can be seen is empty."""
     texts = [
-        pc.utf8_trim_whitespace(pc.fill_null(column, "").cast(pa.string()))
-        for column in (instruction, input_text, output)
+        pc.fill_null(column, "").cast(pa.string()) for column in (instruction, input_text, output)
     ]
-    found = pc.if_else(pc.equal(texts[2], ""), EMPTY_OUTPUT, pa.scalar(None, pa.string()))
-    found = pc.if_else(pc.equal(texts[0], ""), EMPTY_INSTRUCTION, found)
+    blank = [is_blank(text) for text in texts]
+    texts = [
+        pc.if_else(empty, "", text) if pc.any(empty).as_py() else text
+        for text, empty in zip(texts, blank, strict=True)
+    ]
+    fault = pc.if_else(blank[2], EMPTY_OUTPUT, pa.scalar(None, pa.string()))
+    fault = pc.if_else(blank[0], EMPTY_INSTRUCTION, fault)
     if reason is not None:
-        found = pc.coalesce(reason, found)
-    nothing = pa.nulls(len(found), pa.string())
+        fault = pc.coalesce(reason, fault)
+    nothing = pa.nulls(len(fault), pa.string())
     names = ["instruction", "input", "output", "reason", "flag"]
-    return pa.table([*texts, found, nothing if flag is None else flag], names=names)
+    return pa.table([*texts, fault, nothing if flag is None else flag], names=names)

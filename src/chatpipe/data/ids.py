@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_128_digest
 
+from chatpipe.data.text import trimmed
+
 SEPARATOR = b"\x1f"
 DIGEST = 16  # bytes; that two of 10 million texts share all 128 bits has a chance of 1 in 10**24
 
@@ -64,6 +66,9 @@ def first_of_each(digests: Digests) -> Mask:
 
 def heldout_mask(table: pa.Table, share: float) -> Mask:
     """True where a row is held out: decided by its prompt's hash alone, so that rows with one
-    prompt stay together and no seed, order or company moves a row to the other side."""
-    prompts = np.frombuffer(text_digests(table, ("instruction", "input")), ">u8")[::2]
+    prompt stay together and no seed, order or company moves a row to the other side. White space
+    around it makes no other prompt."""
+    names = ("instruction", "input")
+    texts = [trimmed(table[name].combine_chunks()) for name in names]
+    prompts = np.frombuffer(text_digests(pa.table(texts, names=names), names), ">u8")[::2]
     return (prompts >> np.uint64(16)) < np.uint64(int(share * 2**48))

@@ -1,13 +1,13 @@
 """Row files → Arrow tables of a format's columns, with a reason beside every row that is none.
 
-A file is read in parts, so that its size does not matter; only a `.json` file, one list, is read
-whole.
+A file is read in parts, so that its size does not matter. Plain lines of JSON are read by Arrow;
+whatever is odd about them is decided in Python, so that it does not depend on what stands nearby.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,20 +16,30 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from chatpipe.data.formats import NOT_TEXT, UNDECODABLE, Format
+from chatpipe.data.columns import ColumnNames
+from chatpipe.data.csv_rows import CSVFile
+from chatpipe.data.formats import KEY_TWICE, NOT_TEXT, UNDECODABLE, Format
+from chatpipe.data.json_values import JSONListError, decoded, decoded_lines, is_list, list_items
+from chatpipe.data.opening import READ_ERRORS, SUFFIXES, content_kind, head, not_utf8, opened
+from chatpipe.data.parquet_rows import checked_text, textual
+from chatpipe.data.text import encodable
 from chatpipe.errors import DataError
 
+__all__ = ["READ_REASON", "SUFFIXES", "Part", "RowFile", "batches", "read_rows"]
+
 READ_REASON = "read_reason"
-SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 BLOCK_BYTES = 2 << 20
 BATCH_ROWS = 1 << 13
 BATCH_BYTES = 1 << 24
+LONGEST_LINE = 1 << 28
 # Lines are checked one by one where Arrow refuses a block that is no larger than this.
 SMALL_BYTES = 1 << 14
+# Lines of so many brackets are not for Arrow, whose reader would go down with the nesting.
+MOST_BRACKETS = 256
+SAMPLED_LINES = 8  # of a block: what columns its rows have
 
 # Reads one part of a file; another thread may do it.
 Part = Callable[[], pa.Table]
@@ -40,127 +50,181 @@ class RowFile:
 
     def __init__(self, path: Path, row_format: Format, rename: dict[str, str]) -> None:
         self.path = path
-        self._names = {name: rename.get(name, name) for name in row_format.columns}
-        columns = [(self._names[ours], column) for ours, column in row_format.columns.items()]
-        self._types = {theirs: column.type for theirs, column in columns}
-        self._required = [theirs for theirs, column in columns if column.required]
-        self._found: set[str] = set()  # the columns that rows of JSON have
+        self.columns = ColumnNames(path, row_format, rename)
+        self._types = self.columns.types
+        self._found: set[str] = set()  # the file's columns, as far as they were seen
+        self._not_text: set[str] = set()
+        self._csv_file: CSVFile | None = None
 
     def parts(self) -> Iterator[Part]:
         """The file's parts in order. Each gives the format's columns and `read_reason` (null
         where the row could be read).
 
-        Raises DataError where the file as a whole cannot be read or lacks a required column. In
-        JSON every row names its columns: `check`, afterwards, knows whether one was in none.
+        Raises DataError where the file as a whole cannot be read or lacks a column. In JSON every
+        row names its columns: `check`, afterwards, knows whether one was in none.
         """
         kinds = {
-            ".parquet": self._parquet,
-            ".csv": self._csv,
-            ".jsonl": self._json_lines,
-            ".json": self._json,
+            "parquet": self._parquet,
+            "csv": self._csv,
+            "jsonl": self._json,
+            "json": self._json,
         }
-        if self.path.suffix not in kinds:
-            known = ", ".join(SUFFIXES)
-            raise DataError(f"{self.path}: a row file ends in {known}; rename or convert it.")
         with self._readable():
-            for part in kinds[self.path.suffix]():
+            for part in kinds[content_kind(self.path)]():
                 yield partial(self._ours, part)
 
     def check(self) -> None:
-        """DataError where no row of the parts that were read has a required column."""
+        """DataError where no row of the parts that were read has an expected column."""
         if self.missing():
-            self._require(sorted(self._found))
+            self.columns.require(sorted(self._found))
 
     def missing(self) -> list[str]:
-        """Required columns that no row of JSON had in the parts that were read so far; none where
+        """Expected columns that no row of JSON had in the parts that were read so far; none where
         there was no row, or none that names a column."""
-        return [name for name in self._required if self._found and name not in self._found]
+        return [name for name in self.columns.expected if self._found and name not in self._found]
+
+    def found(self) -> set[str]:
+        """The columns that the parts read so far were seen to have."""
+        return self._found
+
+    def unused(self) -> list[str]:
+        """Columns that look meant and are not used; of long JSON files a sample is looked at."""
+        return self.columns.unused(self._found)
+
+    def warnings(self) -> list[str]:
+        """What is suspicious about the parts that were read."""
+        return self._csv_file.warnings if self._csv_file else []
+
+    def not_text(self) -> list[str]:
+        """Which columns had something else than text, and what."""
+        return sorted(self._not_text)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            first = str(error).strip().splitlines()[0]
+        except UnicodeError:
+            raise not_utf8(self.path) from None
+        except JSONListError as fault:
+            raise DataError(f"{self.path}: {fault}.") from None
+        except READ_ERRORS as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
             kind = self.path.suffix[1:]
-            raise DataError(f"{self.path}: cannot be read as {kind}: {first}") from None
-
-    def _require(self, found: Sequence[str]) -> None:
-        missing = [name for name in self._required if name not in found]
-        if missing:
-            ours = {theirs: name for name, theirs in self._names.items()}
-            like = ", ".join(f"{ours[name]}: NAME" for name in missing)
-            raise DataError(
-                f"{self.path}: column {' and '.join(missing)} missing; found are "
-                f"{', '.join(found)}. Rename them, or say in a variant which is "
-                f"which: columns: {{{like}}}."
-            )
+            raise DataError(f"{self.path}: cannot be read as {kind}: {lines[0]}") from None
 
     def _ours(self, part: Part) -> pa.Table:
         with self._readable():
             table = part()
-        columns = [
-            _typed(self.path, table, theirs, self._types[theirs]) for theirs in self._names.values()
-        ]
+        theirs = self.columns.theirs
+        columns = [_typed(self.path, table, name, self._types[name]) for name in theirs.values()]
         reasons = (
             table[READ_REASON]
             if READ_REASON in table.column_names
             else pa.nulls(table.num_rows, pa.string())
         )
-        return pa.table([*columns, reasons], names=[*self._names, READ_REASON])
+        return pa.table([*columns, reasons], names=[*theirs, READ_REASON])
 
     def _parquet(self) -> Iterator[Part]:
         names = pyarrow.parquet.read_schema(self.path).names
-        self._require(names)
+        self._found.update(names)
+        self.columns.require(names)
         for batch in batches(self.path, [name for name in names if name in self._types]):
-            yield partial(pa.Table.from_batches, [batch])
+            yield partial(self._parquet_table, pa.Table.from_batches([batch]))
+
+    def _parquet_table(self, table: pa.Table) -> pa.Table:
+        """The batch with broken text as nulls, and reasons as rows of JSON have them."""
+        reason = pa.nulls(table.num_rows, pa.string())
+        arrays = {}
+        for name in table.column_names:
+            column, broken = checked_text(textual(table[name]))
+            convert = self.columns.converted.get(name)
+            if convert is not None and pa.types.is_nested(column.type):
+                values = [convert(value) for value in column.to_pylist()]
+                column = pa.array(values, self._types[name])
+            if name in self.columns.required:
+                broken = pc.or_(broken, column.is_null())
+            reason = pc.if_else(broken, NOT_TEXT, reason)
+            arrays[name] = column
+        return pa.table({**arrays, READ_REASON: reason})
 
     def _csv(self) -> Iterator[Part]:
-        with pyarrow.csv.open_csv(self.path) as header:
-            names = header.schema.names
-        self._require(names)
-        with pyarrow.csv.open_csv(
-            self.path,
-            read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=[name for name in names if name in self._types],
-                column_types=dict.fromkeys(names, pa.string()),
-                strings_can_be_null=False,
-            ),
-        ) as read:
-            for batch in read:
-                yield partial(pa.Table.from_batches, [batch])
+        file = self._csv_file = CSVFile(self.path, list(self._types))
+        self._found.update(file.names)
+        self.columns.require(file.names)
+        used = [name for name in file.names if name in self._types]
+        for records in file.pieces(BATCH_ROWS, BATCH_BYTES):
+            yield partial(file.table, used, records, READ_REASON)
 
     def _json(self) -> Iterator[Part]:
-        try:
-            rows = json.loads(self.path.read_text("utf-8"))
-        except ValueError as error:
-            raise DataError(f"{self.path}: is not valid JSON: {error}.") from None
-        if not isinstance(rows, list):
-            raise DataError(f"{self.path}: expected a list of rows, found a {type(rows).__name__}.")
-        for first in range(0, len(rows), BATCH_ROWS):
-            yield partial(self._checked, rows[first : first + BATCH_ROWS])
+        """One list of rows, or a row a line, whichever the file is."""
+        start = head(self.path)
+        if is_list(start):
+            yield from self._json_list()
+            return
+        first = start.lstrip().partition(b"\n")[0]
+        if content_kind(self.path) == "json" and len(first) < len(start.strip()):
+            if not isinstance(decoded(first), dict | list):
+                raise DataError(self._no_list(start))
+        elif content_kind(self.path) == "json":
+            value = decoded(first)
+            if not isinstance(value, dict) or not self._types.keys() & value.keys():
+                raise DataError(self._no_list(start))
+        if b"\n" not in start and b"\r" in start.strip():
+            raise DataError(
+                f"{self.path}: its lines end in carriage returns alone; convert it with "
+                "tr '\\r' '\\n'."
+            )
+        yield from self._json_lines()
+
+    def _no_list(self, start: bytes) -> str:
+        what = "an object" if start.lstrip().startswith(b"{") else "something else"
+        return f"{self.path}: expected a list of rows or a row a line, found {what}."
+
+    def _json_list(self) -> Iterator[Part]:
+        with opened(self.path) as file:
+            text = io.TextIOWrapper(file, "utf-8")
+            batch: list[Any] = []
+            size, before = 0, 0
+            for row in list_items(text):
+                batch.append(row)
+                size = text.buffer.tell() if len(batch) % 64 == 0 else size
+                if len(batch) >= BATCH_ROWS or size - before > BATCH_BYTES:
+                    yield partial(self._checked, batch)
+                    batch, before = [], size
+            if batch:
+                yield partial(self._checked, batch)
 
     def _json_lines(self) -> Iterator[Part]:
-        with self.path.open("rb") as file:
-            while block := file.read(BLOCK_BYTES) + file.readline():
-                yield partial(self._json_block, block)
+        with opened(self.path) as file:
+            while block := file.read(BLOCK_BYTES):
+                rest = file.readline(LONGEST_LINE)
+                if len(rest) == LONGEST_LINE:
+                    raise DataError(f"{self.path}: a line has more than {LONGEST_LINE >> 20} MiB.")
+                yield partial(self._json_block, block + rest)
 
     def _json_block(self, block: bytes) -> pa.Table:
-        """Whole lines → rows. One bad line spoils Arrow's reading of a block: the block is halved
-        until the bad line's part is small enough to be read in Python."""
+        """Whole lines → rows, those of them in Python that are not plain."""
+        if self.columns.converted:
+            return self._checked(decoded_lines(block))
+        for line in block.split(b"\n", SAMPLED_LINES)[:SAMPLED_LINES]:
+            row = decoded(line)
+            self._found.update(row if isinstance(row, dict) else ())
+        return self._halved(block)
+
+    def _halved(self, block: bytes) -> pa.Table:
+        """One bad line spoils Arrow's reading of a block: the block is halved until the bad line's
+        part is small enough to be read in Python."""
         try:
             return self._quickly(block)
         except pa.ArrowInvalid:
             middle = block.find(b"\n", len(block) // 2) + 1
             if len(block) <= SMALL_BYTES or middle in (0, len(block)):
-                return self._checked(_decoded(block))
-        halves = (self._json_block(block[:middle]), self._json_block(block[middle:]))
-        return pa.concat_tables(halves)
+                return self._checked(decoded_lines(block))
+        return pa.concat_tables((self._halved(block[:middle]), self._halved(block[middle:])))
 
     def _quickly(self, block: bytes) -> pa.Table:
-        """Rows by Arrow; ArrowInvalid where it cannot read them all."""
+        """Rows by Arrow; ArrowInvalid where it cannot read them all as Python would."""
+        lines = _plain_lines(block)
         _check_utf8(block)
         table = pyarrow.json.read_json(
             pa.BufferReader(block),
@@ -171,15 +235,19 @@ class RowFile:
                 unexpected_field_behavior="ignore",
             ),
         )
-        nulls = {name: table[name].null_count for name in self._required}
-        if table.num_rows in nulls.values():
-            # Either null or not there: the lines themselves say which.
-            self._found.update(*(row for row in _decoded(block) if isinstance(row, dict)))
-        else:
-            self._found.update(self._required)
+        if table.num_rows != lines:
+            raise pa.ArrowInvalid(f"{lines} lines have {table.num_rows} values")
+        for name in set(self.columns.expected) - self._found:
+            if table[name].null_count < table.num_rows:
+                self._found.add(name)
+            else:  # null or not there: the lines themselves say which
+                rows = decoded_lines(block)
+                self._found.update(*(row for row in rows if isinstance(row, dict)))
         reason = pa.nulls(table.num_rows, pa.string())
-        for name in (name for name, count in nulls.items() if count):
-            reason = pc.if_else(pc.is_null(table[name]), NOT_TEXT, reason)
+        for name in self.columns.required:
+            if table[name].null_count:
+                self._not_text.add(_described(name, {}))
+                reason = pc.if_else(pc.is_null(table[name]), NOT_TEXT, reason)
         return table.append_column(READ_REASON, reason)
 
     def _checked(self, rows: Iterable[Any]) -> pa.Table:
@@ -191,16 +259,27 @@ class RowFile:
             reason = None if isinstance(row, dict) else UNDECODABLE
             fields: dict[str, Any] = row if isinstance(row, dict) else {}
             self._found.update(fields)
+            if getattr(row, "repeated", frozenset()) & self._types.keys():
+                reason, fields = KEY_TWICE, {}
             for theirs, kind in self._types.items():
-                value = fields.get(theirs)
-                absent = value is None and theirs not in self._required
-                fits = absent or (value is not None and _fits(value, kind))
-                values[theirs].append(value if fits else None)
-                if not fits:
-                    reason = reason or NOT_TEXT
+                value = self._value(theirs, kind, fields.get(theirs))
+                values[theirs].append(None if value is NotImplemented else value)
+                if value is NotImplemented and reason is None:
+                    reason = NOT_TEXT
+                    self._not_text.add(_described(theirs, fields))
             reasons.append(reason)
         columns = {theirs: pa.array(values[theirs], kind) for theirs, kind in self._types.items()}
         return pa.table({**columns, READ_REASON: pa.array(reasons, pa.string())})
+
+    def _value(self, name: str, kind: pa.DataType, value: Any) -> Any:
+        """The value of that column; NotImplemented where it is of another type."""
+        if value is None or value != value:  # not a number: what pandas writes for nothing
+            return NotImplemented if name in self.columns.required else None
+        convert = self.columns.converted.get(name)
+        if convert is not None:
+            turned = convert(value)
+            return NotImplemented if turned is None else turned
+        return value if _fits(value, kind) else NotImplemented
 
 
 def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -223,14 +302,25 @@ def read_rows(path: Path, row_format: Format, rename: dict[str, str]) -> pa.Tabl
     return pa.concat_tables([nothing, *tables])
 
 
-def _decoded(block: bytes) -> Iterator[Any]:
-    """Every line's value; UNDECODABLE where it is no JSON."""
-    for line in block.split(b"\n"):
-        if line.strip():
-            try:
-                yield json.loads(line.decode("utf-8"))
-            except ValueError:
-                yield UNDECODABLE
+def _plain_lines(block: bytes) -> int:
+    """How many lines the block has; ArrowInvalid where one is not an object from its first byte to
+    its last, or may be nested deeply: Arrow takes several values in a line, rows over several
+    lines, and dies of a null at the start."""
+    letters = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(letters == ord("\n"))
+    if not block.endswith(b"\n"):
+        ends = np.append(ends, len(block))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    last = letters[np.maximum(ends - 1, 0)]
+    if (last == ord("\r")).any():
+        last = np.where(last == ord("\r"), letters[np.maximum(ends - 2, 0)], last)
+    if not (letters[starts] == ord("{")).all() or not (last == ord("}")).all():
+        raise pa.ArrowInvalid("a line is no object")
+    if block.count(b"[") + block.count(b"{") - len(ends) > MOST_BRACKETS:
+        brackets = (letters == ord("[")) | (letters == ord("{"))
+        if np.add.reduceat(brackets, starts, dtype=np.int64).max() > MOST_BRACKETS:
+            raise pa.ArrowInvalid("a line has many brackets")
+    return len(ends)
 
 
 def _check_utf8(block: bytes) -> None:
@@ -245,21 +335,21 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
     if value is None:
         return True
     if pa.types.is_string(kind):
-        return isinstance(value, str) and _encodable(value)
+        return isinstance(value, str) and encodable(value)
     if pa.types.is_list(kind):
         return isinstance(value, list) and all(_fits(item, kind.value_type) for item in value)
-    if pa.types.is_struct(kind):
-        return isinstance(value, dict) and all(_fits(value.get(f.name), f.type) for f in kind)
     return False
 
 
-def _encodable(text: str) -> bool:
-    """Whether it is text: half of a surrogate pair, which JSON can escape, is not."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _described(name: str, fields: dict[str, Any]) -> str:
+    """What the row has in that column, which should have been text (or turns)."""
+    value = fields.get(name)
+    kinds = {bool: "true or false", float: "a number", list: "a list", dict: "an object"}
+    if value is None:
+        return f"{name} is null or missing"
+    if isinstance(value, list) and value and not isinstance(value[0], str):
+        return f"{name} is a list of something else"
+    return f"{name} is {kinds.get(type(value), 'no valid text')}"
 
 
 def _typed(path: Path, table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
@@ -268,9 +358,8 @@ def _typed(path: Path, table: pa.Table, name: str, kind: pa.DataType) -> pa.Chun
     column = table[name]
     if column.type == kind:
         return column
-    textual = pa.types.is_large_string(column.type) or pa.types.is_nested(column.type)
     try:
-        if not textual and not pa.types.is_null(column.type):
+        if not pa.types.is_nested(column.type) and not pa.types.is_null(column.type):
             raise pa.ArrowInvalid(f"{column.type} is not text")
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

@@ -1,0 +1,133 @@
+"""Which column of a file is which of a format's, and which look meant and are not used."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from chatpipe.data.formats import Format
+from chatpipe.errors import DataError
+
+INSTRUCTIONS = ("prompt", "question", "query", "problem", "human", "user")
+OUTPUTS = ("completion", "response", "answer", "solution", "assistant", "chosen")
+INPUTS = ("context", "passage", "document", "knowledge")
+TURNS = ("conversations", "conversation", "turns", "dialogue")
+# Columns of texts that a model would be meant to see, or settings of a row.
+MEANT = frozenset(
+    (
+        *INSTRUCTIONS,
+        *OUTPUTS,
+        *INPUTS,
+        *TURNS,
+        *("system", "system_prompt", "history", "tools", "functions", "images", "rejected"),
+        *("weight", "weights", "messages", "dialog", "instruction", "input", "output"),
+    )
+)
+LONGEST_NAME = 60
+MOST_NAMES = 20
+
+
+class ColumnNames:
+    """The names that a file has for the columns of a format. `rename` maps ours to the file's."""
+
+    def __init__(self, path: Path, row_format: Format, rename: dict[str, str]) -> None:
+        self._path = path
+        unknown = [name for name in rename if name not in row_format.columns]
+        if unknown:
+            raise DataError(_unknown(path, unknown[0], list(row_format.columns), rename))
+        self.theirs = {name: rename.get(name, name) for name in row_format.columns}
+        columns = row_format.columns.items()
+        self.types = {self.theirs[ours]: column.type for ours, column in columns}
+        self.converted = {
+            self.theirs[ours]: column.from_value for ours, column in columns if column.from_value
+        }
+        self.required = [self.theirs[ours] for ours, column in columns if column.required]
+        # What a variant names must be there, too.
+        self.expected = [
+            self.theirs[ours] for ours, column in columns if column.required or ours in rename
+        ]
+
+    def require(self, names: Sequence[str]) -> None:
+        """DataError where the file, whose columns are `names`, lacks one that is expected, or has
+        one of ours twice."""
+        missing = [name for name in self.expected if name not in names]
+        if missing:
+            raise DataError(self._missing(missing, names))
+        twice = [name for name in self.types if list(names).count(name) > 1]
+        if twice:
+            raise DataError(
+                f"{self._path}: column {twice[0]} is there twice; rename or remove one of them."
+            )
+
+    def _missing(self, missing: Sequence[str], names: Sequence[str]) -> str:
+        ours = {theirs: name for name, theirs in self.theirs.items()}
+        start = f"{self._path}: column {' and '.join(missing)} missing; found are {listed(names)}."
+        if layout := layout_hint(names):
+            return f"{start} Say in a variant which is which: {layout}."
+        likely = {name: guess for name in missing if (guess := _guess(name, ours[name], names))}
+        hint = f" Did you mean {' and '.join(likely.values())}?" if likely else ""
+        like = ", ".join(f"{ours[name]}: {likely.get(name, 'NAME')}" for name in missing)
+        return (
+            f"{start}{hint} Rename them, or say in a variant which is which: columns: {{{like}}}."
+        )
+
+    def unused(self, names: Collection[str]) -> list[str]:
+        """Those of the file's columns that look meant and are not used."""
+        return sorted(
+            name
+            for name in names
+            if name not in self.types
+            and (
+                name.strip().lower() in MEANT
+                or difflib.get_close_matches(name.strip().lower(), self.types, 1, 0.85)
+            )
+        )
+
+
+def unused_warning(where: str, names: Sequence[str]) -> str:
+    """A sentence about columns that look meant and are not used."""
+    one = len(names) == 1
+    return (
+        f"{where}: column{'' if one else 's'} {', '.join(names)} {'is' if one else 'are'} not "
+        "used; name a column under `columns` if it is one of ours, or put its text into one."
+    )
+
+
+def layout_hint(names: Collection[str]) -> str:
+    """What to write in a variant for a file with those columns; "" where nothing is known."""
+    turns = next((name for name in TURNS if name in names), None)
+    if turns:
+        return f"format: messages, columns: {{messages: {turns}}}"
+    instruction, output = (
+        next((name for name in (ours, *others) if name in names), None)
+        for ours, others in (("instruction", INSTRUCTIONS), ("output", OUTPUTS))
+    )
+    context = next((name for name in INPUTS if name in names), None)
+    if not instruction or not output:
+        return ""
+    mapping = {"instruction": instruction, "input": context, "output": output}
+    pairs = [f"{ours}: {theirs}" for ours, theirs in mapping.items() if theirs]
+    return f"format: alpaca, columns: {{{', '.join(pairs)}}}"
+
+
+def listed(names: Collection[str]) -> str:
+    """The names, as many and as much of each as fit into a sentence."""
+    shown = [name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…" for name in names]
+    more = f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else ""
+    return ", ".join(shown[:MOST_NAMES]) + more if shown else "none"
+
+
+def _guess(missing: str, ours: str, names: Sequence[str]) -> str | None:
+    others = {"instruction": INSTRUCTIONS, "output": OUTPUTS, "input": INPUTS, "messages": TURNS}
+    close = difflib.get_close_matches(missing, names, 1)
+    usual = [name for name in others.get(ours, ()) if name in names]
+    return next(iter([*close, *usual]), None)
+
+
+def _unknown(path: Path, name: str, ours: list[str], rename: dict[str, str]) -> str:
+    close = difflib.get_close_matches(name, ours, 1)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    if rename[name] in ours:
+        hint = f"; write it the other way round: columns: {{{rename[name]}: {name}}}."
+    return f"{path}: columns: {name} is none of our columns, which are {', '.join(ours)}{hint}"

@@ -1,0 +1,60 @@
+"""What counts as empty text, and text without the white space around it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# White space, control and format characters (zero-width space, soft hyphen, byte order mark, …),
+# and letters that are drawn as nothing: Hangul fillers, joiners, variation selectors, the empty
+# Braille cell.
+BLANK = (
+    r"\A[\pZ\p{Cc}\p{Cf}\x{034f}\x{115f}\x{1160}\x{17b4}\x{17b5}\x{180b}-\x{180d}\x{2800}"
+    r"\x{3164}\x{fe00}-\x{fe0f}\x{ffa0}]*\z"
+)
+# The bytes with which a letter of white space can begin and end in UTF-8.
+FIRST_OF_SPACE = np.zeros(256, np.bool_)
+FIRST_OF_SPACE[[*range(0x21), 0xC2, 0xE1, 0xE2, 0xE3]] = True
+LAST_OF_SPACE = np.zeros(256, np.bool_)
+LAST_OF_SPACE[[*range(0x21), *range(0x80, 0x8B), 0x9F, 0xA0, 0xA8, 0xA9, 0xAF]] = True
+
+
+def encodable(text: str) -> bool:
+    """Whether it is text: half of a surrogate pair, which JSON can escape, is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_blank(texts: pa.Array) -> pa.Array:
+    """True where a text has no letter that can be seen."""
+    return pc.match_substring_regex(texts, BLANK)
+
+
+def trimmed(texts: pa.Array) -> pa.Array:
+    """The texts without white space around them; most have none and are left as they are."""
+    padded = np.flatnonzero(_may_be_padded(texts))
+    if not len(padded):
+        return texts
+    mask = np.zeros(len(texts), np.bool_)
+    mask[padded] = True
+    return pc.replace_with_mask(
+        texts, pa.array(mask), pc.utf8_trim_whitespace(texts.take(pa.array(padded)))
+    )
+
+
+def _may_be_padded(texts: pa.Array) -> npt.NDArray[np.bool_]:
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, np.int32, len(texts) + 1, texts.offset * 4)
+    if data is None or ends[-1] == ends[0]:
+        return np.zeros(len(texts), np.bool_)
+    letters = np.frombuffer(data, np.uint8)
+    last = len(letters) - 1
+    first_bytes = letters[np.minimum(ends[:-1], last)]
+    last_bytes = letters[np.maximum(ends[1:] - 1, 0)]
+    mask: npt.NDArray[np.bool_] = FIRST_OF_SPACE[first_bytes] | LAST_OF_SPACE[last_bytes]
+    return mask

@@ -1,0 +1,168 @@
+"""Row files, checked row by row before anything is run, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+
+from chatpipe.config import Variant
+from chatpipe.data import FORMATS
+from chatpipe.data.columns import unused_warning
+from chatpipe.data.folders import left_out_warnings, row_files
+from chatpipe.data.formats import FLAGS_BETWEEN, NOT_TEXT
+from chatpipe.data.reading import READ_REASON, RowFile
+from chatpipe.data.writing import count_values, ordered
+from chatpipe.errors import ConfigError, DataError
+from chatpipe.sources import local_path
+
+SHOWN = 20  # bad rows that are named one by one; the rest is counted
+
+
+@dataclass
+class Checked:
+    """How many rows were read and cannot be used, and the first of these: (number, reason). What
+    is odd about rows that can be used is counted, and what is odd about the file is said."""
+
+    rows: int = 0
+    bad: int = 0
+    shown: list[tuple[int, str]] = field(default_factory=list)
+    flagged: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    not_text: list[str] = field(default_factory=list)
+
+    def faults(self, path: Path) -> list[str]:
+        """A sentence for every row that cannot be used, at most 20 and a count."""
+        lines = [f"{path}: row {number:,}: {reason}." for number, reason in self.shown]
+        if self.bad > len(self.shown):
+            more = self.bad - len(self.shown)
+            lines.append(f"{path}: {more:,} more of {self.rows:,} rows are bad.")
+        if self.not_text:
+            lines.append(f"{path}: {NOT_TEXT}: {', '.join(self.not_text)}.")
+        return lines
+
+    def notes(self, path: Path) -> list[str]:
+        """How many rows were read, and what is odd but no fault."""
+        flags = [f"{rows:,} rows: {flag}" for flag, rows in ordered(self.flagged).items()]
+        count = f"{path}: {self.rows:,} rows read" + "".join(f"; {flag}" for flag in flags)
+        return [f"{count}.", *self.warnings]
+
+
+def row_faults(path: Path, format_name: str, columns: dict[str, str]) -> list[str]:
+    """One sentence for every row of the file that cannot be used, at most 20 and a count."""
+    try:
+        checked = checked_rows(path, format_name, columns)
+    except DataError as error:
+        return [str(error)]
+    return checked.faults(path) if checked.rows else [f"{path}: has no rows."]
+
+
+def checked_rows(path: Path, format_name: str, columns: dict[str, str]) -> Checked:
+    """Every row, part by part; DataError where the file as a whole cannot be read."""
+    row_format = FORMATS[format_name]
+    file = RowFile(path, row_format, columns)
+    checked = Checked()
+    flagged = Counter[str]()
+    for part in file.parts():
+        rows = part()
+        normalized = row_format.normalize(rows.select(list(row_format.columns)))
+        reasons = pc.coalesce(rows[READ_REASON], normalized["reason"])
+        is_bad = pc.is_valid(reasons)
+        bad = np.flatnonzero(is_bad)
+        for place in bad[: SHOWN - len(checked.shown)]:
+            checked.shown.append((checked.rows + int(place) + 1, reasons[int(place)].as_py()))
+        checked.rows += rows.num_rows
+        checked.bad += len(bad)
+        flagged += count_values(normalized.filter(pc.invert(is_bad))["flag"])
+    file.check()
+    for flags, count in flagged.items():
+        checked.flagged.update(dict.fromkeys(flags.split(FLAGS_BETWEEN), count))
+    checked.warnings = list(file.warnings())
+    checked.not_text = file.not_text()
+    if unused := file.unused():
+        checked.warnings.append(unused_warning(str(path), unused))
+    return checked
+
+
+@dataclass
+class CheckedVariants:
+    """Lines about the rows that a run sets aside, and about what else is to be known."""
+
+    set_aside: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_rows(variants: Sequence[Variant]) -> CheckedVariants:
+    """The rows of the variants' local files: those that a run sets aside because they cannot be
+    read or used (it finds duplicates, too), how many were read, what is left out of them.
+    ConfigError for files that cannot be read, and for data sets of which nothing is left."""
+    result, faults = CheckedVariants(), []
+    for dataset in {d.model_dump_json(): d for v in variants for d in v.datasets}.values():
+        root = local_path(dataset.path or dataset.repo)
+        if root is None:
+            continue
+        key = f"datasets.{dataset.name}"
+        chosen = row_files(root, dataset.files, key)
+        result.notes += left_out_warnings(dataset.name, chosen.left_out)
+        rows = bad = 0
+        lines: list[str] = []
+        for path in chosen.files:
+            try:
+                checked = checked_rows(path, dataset.format, dataset.columns)
+            except DataError as error:
+                faults.append(str(error))
+                continue
+            rows, bad = rows + checked.rows, bad + checked.bad
+            lines += checked.faults(path)
+            result.notes += checked.notes(path)
+        result.set_aside += lines
+        if rows == bad and not faults:
+            faults += [*lines, f"{key}: none of {rows:,} rows can be used."]
+    if faults:
+        raise ConfigError(faults)
+    return result
+
+
+def unusable_rows(variants: Sequence[Variant]) -> list[str]:
+    """The lines about rows that a run sets aside; see `check_rows`."""
+    return check_rows(variants).set_aside
+
+
+def format_of(path: Path) -> str:
+    """The format whose required columns the file has and whose rows can be used; ConfigError says
+    what to write where there is none."""
+    if path.stat().st_size == 0:
+        raise ConfigError([f"{path}: the file is empty."])
+    fitting: list[str] = []
+    problems: list[str] = []
+    names: set[str] = set()
+    for name, row_format in FORMATS.items():
+        file = RowFile(path, row_format, {})
+        try:
+            for part in file.parts():
+                if pc.any(pc.is_null(part()[READ_REASON])).as_py():
+                    return name
+            file.check()
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            fitting.append(name)
+        names |= file.found()
+    if fitting:
+        return _with_columns_of(names, fitting)
+    raise ConfigError([_no_format(path, problems)])
+
+
+def _with_columns_of(names: set[str], fitting: list[str]) -> str:
+    """The format that the file's columns are of, though none of its rows is right."""
+    return max(fitting, key=lambda name: len(names & FORMATS[name].columns.keys()))
+
+
+def _no_format(path: Path, problems: list[str]) -> str:
+    """What to say of a file that has the columns of no format: the most telling of the problems."""
+    telling = [problem for problem in problems if " missing; " not in problem]
+    return next(iter([*telling, *problems]), f"{path}: has no rows.")
