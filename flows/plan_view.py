@@ -23,7 +23,9 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     """Everything that is known, in the order in which it happens."""
     console = console or Console()
     sets = " + ".join(dataset.name for dataset in plan.data.datasets)
-    lines: list[RenderableType] = [f"\n[bold]{plan.variant}[/]: {plan.base_model} on {sets}"]
+    lines: list[RenderableType] = [
+        f"\n[bold]{plan.variant}[/]: {escape(plan.base_model)} on {sets}"
+    ]
     lines += _rows(plan)
     if plan.tokens:
         lines += token_lines(plan.tokens, console.width)
@@ -119,7 +121,7 @@ def _steps(steps: tuple[Step, ...]) -> Table:
     table = _table("Kind", "Of", "State", "Size")
     for step in steps:
         size = in_bytes(step.bytes) if step.bytes is not None else ""
-        table.add_row(step.kind, step.what, STATES[step.state], size)
+        table.add_row(step.kind, escape(step.what), STATES[step.state], size)
     return table
 
 

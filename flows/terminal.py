@@ -8,11 +8,14 @@ from collections.abc import Iterator
 
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from chatpipe.errors import ChatpipeError
 from chatpipe.report import Report, headline_rows, transfer_rows
+from chatpipe.report.comparability import statements
 from chatpipe.report.findings import summary
+from chatpipe.visible_text import visible
 
 # What Prefect says of every task and of the server that it starts for itself.
 ORDINARY = (
@@ -32,7 +35,7 @@ HEADLINE = (
 
 
 def print_report(report: Report) -> None:
-    """The finding in a sentence, the headline and the transfer matrix."""
+    """The headline, the transfer matrix, the finding, and what to know before comparing."""
     console = Console()
     console.print()
     for title, rows in (
@@ -41,9 +44,8 @@ def print_report(report: Report) -> None:
     ):
         if rows:
             console.print(_table(title, rows))
-    console.print(summary(report))
-    for line in _set_aside(report):
-        console.print(line, highlight=False)
+    for line in (summary(report), *statements(report), *_set_aside(report)):
+        console.print(visible(line), highlight=False, markup=False)
 
 
 def _set_aside(report: Report) -> Iterator[str]:
@@ -60,9 +62,10 @@ def _chosen(row: dict[str, str]) -> dict[str, str]:
 
 
 def _table(title: str, rows: list[dict[str, str]]) -> Table:
-    table = Table(*rows[0], title=title, title_justify="left")
+    headers = [Column(Text(visible(header))) for header in rows[0]]
+    table = Table(*headers, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*(Text(visible(cell)) for cell in row.values()))
     return table
 
 

@@ -31,12 +31,17 @@ from chatpipe.report import (
     json_schema,
     render_html,
     render_markdown,
+    tables,
     transfer_rows,
 )
+from chatpipe.report.comparability import statements
 from chatpipe.report.findings import summary
 from chatpipe.report.formatting import MINUS
 
-HOSTILE = '<script>alert("x")</script> | a pipe, `code`\n</p><img src=https://evil.example/x.png>'
+HOSTILE = (
+    '<script>alert("x")</script> | a pipe, `code`\n</p><img src=https://evil.example/x.png>'
+    " [link](https://evil.example) \x1b[31mred\x1b[0m \u202egnp.exe\u202c zero\u200bwidth \x00"
+)
 BASE = "SmolLM2-135M"
 UNION = "sample-alpaca + sample-dialog"
 SETS = {
@@ -165,6 +170,38 @@ def test_a_figure_over_rows_seen_in_training_carries_its_mark_wherever_it_is_sho
     assert note in render_markdown(report)
 
 
+def test_framed_are_the_held_out_rows_of_data_that_the_model_was_trained_on() -> None:
+    """smol-alpaca and smol-dialog on their own data, smol-merge on both parts and their union."""
+    page = render_html(example())
+    assert page.count('<rect class="own"') == 1 + 1 + 3
+    assert "framed: held-out rows of data it was trained on" in page
+
+
+def test_rows_left_out_carry_their_mark_and_a_footnote() -> None:
+    report = example()
+    change = {"rows": 37, "left_out": 3}
+    cells = [
+        cell.model_copy(update=change)
+        if (cell.model, cell.heldout) == ("smol-alpaca", "sample-dialog")
+        else cell
+        for cell in report.scores
+    ]
+    differences = [
+        diff.model_copy(update=change) if diff.heldout == "sample-dialog" else diff
+        for diff in report.differences
+    ]
+    made = example(scores=cells, differences=differences)
+    row = {row["Model"]: row for row in transfer_rows(made)}["smol-alpaca"]
+    assert row["sample-dialog"] == "33.02 ‡3 [29.72, 36.32]"
+    page, text = render_html(made), render_markdown(made)
+    assert "‡3" in charts.heatmap(made)
+    for rendering in (page, text):
+        assert "smol-alpaca on sample-dialog: 3 of 40 rows left out" in rendering
+        assert "On sample-dialog, not all models were scored on the same rows" in rendering
+    assert {value for _, value in _Page(page).loads} >= {"#left-out"}
+    assert "‡" not in render_html(example()) + render_markdown(example())
+
+
 def test_without_seen_rows_there_is_no_mark_and_no_footnote() -> None:
     cells = [cell.model_copy(update={"seen_in_training": 0}) for cell in example().scores]
     assert "†" not in render_html(example(scores=cells)) + render_markdown(example(scores=cells))
@@ -190,6 +227,33 @@ def test_what_a_model_wrote_is_shown_as_text_and_never_run(render: Any) -> None:
     assert "<script" not in text
     assert "<img" not in text
     assert "&lt;script&gt;alert(" in text
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_characters_that_hide_or_turn_text_are_written_out(render: Any) -> None:
+    text = render(example())
+    hidden = "\x1b\x00\u202e\u202c\u200b"
+    assert not set(hidden) & set(text)
+    plain = text.replace("\\\\", "\\")  # Markdown escapes a backslash
+    assert all(escape in plain for escape in (r"\x1b", r"\x00", r"\u202e", r"\u200b"))
+
+
+def test_a_link_in_an_answer_is_text_in_markdown() -> None:
+    assert r"\[link\](https" in render_markdown(example())
+
+
+def test_text_from_right_to_left_and_its_joiners_stay_as_they_are() -> None:
+    persian = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    answer = example().answers[0].model_copy(update={"text": persian})
+    for render in (render_html, render_markdown):
+        assert persian in render(example(answers=[answer]))
+
+
+def test_a_very_long_answer_scrolls_and_is_whole() -> None:
+    answer = example().answers[0].model_copy(update={"text": "word " * 50_000})
+    page = render_html(example(answers=[answer]))
+    assert page.count("word ") >= 49_999
+    assert re.search(r"\.answer \.text {[^}]*max-height[^}]*overflow-y: auto", page)
 
 
 def test_a_hostile_name_cannot_break_out_of_a_chart() -> None:
@@ -235,6 +299,106 @@ def test_a_row_account_names_each_reason_with_its_number() -> None:
     row = account_rows(example())[0]
     assert row["Dropped"] == "empty output 6, duplicate 2"
     assert row["Kept but flagged"] == "noinput marker 4"
+
+
+def test_the_first_lines_say_how_long_each_variant_was_trained() -> None:
+    def sentence(*values: dict[str, Any]) -> str:
+        models = [
+            model.model_copy(update=value)
+            for model, value in zip(example().variants, values, strict=True)
+        ]
+        return statements(example(models=[*example().bases, *models]))[0]
+
+    alike = {"epochs": 1.0, "optimizer_steps": 43, "scored_tokens": 9_000}
+    assert sentence(alike, alike, alike) == (
+        "All variants were trained with the same epochs (1), optimizer steps (43) and scored "
+        "tokens (9,000)."
+    )
+    twice = alike | {"epochs": 1.95}
+    assert sentence(alike, twice, alike) == (
+        "All variants were trained with the same optimizer steps (43) and scored tokens (9,000), "
+        "but not with the same epochs (smol-alpaca 1, smol-dialog 1.95, smol-merge 1)."
+    )
+    other = {"epochs": 2.0, "optimizer_steps": 86, "scored_tokens": 18_000}
+    assert sentence(alike, other, alike).startswith("The variants were not trained with the same")
+    for render in (render_html, render_markdown):
+        assert "All variants were trained with the same optimizer steps (96)" in render(example())
+
+
+def test_settings_that_make_figures_of_variants_unlike_are_named() -> None:
+    settings = {
+        name: values | {"prompt_template.name": name, "prompt_template.with_input": name}
+        for name, values in example().settings.items()
+    }
+    found = statements(example(settings=settings))
+    assert "Settings that differ between variants: " in found[1] and "prompt_template" in found[1]
+    assert found[2].startswith("Variants with another prompt_template compare with their own base")
+
+
+def test_fewer_than_thirty_rows_are_said_in_the_first_lines_and_at_each_figure() -> None:
+    few = [cell.model_copy(update={"rows": 12}) for cell in example().scores]
+    sets = [heldout.model_copy(update={"rows": 12}) for heldout in example().heldout]
+    made = example(scores=few, heldout=sets)
+    for text in (render_html(made), render_markdown(made)):
+        assert "Fewer than 30 held-out rows (sample-alpaca 12, sample-dialog 12, " in text
+    assert transfer_rows(made)[0]["sample-alpaca"] == "9.412 (12 rows) [8.471, 10.35]"
+    assert "Fewer than 30" not in render_html(example())
+    one = [cell.model_copy(update={"rows": 3}) for cell in example().scores[:1]]
+    assert f"({BASE} on sample-alpaca 3)" in render_html(example(scores=one))
+
+
+def test_what_differs_between_models_is_shown_for_each() -> None:
+    report = example()
+    changes: list[dict[str, Any]] = [
+        {"versions": {"torch": "2.8.0", "peft": "0.17"}, "device": "a GPU"},
+        {"versions": {"torch": "2.9.1", "peft": "0.17"}, "generation": {"temperature": 0.7}},
+        {"versions": {"torch": "2.8.0", "peft": "0.17"}, "generation": {"temperature": 0.0}},
+    ]
+    models = [m.model_copy(update=c) for m, c in zip(report.variants, changes, strict=True)]
+    made = example(models=[*report.bases, *models])
+    assert tables.version_rows(made) == [
+        {
+            "Library": "torch",
+            "smol-alpaca": "2.8.0",
+            "smol-dialog": "2.9.1",
+            "smol-merge": "2.8.0",
+        }
+    ]
+    [row] = tables.generation_rows(made)
+    assert row == {"Setting": "temperature", "smol-dialog": "0.7", "smol-merge": "0"}
+    assert [row["Trained on"] for row in tables.device_rows(made)][1] == "a GPU"
+    for text in (render_html(made), render_markdown(made)):
+        assert "2.9.1" in text and "a GPU" in text and "0.7" in text
+    assert tables.version_rows(report) == tables.generation_rows(report) == []
+
+
+def test_two_texts_under_one_prompt_id_are_two_questions() -> None:
+    first, second = (
+        answer.model_copy(update={"model": model, "instruction": instruction})
+        for answer, model, instruction in zip(
+            example().answers[:2], ("smol-alpaca", "smol-dialog"), ("One?", "Two?"), strict=True
+        )
+    )
+    report = example(answers=[first, second])
+    assert [[answer.instruction for answer in group] for group in report.panel()] == [
+        ["One?"],
+        ["Two?"],
+    ]
+
+
+def test_a_report_of_an_earlier_edition_is_read_and_shown() -> None:
+    plain = json.loads(example().model_dump_json())
+    for part, added in (
+        ("models", ("epochs", "scored_tokens", "versions", "measured_on", "generation")),
+        ("scores", ("left_out",)),
+        ("differences", ("rows", "left_out")),
+    ):
+        for item in plain[part]:
+            for name in added:
+                del item[name]
+    report = Report.model_validate_json(json.dumps(plain))
+    assert report == example()
+    assert "2.8.0" in render_html(report)
 
 
 _NOTHING: dict[str, Any] = {"scores": [], "differences": [], "answers": [], "settings": {}}

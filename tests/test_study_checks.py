@@ -143,3 +143,15 @@ def test_many_differences_are_said_by_the_name_of_a_variant():
         "generation": {"temperature": 1, "seed": 3},
     }
     assert names(on("a", "x/llama"), on("b", "x/llama", **other))[1] == "llama (as for b)"
+
+
+@pytest.mark.usefixtures("chatpipe_home")
+def test_the_demo_compares_data_after_the_same_number_of_steps():
+    from chatpipe.finetuning import optimizer_steps
+    from chatpipe.loading import load_study, study_variants
+    from chatpipe.planned_steps import data_of
+
+    variants = study_variants(load_study("demo"))
+    rows = [data_of(variant)[0].train_rows for variant in variants]
+    steps = {optimizer_steps(v.training, r) for v, r in zip(variants, rows, strict=True)}
+    assert steps == {43} and {v.training.global_batch_size for v in variants} == {8}

@@ -104,6 +104,7 @@ def test_a_union_counts_a_row_of_two_sets_once_for_model_and_base():
     by_set = {difference.heldout: difference for difference in made.differences}
     everything = rows["b"] | rows["a"]
     expected = paired_by_hand(shifted(everything, 0.9), everything)
+    assert {cell.heldout for cell in made.scores if cell.own} == {"a", "b", "a + b"}
     union = by_set["a + b"]
     assert (union.value, union.low, union.high) == pytest.approx(expected)
     assert (union.rows, by_set["b"].rows, by_set["b"].left_out) == (60, 29, 1)

@@ -1,10 +1,24 @@
 """What a command says of a report."""
 
+from chatpipe.report import Report
 from flows.terminal import print_report
-from tests.test_report import example
+from tests.test_report import BASE, example
 
 
 def test_it_tells_of_rows_that_were_set_aside(capsys):
     print_report(example())
     told = [line for line in capsys.readouterr().out.splitlines() if "set aside" in line]
     assert told == ["sample-alpaca: 8 of 400 rows set aside: 2 duplicate, 6 empty output"]
+
+
+def test_names_are_text_whatever_they_hold(capsys):
+    plain = example().model_dump_json().replace(BASE, "[red]b[/]\\u001b[31m")
+    print_report(Report.model_validate_json(plain))
+    told = capsys.readouterr().out
+    assert "[red]b[/]" in told and "\x1b" not in told
+
+
+def test_it_says_how_long_each_variant_was_trained(capsys):
+    print_report(example())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "All variants were trained with the same optimizer steps (96)." in told

@@ -8,6 +8,3 @@ METRICS: dict[str, Metric] = {
     "perplexity": Metric(perplexity, "response"),
     "perplexity_paper": Metric(paper_perplexity, "all"),
 }
-
-# Below so many held-out rows, a bootstrap interval over them is too narrow to be relied on.
-FEW_ROWS = 30

@@ -70,7 +70,7 @@ def _cell(report: Report, box: draw.Box, cell: ScoreCell | None) -> str:
     kind = "better" if shade < 0 else "worse"
     colour = draw.rect(box, kind, f' fill-opacity="{abs(shade):.2f}"')
     frame = draw.rect(box, "own" if cell.own else "frame")
-    value = f"{show.perplexity(cell.value)}{show.seen_mark(cell)}"
+    value = f"{show.perplexity(cell.value)}{show.marks(cell)}"
     times = "" if ratio is None else f"{ratio:.2f}{TIMES}base"
     under = "base" if _model(report, cell).is_base else times
     words = draw.text(middle, box.y + 25, value, "value") + draw.text(

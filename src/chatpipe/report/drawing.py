@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from chatpipe.visible_text import visible
+
 CHAR = 9.2  # width of one character at the charts' 13 px, on the wide side
 DASHES = ("", "8 4", "3 3", "10 3 3 3")
 COLOURS = 6  # classes s0 … s5 in the page's style
@@ -109,7 +111,7 @@ def _stroke(index: int) -> str:
 def svg(key: str, size: tuple[float, float], words: tuple[str, str], body: Sequence[str]) -> str:
     """The whole chart; words: its title and description, for who cannot see it."""
     width, height = math.ceil(size[0]), math.ceil(size[1])
-    title, description = map(escape, words)
+    title, description = (escape(visible(part)) for part in words)
     return (
         f'<svg class="chart" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-labelledby="{key}-title {key}-desc">'
@@ -120,7 +122,7 @@ def svg(key: str, size: tuple[float, float], words: tuple[str, str], body: Seque
 
 def text(x: float, y: float, words: str, kind: str, more: str = "") -> str:
     """Words at a place, escaped; kind: their class in the page's style."""
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}"{more}>{escape(words)}</text>'
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}"{more}>{escape(visible(words))}</text>'
 
 
 def line(start: tuple[float, float], end: tuple[float, float], kind: str) -> str:

@@ -31,6 +31,11 @@ SEEN = (
     "so the figure may be better than on rows it never saw."
 )
 
+LEFT_OUT = (
+    "‡ n rows of the set are not in the figure, because they are longer than evaluation.max_length "
+    "for the model, or (in a difference) for one of the two."
+)
+
 
 def summary(report: Report) -> str:
     """One sentence on the variants' own data, then on data they were not trained on."""

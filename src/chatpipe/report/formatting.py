@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from chatpipe.report.schema import Difference, JsonScalar, ScoreCell
+from chatpipe.report.schema import FEW_ROWS, Difference, JsonScalar, ScoreCell
 
 MISSING = "—"
 SEEN = "†"
@@ -27,7 +27,8 @@ def score(cell: ScoreCell | None) -> str:
     """A figure, †n where n rows were seen in training, ‡n where n were left out, its interval."""
     if cell is None:
         return MISSING
-    return f"{perplexity(cell.value)}{marks(cell)}{interval(cell.low, cell.high)}"
+    rows = few_rows(cell.rows)
+    return f"{perplexity(cell.value)}{marks(cell)}{rows}{interval(cell.low, cell.high)}"
 
 
 def seen_mark(cell: ScoreCell | None) -> str:
@@ -38,6 +39,11 @@ def seen_mark(cell: ScoreCell | None) -> str:
 def left_out_mark(rows: int) -> str:
     """‡n where n rows were left out, else nothing."""
     return f" {LEFT_OUT}{rows:,}" if rows else ""
+
+
+def few_rows(rows: int | None) -> str:
+    """The number of rows where it is so small that it has to be seen, else nothing."""
+    return f" ({rows} row{'' if rows == 1 else 's'})" if rows and rows < FEW_ROWS else ""
 
 
 def marks(cell: ScoreCell | None) -> str:
@@ -54,6 +60,7 @@ def difference(diff: Difference | None, cell: ScoreCell | None = None) -> str:
     if diff is None:
         return MISSING
     text = f"{signed(diff.value)}{seen_mark(cell)}{left_out_mark(diff.left_out)}"
+    text += few_rows(diff.rows)
     if diff.low is None or diff.high is None:
         return text
     return f"{text} [{signed(diff.low)}, {signed(diff.high)}]"

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from chatpipe.report import charts, findings, formatting, tables
+from chatpipe.report import charts, comparability, findings, formatting, tables
 from chatpipe.report.schema import Report
+from chatpipe.visible_text import visible
 
 NUMBER = re.compile(
     rf"[+{formatting.MINUS}]?(\d[\d,]*(\.\d+)?|∞|{formatting.MISSING})"
-    r"( ?[\[†].*| (s|min|h|GiB)\b.*)?$"
+    r"( ?[\[†‡(].*| (s|min|h|GiB)\b.*)?$"
+)
+MARKS = (
+    (formatting.SEEN, "seen", "rows seen in training"),
+    (formatting.LEFT_OUT, "left-out", "rows left out for their length"),
 )
 
 
@@ -24,6 +30,7 @@ def render_html(report: Report) -> str:
         .render(
             report=report,
             findings=findings,
+            statements=comparability.statements(report),
             tables=tables,
             heatmap=Markup(charts.heatmap(report)),  # charts escape their own text
             loss_curves=Markup(charts.loss_curves(report)),
@@ -36,6 +43,7 @@ def environment() -> Environment:
     made = Environment(
         loader=PackageLoader("chatpipe.report", "."),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -49,10 +57,17 @@ def environment() -> Environment:
     return made
 
 
+def _shown(value: Any) -> Any:
+    """Whatever the template prints; what is markup already was made of visible text."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _marked(cell: str) -> Markup:
-    """A cell with its †n as a link to the footnote and its interval on a line of its own."""
-    link = r'<a class="seen" href="#seen" title="rows seen in training">†\1</a>'
-    text = re.sub(r"†([\d,]+)", link, str(escape(cell)))
+    """A cell with †n and ‡n as links to their footnotes and its interval on a line of its own."""
+    text = str(escape(visible(cell)))
+    for mark, target, title in MARKS:
+        link = rf'<a class="seen" href="#{target}" title="{title}">{mark}\1</a>'
+        text = re.sub(rf"{mark}([\d,]+)", link, text)
     return Markup(re.sub(r" (\[[^]]*\])$", r' <span class="interval">\1</span>', text))
 
 

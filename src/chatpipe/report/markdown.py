@@ -6,8 +6,9 @@ import html
 import re
 from collections.abc import Iterator, Sequence
 
-from chatpipe.report import findings, formatting, tables
+from chatpipe.report import comparability, findings, formatting, tables
 from chatpipe.report.schema import Answer, Report
+from chatpipe.visible_text import visible
 
 
 def render_markdown(report: Report) -> str:
@@ -15,6 +16,7 @@ def render_markdown(report: Report) -> str:
     parts = [
         f"# {escape(report.study)}",
         escape(findings.summary(report)),
+        *map(escape, comparability.statements(report)),
         f"{escape(formatting.moment(report.created))} · {escape(report.device)}",
         *_figures(report),
         *_panel(report),
@@ -37,7 +39,8 @@ def markdown_table(rows: Sequence[tables.Row]) -> str:
 
 def escape(text: str) -> str:
     """Text that Markdown and the HTML inside it show as it is, on one line."""
-    plain = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text.strip(), quote=False))
+    plain = html.escape(visible(text.strip()), quote=False)
+    plain = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", plain)
     return "<br>".join(plain.splitlines())
 
 
@@ -51,6 +54,9 @@ def _figures(report: Report) -> Iterator[str]:
     if report.seen():
         yield escape(findings.SEEN)
         yield "\n".join(f"- {escape(note)}" for note in tables.seen_notes(report))
+    if notes := tables.left_out_notes(report):
+        yield escape(findings.LEFT_OUT)
+        yield "\n".join(f"- {escape(note)}" for note in notes)
     yield from _section("Training", tables.training_rows(report))
 
 
@@ -78,8 +84,11 @@ def _origins(report: Report) -> Iterator[str]:
     yield from _section("Row accounts", tables.account_rows(report))
     yield from (escape(note) for note in report.notes)
     yield from _section("Settings that differ", tables.setting_rows(report))
+    yield from _section("Generation that differs", tables.generation_rows(report))
     yield from _section("Generation", tables.value_rows("Setting", report.generation))
     yield from _section("The paper's figures", tables.paper_rows(report), findings.PAPER)
+    yield from _section("Devices", tables.device_rows(report))
+    yield from _section("Versions that differ", tables.version_rows(report))
     yield from _section("Versions", tables.value_rows("Library", report.versions))
 
 

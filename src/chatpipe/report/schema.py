@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 JsonScalar = str | int | float | bool | None
 Metric = Literal["perplexity", "perplexity_paper"]
+FEW_ROWS = 30  # with fewer, a bootstrap interval over rows is too narrow to be relied on
 
 
 class Contract(BaseModel):

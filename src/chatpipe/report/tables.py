@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import Answer, JsonScalar, Model, Report, RowAccountRow
 
@@ -78,6 +80,51 @@ def setting_rows(report: Report) -> list[Row]:
 def value_rows(header: str, values: dict[str, JsonScalar] | dict[str, str]) -> list[Row]:
     """Any flat mapping as a table of two columns."""
     return [{header: key, "Value": show.setting(value)} for key, value in values.items()]
+
+
+def differing_rows(header: str, values: Mapping[str, Mapping[str, JsonScalar]]) -> list[Row]:
+    """The keys of which the models (columns) do not all have the same value."""
+    keys = dict.fromkeys(key for mapping in values.values() for key in mapping)
+    return [
+        {header: key} | {name: show.setting(of.get(key)) for name, of in values.items()}
+        for key in keys
+        if len({repr(of.get(key)) for of in values.values()}) > 1
+    ]
+
+
+def generation_rows(report: Report) -> list[Row]:
+    """How models were asked, where not all were asked alike."""
+    return differing_rows("Setting", {m.name: m.generation for m in report.models if m.generation})
+
+
+def version_rows(report: Report) -> list[Row]:
+    """With which libraries the variants were trained, where not all were trained with the same."""
+    return differing_rows("Library", {m.name: m.versions for m in report.variants if m.versions})
+
+
+def device_rows(report: Report) -> list[Row]:
+    """Where each model was trained and asked, where that was not the same device for all."""
+    used = {device for m in report.models for device in (m.device, m.measured_on) if device}
+    if len(used) < 2:
+        return []
+    return [
+        {
+            "Model": model.name,
+            "Trained on": model.device or show.MISSING,
+            "Asked on": model.measured_on or show.MISSING,
+        }
+        for model in report.models
+    ]
+
+
+def left_out_notes(report: Report) -> list[str]:
+    """One note for every model and set with rows that are too long to be scored."""
+    return [
+        f"{cell.model} on {cell.heldout}: {cell.left_out:,} of {cell.left_out + cell.rows:,} rows "
+        "left out"
+        for cell in report.scores
+        if cell.left_out and cell.metric == "perplexity"
+    ]
 
 
 def paper_rows(report: Report) -> list[Row]:
