@@ -38,7 +38,9 @@ Tracker = Literal["none", "tensorboard", "mlflow", "wandb", "trackio"]
 class Section(BaseModel):
     """Base of every part: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class BaseModelRef(Section):
