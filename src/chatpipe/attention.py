@@ -76,6 +76,8 @@ def _attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
     layout["attended"].layers += 1
     asked = _asked(kwargs)
+    if query.is_meta:  # nobody wants the values, only what the model asks for
+        return query.new_empty(*query.shape[:3], value.shape[3]).transpose(1, 2), None
     key, value = key.to(query.dtype), value.to(query.dtype)
     if layout["places"] is not None:
         key, value = (_of_each(part, layout["places"]) for part in (key, value))

@@ -8,6 +8,8 @@ from threading import Event, Thread
 from typing import Any
 
 from chatpipe.config import Generation, PromptTemplate, Quantization
+from chatpipe.errors import ModelError
+from chatpipe.positions import position_fault, positions_of
 from chatpipe.prompts import segments
 from chatpipe.tokenization import Encoder
 
@@ -22,6 +24,7 @@ class Conversation:
 
         tokenizer = modeling.load_tokenizer(base)
         self.model = modeling.load_model(base, adapter, quantization)
+        self.positions = positions_of(self.model.config)
         self.encoder = Encoder(tokenizer, template, "all", 1 << 20)
         self.ids: list[int] = []
 
@@ -37,6 +40,18 @@ class Conversation:
         tokenizer = self.encoder.tokenizer
         turn = self.encoder.prompt_ids([segments(self.encoder.template, text, input_text)])[0]
         prompt = self.ids + turn
+        fault = position_fault(
+            self.positions,
+            len(prompt) + generation.max_new_tokens,
+            "the text with generation.max_new_tokens"
+            if not self.ids
+            else "the conversation so far with generation.max_new_tokens",
+            "shorten it or lower max_new_tokens"
+            if not self.ids
+            else "start another one or lower max_new_tokens",
+        )
+        if fault:
+            raise ModelError(fault)
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         stopped = Event()
 

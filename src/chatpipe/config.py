@@ -151,6 +151,9 @@ class Lora(Section):
             raise ValueError(
                 "names no layer; write all-linear, or names of the base's linear layers"
             )
+        repeated = sorted({name for name in value if list(value).count(name) > 1})
+        if repeated and not isinstance(value, str):
+            raise ValueError(f"names {', '.join(repeated)} more than once")
         return value
 
 

@@ -16,7 +16,9 @@ from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.checkpoints import Checkpoint, newest_checkpoint
 from chatpipe.config import Lora, PromptTemplate, Quantization, Training, Variant
 from chatpipe.errors import ConfigError, DataError, TrainingError
+from chatpipe.lora_targets import target_faults
 from chatpipe.model_card import base_name, write_model_card
+from chatpipe.positions import check_positions
 from chatpipe.tokenization import Encoder, Tokenized, TokenizedRow
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     set_seed(training.seed)
     tokenizer = modeling.load_tokenizer(request.base.path)
     rows = encode_training_rows(request, tokenizer)
+    longest = max(len(row.input_ids) for row in rows.rows)
+    check_positions(request.base.path, longest, "the longest row", "lower training.max_length")
     shared = _is_shared(request, rows)
     model = _shared_model(request) if shared else _whole_model(request)
     checkpoint = _agreed_checkpoint(work)
@@ -170,6 +174,9 @@ def with_adapter(model: Any, lora: Lora) -> Any:
 
     from chatpipe.dropout import draw_dropped_places
 
+    faults = target_faults(model, lora)
+    if faults:
+        raise ConfigError(faults)
     try:
         adapted = get_peft_model(model, lora_config(lora))
     except ValueError as error:  # peft names the modules that it did not find
@@ -220,7 +227,8 @@ def _trainer(
         max_steps=steps,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule,
-        warmup_steps=math.ceil(training.warmup_ratio * steps),
+        # The first of them has a rate of zero: a training of one step would change nothing.
+        warmup_steps=min(math.ceil(training.warmup_ratio * steps), steps - 1),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         fp16=half is torch.float16,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from chatpipe.artifacts import Artifact, Request
 from chatpipe.completion import Completion, complete
 from chatpipe.config import Generation, Prompt, PromptTemplate, Quantization, Variant
+from chatpipe.positions import check_positions
 from chatpipe.prompts import raw_prompt, segments
 from chatpipe.text_encoding import PromptText
 from chatpipe.tokenization import Encoder
@@ -97,6 +98,13 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
     tokenizer = modeling.load_tokenizer(base.path)
     encoder = Encoder(tokenizer, asks[0].prompt_template, "all", 1 << 20)
     questions = [(ask, text) for ask in asks for *_, text in ask.questions()]
+    longest = max(map(len, encoder.prompt_ids([text for _, text in questions])))
+    check_positions(
+        base.path,
+        longest + generation.max_new_tokens,
+        "the longest prompt of the panel with generation.max_new_tokens",
+        "shorten it or lower max_new_tokens",
+    )
     through = [ask.adapter.key if ask.adapter else None for ask, _ in questions]
     adapters = [ask.adapter.path for ask in asks if ask.adapter]
     with modeling.lent_model(base.path, adapters, quantization) as model:

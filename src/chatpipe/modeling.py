@@ -16,8 +16,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from chatpipe.allocator import expect_large_blocks
+from chatpipe.base_checks import (
+    base_config,
+    check_base,
+    check_tokenizer,
+    first_line,
+    report_faults,
+)
+from chatpipe.base_files import json_faults
 from chatpipe.config import Quantization
 from chatpipe.dequantizing import dequantize_if_it_fits, is_quantized
+from chatpipe.errors import ModelError
 from chatpipe.unused_gpu import warn_of_unused_gpu
 
 LOG = logging.getLogger(__name__)
@@ -94,15 +103,31 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The model's tokenizer; ValueError where it has no EOS, which a response must end with."""
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"{path}: the tokenizer has no EOS token, so a model would never stop.")
+    """The model's tokenizer; ModelError where it cannot be loaded, has no EOS, which a response
+    must end with, or does not belong to the weights."""
+    faults = json_faults(path)
+    if faults:
+        raise ModelError(" ".join(faults))
+    config = base_config(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # a tokenizer's own class may raise anything
+        raise ModelError(f"the tokenizer cannot be loaded: {first_line(error)}") from error
+    check_tokenizer(tokenizer, config)
     return tokenizer
 
 
 def load_base(path: Path, quantization: Quantization, place: torch.device | None = None) -> Any:
-    """The base model in NF4 (or in full precision), frozen, on this process's device, or there."""
+    """The base model in NF4 (or in full precision), frozen, on this process's device, or there.
+
+    ModelError where its weights are not those that its configuration asks for.
+    """
+    check_base(path)
+    if (path / "adapter_config.json").exists():
+        raise ModelError(
+            f"{path}: an adapter lies in the base's directory, which transformers would apply; "
+            "move it elsewhere."
+        )
     dtype = compute_dtype(quantization)
     config = (
         BitsAndBytesConfig(
@@ -114,13 +139,18 @@ def load_base(path: Path, quantization: Quantization, place: torch.device | None
         if quantization.method == "nf4"
         else None
     )
-    model = AutoModelForCausalLM.from_pretrained(
+    model, report = AutoModelForCausalLM.from_pretrained(
         path,
         quantization_config=config,
         dtype=dtype,
         device_map={"": place or device()},
         use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
     )
+    faults = report_faults(report)
+    if faults:
+        raise ModelError("the base model cannot be used: " + " ".join(faults))
     # A base may bring a repetition penalty or a number of beams of its own, which `generate` would
     # take where nothing is said of it: all models are asked in the same way.
     model.generation_config = GenerationConfig()

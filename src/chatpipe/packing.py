@@ -12,6 +12,7 @@ examples: such models are refused.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate.utils import send_to_device
 from transformers import DynamicCache
 
 from chatpipe.attention import ATTENTION, Attended, Layout
@@ -28,6 +30,7 @@ from chatpipe.cross_entropy import token_nats
 from chatpipe.errors import ModelError
 from chatpipe.tokenization import IGNORED, TokenizedRow
 
+LOG = logging.getLogger(__name__)
 LAYERS = {"full_attention", "sliding_attention"}
 
 WORTH_SHARING = 1 / 8  # of a row's tokens
@@ -239,6 +242,21 @@ def check_packable(model: Any) -> None:
     else:
         return
     raise ModelError(f"{type(model).__name__}: rows cannot be packed: {reason}.")
+
+
+def check_packs(model: Any) -> None:
+    """As check_packable, and by a pass of the model, which is on the meta device: ModelError where
+    its layers ask for what packed rows are not given."""
+    check_packable(model)
+    rows = [TokenizedRow([0, 1, last], [0, 1, last], number) for number, last in enumerate((0, 1))]
+    packed = send_to_device(pack(rows), torch.device("meta"))
+    try:
+        with torch.no_grad(), packed_attention(model):
+            packed_logits(model, packed)
+    except ModelError:
+        raise
+    except Exception as error:  # a model that looks at values, which are not there
+        LOG.debug("not tried without weights: %s", error)
 
 
 def _unwrapped(model: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.artifacts import Artifact, Request, home
+from chatpipe.base_checks import base_faults
 from chatpipe.config import Variant
 from chatpipe.errors import ChatpipeError, ConfigError, ModelError
 from chatpipe.estimates import (
@@ -26,6 +27,7 @@ from chatpipe.finetuning import Finetune, optimizer_steps
 from chatpipe.fitting import fit, largest_pack, this_device
 from chatpipe.lengths import Tokens, account_tokens
 from chatpipe.memory import Batch, Device, MemoryEstimate, base_bytes
+from chatpipe.planned_lengths import length_faults, panel_faults
 from chatpipe.planned_steps import Data, Step, base_step, data_of, measuring_steps, state_of
 from chatpipe.shapes import Shapes, shapes_of
 from chatpipe.sources import FetchModel
@@ -112,11 +114,14 @@ class _Planner:
         upstream = self._upstream()
         shapes = self._shapes(upstream)
         finetune = self._finetune(upstream, data)
-        tokens = self._tokens(finetune, upstream)
+        tokenizer = self._tokenizer(upstream)
+        tokens = self._tokens(finetune, tokenizer)
         steps = optimizer_steps(self.variant.training, tokens.rows if tokens else data.train_rows)
         adapter_step, adapter = state_of(finetune, self.variant.name)
         if shapes:
             self._check_positions(tokens, shapes)
+        if tokenizer is not None:
+            self._check_lengths(tokenizer, data, shapes)
         memory = self._memory(shapes, tokens, adapter)
         disk = self._disk(upstream, data, None if adapter else shapes, steps)
         base = upstream.artifact
@@ -150,13 +155,22 @@ class _Planner:
             return Upstream()
         if found.unknown:
             self.notes.append(found.unknown)
-        return found
+        left_out = found.artifact and found.artifact.details().get("adapter_files_left_out")
+        if left_out:
+            self.notes.append(
+                f"an adapter lies in the base's directory ({', '.join(left_out)}); it is not used."
+            )
+        faults = base_faults(found.directory) if found.directory else []
+        self.faults += [f"base_model: {self.variant.base_model.repo}: {fault}" for fault in faults]
+        return found.model_copy(update={"directory": None}) if faults else found
 
     def _shapes(self, upstream: Upstream) -> Shapes | None:
         if upstream.directory is None:
             return None
         try:
-            return shapes_of(upstream.directory, self.variant.lora)
+            shapes = shapes_of(upstream.directory, self.variant.lora)
+            self._say_what_is_quantized(shapes)
+            return shapes
         except ConfigError as error:
             self.faults += error.faults
         except (ModelError, ValueError) as error:
@@ -164,6 +178,16 @@ class _Planner:
         except AttributeError as error:  # an architecture that names its sizes in its own way
             self.notes.append(f"memory and time are not known for this base: {error}.")
         return None
+
+    def _say_what_is_quantized(self, shapes: Shapes) -> None:
+        """Experts, whose weights are one tensor for all, are no linear layers."""
+        embeddings = 2 * shapes.vocabulary * shapes.hidden
+        others = shapes.parameters - shapes.linear_parameters - embeddings
+        if self.variant.quantization.method == "nf4" and others > shapes.linear_parameters:
+            self.notes.append(
+                f"only {shapes.linear_parameters:,} of {shapes.parameters:,} parameters are of "
+                "layers that NF4 quantizes; the others stay as they are."
+            )
 
     def _finetune(self, upstream: Upstream, data: Data) -> Finetune | None:
         """The request; a base that is not in the store yet is named by what is asked for."""
@@ -173,13 +197,22 @@ class _Planner:
         base = upstream.artifact or Artifact(kind=wanted.kind, key=wanted.key(), digest="")
         return Finetune.of(self.variant, base, data.corpus)
 
-    def _tokens(self, finetune: Finetune | None, upstream: Upstream) -> Tokens | None:
-        if finetune is None or upstream.directory is None:
+    def _tokenizer(self, upstream: Upstream) -> Any:
+        if upstream.directory is None:
             return None
         from chatpipe.modeling import load_tokenizer
 
         try:
-            tokens = account_tokens(finetune, load_tokenizer(upstream.directory))
+            return load_tokenizer(upstream.directory)
+        except ModelError as error:
+            self.faults.append(f"base_model: {self.variant.base_model.repo}: {error}")
+            return None
+
+    def _tokens(self, finetune: Finetune | None, tokenizer: Any) -> Tokens | None:
+        if finetune is None or tokenizer is None:
+            return None
+        try:
+            tokens = account_tokens(finetune, tokenizer)
         except (ChatpipeError, ValueError) as error:
             self.faults.append(str(error))
             return None
@@ -201,6 +234,18 @@ class _Planner:
                 "because they are cut; a model that rarely sees an end learns to run on."
             )
         return tokens
+
+    def _check_lengths(self, tokenizer: Any, data: Data, shapes: Shapes | None) -> None:
+        """Of what is scored and asked; where there are no rows yet, of the panel alone."""
+        positions = shapes.positions if shapes else None
+        if data.corpus is None:
+            self.faults += panel_faults(self.variant, tokenizer, positions)
+            return
+        heldout = data.corpus.path / "heldout.parquet"
+        try:
+            self.faults += length_faults(self.variant, heldout, tokenizer, positions)
+        except ChatpipeError as error:
+            self.faults.append(str(error))
 
     def _check_positions(self, tokens: Tokens | None, shapes: Shapes) -> None:
         if shapes.positions is None:

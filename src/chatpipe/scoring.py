@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from chatpipe.artifacts import Artifact, Request
 from chatpipe.config import Evaluation, PromptTemplate, Quantization
 from chatpipe.errors import DataError, ModelError
+from chatpipe.positions import check_positions
 from chatpipe.progress import Reporter
 from chatpipe.prompts import template
 from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow
@@ -70,6 +71,11 @@ class Score(Request):
         encoded = {kind: encoder.encode(table) for kind, encoder in kinds.items()}
         if not all(tokenized.rows for tokenized in encoded.values()):
             raise DataError(f"no held-out row fits into evaluation.max_length {self.max_length}.")
+        longest = max(
+            len(row.input_ids) for tokenized in encoded.values() for row in tokenized.rows
+        )
+        remedy = "lower evaluation.max_length"
+        check_positions(self.base.path, longest, "the longest held-out row", remedy)
         adapters = [self.adapter.path] if self.adapter else []
         # Together: where both templates make the same of a row, it is computed once.
         rows = [row for tokenized in encoded.values() for row in tokenized.rows]

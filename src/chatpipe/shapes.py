@@ -7,8 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from chatpipe.base_checks import base_config, first_line
 from chatpipe.config import Lora
 from chatpipe.errors import ConfigError
+from chatpipe.lora_targets import target_faults
+from chatpipe.positions import positions_of
 
 
 class Shapes(BaseModel):
@@ -48,11 +51,9 @@ class Shapes(BaseModel):
 def shapes_of(directory: Path, lora: Lora) -> Shapes:
     """The shapes of the model whose config.json is in `directory`, with that adapter on it.
 
-    ConfigError where target_modules match no layer, with the names that there are.
+    ConfigError where a name of target_modules is not one of its linear layers.
     """
-    from transformers import AutoConfig
-
-    return shapes_of_config(AutoConfig.from_pretrained(directory), lora)
+    return shapes_of_config(base_config(directory), lora)
 
 
 def shapes_of_config(config: Any, lora: Lora) -> Shapes:
@@ -63,11 +64,11 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
     from transformers import AutoModelForCausalLM
 
     from chatpipe.lora_products import joined_layers
-    from chatpipe.packing import check_packable
+    from chatpipe.packing import check_packs
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    check_packable(model)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    check_packs(model)
     head = model.get_output_embeddings()
     linear = {
         name: module
@@ -76,7 +77,7 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
     }
     weights = [module.weight.numel() for module in linear.values()]
     base = sum(parameter.numel() for parameter in model.parameters())
-    tuned = _adapted(model, lora, sorted({n.split(".")[-1] for n in linear}))
+    tuned = _adapted(model, lora)
     inputs = [m.in_features for m in tuned.modules() if isinstance(m, LoraLayer)]
     text = config.get_text_config()
     heads = text.num_attention_heads
@@ -93,7 +94,7 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
         key_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=text.vocab_size,
-        positions=getattr(text, "max_position_embeddings", None),
+        positions=positions_of(config),
         lora_parameters=sum(p.numel() for n, p in tuned.named_parameters() if "lora_" in n),
         lora_modules=len(inputs),
         lora_inputs=sum(inputs),
@@ -101,18 +102,16 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
     )
 
 
-def _adapted(model: Any, lora: Lora, names: list[str]) -> Any:
-    """The model with that adapter on it; `names` are those of its linear layers."""
+def _adapted(model: Any, lora: Lora) -> Any:
+    """The model with that adapter on it."""
     from peft import get_peft_model
 
     from chatpipe.finetuning import lora_config
 
+    faults = target_faults(model, lora)
+    if faults:
+        raise ConfigError(faults)
     try:
         return get_peft_model(model, lora_config(lora), low_cpu_mem_usage=True)
-    except ValueError:
-        raise ConfigError(
-            [
-                f"lora.target_modules: no layer of the base matches "
-                f"{', '.join(lora.target_modules)}; its linear layers are {', '.join(names)}."
-            ]
-        ) from None
+    except ValueError as error:
+        raise ConfigError([f"lora.target_modules: {first_line(error)}"]) from None

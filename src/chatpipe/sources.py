@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from chatpipe import base_files
 from chatpipe.artifacts import Request, store
 from chatpipe.config import BaseModelRef, Dataset, Fallback
 from chatpipe.data.folders import RowFiles, hub_patterns, row_files
@@ -232,14 +232,25 @@ def check_model_directory(path: Path, name: str | None = None) -> None:
     ]
     missing += sorted(_shards(path) - {file.name for file in path.glob("*.safetensors")})
     if missing:
-        raise SourceError(f"{name or path}: not a model directory; it lacks {', '.join(missing)}.")
+        others = base_files.other_weights(path)
+        hint = (
+            f" Weights of another format ({base_files.listed(others)}) are not read; save the "
+            "model with save_pretrained."
+            if others and not any(path.glob("*.safetensors"))
+            else ""
+        )
+        raise SourceError(
+            f"{name or path}: not a model directory; it lacks {', '.join(missing)}.{hint}"
+        )
 
 
 def _shards(path: Path) -> set[str]:
-    index = path / "model.safetensors.index.json"
-    if not index.is_file():
+    if not (path / base_files.INDEX).is_file():
         return set()
-    return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    try:
+        return base_files.shard_names(path)
+    except ValueError as error:
+        raise SourceError(f"{path}: {error}") from None
 
 
 def _content(root: Path, found: list[Path]) -> str:

@@ -1,0 +1,151 @@
+"""Text beyond a base's positions is refused: in the plan, and where it is asked or scored."""
+
+import pytest
+import transformers
+
+from chatpipe.artifacts import store
+from chatpipe.chatting import Conversation
+from chatpipe.config import Generation, Quantization
+from chatpipe.errors import ModelError
+from chatpipe.finetuning import Finetune
+from chatpipe.generation import Ask
+from chatpipe.loading import parse_variant
+from chatpipe.planning import plan
+from chatpipe.positions import positions_of
+from chatpipe.prompts import template
+from chatpipe.scoring import Score
+from chatpipe.sources import FetchModel
+from tests.rows import alpaca_rows, write_jsonl
+
+FULL = Quantization(method="none", compute_dtype="float32")
+
+
+def rope(**parameters):
+    return {"rope_parameters": {"rope_theta": 1e4, **parameters}}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "positions"),
+    [
+        ("Llama", {"max_position_embeddings": 2048}, 2048),
+        ("Llama", rope(rope_type="linear", factor=4.0), 8192),
+        ("Llama", rope(rope_type="dynamic", factor=2.0), 4096),
+        (
+            "Qwen2",
+            {
+                "max_position_embeddings": 32768,
+                **rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=32768),
+            },
+            131072,
+        ),
+        (
+            "Llama",
+            {
+                "max_position_embeddings": 131072,
+                **rope(
+                    rope_type="llama3",
+                    factor=8.0,
+                    original_max_position_embeddings=8192,
+                    low_freq_factor=1.0,
+                    high_freq_factor=4.0,
+                ),
+            },
+            131072,
+        ),
+        ("GPT2", {"n_positions": 512}, 512),
+        ("Mpt", {"max_seq_len": 300}, 300),
+        ("Bloom", {}, None),
+        ("Mamba", {}, None),
+        ("Gemma3Text", {"max_position_embeddings": 777}, 777),
+    ],
+)
+def test_positions_are_what_the_encoding_was_made_for(name, settings, positions):
+    assert positions_of(getattr(transformers, f"{name}Config")(**settings)) == positions
+
+
+@pytest.fixture
+def variant(chatpipe_home, tiny_model_dir):
+    rows = alpaca_rows(40)
+    path = write_jsonl(chatpipe_home / "rows.jsonl", rows)
+
+    def made(*overrides):
+        raw = {
+            "name": "mine",
+            "base_model": {"repo": str(tiny_model_dir)},
+            "datasets": [{"name": "rows", "path": str(path)}],
+            "training": {"epochs": 1},
+            "split": {"heldout": 0.5},
+            "generation": {"max_new_tokens": 8},
+        }
+        return parse_variant(raw, "a test", overrides)
+
+    return made
+
+
+def long_heldout(variant):
+    """A variant of which one held-out row alone is longer than the base's 1,024 positions."""
+    import pyarrow.parquet as pq
+
+    corpus = plan(variant()).data.corpus
+    held = pq.read_table(corpus.path / "heldout.parquet").to_pylist()[0]
+    path = variant().datasets[0].path
+    rows = [
+        {**row, "output": "long " * 400 if row["instruction"] == held["instruction"] else "short"}
+        for row in alpaca_rows(40)
+    ]
+    from pathlib import Path
+
+    write_jsonl(Path(path), rows)
+    return variant
+
+
+def test_a_held_out_row_beyond_the_positions_is_refused_in_the_plan_and_when_scored(variant):
+    asked = long_heldout(variant)()
+    made = plan(asked)
+    [fault] = made.faults
+    assert "the longest held-out row" in fault and "made for 1,024" in fault
+    assert "lower max_length to 1024" in fault
+    base = store().obtain(FetchModel.of(asked.base_model))
+    with pytest.raises(ModelError, match="the longest held-out row has"):
+        settings = (template("alpaca"), FULL, asked.evaluation)
+        store().obtain(Score.of((base, None), made.data.corpus, settings))
+    fitting = plan(variant("evaluation.max_length=1024"))
+    assert fitting.faults == ()
+
+
+def test_where_no_held_out_row_fits_the_plan_says_so(variant):
+    [fault] = plan(variant("evaluation.max_length=20")).faults
+    assert "no held-out row fits into 20 tokens" in fault
+
+
+def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused(variant):
+    asked = variant("generation.max_new_tokens=1000")
+    faults = plan(asked).faults
+    assert all(fault.startswith("panel: prompt ") and "made for 1,024" in fault for fault in faults)
+    assert len(faults) == len(asked.panel)
+    base = store().obtain(FetchModel.of(asked.base_model))
+    with pytest.raises(ModelError, match="longest prompt of the panel"):
+        store().obtain(Ask.of(asked, base, None))
+
+
+def test_training_on_rows_beyond_the_positions_is_refused_before_a_step(variant):
+    asked = long_heldout(variant)("training.max_length=4096", "split=none")
+    made = plan(asked)
+    assert [fault for fault in made.faults if "the longest row has" in fault]
+    base = store().obtain(FetchModel.of(asked.base_model))
+    with pytest.raises(ModelError, match=r"the longest row has .* made for 1,024"):
+        store().obtain(Finetune.of(asked, base, made.data.corpus))
+
+
+def test_a_question_of_nine_thousand_words_is_refused_in_a_sentence(tiny_model_dir, chatpipe_home):
+    conversation = Conversation(tiny_model_dir, None, FULL, template("alpaca"))
+    with pytest.raises(ModelError, match=r"has \d\d,\d{3} tokens, the base was made for 1,024"):
+        list(conversation.reply("word " * 9000, Generation(max_new_tokens=4)))
+    assert "".join(conversation.reply("Hello.", Generation(max_new_tokens=4))) is not None
+
+
+def test_a_conversation_that_grew_too_long_is_refused_in_a_sentence(tiny_model_dir, chatpipe_home):
+    conversation = Conversation(tiny_model_dir, None, FULL, template("alpaca"))
+    with pytest.raises(ModelError, match=r"the conversation so far .* start another one"):
+        for _ in range(20):
+            list(conversation.reply("Hello, how are you?", Generation(max_new_tokens=4)))
