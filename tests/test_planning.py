@@ -190,7 +190,7 @@ def test_all_faults_come_at_once_and_name_the_variant(variant):
     with pytest.raises(ConfigError) as refused:
         preflight(asked)
     assert len(refused.value.faults) == 2
-    assert all(fault.startswith("mine: ") for fault in refused.value.faults)
+    assert all(fault.startswith(f"{asked.name}: ") for fault in refused.value.faults)
 
 
 def test_a_disk_without_room_is_refused_with_all_that_it_should_hold(tmp_path):
