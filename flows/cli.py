@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from chatpipe.errors import ConfigError
-from flows import environment, reevaluate_cli, service_cli
+from flows import environment, reevaluate_cli, service_cli, verify_cli
 from flows.refusals import refusals
 from flows.running import Way, check, run_study, run_variant
 
@@ -146,7 +146,7 @@ def finetune(
 ) -> None:
     """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
     with refusals():
-        from chatpipe.export import export_directory, export_variant
+        from chatpipe.export import check_target, export_directory, export_variant
         from chatpipe.loading import parse_variant
         from chatpipe.published import find
         from chatpipe.row_checks import format_of, row_faults
@@ -162,6 +162,7 @@ def finetune(
         rows = {"name": name, "path": str(dataset.absolute()), "format": row_format}
         raw = {"name": name, "base_model": {"repo": base_model}, "datasets": [rows]}
         variant = parse_variant(raw, "command line", overrides or [])
+        check_target(adapter, variant)
         run_variant(variant, Way(as_json=as_json))
         export_directory(find(variant)[1].path, adapter)
         saved = export_variant(variant)
@@ -333,6 +334,7 @@ for _command in (
     reevaluate_cli.reevaluate,
     reevaluate_cli.history,
     reevaluate_cli.accept,
+    verify_cli.verify,
 ):
     app.command()(_command)
 

@@ -28,10 +28,13 @@ def refusals() -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception as error:
-        said = in_a_sentence(error)
-        if said is None:
+        from chatpipe.artifacts import home
+        from chatpipe.disk_errors import as_disk_error
+
+        sentence = as_disk_error(error, home()) or in_a_sentence(error)
+        if sentence is None:
             raise
-        typer.echo(said, err=True)
+        typer.echo(str(sentence), err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command again to go on.", err=True)

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from chatpipe.artifacts import home
+from chatpipe.disk_errors import as_disk_error
 from chatpipe.errors import ChatpipeError
 from chatpipe.report import Report, headline_rows, transfer_rows
 from chatpipe.report.comparability import statements
@@ -86,7 +88,7 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     if text.startswith("Finished in state Cached"):
         record.msg, record.args = f"{record.__dict__.get('task_run_name')}: cached", None
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, ChatpipeError):
+    if isinstance(error, ChatpipeError) or (error and as_disk_error(error, home())):
         return False  # the command ends with its sentence
     if INTERRUPTED in text:
         return False  # and so it does here

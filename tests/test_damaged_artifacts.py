@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from chatpipe import token_files
 from chatpipe.artifacts import store
 from chatpipe.errors import ArtifactError, DiskError
 from chatpipe.loading import load_variant
@@ -51,6 +53,14 @@ def variant(tmp_path_factory, tiny_model_dir):
     return load_variant(str(folder / "damaged.yaml"))
 
 
+def verify(*arguments):
+    """(exit code, lines) of the command `verify`."""
+    from flows.cli import app
+
+    done = CliRunner().invoke(app, ["verify", *arguments])
+    return done.exit_code, done.output.splitlines()
+
+
 def run(variant):
     """(the report's figures, the kinds of what was built)."""
     from flows.compare import compare
@@ -66,6 +76,11 @@ def run(variant):
 @pytest.fixture(scope="module")
 def first(variant):
     return run(variant)[0]
+
+
+@pytest.fixture
+def variant_file(variant):
+    return str(Path(variant.datasets[0].path).with_name("damaged.yaml"))
 
 
 def files_of(path):
@@ -117,3 +132,29 @@ def test_a_failed_step_says_nothing_of_serializers(variant, first, monkeypatch, 
     with caplog.at_level(logging.WARNING), pytest.raises(DiskError, match=r"^/full: no space is"):
         run(other)
     assert "serializer" not in caplog.text
+
+
+def test_verify_reads_every_byte_and_finds_nothing_wrong(first, variant_file):
+    for arguments in ((), (variant_file,)):
+        code, lines = verify(*arguments)
+        assert code == 0 and len(lines) == 1 and lines[0].endswith(", 0 damaged")
+        assert int(lines[0].split()[0]) >= len(KINDS)
+
+
+def test_verify_names_what_is_damaged_and_mends_it(variant, first, variant_file):
+    [adapter] = store().all("adapter")
+    [corpus, *_] = store().all("corpus")
+    tokens = next(token_files.tokens_folder().glob("*.arrow"))
+    for file in (adapter / "adapter_model.safetensors", corpus / SEAL, tokens):
+        flip(file)
+    code, lines = verify()
+    names = [f"adapter/{adapter.name}", f"corpus/{corpus.name}", f"tokens/{tokens.name}"]
+    assert code == 1 and lines[-1].endswith(" 3 damaged")
+    assert [line.split(": ")[:2] for line in lines[:-1]] == [["damaged", name] for name in names]
+    assert verify(variant_file)[1][-1].endswith(" 2 damaged")
+    code, lines = verify("--mend")
+    assert code == 1 and sum(line.startswith("removed: ") for line in lines) == 3
+    assert not adapter.exists() and not corpus.exists() and not tokens.exists()
+    assert verify()[0] == 0
+    assert run(variant)[0] == first
+    assert verify()[0] == 0

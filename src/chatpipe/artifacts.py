@@ -85,7 +85,7 @@ class Request(BaseModel):
 
     def upstream(self) -> Iterator[Artifact]:
         """The artifacts that it is made from."""
-        return _references(self.model_dump(mode="json"))
+        return references(self.model_dump(mode="json"))
 
     def build(self, into: Path) -> dict[str, Any]:
         """Write the product into the empty directory `into`; return its details."""
@@ -380,15 +380,15 @@ def _trace(artifact: Artifact, found: dict[str, dict[str, Any]]) -> None:
         seal = read_seal(artifact.path)
     except ArtifactError:
         seal = {"asked": {}, "details": None}
-    for value in _references(seal["asked"]):
+    for value in references(seal["asked"]):
         _trace(value, found)
     found[f"{artifact.kind}/{artifact.key}"] = artifact.model_dump() | {"details": seal["details"]}
 
 
-def _references(asked: Any) -> Iterator[Artifact]:
+def references(asked: Any) -> Iterator[Artifact]:
     """The artifacts that a recorded request names."""
     if isinstance(asked, dict) and set(asked) == set(Artifact.model_fields):
         yield Artifact.model_validate(asked)
     elif isinstance(asked, dict | list):
         for value in asked.values() if isinstance(asked, dict) else asked:
-            yield from _references(value)
+            yield from references(value)

@@ -1,8 +1,7 @@
-"""Checks before anything is downloaded: row files row by row, model directories, disk space."""
+"""Checks before anything is downloaded: row files row by row, model directories."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,15 +17,14 @@ from chatpipe.sources import (
     check_model_directory,
     local_path,
     looks_like_hub_id,
+    source_directories,
 )
 from chatpipe.tracking import missing
-
-FREE_BYTES = 2 * 2**30  # the embedded study's artifacts need 0.6 GB, its checkpoints as much
 
 
 def check_variant(variant: Variant) -> None:
     """ConfigError with every fault that local files and the disk show, before any download."""
-    faults = [*_base_faults(variant), *_disk_faults(), *_tracking_faults(variant)]
+    faults = [*_base_faults(variant), *_home_faults(variant), *_tracking_faults(variant)]
     for dataset in variant.datasets:
         root = local_path(dataset.path or dataset.repo)
         key = f"datasets.{dataset.name}"
@@ -90,12 +88,10 @@ def _tracking_faults(variant: Variant) -> list[str]:
     return [sentence] if sentence else []
 
 
-def _disk_faults() -> Iterator[str]:
-    root = home()
-    existing = next(path for path in (root, *root.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < FREE_BYTES:
-        yield (
-            f"{root}: {free / 2**30:.1f} GiB are free, {FREE_BYTES / 2**30:.0f} GiB are needed; "
-            "make room or set CHATPIPE_HOME to another disk."
-        )
+def _home_faults(variant: Variant) -> Iterator[str]:
+    for directory in source_directories(variant):
+        if home().resolve().is_relative_to(directory):
+            yield (
+                f"{directory}: is a source, where nothing may be written, and CHATPIPE_HOME "
+                f"({home()}) lies in it; set CHATPIPE_HOME to a place outside of it."
+            )

@@ -18,6 +18,7 @@ from typing import Any
 
 from chatpipe import gpu_memory, progress
 from chatpipe.artifacts import Request, home
+from chatpipe.disk_errors import disk_errors
 from chatpipe.errors import ChatpipeError, StepProcessError, named
 from chatpipe.libraries import prepare
 from chatpipe.tether import die_with_parent
@@ -168,7 +169,7 @@ def main() -> None:
         message = json.loads(line)
         request = _steps()[message["step"]].model_validate(message["request"])
         try:
-            with gpu_memory.errors_named(request):
+            with gpu_memory.errors_named(request), disk_errors(home()):
                 details = request.build(Path(message["into"]))
             progress.emit("details", details)
         except (ChatpipeError, ValueError) as error:

@@ -7,7 +7,12 @@ import uuid
 from pathlib import Path
 
 from chatpipe.artifacts import Artifact, home
+from chatpipe.atomic_writes import write_atomically
 from chatpipe.config import Variant
+from chatpipe.disk_errors import disk_errors
+from chatpipe.errors import ConfigError
+from chatpipe.seals import RECORD
+from chatpipe.sources import source_directories
 from chatpipe.yaml_files import to_yaml
 
 
@@ -17,13 +22,15 @@ def report_directory(name: str) -> Path:
 
 
 def export_report(report: Artifact, name: str) -> Path:
-    """Copy a report to `<home>/reports/<name>/`, replacing an older one file by file."""
+    """Copy a report to `<home>/reports/<name>/`, replacing an older one file by file; what is there
+    already is left alone."""
     target = report_directory(name)
-    target.mkdir(parents=True, exist_ok=True)
-    for source in report.path.glob("report.*"):
-        partial = target / f".{source.name}.{uuid.uuid4().hex}"
-        shutil.copyfile(source, partial)
-        partial.replace(target / source.name)
+    with disk_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for source in report.path.glob("report.*"):
+            content, copy = source.read_bytes(), target / source.name
+            if not (copy.is_file() and copy.read_bytes() == content):
+                write_atomically(copy, content)
     return target
 
 
@@ -37,17 +44,31 @@ def export_variant(variant: Variant) -> Path:
     be run, asked and chatted with again."""
     target = saved_variant(variant.name)
     text = to_yaml(variant.model_dump(mode="json"))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, "utf-8")
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, text.encode())
     return target
+
+
+def check_target(target: Path, variant: Variant) -> None:
+    """ConfigError where `target` lies in a directory that is read as a source."""
+    for directory in source_directories(variant):
+        if target.resolve().is_relative_to(directory):
+            raise ConfigError(
+                [f"{target}: lies in {directory}, which is a source; name a place outside of it."]
+            )
 
 
 def export_directory(source: Path, target: Path) -> None:
     """Copy a sealed artifact; the target appears whole or not at all."""
     target = target.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    shutil.copytree(source, partial, ignore=shutil.ignore_patterns("prefect-record"))
-    if target.exists():
-        target.rmdir()  # the caller made sure that it is empty
-    partial.rename(target)
+    with disk_errors(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, partial, ignore=shutil.ignore_patterns(RECORD))
+            if target.exists():
+                target.rmdir()  # the caller made sure that it is empty
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -40,7 +40,7 @@ def latest(variant: Variant) -> Published | None:
     Raises ArtifactError where its content is not what was sealed (every byte is read).
     """
     key = _bring_todays(variant)
-    seals = sorted(_trained(variant), key=lambda seal: str(seal["created"]))
+    seals = sorted(trained(variant), key=lambda seal: str(seal["created"]))
     if not seals:
         return None
     seal = next((seal for seal in seals if seal["key"] == key), seals[-1])
@@ -69,17 +69,19 @@ def _bring_todays(variant: Variant) -> str | None:
     return adapter.key
 
 
-def _trained(variant: Variant) -> list[dict[str, Any]]:
-    """Seals of all adapters that the variant's settings gave, whatever the rows were."""
+def trained(variant: Variant, or_unknown: bool = False) -> list[dict[str, Any]]:
+    """Seals of all adapters that the variant's settings gave, whatever the rows were; also of those
+    of which nothing says any more what they were trained on, if `or_unknown`."""
     wanted = variant.model_dump(mode="json")
     base = FetchModel.of(variant.base_model).key()
     names = [dataset.name for dataset in variant.datasets]
     parts = ("prompt_template", "quantization", "lora", "training")
+    rows = [(names, wanted["split"]), *([None] if or_unknown else [])]
     found = []
     for seal in store().seals(Finetune.kind):
         asked = seal["asked"]
         same = all(asked.get(part) == wanted[part] for part in parts)
-        if same and asked["base"]["key"] == base and _rows_of(asked) == (names, wanted["split"]):
+        if same and asked["base"]["key"] == base and _rows_of(asked) in rows:
             found.append(seal)
     return found
 
@@ -109,8 +111,9 @@ def _examples(variant: Variant) -> tuple[Artifact, ...]:
 def _held(request: Request, variant: Variant) -> Artifact:
     found = store().held(request)
     if found is None:
+        path = store().path(request.kind, request.key())
+        state = "is damaged" if path.is_dir() else "is not in the store"
         raise ArtifactError(
-            f"{variant.name}: its {request.kind} is not in the store; "
-            f"run `chatpipe run {variant.name}` first."
+            f"{variant.name}: its {request.kind} {state}; run `chatpipe run {variant.name}` first."
         )
     return found

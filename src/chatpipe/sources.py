@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe import base_files
 from chatpipe.artifacts import Request, store
-from chatpipe.config import BaseModelRef, Dataset, Fallback
+from chatpipe.config import BaseModelRef, Dataset, Fallback, Variant
 from chatpipe.data.folders import RowFiles, hub_patterns, row_files
 from chatpipe.errors import HubUnreachableError, SourceError
 from chatpipe.file_digests import file_digest
@@ -183,6 +183,12 @@ def local_path(text: str | None) -> Path | None:
         return path if path.exists() else None
     path = Path(text).expanduser()
     return path.absolute() if path.exists() else None
+
+
+def source_directories(variant: Variant) -> list[Path]:
+    """The directories that the variant names as sources: nothing is ever written there."""
+    named = [variant.base_model.repo, *(data.path or data.repo for data in variant.datasets)]
+    return [path.resolve() for path in map(local_path, named) if path is not None and path.is_dir()]
 
 
 def looks_like_hub_id(text: str) -> bool:

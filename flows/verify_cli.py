@@ -1,0 +1,42 @@
+"""The command that checks every byte of the store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.reevaluate_cli import MaybeVariant
+from flows.refusals import refusals
+
+
+def verify(
+    variant: MaybeVariant = None,
+    mend: Annotated[
+        bool,
+        typer.Option("--mend", help="Remove what is damaged, here only; a run makes it anew."),
+    ] = False,
+) -> None:
+    """Read every byte of what is stored and compare; exit code 1 if anything is damaged."""
+    with refusals():
+        from chatpipe import verifying
+        from chatpipe.loading import load_variant
+        from chatpipe.plan_words import in_bytes
+
+        checks = (
+            verifying.check_variant(load_variant(variant)) if variant else verifying.check_all()
+        )
+        count, size, damaged = 0, 0, 0
+        for checked in checks:
+            count, size = count + 1, size + checked.size
+            if not checked.faults:
+                continue
+            damaged += 1
+            more = f" (and {len(checked.faults) - 1} more)" if len(checked.faults) > 1 else ""
+            typer.echo(f"damaged: {checked.name}: {checked.faults[0]}{more}")
+            if mend:
+                verifying.remove(checked)
+                typer.echo(f"removed: {checked.name}; the next run makes it anew.")
+        typer.echo(f"{count} checked ({in_bytes(size)}), {damaged} damaged")
+        if damaged:
+            raise typer.Exit(1)

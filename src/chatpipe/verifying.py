@@ -1,0 +1,127 @@
+"""Every byte of what the store holds, compared with what was recorded when it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatpipe.artifacts import Artifact, references, store
+from chatpipe.config import Variant
+from chatpipe.disk_errors import disk_errors
+from chatpipe.errors import ArtifactError, ChatpipeError
+from chatpipe.published import trained
+from chatpipe.seals import faults, read_seal
+from chatpipe.sources import FetchDataset, FetchModel
+from chatpipe.token_files import check_token_file, tokens_folder
+
+MADE_OF_AN_ADAPTER = ("scores", "generations", "report")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One artifact or token file: where it is, its bytes, and what is wrong with it."""
+
+    path: Path
+    name: str
+    size: int
+    faults: tuple[str, ...] = ()
+
+
+def check_all() -> Iterator[Checked]:
+    """Every artifact of this store, and every token file."""
+    yield from map(_check_artifact, _directories())
+    yield from _check_token_files()
+
+
+def check_variant(variant: Variant) -> Iterator[Checked]:
+    """The variant's artifacts: its sources, what was made of them, its adapters, what was measured
+    of these and of its base; and those whose seal cannot be read, which may be its own."""
+    chosen = _of_variant(variant)
+    for path in _directories():
+        if path in chosen or _seal(path) is None:
+            yield _check_artifact(path)
+
+
+def remove(damaged: Checked) -> None:
+    """Remove it from this machine alone; the next run makes it anew, or fetches it."""
+    with disk_errors(damaged.path):
+        if damaged.path.is_dir() and not damaged.path.is_symlink():
+            store().discard(damaged.path)
+        else:
+            damaged.path.unlink()
+
+
+def _directories() -> Iterator[Path]:
+    """Where artifacts lie, sealed or not."""
+    return (path for path in sorted(store().root.glob("[!.]*/[!.]*")) if path.is_dir())
+
+
+def _check_artifact(path: Path) -> Checked:
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        seal = read_seal(path)
+        with disk_errors(path):
+            found = tuple(faults(path, seal))
+    except ChatpipeError as error:
+        return Checked(path, name, 0, (str(error),))
+    if (seal["kind"], seal["key"]) != (path.parent.name, path.name):
+        found += (f"{path}: holds another artifact, {seal['kind']}/{seal['key']}.",)
+    return Checked(path, name, sum(file["size"] for file in seal["files"].values()), found)
+
+
+def _check_token_files() -> Iterator[Checked]:
+    for path in sorted(tokens_folder().glob("*.arrow")):
+        found: tuple[str, ...] = ()
+        try:
+            check_token_file(path, deep=True)
+        except ArtifactError as error:
+            found = (str(error),)
+        size = path.stat().st_size if path.is_file() else 0
+        yield Checked(path, f"tokens/{path.name}", size, found)
+
+
+def _of_variant(variant: Variant) -> set[Path]:
+    chosen: set[Path] = set()
+    requests: list[FetchModel | FetchDataset] = []
+    with suppress(ChatpipeError):  # a source that is gone: what was made of it may be here
+        requests.append(FetchModel.of(variant.base_model))
+        requests += map(FetchDataset.of, variant.datasets)
+    bases = {request.key() for request in requests if isinstance(request, FetchModel)}
+    chosen |= {store().path(request.kind, request.key()) for request in requests}
+    adapters = []
+    with suppress(ChatpipeError):
+        adapters = trained(variant, or_unknown=True)
+    for seal in adapters:
+        _add_upstream(Artifact(**{name: seal[name] for name in Artifact.model_fields}), chosen)
+    digests = [seal["digest"] for seal in adapters]
+    for kind in MADE_OF_AN_ADAPTER:
+        for seal in store().seals(kind):
+            asked = seal["asked"]
+            of_base = asked.get("adapter") is None and _key_of(asked.get("base")) in bases
+            if of_base or any(digest in json.dumps(asked) for digest in digests):
+                chosen.add(store().path(kind, seal["key"]))
+    return chosen
+
+
+def _key_of(reference: Any) -> str | None:
+    return reference.get("key") if isinstance(reference, dict) else None
+
+
+def _add_upstream(artifact: Artifact, chosen: set[Path]) -> None:
+    if artifact.path in chosen:
+        return
+    chosen.add(artifact.path)
+    seal = _seal(artifact.path)
+    for upstream in references(seal["asked"]) if seal else ():
+        _add_upstream(upstream, chosen)
+
+
+def _seal(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_seal(path)
+    except ArtifactError:
+        return None
