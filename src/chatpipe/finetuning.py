@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow.parquet as pq
 
 from chatpipe import tracking
+from chatpipe.adapter_files import save_adapter, save_prompt_files
 from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.checkpoints import Checkpoint, newest_checkpoint
 from chatpipe.config import Lora, PromptTemplate, Quantization, Training, Variant
 from chatpipe.errors import ConfigError, DataError, TrainingError
 from chatpipe.lora_targets import target_faults
-from chatpipe.model_card import base_name, write_model_card
+from chatpipe.model_card import write_model_card
 from chatpipe.positions import check_positions
 from chatpipe.tokenization import Encoder, Tokenized, TokenizedRow
 
@@ -95,7 +95,8 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     check_adapter(model, rows.rows[0])
     if not trainer.is_world_process_zero():
         return {}
-    _save_adapter(model, request.base, into)
+    save_adapter(model, request.base, into)
+    save_prompt_files(request.base.path, request.prompt_template, tokenizer, into)
     details = _details(
         request, trainer, rows, clock.seconds(), checkpoint.step if checkpoint else 0
     )
@@ -304,18 +305,6 @@ def check_adapter(model: Any, row: TokenizedRow) -> None:
         raise TrainingError("the adapter changes no logit of the base model; train for longer.")
 
 
-def _save_adapter(model: Any, base: Artifact, into: Path) -> None:
-    """As peft writes it, but for what differs from process to process and from store to store:
-    the order of a set, and the directory that the base was read from."""
-    model.save_pretrained(into)
-    file = into / "adapter_config.json"
-    config = json.loads(file.read_text("utf-8"))
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()
-    config["base_model_name_or_path"] = base_name(base.details())
-    file.write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
-
-
 def _details(
     request: Finetune, trainer: Any, rows: Tokenized, wall: float, resumed_at: int
 ) -> dict[str, Any]:
@@ -349,6 +338,7 @@ def _details(
         "trainable_parameters": sum(trained),
         "peak_memory_bytes": modeling.peak_memory_bytes(),
         "device": modeling.device_name(),
+        "compute_dtype": str(modeling.compute_dtype(request.quantization)).removeprefix("torch."),
         "processes": trainer.accelerator.num_processes,
         "base_shared": trainer.in_lockstep,
         "versions": modeling.library_versions(),

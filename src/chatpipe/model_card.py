@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from chatpipe.adapter_files import TEMPLATE, base_name
 from chatpipe.seals import NOTES
 
 NAME = "README.md"
@@ -31,16 +32,13 @@ def write_model_card(
         asked=asked,
         details=details,
         base=origin(base),
+        base_name=base_name(base["details"]) if base["details"] else "the base model",
+        base_details=base["details"] or {},
+        template_file=TEMPLATE,
+        nf4=asked["quantization"]["method"] == "nf4",
         datasets=[_dataset(item, corpus) for item in made_from if item["kind"] == "examples"],
     )
     (into / NAME).write_text(text, "utf-8")
-
-
-def base_name(details: dict[str, Any]) -> str:
-    """What to give to from_pretrained as the base: the hub repository, or the directory's name."""
-    if details.get("source") == "hub":
-        return str(details["repo"])
-    return Path(details.get("path") or details["member"]).stem
 
 
 def origin(item: dict[str, Any]) -> str:
