@@ -4,16 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from threading import Timer
 
 import psutil
 import pytest
 
-from chatpipe import progress
+from chatpipe import parent_death, progress
 from chatpipe.artifacts import store
 from chatpipe.child import SharedChild
 from chatpipe.config import Generation, Prompt, Quantization
-from chatpipe.errors import ConfigError, SourceError, StepProcessError, named
+from chatpipe.errors import ChatpipeError, ConfigError, SourceError, StepProcessError, named
 from chatpipe.generation import Ask
 from chatpipe.prompts import template
 from chatpipe.sources import BaseModelRef, FetchModel
@@ -79,10 +81,109 @@ def test_a_killed_process_is_a_typed_error_and_the_next_request_gets_a_new_one(a
         assert built(child, ask, tmp_path / "3", [])
 
 
-def test_an_error_nobody_foresaw_ends_with_its_last_line(ask, tmp_path):
-    broken = ask.model_copy(update={"base": ask.base.model_copy(update={"key": "gone"})})
-    with pytest.raises(StepProcessError, match=r"exit code 1: \w*Error: .*gone"):
-        built(SharedChild(), broken, tmp_path / "1", [])
+BROKEN = """
+import builtins, sys
+from pathlib import Path
+from chatpipe import child, scoring, generation
+class Broken(generation.Ask):
+    def build(self, into):
+        raise ERROR
+child._steps = lambda: {"Ask": Broken}
+child.main()
+"""
+
+
+@pytest.fixture
+def breaking(monkeypatch, tmp_path):
+    """A function: a child whose step raises that error."""
+
+    def child(error):
+        file = tmp_path / "broken.py"
+        file.write_text(BROKEN.replace("ERROR", error))
+        monkeypatch.setattr("chatpipe.parent_death.command", lambda *_: [sys.executable, str(file)])
+        return SharedChild()
+
+    return child
+
+
+SECRET = "hf_NotARealTokenButAsLong"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("KeyError('weight')", "the generations step failed: KeyError: 'weight'; the traceback"),
+        ("ValueError('no such layer.')", "the generations step failed: no such layer; the traceba"),
+        (f"RuntimeError('at https://me:pw@host/x {SECRET}')", "RuntimeError: at https://***@host"),
+        ("RuntimeError('x' * 5000)", "xxx …; the traceback is in"),
+        ("OSError(28, 'No space left on device', '/big/disk')", "/big/disk: no space is left on "),
+    ],
+)
+def test_an_error_nobody_foresaw_is_a_sentence_that_names_the_file_with_its_traceback(
+    ask, tmp_path, breaking, error, sentence, monkeypatch
+):
+    monkeypatch.setenv("MY_API_TOKEN", "planted-secret")
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    with pytest.raises(ChatpipeError) as caught:
+        built(breaking(error), ask, tmp_path / "1", [])
+    message = str(caught.value)
+    assert sentence in message and "\n" not in message and len(message) < 1000
+    note = "\n".join(caught.value.__notes__)
+    assert "Traceback (most recent call last)" in note and "broken.py" in note
+    logs = list((tmp_path / "logs").iterdir()) if (tmp_path / "logs").exists() else []
+    assert len(logs) == ("the traceback is in" in message)
+    for log in logs:
+        assert str(log) in message and "broken.py" in log.read_text()
+        assert not {"planted-secret", SECRET, "me:pw"} & set(log.read_text().split())
+    for text in [message, note, *(log.read_text() for log in logs)]:
+        assert SECRET not in text and "me:pw" not in text
+
+
+def test_a_process_that_ends_itself_leaves_what_it_wrote_in_a_file(ask, tmp_path, breaking):
+    error = "SystemExit(print('the library was here') or 3)"
+    with pytest.raises(StepProcessError, match="exit code 3: the library was here; the traceback"):
+        built(breaking(error), ask, tmp_path / "1", [])
+    error = "RuntimeError(__import__('ctypes').string_at(0))"
+    with pytest.raises(StepProcessError, match="ended by SIGSEGV; the traceback is in") as caught:
+        built(breaking(error), ask, tmp_path / "2", [])
+    log = Path(str(caught.value).partition(" is in ")[2].rstrip("."))
+    assert "Fatal Python error: Segmentation fault" in log.read_text()
+
+
+STARTS_A_CHILD = """
+import sys, time
+from pathlib import Path
+from chatpipe import child
+from chatpipe.generation import Ask
+process = child.Child()._process
+process.stdin.write(child._message(Ask.model_validate_json(sys.argv[1]), Path(sys.argv[2])) + "\\n")
+process.stdin.flush()
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.2])
+def test_a_child_that_just_started_does_not_outlive_its_parent(ask, tmp_path, after_s):
+    into = tmp_path / "into"
+    into.mkdir()
+    arguments = [ask.model_dump_json(), str(into)]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_CHILD, *arguments], stdout=subprocess.PIPE, text=True
+    )
+    child = psutil.Process(int(parent.stdout.readline()))
+    time.sleep(after_s)
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs([child], timeout=2)
+    assert not alive
+    assert not list(into.iterdir())
+
+
+def test_a_process_whose_parent_is_another_one_does_nothing():
+    command = parent_death.command("chatpipe.child")
+    command[command.index(str(os.getpid()))] = "1"
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 1
 
 
 ORPHAN = """

@@ -6,22 +6,31 @@ one after another, so that what one request has loaded serves the next.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from chatpipe import gpu_memory, progress
+from chatpipe import gpu_memory, parent_death, progress
 from chatpipe.artifacts import Request, home
-from chatpipe.disk_errors import disk_errors
-from chatpipe.errors import ChatpipeError, StepProcessError, named
+from chatpipe.errors import StepProcessError, StoppedError
+from chatpipe.failures import Failure, write_log, written_to
 from chatpipe.libraries import prepare
-from chatpipe.tether import die_with_parent
+from chatpipe.redaction import redact
+
+# How long a process may take to save a checkpoint. After SIGTERM, Prefect's workers wait for 30 s
+# and then kill; whoever pressed Ctrl-C may press it again.
+SAVED_AFTER_SIGTERM_S = 25.0
+SAVED_AFTER_INTERRUPT_S = 120.0
+KEPT_LINES = 200
 
 OnProgress = Callable[[progress.Progress], None]
 OnLine = Callable[[str], None]
@@ -35,9 +44,11 @@ class Child:
 
     def __init__(self) -> None:
         environment = {**os.environ, "CHATPIPE_CHILD": "1", "CHATPIPE_HOME": str(home())}
+        self._is_saving = False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "chatpipe.child"],
-            env={**environment, "PYTHONUNBUFFERED": "1"},
+            parent_death.command("chatpipe.child"),
+            # In this directory may lie files that are named as modules are.
+            env={**environment, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -50,26 +61,31 @@ class Child:
     ) -> dict[str, Any]:
         """Build the request there; its details, or its error raised here."""
         assert self._process.stdin is not None
+        lines: deque[str] = deque(maxlen=KEPT_LINES)
+
+        def keep(line: str) -> None:
+            lines.append(line)
+            on_line(line)
+
         try:
             self._process.stdin.write(_message(request, into) + "\n")
             self._process.stdin.flush()
-            outcome = self._follow(on_progress, on_line)
+            outcome = self._follow(on_progress, keep)
         except BrokenPipeError:
             outcome = {}
-        except BaseException:
-            self._stop()
+        except BaseException as error:
+            self._stop(is_interrupt=isinstance(error, KeyboardInterrupt))
             raise
         if "error" in outcome:
-            error = outcome["error"]
-            raise named(error["type"], error["message"])
+            raise Failure.model_validate(outcome["error"]).as_error()
         if "details" in outcome:
             return dict(outcome["details"])
-        raise _died(request, self._process.wait(), outcome.get("last_line", ""))
+        raise _died(request, self._process.wait(), list(lines))
 
     def close(self) -> None:
         """End the process: it has nothing left to do, so end of input is enough."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        with self._process.stdin, self._process.stdout:
+        with suppress(BrokenPipeError), self._process.stdin, self._process.stdout:
             pass
         self._process.wait()
 
@@ -80,23 +96,43 @@ class Child:
     def _follow(self, on_progress: OnProgress, on_line: OnLine) -> dict[str, Any]:
         """Read until the request's outcome, or until the process ended without one."""
         assert self._process.stdout is not None
-        last_line = ""
         for line in self._process.stdout:
             event = progress.parse(line, on_progress)
             if event is None:
-                last_line = line.strip() or last_line
                 on_line(line.rstrip())
+            elif "stopping" in event:
+                self._is_saving = True
             elif "details" in event or "error" in event:
                 return event
-        return {"last_line": last_line}
+        return {}
 
-    def _stop(self) -> None:
-        self._process.terminate()
+    def _stop(self, is_interrupt: bool) -> None:
+        """End the process; one that trains may save a checkpoint first. Ctrl-C ends it at once."""
+        patience_s = SAVED_AFTER_INTERRUPT_S if is_interrupt else SAVED_AFTER_SIGTERM_S
+        end = threading.Timer(patience_s, self._process.kill)
+        end.daemon = True
         try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
+            end.start()
+            self._process.terminate()
+            self._wait_for_checkpoint(is_interrupt)
+            self._process.wait()
+        except BaseException:
             self._process.kill()
             self._process.wait()
+            raise
+        finally:
+            end.cancel()
+
+    def _wait_for_checkpoint(self, is_interrupt: bool) -> None:
+        """Read to the end of the process; where it saves a checkpoint, say so."""
+        assert self._process.stdout is not None
+        if self._is_saving:
+            _announce_checkpoint(is_interrupt)
+        for line in self._process.stdout:
+            event = progress.parse(line, lambda _: None)
+            if event is not None and "stopping" in event and not self._is_saving:
+                self._is_saving = True
+                _announce_checkpoint(is_interrupt)
 
 
 class SharedChild:
@@ -140,13 +176,27 @@ def _message(request: Request, into: Path) -> str:
     return json.dumps({"step": type(request).__name__, "request": asked, "into": str(into)})
 
 
-def _died(request: Request, code: int, last_line: str) -> StepProcessError:
+def _announce_checkpoint(is_interrupt: bool) -> None:
+    """On the terminal, if it is still there."""
+    hint = "; press Ctrl-C again to stop at once" if is_interrupt else ""
+    with suppress(OSError):
+        print(f"saving a checkpoint{hint}", file=sys.stderr, flush=True)
+
+
+def _died(request: Request, code: int, lines: list[str]) -> StepProcessError:
+    """The error of a process that ended without an outcome; `lines` are the last that it wrote."""
+    if code == -signal.SIGKILL:
+        return StepProcessError(
+            f"the {request.kind} step was ended by SIGKILL; the machine ran out of memory?"
+        )
+    log = written_to(write_log(request.kind, lines) if any(lines) else None)
     if code < 0:
-        name = signal.Signals(-code).name
-        hint = "the machine ran out of memory?" if name == "SIGKILL" else "it was stopped."
-        return StepProcessError(f"the {request.kind} step was ended by {name}; {hint}")
-    said = last_line or "it said nothing."
-    return StepProcessError(f"the {request.kind} step ended with exit code {code}: {said}")
+        return StepProcessError(
+            f"the {request.kind} step was ended by {signal.Signals(-code).name}{log}"
+        )
+    last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    words = redact(last_line.rstrip(".")) or "it wrote nothing"
+    return StepProcessError(f"the {request.kind} step ended with exit code {code}: {words}{log}")
 
 
 def _steps() -> dict[str, type[Request]]:
@@ -163,17 +213,19 @@ def _steps() -> dict[str, type[Request]]:
 
 def main() -> None:
     """Build every request that standard input brings, telling the parent how it goes."""
-    die_with_parent()
+    faulthandler.enable()
     prepare()
     for line in sys.stdin:
         message = json.loads(line)
         request = _steps()[message["step"]].model_validate(message["request"])
         try:
-            with gpu_memory.errors_named(request), disk_errors(home()):
+            with gpu_memory.errors_named(request):
                 details = request.build(Path(message["into"]))
             progress.emit("details", details)
-        except (ChatpipeError, ValueError) as error:
-            progress.emit("error", {"type": type(error).__name__, "message": str(error)})
+        except Exception as error:
+            progress.emit("error", Failure.of(error, request.kind).model_dump())
+            if isinstance(error, StoppedError):
+                return
 
 
 if __name__ == "__main__":

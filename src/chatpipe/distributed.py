@@ -15,11 +15,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+from chatpipe import parent_death
 from chatpipe.artifacts import Request, home
-from chatpipe.errors import ChatpipeError, ConfigError, StepProcessError, named
+from chatpipe.atomic_writes import write_atomically
+from chatpipe.errors import ConfigError, StepProcessError
+from chatpipe.failures import Failure
 from chatpipe.gpu_memory import errors_named
 from chatpipe.libraries import prepare
-from chatpipe.tether import die_with_parent
+from chatpipe.stopping import STOP_FILE, deferred_signals
 
 PROCESSES = "CHATPIPE_PROCESSES"
 SHARDING = "CHATPIPE_SHARDING"
@@ -62,29 +65,49 @@ def sharding() -> str:
 def build_together(request: Request, into: Path, count: int) -> dict[str, Any]:
     """Have that many processes build the request there; its details, or its error raised here."""
     with tempfile.TemporaryDirectory() as folder:
-        asked, outcome = Path(folder) / "request.json", Path(folder) / "outcome.json"
-        asked.write_text(request.model_dump_json(), "utf-8")
-        files = [str(asked), str(into), str(outcome)]
-        done = subprocess.run(
-            [sys.executable, "-m", "chatpipe.distributed", str(count), *files],
-            env={**os.environ, "CHATPIPE_HOME": str(home()), **_threads(count)},
-        )
-        said = json.loads(outcome.read_text("utf-8")) if outcome.is_file() else {}
-    if "error" in said:
-        raise named(said["error"]["type"], said["error"]["message"])
-    if "details" not in said:
+        request_file, outcome_file = Path(folder) / "request.json", Path(folder) / "outcome.json"
+        stop_file = Path(folder) / "stop"
+        request_file.write_text(request.model_dump_json(), "utf-8")
+        files = [str(request_file), str(into), str(outcome_file)]
+        with deferred_signals(on_first=stop_file.touch):
+            launcher = subprocess.Popen(
+                parent_death.command("chatpipe.distributed", str(count), *files),
+                env={
+                    **os.environ,
+                    "CHATPIPE_HOME": str(home()),
+                    STOP_FILE: str(stop_file),
+                    **_threads(count),
+                },
+                start_new_session=True,  # a terminal's Ctrl-C is for this process alone
+            )
+            code = _end_of(launcher)
+        outcome = json.loads(outcome_file.read_text("utf-8")) if outcome_file.is_file() else {}
+    if "error" in outcome:
+        raise Failure.model_validate(outcome["error"]).as_error()
+    if "details" not in outcome:
         raise StepProcessError(
-            f"the {request.kind} step ended with exit code {done.returncode} in one of its "
+            f"the {request.kind} step ended with exit code {code} in one of its "
             f"{count} processes; the lines before say why."
         )
-    return dict(said["details"])
+    return dict(outcome["details"])
+
+
+def _end_of(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process, which does not outlast what interrupts this one."""
+    try:
+        return process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
 
 
 def launch(count: str, files: list[str]) -> None:
     """Start the processes and wait for them; torch's launcher ends them when it is ended."""
     from torch.distributed.run import main as torchrun
 
-    torchrun(["--standalone", f"--nproc-per-node={count}", "-m", "chatpipe.distributed", *files])
+    _, *python_arguments = parent_death.command("chatpipe.distributed", *files)
+    torchrun(["--standalone", f"--nproc-per-node={count}", *python_arguments])
 
 
 def _threads(count: int) -> dict[str, str]:
@@ -94,7 +117,7 @@ def _threads(count: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
 
 
-def main(asked: Path, into: Path, outcome: Path) -> None:
+def main(request_file: Path, into: Path, outcome_file: Path) -> None:
     """One of the processes; the first one speaks for all."""
     import torch
     from accelerate import PartialState
@@ -107,16 +130,16 @@ def main(asked: Path, into: Path, outcome: Path) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-    said: dict[str, Any]
+    outcome: dict[str, Any]
+    request = Finetune.model_validate_json(request_file.read_text("utf-8"))
     try:
-        request = Finetune.model_validate_json(asked.read_text("utf-8"))
         with errors_named(request):
-            said = {"details": request.build(into)}
-    except (ChatpipeError, ValueError) as error:
-        said = {"error": {"type": type(error).__name__, "message": str(error)}}
-    if not int(os.environ["RANK"]) or "error" in said:
-        outcome.write_text(json.dumps(said), "utf-8")
-    if "error" in said:
+            outcome = {"details": request.build(into)}
+    except Exception as error:
+        outcome = {"error": Failure.of(error, request.kind).model_dump()}
+    if not int(os.environ["RANK"]) or "error" in outcome:
+        write_atomically(outcome_file, json.dumps(outcome).encode())
+    if "error" in outcome:
         end_at_once(1)  # the group is not taken down: NCCL would wait for the others to do so, too
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -133,7 +156,6 @@ def end_at_once(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    die_with_parent()
     prepare()
     if "RANK" in os.environ:
         main(*map(Path, sys.argv[1:]))

@@ -11,6 +11,7 @@ ChatpipeError
 ├── TrainingError    training ended without a usable adapter
 ├── GPUMemoryError   a step needs more of a GPU's memory than is free
 ├── GateError        figures are worse than the last accepted ones
+├── StoppedError     a step was asked to end, and saved what it had
 ├── StepProcessError  a GPU step's process died without saying why
 └── ServiceError     a server or worker could not be started or reached
 """
@@ -72,6 +73,10 @@ class GateError(ChatpipeError):
     """Figures are worse than the last accepted ones; one sentence a figure."""
 
 
+class StoppedError(ChatpipeError):
+    """A step was asked to end, and did so after it saved what it had."""
+
+
 class StepProcessError(ChatpipeError):
     """The process of a step died without saying why (a signal, the kernel's memory killer)."""
 
@@ -100,5 +105,6 @@ _BY_NAME: dict[str, type[ChatpipeError]] = {
         TrainingError,
         GPUMemoryError,
         StepProcessError,
+        StoppedError,
     )
 }

@@ -19,6 +19,7 @@ from chatpipe.errors import ConfigError, DataError, TrainingError
 from chatpipe.lora_targets import target_faults
 from chatpipe.model_card import write_model_card
 from chatpipe.positions import check_positions
+from chatpipe.stopping import deferred_signals
 from chatpipe.tokenization import Encoder, Tokenized, TokenizedRow
 
 if TYPE_CHECKING:
@@ -87,11 +88,14 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     model = _shared_model(request) if shared else _whole_model(request)
     checkpoint = _agreed_checkpoint(work)
     clock = Clock(started, checkpoint.seconds if checkpoint else 0.0)
-    trainer = _trainer(request, model, rows, TrainingWatch(work, clock), shared)
     if checkpoint:
         LOG.warning("resuming from %s", checkpoint.path.name)
-    with packed_training(model):
-        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    with deferred_signals() as stop_request:
+        watch = TrainingWatch(work, clock, stop_request)
+        trainer = _trainer(request, model, rows, watch, shared)
+        with packed_training(model):
+            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        watch.raise_if_stopped(trainer.state)
     check_adapter(model, rows.rows[0])
     if not trainer.is_world_process_zero():
         return {}

@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
+from torch import distributed
 from transformers import TrainerCallback
 
 from chatpipe.checkpoints import remove_old_checkpoints, seal_checkpoint
-from chatpipe.errors import TrainingError
+from chatpipe.errors import StoppedError, TrainingError
 from chatpipe.progress import Reporter
+from chatpipe.stopping import StopRequest
 
 
 class Clock:
@@ -27,12 +30,25 @@ class Clock:
 
 
 class TrainingWatch(TrainerCallback):  # type: ignore[misc]
-    """Reports progress, ends a training whose loss is not finite, and seals checkpoints."""
+    """Reports progress, seals checkpoints, and ends a training whose loss is not finite or that was
+    asked to end."""
 
-    def __init__(self, work: Path, clock: Clock) -> None:
+    def __init__(self, work: Path, clock: Clock, stop_request: StopRequest) -> None:
         self.work = work
         self.clock = clock
+        self.stop_request = stop_request
+        self.is_stopping = False
         self.reporter: Reporter | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first step: a training that is to end already has nothing to save."""
+        if _any_process(bool(self.stop_request)):
+            raise StoppedError(f"training was stopped before step {state.global_step + 1}.")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a step: a training that is to end saves a checkpoint."""
+        self.is_stopping = _any_process(bool(self.stop_request))
+        control.should_save = control.should_save or self.is_stopping
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After every step: progress, and TrainingError for a loss that is not finite."""
@@ -54,3 +70,27 @@ class TrainingWatch(TrainerCallback):  # type: ignore[misc]
         if process.is_main_process:
             seal_checkpoint(self.work / f"checkpoint-{state.global_step}", self.clock.seconds())
             remove_old_checkpoints(self.work)
+        if self.is_stopping:
+            raise _stopped(state)
+
+    def raise_if_stopped(self, state: Any) -> None:
+        """After the last step, whose checkpoint is whole: StoppedError where this is to end."""
+        if _any_process(bool(self.stop_request)):
+            raise _stopped(state)
+
+
+def _stopped(state: Any) -> StoppedError:
+    return StoppedError(
+        f"training was stopped after step {state.global_step} of {state.max_steps}, with a "
+        "checkpoint; run the same command again to go on."
+    )
+
+
+def _any_process(flag: bool) -> bool:
+    """Whether the flag is set in any of the processes that train together."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return flag
+    flags = torch.tensor([int(flag)], device=state.device)
+    distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
+    return bool(flags.item())

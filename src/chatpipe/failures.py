@@ -1,0 +1,74 @@
+"""How a step's process says that it failed: one sentence, and the traceback in a file beside it."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from chatpipe.artifacts import home
+from chatpipe.disk_errors import as_disk_error
+from chatpipe.errors import ChatpipeError, StepProcessError, named
+from chatpipe.redaction import redact
+
+LONGEST_SENTENCE = 600
+
+
+class Failure(BaseModel):
+    """An error on its way from one process to another."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: Exception, kind: str) -> Failure:
+        """What became of the step of that `kind`.
+
+        An error that nobody made for people keeps its words, and names the file that has its
+        traceback.
+        """
+        lines = redact("".join(traceback.format_exception(error)))
+        expected = error if isinstance(error, ChatpipeError) else as_disk_error(error, home())
+        if expected is not None:
+            message = redact(str(expected))
+            return cls(type=type(expected).__name__, message=message, traceback=lines)
+        words = " ".join(str(error).split()) or "without a word"
+        if not isinstance(error, ValueError):
+            words = f"{type(error).__name__}: {words}"
+        sentence = f"the {kind} step failed: {_shortened(redact(words))}"
+        message = sentence + written_to(write_log(kind, [lines]))
+        return cls(type=StepProcessError.__name__, message=message, traceback=lines)
+
+    def as_error(self) -> ChatpipeError:
+        """The error, to be raised here. A log that shows its traceback shows the other one too."""
+        error = named(self.type, self.message)
+        if self.traceback:
+            error.add_note(f"In the step's own process:\n{self.traceback}")
+        return error
+
+
+def write_log(kind: str, lines: Iterable[str]) -> Path | None:
+    """Write lines to a new file in $CHATPIPE_HOME/logs; None where that cannot be written."""
+    now = datetime.now().astimezone()
+    file = home() / "logs" / f"{kind}-{now:%Y%m%dT%H%M%S.%f}-{os.getpid()}.log"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(redact("\n".join(lines)), "utf-8", errors="replace")
+    except OSError:
+        return None
+    return file
+
+
+def written_to(file: Path | None) -> str:
+    """The end of a sentence: where there is more to read."""
+    return f"; the traceback is in {file}." if file else "."
+
+
+def _shortened(words: str) -> str:
+    words = words.rstrip(".")
+    return words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]} …"
