@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from chatpipe.artifacts import Artifact
 from chatpipe.base_names import base_names
-from chatpipe.config import Dataset, Split, Variant
+from chatpipe.config import Dataset, Variant
 from chatpipe.corpus import Merge, Normalize
 from chatpipe.export import export_report, export_variant
 from chatpipe.finetuning import Finetune
@@ -83,7 +83,7 @@ def heldout_sets(
     datasets = {d.name: (d, v.split) for v in variants for d in v.datasets}
     examples = {name: _examples(dataset) for name, (dataset, _) in datasets.items()}
     heldout = {
-        name: steps.merge(Merge(examples=(examples[name],), split=_by_hash(split)), name)
+        name: steps.merge(Merge.held_out_of(examples[name], split), name)
         for name, (_, split) in datasets.items()
     }
     return examples, heldout
@@ -192,8 +192,3 @@ def _loaded_key(variant: Variant) -> tuple[str, str]:
 
 def _label(variant: Variant) -> str:
     return variant.base_model.repo.rstrip("/").rpartition("/")[2]
-
-
-def _by_hash(split: Split) -> Split:
-    """The held-out rows of a data set are the same whether or not a variant trains on them."""
-    return split.model_copy(update={"method": "hash"})

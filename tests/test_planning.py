@@ -313,3 +313,23 @@ def test_sizes_and_times_are_told_in_a_persons_units():
 def test_twice_the_rank_is_twice_the_adapter(variant):
     wide = plan(variant("lora.rank=32"), LARGE).shapes.lora_parameters
     assert wide == 2 * plan(variant("lora.rank=16"), LARGE).shapes.lora_parameters
+
+
+def test_few_held_out_rows_are_noted_for_each_data_set(variant, tmp_path):
+    path = write_jsonl(tmp_path / "many.jsonl", alpaca_rows(160))
+    made = plan(variant(name="many", path=str(path)))
+    [rows] = made.data.datasets
+    assert rows.heldout_rows >= 30 and not any("held-out rows" in note for note in made.notes)
+    few = plan(variant())
+    count = few.data.datasets[0].heldout_rows
+    assert count == few.data.heldout_rows < 30
+    assert any(note.startswith(f"data set rows: {count} held-out rows; ") for note in few.notes)
+
+
+def test_a_data_set_of_which_nothing_is_held_out_is_refused_by_name(variant, tmp_path):
+    """With others beside it the corpus has held-out rows, but this one has no figures."""
+    few = write_jsonl(tmp_path / "few.jsonl", alpaca_rows(1))
+    raw = variant().model_dump(mode="json")
+    raw["datasets"].append({"name": "few", "path": str(few)})
+    made = plan(parse_variant(raw, "a test"))
+    assert [fault for fault in made.faults if fault.startswith("data set few: the split leaves")]

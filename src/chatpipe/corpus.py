@@ -207,6 +207,12 @@ class Merge(Request):
     examples: tuple[Artifact, ...]
     split: Split
 
+    @classmethod
+    def held_out_of(cls, examples: Artifact, split: Split) -> Merge:
+        """The request whose held-out rows are those of one data set: the same whether or not a
+        variant trains on them."""
+        return cls(examples=(examples,), split=split.model_copy(update={"method": "hash"}))
+
     def build(self, into: Path) -> dict[str, Any]:
         first = first_of_each(self._digests())
         with (

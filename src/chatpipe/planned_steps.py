@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,6 +12,7 @@ from chatpipe.config import Dataset, Split, Variant
 from chatpipe.corpus import Merge, Normalize, RowAccount
 from chatpipe.errors import ChatpipeError
 from chatpipe.generation import Ask
+from chatpipe.report.schema import FEW_ROWS
 from chatpipe.scoring import Score
 from chatpipe.sources import FetchDataset, FetchModel
 from chatpipe.upstream import Upstream, upstream_dataset
@@ -36,6 +38,8 @@ class DatasetRows(BaseModel):
     account: RowAccount | None = None
     expected_rows: int | None = None
     examples: Artifact | None = None
+    heldout: Artifact | None = None
+    heldout_rows: int | None = None
     download_bytes: int = 0
     files_bytes: int = 0
 
@@ -82,28 +86,22 @@ def data_of(variant: Variant) -> tuple[Data, list[Step]]:
         except ChatpipeError as error:
             faults.append(str(error))
             datasets.append(DatasetRows(name=dataset.name))
-    said = {"datasets": tuple(datasets), "notes": tuple(notes)}
     parts = tuple(rows.examples for rows in datasets if rows.examples)
-    if len(parts) < len(datasets):
-        steps.append(Step(kind=Merge.kind, what=variant.name, state="make"))
-        train, heldout = _expected(datasets, variant.split)
-        data = Data(**said, train_rows=train, heldout_rows=heldout, faults=tuple(faults))
-        return data, steps
-    request = Merge(examples=parts, split=variant.split)
-    steps.append(state_of(request, variant.name)[0])
-    try:
-        corpus = store().obtain(request)
-    except ChatpipeError as error:
-        return Data(**said, train_rows=0, heldout_rows=0, faults=(str(error),)), steps
-    details = corpus.details()
-    data = Data(
-        **said,
-        corpus=corpus,
-        merged=RowAccount.model_validate(details["account"]),
-        train_rows=details["train_rows"],
-        heldout_rows=details["heldout_rows"],
-    )
-    return data, steps
+    merge = Merge(examples=parts, split=variant.split) if len(parts) == len(datasets) else None
+    # Before the held-out rows are divided off, which for a single data set does the merge.
+    steps.append(state_of(merge, variant.name, Merge.kind)[0])
+    datasets = [_with_heldout(rows, variant.split, faults) for rows in datasets]
+    notes += [note for rows in datasets for note in _few_rows(rows)]
+    corpus = None
+    if merge and not faults:
+        try:
+            corpus = store().obtain(merge)
+        except ChatpipeError as error:
+            faults.append(str(error))
+    counts = _counts(corpus) if corpus else _expected(datasets, variant.split, faults)
+    return Data(
+        datasets=tuple(datasets), notes=tuple(notes), faults=tuple(faults), corpus=corpus, **counts
+    ), steps
 
 
 def base_step(variant: Variant, upstream: Upstream) -> Step:
@@ -124,7 +122,7 @@ def measuring_steps(
     for name, model, is_base in (("base", base, True), (variant.name, adapter, False)):
         pair = (base, None if is_base else adapter) if base and model else None
         for dataset in data.datasets:
-            heldout = _heldout(dataset, variant.split)
+            heldout = dataset.heldout
             score = Score.of(pair, heldout, settings) if pair and heldout else None
             steps.append(state_of(score, f"{name} on {dataset.name}", Score.kind)[0])
         ask = Ask.of(variant, *pair) if pair else None
@@ -192,16 +190,47 @@ def _not_here(
     )
 
 
-def _expected(datasets: list[DatasetRows], split: Split) -> tuple[int, int]:
-    """(training, held-out) rows by the counts that there are; held out: about its share."""
+def _counts(corpus: Artifact) -> dict[str, Any]:
+    details = corpus.details()
+    return {
+        "merged": RowAccount.model_validate(details["account"]),
+        "train_rows": details["train_rows"],
+        "heldout_rows": details["heldout_rows"],
+    }
+
+
+def _expected(
+    datasets: Sequence[DatasetRows], split: Split, faults: Sequence[str]
+) -> dict[str, Any]:
+    """Rows by the counts that there are; held out: about its share."""
+    if faults:
+        return {"train_rows": 0, "heldout_rows": 0}
     rows = sum(d.account.kept if d.account else d.expected_rows or 0 for d in datasets)
     heldout = round(rows * split.heldout)
-    return (rows if split.method == "none" else rows - heldout), heldout
+    train = rows if split.method == "none" else rows - heldout
+    return {"train_rows": train, "heldout_rows": heldout}
 
 
-def _heldout(dataset: DatasetRows, split: Split) -> Artifact | None:
-    if dataset.examples is None:
-        return None
-    by_hash = split.model_copy(update={"method": "hash"})
-    request = Merge(examples=(dataset.examples,), split=by_hash)
-    return store().find(request.kind, request.key())
+def _with_heldout(rows: DatasetRows, split: Split, faults: list[str]) -> DatasetRows:
+    """With the held-out rows that models are scored on, where the rows are there; a data set that
+    has none is a fault."""
+    if rows.examples is None:
+        expected = rows.expected_rows
+        about = None if expected is None else round(expected * split.heldout)
+        return rows.model_copy(update={"heldout_rows": about})
+    try:
+        heldout = store().obtain(Merge.held_out_of(rows.examples, split))
+    except ChatpipeError as error:
+        faults.append(f"data set {rows.name}: {error}")
+        return rows
+    found = {"heldout": heldout, "heldout_rows": heldout.details()["heldout_rows"]}
+    return rows.model_copy(update=found)
+
+
+def _few_rows(rows: DatasetRows) -> list[str]:
+    if rows.heldout_rows is None or rows.heldout_rows >= FEW_ROWS:
+        return []
+    return [
+        f"data set {rows.name}: {rows.heldout_rows} held-out rows; intervals over fewer than "
+        f"{FEW_ROWS} are too narrow: raise split.heldout or add rows."
+    ]
