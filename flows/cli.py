@@ -6,14 +6,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from chatpipe.errors import ConfigError
-from flows import environment, reevaluate_cli, service_cli, verify_cli
+from flows import environment, forget_cli, reevaluate_cli, service_cli, verify_cli
+from flows.options import AsJson, OptionalVariant, Overrides, StudyName, VariantName
 from flows.refusals import refusals
 from flows.running import Way, check, run_study, run_variant
 
@@ -22,36 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Start with: chatpipe demo",
 )
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.epochs=1"),
-]
 OnDeployment = Annotated[
     bool, typer.Option("--deployment", help="Run it on the server's worker, not here.")
 ]
 Watch = Annotated[bool, typer.Option("--watch", help="With --deployment: wait for its end.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
-
-
-def _names(kind: str) -> Callable[[], list[str]]:
-    def complete() -> list[str]:
-        from chatpipe.loading import names
-
-        return names(kind)
-
-    return complete
-
-
-VariantName = Annotated[
-    str, typer.Argument(help="A variant's name or YAML file.", autocompletion=_names("variants"))
-]
 OWN = "The variant's own, where left out."
 MaxNewTokens = Annotated[int | None, typer.Option(help=OWN)]
 Temperature = Annotated[float | None, typer.Option(help=f"0 is greedy. {OWN}")]
 Seed = Annotated[int | None, typer.Option(help=f"Of what is drawn. {OWN}")]
-StudyName = Annotated[
-    str, typer.Argument(help="A study's name or YAML file.", autocompletion=_names("studies"))
-]
 
 
 def _say_version(asked: bool) -> None:
@@ -202,43 +181,19 @@ def validate(
 
 @app.command()
 def show(
-    variant: Annotated[
-        str | None,
-        typer.Argument(help="A variant; all when left out.", autocompletion=_names("variants")),
-    ] = None,
-    as_json: AsJson = False,
+    variant: OptionalVariant = None, overrides: Overrides = None, as_json: AsJson = False
 ) -> None:
     """List variants and studies, or one variant's settings and what the store has of it."""
     with refusals():
         from chatpipe import listing
 
-        found = listing.variant(variant) if variant else listing.everything()
+        if variant is None and overrides:
+            raise ConfigError(["show: --set goes with a variant; name one."])
+        listed = listing.variant(variant, overrides or []) if variant else listing.everything()
         if as_json:
-            typer.echo(json.dumps(found, indent=1))
+            typer.echo(json.dumps(listed, indent=1))
         else:
-            listing.print_mapping(found)
-
-
-@app.command()
-def forget(
-    variant: Annotated[
-        str | None, typer.Argument(help="A variant.", autocompletion=_names("variants"))
-    ] = None,
-    kind: Annotated[
-        str, typer.Option(help="What of it: adapter, scores, generations, report, sources, all.")
-    ] = "adapter",
-    everything: Annotated[bool, typer.Option("--all", help="The whole store.")] = False,
-) -> None:
-    """Remove artifacts, so that the next run makes them anew."""
-    with refusals():
-        from chatpipe import forgetting
-
-        if (variant is None) == (not everything):
-            raise ConfigError(["forget: name a variant, or give --all."])
-        removed = forgetting.forget_all() if variant is None else forgetting.forget(variant, kind)
-        typer.echo(f"forgotten: {len(removed)} artifacts")
-        for name in removed:
-            typer.echo(f"  {name}")
+            listing.print_mapping(listed)
 
 
 @app.command()
@@ -249,13 +204,13 @@ def ask(
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
+    overrides: Overrides = None,
 ) -> None:
     """Ask a variant one question, as its panel is asked."""
     with refusals():
-        conversation, generation = _conversation(
-            variant, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-        )
-        for piece in conversation.reply(prompt, generation, input_text):
+        generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        conversation, settings = _conversation(variant, overrides or [], generation)
+        for piece in conversation.reply(prompt, settings, input_text):
             typer.echo(piece, nl=False)
         typer.echo()
 
@@ -266,15 +221,15 @@ def chat(
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
+    overrides: Overrides = None,
 ) -> None:
     """Talk with a variant; an empty line or Ctrl-D ends it, Ctrl-C stops a reply."""
     with refusals():
-        conversation, generation = _conversation(
-            variant, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-        )
+        generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        conversation, settings = _conversation(variant, overrides or [], generation)
         typer.echo(f"{variant}: an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply.")
         for line in _lines():
-            replies = conversation.reply(line, generation)
+            replies = conversation.reply(line, settings)
             try:
                 for piece in replies:
                     typer.echo(piece, nl=False)
@@ -296,14 +251,18 @@ def _lines() -> Iterator[str]:
         yield line
 
 
-def _conversation(name: str, **asked: float | None) -> tuple[Any, Any]:
-    """(a conversation with that variant, its settings of `generation` but for those asked for)."""
+def _conversation(
+    name: str, overrides: list[str], generation: dict[str, float | None]
+) -> tuple[Any, Any]:
+    """(a conversation with that variant, its settings of `generation` with these laid over)."""
     from chatpipe.artifacts import store
     from chatpipe.libraries import prepare
     from chatpipe.loading import load_variant
     from chatpipe.published import find
 
-    overrides = [f"generation.{key}={value}" for key, value in asked.items() if value is not None]
+    given = [f"generation.{key}={value}" for key, value in generation.items() if value is not None]
+    settings = load_variant(name, [*overrides, *given]).generation
+    # What is asked for here is no part of the run: the adapter is the same, and so is its name.
     variant = load_variant(name, overrides)
     base, adapter = map(store().bring, find(variant))
     prepare()
@@ -313,7 +272,7 @@ def _conversation(name: str, **asked: float | None) -> tuple[Any, Any]:
     conversation = Conversation(
         base.path, adapter.path, variant.quantization, variant.prompt_template
     )
-    return conversation, variant.generation
+    return conversation, settings
 
 
 def _is_study(file: Path) -> bool:
@@ -328,6 +287,7 @@ def _as_name(text: str) -> str:
 
 
 for _command in (
+    forget_cli.forget,
     service_cli.deploy,
     service_cli.up,
     service_cli.down,

@@ -7,20 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.options import AsJson, OptionalVariant, Overrides, VariantName, names_of
 from flows.refusals import refusals
-
-
-def _names() -> list[str]:
-    from chatpipe.loading import names
-
-    return names("variants")
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
-MaybeVariant = Annotated[
-    str | None,
-    typer.Argument(metavar="[VARIANT]", help="Of one variant only.", autocompletion=_names),
-]
 
 
 def reevaluate(
@@ -29,21 +17,24 @@ def reevaluate(
         typer.Argument(
             metavar="[VARIANT]...",
             help="Names or YAML files; all that are published when left out.",
-            autocompletion=_names,
+            autocompletion=names_of("variants"),
         ),
     ] = None,
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Relative change for the worse that passes.")
     ] = 0.02,
+    overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify published adapters, score them again, and compare with the accepted figures."""
     with refusals():
         from chatpipe.artifacts import home
-        from chatpipe.errors import GateError
+        from chatpipe.errors import ConfigError, GateError
         from chatpipe.loading import load_variant
 
-        chosen = [load_variant(name) for name in variants] if variants else None
+        if overrides and not variants:
+            raise ConfigError(["reevaluate: --set goes with variants; name them."])
+        chosen = [load_variant(name, overrides or []) for name in variants] if variants else None
 
         from flows.own_server import keep_from_terminal
         from flows.reevaluate import reevaluate as story
@@ -63,30 +54,46 @@ def reevaluate(
             typer.echo(f"trend: {home() / 'reports' / 'reevaluation' / 'index.html'}")
 
 
-def history(variant: MaybeVariant = None, as_json: AsJson = False) -> None:
+def history(
+    variant: OptionalVariant = None, overrides: Overrides = None, as_json: AsJson = False
+) -> None:
     """Print every check and acceptance, oldest first."""
     with refusals():
-        from chatpipe import history as kept
+        from chatpipe import history as evaluations
+        from chatpipe.errors import ConfigError
 
-        entries = kept.read(variant)
+        if variant is None and overrides:
+            raise ConfigError(["history: --set goes with a variant; name one."])
+        name = _run_name(variant, overrides or []) if variant else None
+        entries = evaluations.read(name)
         if as_json:
             _print_json(entries)
         elif entries:
             _print_table([_history_row(entry) for entry in entries])
         else:
-            typer.echo("nothing was evaluated yet; start with: chatpipe reevaluate")
+            typer.echo(
+                f"{name or 'nothing'} was not evaluated yet; start with: chatpipe reevaluate"
+            )
 
 
-def accept(
-    variant: Annotated[str, typer.Argument(help="A variant's name.", autocompletion=_names)],
-) -> None:
+def accept(variant: VariantName, overrides: Overrides = None) -> None:
     """Accept a variant's newest figures: later checks are compared with them."""
     with refusals():
-        from chatpipe import history as kept
+        from chatpipe import history as evaluations
         from chatpipe.report.formatting import perplexity
 
-        for entry in kept.accept(variant):
+        for entry in evaluations.accept(_run_name(variant, overrides or [])):
             typer.echo(f"accepted: {entry.heldout}: {entry.metric} {perplexity(entry.value)}")
+
+
+def _run_name(variant: str, overrides: list[str]) -> str:
+    """The name that the history knows the run by; a variant that was removed is still in it."""
+    from chatpipe import history as evaluations
+    from chatpipe.loading import load_variant
+
+    if not overrides and any(entry.variant == variant for entry in evaluations.read()):
+        return variant
+    return load_variant(variant, overrides, must_exist=False).name
 
 
 def _print_newest(names: list[str] | None, as_json: bool) -> None:

@@ -6,25 +6,31 @@ from typing import Annotated
 
 import typer
 
-from flows.reevaluate_cli import MaybeVariant
+from flows.options import OptionalVariant, Overrides
 from flows.refusals import refusals
 
 
 def verify(
-    variant: MaybeVariant = None,
+    variant: OptionalVariant = None,
     mend: Annotated[
         bool,
         typer.Option("--mend", help="Remove what is damaged, here only; a run makes it anew."),
     ] = False,
+    overrides: Overrides = None,
 ) -> None:
     """Read every byte of what is stored and compare; exit code 1 if anything is damaged."""
     with refusals():
         from chatpipe import verifying
+        from chatpipe.errors import ConfigError
         from chatpipe.loading import load_variant
         from chatpipe.plan_words import in_bytes
 
+        if variant is None and overrides:
+            raise ConfigError(["verify: --set goes with a variant; name one."])
         checks = (
-            verifying.check_variant(load_variant(variant)) if variant else verifying.check_all()
+            verifying.check_variant(load_variant(variant, overrides or [], must_exist=False))
+            if variant
+            else verifying.check_all()
         )
         count, size, damaged = 0, 0, 0
         for checked in checks:

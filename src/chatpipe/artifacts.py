@@ -209,6 +209,23 @@ class Store:
             path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def remove_work(self, kind: str = "*", key: str = "*") -> list[str]:
+        """Remove what unfinished steps left behind (of that kind and key); return its names.
+
+        Raises ArtifactError where another process is building it.
+        """
+        removed = []
+        for path in sorted((self.root / ".work").glob(f"{kind}-{key}")):
+            try:
+                with disk_errors(path), self._lock(path.name, wait=False):
+                    shutil.rmtree(path)
+            except BlockingIOError:
+                raise ArtifactError(
+                    f"{path.name}: another process is building it; stop that one first."
+                ) from None
+            removed.append(f".work/{path.name}")
+        return removed
+
     def forget(self, path: Path) -> None:
         """Remove one artifact, here and from the shared store."""
         shared = shared_store()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from chatpipe.artifacts import Artifact, home
@@ -17,9 +18,9 @@ def everything() -> dict[str, Any]:
     return {"variants": names("variants"), "studies": names("studies"), "home": str(home())}
 
 
-def variant(name: str) -> dict[str, Any]:
+def variant(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """One variant's settings, and its adapter where it has been run."""
-    found = load_variant(name)
+    found = load_variant(name, overrides, must_exist=False)
     try:
         _, adapter = find(found)
         held: dict[str, Any] = {"path": _place(adapter), "digest": adapter.digest}

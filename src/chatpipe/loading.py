@@ -53,51 +53,57 @@ def names(kind: str) -> list[str]:
     return sorted(path.stem for path in (deployments_dir() / kind).glob("*.yaml"))
 
 
-def load_variant(name_or_path: str, overrides: Sequence[str] = ()) -> Variant:
+def load_variant(
+    name_or_path: str, overrides: Sequence[str] = (), must_exist: bool = True
+) -> Variant:
     """The variant of that name or file, with `key.path=value` overrides laid over it.
 
     With overrides that change something, its name says so (`run_names`); that name
-    (`NAME+key=value`) is understood as well.
+    (`NAME+key=value`) is understood as well. must_exist: whether its rows have to be there.
     """
     if SEPARATOR in name_or_path and not _is_yaml(name_or_path):
-        return _load_run(name_or_path, overrides)
-    return _load_file(_find("variants", name_or_path), overrides)
+        return _load_run(name_or_path, overrides, must_exist)
+    return _load_file(_find("variants", name_or_path), overrides, must_exist)
 
 
-def parse_variant(raw: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Variant:
+def parse_variant(
+    raw: dict[str, Any], origin: str, overrides: Sequence[str] = (), must_exist: bool = True
+) -> Variant:
     """A variant from plain values; `origin` is what faults call the file."""
     parsed = [parse_override(text) for text in overrides]
-    variant = _parse(raw, origin, parsed)
+    variant = _parse(raw, origin, parsed, must_exist)
     if not parsed or any(override.keys == ("name",) for override in parsed):
         return variant
     try:
-        return rename_run(variant, _parse(raw, origin))
+        return rename_run(variant, _parse(raw, origin, must_exist=must_exist))
     except ConfigError:  # it is a variant with its overrides only
         settings = {".".join(override.keys): override.value for override in parsed}
         return rename_by_settings(variant, settings)
 
 
-def _load_file(path: Path, overrides: Sequence[str] = ()) -> Variant:
+def _load_file(path: Path, overrides: Sequence[str], must_exist: bool) -> Variant:
     raw = read_mapping(path)
     raw.setdefault("name", path.stem)
-    return parse_variant(raw, str(path), overrides)
+    return parse_variant(raw, str(path), overrides, must_exist)
 
 
-def _load_run(name: str, overrides: Sequence[str]) -> Variant:
+def _load_run(name: str, overrides: Sequence[str], must_exist: bool) -> Variant:
     """The variant of a run with other settings: by what its name says, or as the run saved it."""
     saved = saved_variant(name)
     try:
-        variant = load_variant(plain_name(name), settings_in(name))
+        variant = load_variant(plain_name(name), settings_in(name), must_exist)
     except ConfigError:
-        if saved.is_file():
-            return _load_file(saved, overrides)
-        raise
+        if not saved.is_file():
+            raise
+        return _load_file(saved, overrides, must_exist)
     if variant.name != name and saved.is_file():
-        return _load_file(saved, overrides)
-    return load_variant(plain_name(name), [*settings_in(name), *overrides])
+        return _load_file(saved, overrides, must_exist)
+    return load_variant(plain_name(name), [*settings_in(name), *overrides], must_exist)
 
 
-def _parse(raw: dict[str, Any], origin: str, overrides: Sequence[Override] = ()) -> Variant:
+def _parse(
+    raw: dict[str, Any], origin: str, overrides: Sequence[Override] = (), must_exist: bool = True
+) -> Variant:
     texts = [override.text for override in overrides]
     chosen = [o for o in overrides if o.keys == ("preset",)]
     preset, unknown = _preset(
@@ -110,7 +116,7 @@ def _parse(raw: dict[str, Any], origin: str, overrides: Sequence[Override] = ())
             raw = lay_over(raw, override)
     blamed = setting_origin("datasets", origin, texts)
     raw, faults = _resolve_datasets(_resolve_base(raw), origin, blamed)
-    faults += [*unknown, *_missing_paths(raw, blamed)]
+    faults += [*unknown, *(_missing_paths(raw, blamed) if must_exist else [])]
     try:
         variant = Variant.model_validate(raw)
     except ValidationError as error:
@@ -159,6 +165,8 @@ def _find(kind: str, name_or_path: str) -> Path:
     path = deployments_dir() / kind / f"{name_or_path}.yaml"
     if path.is_file():
         return path
+    if kind == "variants" and saved_variant(name_or_path).is_file():
+        return saved_variant(name_or_path)
     if kind == "variants" and name_or_path in names("studies"):
         members = ", ".join(load_study(name_or_path).variants)
         raise ConfigError(

@@ -29,7 +29,7 @@ class Published(BaseModel):
 def find(variant: Variant) -> tuple[Artifact, Artifact]:
     """(base, adapter) of a variant that has been run, here or on a machine that shares its store;
     ArtifactError says what to run first."""
-    request = _request(variant)
+    request = adapter_request(variant)
     return request.base, _held(request, variant)
 
 
@@ -59,7 +59,7 @@ def _bring_todays(variant: Variant) -> str | None:
     """The key of the adapter that was trained on today's rows, which is fetched, with what says
     what it was trained on, where only the shared store has it; None where there is none."""
     try:
-        request = _request(variant)
+        request = adapter_request(variant)
         adapter = _held(request, variant)
     except ChatpipeError:  # rows that were never fetched, have changed, or are gone
         return None
@@ -96,8 +96,8 @@ def _rows_of(asked: dict[str, Any]) -> tuple[list[str], dict[str, Any]] | None:
         return None
 
 
-def _request(variant: Variant) -> Finetune:
-    """The variant's Finetune, from what the store holds."""
+def adapter_request(variant: Variant) -> Finetune:
+    """The variant's Finetune, from what the store holds; ArtifactError where that is not all."""
     base = _held(FetchModel.of(variant.base_model), variant)
     corpus = _held(Merge(examples=_examples(variant), split=variant.split), variant)
     return Finetune.of(variant, base, corpus)
