@@ -56,7 +56,12 @@ def build_all(variant):
         scores=scores,
         generations=generations,
     )
-    request = MakeReport(study=variant.name, models=(model,), examples={"rows": examples[0]})
+    request = MakeReport(
+        study=variant.name,
+        models=(model,),
+        examples={"rows": examples[0]},
+        heldout={"rows": corpus},
+    )
     build(request)
     return adapter
 
