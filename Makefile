@@ -21,7 +21,7 @@ test: $(STAMP) ## run the whole test suite
 	@$(BIN)/python -m pytest -m speed
 
 test-fast: $(STAMP) ## run the tests that take seconds
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(BIN)/python -m pytest -m 'not slow and not drill and not live'
 
 test-live: $(STAMP) ## run the tests that wait for live servers (minutes)
 	@$(BIN)/python -m pytest -m live
