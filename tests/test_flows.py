@@ -1,9 +1,6 @@
 """The story with real Prefect, real NF4 and a tiny model: what runs again, and what does not."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -140,35 +137,6 @@ def test_what_a_person_watches_is_in_prefect(first):
     kinds = {artifact.type for artifact in artifacts}
     assert "plan-first" in {artifact.key for artifact in artifacts}
     assert {"table", "markdown", "progress"} <= kinds
-
-
-def test_two_runs_at_once_for_one_key_give_one_artifact(settings, tmp_path):
-    made = variant(settings, "twice", "training.seed=7")
-    path = settings["folder"] / "twice.yaml"
-    command = [sys.executable, "-m", "flows.cli", "run", str(path), "--json"]
-    command += ["--set", "training.seed=7"]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, "PREFECT_HOME": str(tmp_path / str(i))},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    reports = [json.loads(process.communicate(timeout=300)[0]) for process in processes]
-    digests = {report["models"][1]["adapter_digest"] for report in reports}
-    assert len(digests) == 1 and made.training.seed == 7
-
-
-def test_what_cannot_work_is_refused_by_the_first_task(settings):
-    path = settings["folder"] / "failing.yaml"
-    variant(settings, "failing")
-    command = [sys.executable, "-m", "flows.cli", "run", str(path)]
-    command += ["--set", "lora.target_modules=[nothing_like_this]"]
-    done = subprocess.run(command, env={**os.environ}, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "nothing_like_this" in done.stderr and "Traceback" not in done.stderr
 
 
 def asked(path):

@@ -158,20 +158,7 @@ ROWS_WITHIN = (
 )
 
 
-PENDING = {
-    "string views": "data",
-    "categories": "data",
-    "pointer of git lfs": "data",
-    "unclosed quote": "data",
-    "column that is none of ours": "data",
-    "column that is not in the file": "data",
-    "nested deep": "data",
-    "only zero-width": "data",
-    "chats with null turns": "data",
-}
-
-
-@cases(ROW_FILES, ROWS_WITHIN, pending=PENDING)
+@cases(ROW_FILES, ROWS_WITHIN)
 def test_what_is_called_fine_runs_and_the_rest_is_refused(
     case, chatpipe_home, tmp_path, tiny_model_dir
 ):

@@ -94,7 +94,7 @@ def verdict(command: str, variant: Path) -> Verdict:
         return Verdict(True, done.output)
     assert done.exit_code == 2, f"exit code {done.exit_code}: {done.output} {done.exception!r}"
     sentences = done.stderr.strip().splitlines()
-    assert sentences and all(len(line) < 1000 for line in sentences), done.stderr
+    assert sentences and all(len(line) < 1000 for line in sentences), done.output
     assert not any("Traceback" in line for line in sentences), done.stderr
     return Verdict(False, done.stderr)
 
@@ -120,7 +120,7 @@ def judge(case: Case, folder: Path, model: Path) -> None:
         assert not planned.fine, f"validate refuses what plan calls fine: {validated.text}"
     if case.refused:
         assert not planned.fine, "plan calls it fine"
-        assert case.refused in planned.text
+        assert case.refused in planned.text, planned.text
     else:
         assert planned.fine, planned.text
         assert all(made.path.is_dir() for made in run(variant))

@@ -126,6 +126,10 @@ class Place:
             assert time.monotonic() < deadline, self.log()[-3000:]
             time.sleep(0.02)
 
+    def done(self) -> bool:
+        """Whether the study's report is there."""
+        return (self.home / "reports" / STUDY / "report.json").exists()
+
     def log(self) -> str:
         """What started commands have said so far."""
         return (self.home.parent / f"{self.home.name}.log").read_text("utf-8", errors="replace")
@@ -201,6 +205,11 @@ def descendants(command: subprocess.Popen[str]) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(command.pid).children(recursive=True)
     return []
+
+
+def builds(command: subprocess.Popen[str]) -> bool:
+    """Whether one of the command's processes builds a step now; other commands wait for it."""
+    return any(is_child(process) for process in descendants(command))
 
 
 def is_child(process: psutil.Process) -> bool:
