@@ -179,14 +179,16 @@ def test_two_processes_at_once_build_one_artifact(tmp_path):
     assert len(digests) == 1 and log.read_text() == "built\n"
 
 
-def test_a_killed_builder_leaves_no_lock_and_no_artifact(tmp_path):
+def test_a_killed_builder_leaves_no_lock_no_artifact_and_after_the_next_one_nothing(tmp_path):
     log = tmp_path / "log"
     first = builder(log, 60)
     wait_for(log)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert store().find("note", Note(text="x").key()) is None
+    assert any((store().root / ".tmp").iterdir())
     assert builder(log, 0).communicate(timeout=30)[0].strip()
+    assert not any((store().root / ".tmp").iterdir())
 
 
 def test_what_a_killed_build_left_is_no_artifact_and_goes_after_a_day(tmp_path):

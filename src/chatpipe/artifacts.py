@@ -328,8 +328,11 @@ class Store:
 
     @contextmanager
     def _temporary(self, kind: str, key: str) -> Iterator[Path]:
-        """An empty directory in this store; gone afterwards, unless it was renamed."""
+        """An empty directory in this store; gone afterwards, unless it was renamed. The caller
+        holds the lock of that key: what an earlier build of it left behind is nobody's."""
         self._remove_leftovers()
+        for path in (self.root / ".tmp").glob(f"{kind}-{key}-*"):
+            shutil.rmtree(path, ignore_errors=True)
         temporary = self.root / ".tmp" / f"{kind}-{key}-{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
         try:
