@@ -1,0 +1,180 @@
+"""What disks, kills and strangers' files do to the store: a sentence, and nothing half."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pytest
+
+from chatpipe.artifacts import LEFT_OVER_AFTER_S, store
+from chatpipe.disk_errors import as_disk_error, disk_errors
+from chatpipe.errors import ArtifactError, ConfigError, DiskError
+from chatpipe.export import check_target, export_directory, export_variant
+from chatpipe.loading import load_variant
+from chatpipe.seals import SEAL
+from tests.disks import fill, make_read_only, small_disk
+from tests.test_artifacts import BUILDER, Note, no_build
+
+PAGE = 4096
+
+
+@pytest.fixture
+def small_home(tmp_path, monkeypatch):
+    """A home on a disk of 1 MiB."""
+    with small_disk(tmp_path / "small", "1m") as home:
+        monkeypatch.setenv("CHATPIPE_HOME", str(home))
+        yield home
+
+
+def test_a_full_disk_at_any_stage_is_a_sentence_and_leaves_nothing_half(small_home):
+    made = store().obtain(Note(text="first"))
+    room = 0
+    while room < 64 * PAGE:  # the lock, the temporary directory, each file, the seal
+        fill(small_home, room)
+        try:
+            store().obtain(Note(text="second" * PAGE))
+        except DiskError as error:
+            assert str(error).startswith(str(small_home))
+            assert "no space is left on this disk; make room" in str(error)
+        else:
+            break
+        assert list(store().all()) == [made.path]
+        assert store().obtain(Note(text="first"), no_build) == made
+        assert not any((store().root / ".tmp").iterdir())
+        (small_home / "ballast").unlink()
+        room += PAGE
+    assert room > 0 and len(list(store().all())) == 2
+
+
+def test_a_read_only_store_gives_what_it_has_and_a_sentence_for_the_rest(small_home):
+    made = store().obtain(Note(text="first"))
+    make_read_only(small_home)
+    assert store().obtain(Note(text="first"), no_build) == made
+    assert store().bring(made) == made
+    for refused in (
+        lambda: store().obtain(Note(text="second")),
+        lambda: store().forget(made.path),
+        lambda: store().work_path("note", "key"),
+        lambda: export_variant(load_variant("smol-merge")),
+        lambda: export_directory(made.path, small_home / "copy"),
+    ):
+        with pytest.raises(DiskError, match=r"this disk is read-only; mount it for writing"):
+            refused()
+
+
+def test_an_export_onto_a_full_disk_is_a_sentence_and_leaves_nothing(small_home, tmp_path):
+    made = store().obtain(Note(text="first" * PAGE))
+    fill(small_home, 0)
+    with pytest.raises(DiskError, match="no space is left"):
+        export_directory(made.path, small_home / "copy")
+    assert {path.name for path in small_home.iterdir()} <= {"store", "ballast"}
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/a/file"),
+            r"^/a/file: no space is left",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/a/file"), r"^/a/file: your quota"),
+        (OSError(errno.EROFS, "Read-only file system", "/a/file"), r"^/a/file: .* read-only"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), r"^/a: this user may not"),
+        (OSError(errno.EIO, "Input/output error"), r"^/home: the disk fails"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), r"^/home: no space"),
+        (pa.ArrowException("[errno 122] Disk quota exceeded"), r"^/home: your quota"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a"), r"^/a: a file is in the way"),
+    ],
+)
+def test_what_a_disk_refuses_is_one_sentence_whoever_says_it(error, sentence, tmp_path):
+    with pytest.raises(DiskError, match=sentence), disk_errors(tmp_path.__class__("/home")):
+        raise error
+    wrapped = RuntimeError("saving failed")
+    wrapped.__cause__ = error
+    assert str(as_disk_error(wrapped, tmp_path.__class__("/home")))
+
+
+def test_other_errors_are_left_as_they_are(tmp_path):
+    for error in (
+        ValueError("Permission denied, says a row"),
+        ConnectionResetError(errno.ECONNRESET, "reset"),
+        FileNotFoundError(errno.ENOENT, "No such file", "/a"),
+        ArtifactError("/a: no space left on device"),
+    ):
+        with pytest.raises(type(error)), disk_errors(tmp_path):
+            raise error
+
+
+def test_files_of_others_in_the_store_are_left_alone(chatpipe_home):
+    made = store().obtain(Note(text="first"))
+    long_ago = time.time() - LEFT_OVER_AFTER_S - 10
+    strangers = [store().root / place / ".DS_Store" for place in ("", ".tmp", ".locks", "note")]
+    strangers += [store().root / ".tmp" / "notes-of-mine.txt"]
+    for path in strangers:
+        path.write_bytes(b"x")
+        os.utime(path, (long_ago, long_ago))
+    store().obtain(Note(text="second"))
+    assert store().find("note", made.key) == made
+    assert len(list(store().all())) == 2 and all(path.exists() for path in strangers)
+
+
+def test_a_flipped_seal_is_no_seal(chatpipe_home):
+    made = store().obtain(Note(text="first"))
+    content = (made.path / SEAL).read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        (made.path / SEAL).write_bytes(damaged)
+        found = store().find("note", made.key)
+        assert found is None or (found == made and made.details() == {"letters": 5})
+
+
+def test_an_artifact_under_anothers_key_is_not_taken_for_it(chatpipe_home):
+    one, two = (store().obtain(Note(text=text)) for text in ("one", "two"))
+    store().discard(two.path)
+    one.path.rename(two.path)
+    with pytest.raises(ArtifactError, match="holds another artifact"):
+        store().check("note", two.key)
+    assert store().obtain(Note(text="two")) == two
+
+
+def test_a_step_is_not_built_from_what_is_damaged(chatpipe_home):
+    source = store().obtain(Note(text="source"))
+    (source.path / "folder/note.txt").write_text("sourcE")
+    with pytest.raises(ArtifactError, match=rf"note is made from note/{source.key}: .*content"):
+        store().obtain(Note(text="made of it", after=source), no_build)
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_builders_at_once_of_which_the_building_one_is_killed(chatpipe_home, tmp_path, count):
+    log = tmp_path / "log"
+
+    def start(seconds):
+        command = [sys.executable, "-c", BUILDER, str(log), str(seconds)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    first = start(60)
+    while not log.exists():
+        time.sleep(0.01)
+    others = [start(0) for _ in range(count - 1)]
+    time.sleep(0.3)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    digests = {other.communicate(timeout=60)[0].strip() for other in others}
+    assert digests == {store().obtain(Note(text="x"), no_build).digest}
+    assert log.read_text() == "built\n" * 2
+    assert len(list(store().all())) == 1
+
+
+def test_nothing_is_exported_into_a_source(chatpipe_home, tmp_path, tiny_model_dir):
+    variant = load_variant("smol-merge", [f"base_model.repo={tiny_model_dir}"])
+    check_target(tmp_path / "elsewhere", variant)
+    link = tmp_path / "link"
+    link.symlink_to(tiny_model_dir)
+    for target in (tiny_model_dir / "adapter", link / "deep/adapter"):
+        with pytest.raises(ConfigError, match="which is a source"):
+            check_target(target, variant)
