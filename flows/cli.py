@@ -15,7 +15,7 @@ import typer
 from chatpipe.errors import ConfigError
 from flows import environment, forget_cli, reevaluate_cli, service_cli, verify_cli
 from flows.options import AsJson, OptionalVariant, Overrides, StudyName, VariantName
-from flows.refusals import refusals
+from flows.refusals import BAD_INPUT, refusals
 from flows.running import Way, check, run_study, run_variant
 
 app = typer.Typer(
@@ -315,9 +315,9 @@ def main() -> None:
             signal.signal(asked, lambda number, _: sys.exit(128 + number))
     environment.prepare()
     _absolute_places()
-    root = str(Path.cwd())
-    if root not in sys.path:
-        sys.path.append(root)
+    if faults := environment.proxy_faults():
+        typer.echo("\n".join(faults), err=True)
+        sys.exit(BAD_INPUT)
     app()
 
 

@@ -8,9 +8,9 @@ from prefect import flow
 from pydantic import BeforeValidator, Field
 
 from chatpipe.artifacts import Artifact
-from chatpipe.config import Dataset, Variant
+from chatpipe.config import Dataset, Study, Variant
+from chatpipe.run_names import plain_name, rename_study
 from flows.entering import named_by
-from flows.parameter_merging import parse_section
 from flows.placement import placement
 from flows.run_parameters import run_parameters
 from flows.story import study_story
@@ -33,11 +33,6 @@ else:
     VariantParameter = Annotated[StudyVariant, BeforeValidator(_as_mapping)]
 
 
-def _variant(value: Any) -> Variant:
-    values = _as_mapping(value)
-    return parse_section(Variant, values, f"compare: variants.{values['name']}")
-
-
 @flow(name="compare", flow_run_name=named_by("study"), persist_result=False)
 def compare(
     study: str, variants: list[VariantParameter], gpu_workers: str | None = None
@@ -50,8 +45,9 @@ def compare(
         gpu_workers: Deployment whose workers do what needs a GPU; this run does it when empty.
     """
     parameters = run_parameters(locals())
-    return study_story(
-        parameters["study"],
-        [_variant(item) for item in parameters["variants"]],
-        placement(parameters.get("gpu_workers")),
-    )
+    tuned = parameters.variants("compare")
+    name = parameters.values["study"]
+    if name == parameters.deployed.get("study"):
+        names = tuple(plain_name(variant.name) for variant in tuned)
+        name = rename_study(Study(name=name, variants=names), tuned).name
+    return study_story(name, tuned, placement(parameters.values.get("gpu_workers")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from prefect import Flow
@@ -19,7 +20,6 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.callables import parameter_schema
-from prefect.utilities.importtools import import_object
 from prefect.workers.process import ProcessWorker
 
 from chatpipe.errors import ConfigError
@@ -104,7 +104,9 @@ class _Prepared:
         """ConfigError where the flow is not there or does not take these parameters."""
         key = f"{deployments_dir() / 'prefect.yaml'}: deployments.{deployment.name}"
         try:
-            flow: Flow[..., Any] = import_object(deployment.entrypoint)
+            # Prefect's own import would look into the current directory first.
+            module, _, name = deployment.entrypoint.rpartition(".")
+            flow: Flow[..., Any] = getattr(import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ConfigError([f"{key}.entrypoint: {error}."]) from None
         schema = parameter_schema(flow).model_dump_for_openapi()

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from prefect import runtime
 
 from chatpipe.errors import ConfigError
+from flows.parent_watch import end_with_parent
 
 
 def named_by(parameter: str) -> Callable[[], str]:
@@ -24,6 +25,9 @@ def named_by(parameter: str) -> Callable[[], str]:
 
 
 def check_home() -> None:
-    """A worker runs a deployment in a directory that is removed afterwards."""
+    """ConfigError where a worker does not say where the store is: a run's directory is removed
+    afterwards. A run of a worker ends with it, or the next worker would train beside it."""
+    if runtime.deployment.id:
+        end_with_parent(os.getppid())
     if runtime.deployment.id and not os.environ.get("CHATPIPE_HOME"):
         raise ConfigError(["CHATPIPE_HOME: a worker's environment must say where the store is."])

@@ -18,10 +18,8 @@ from chatpipe.config import (
     Split,
     Tracker,
     Training,
-    Variant,
 )
 from flows.entering import named_by
-from flows.parameter_merging import parse_section
 from flows.placement import placement
 from flows.run_parameters import run_parameters
 from flows.story import study_story
@@ -65,6 +63,5 @@ def finetune(
         gpu_workers: Deployment whose workers do what needs a GPU; this run does it when empty.
     """
     parameters = run_parameters(locals())
-    gpu = placement(parameters.pop("gpu_workers", None))
-    variant = parse_section(Variant, parameters, "finetune")
-    return study_story(variant.name, [variant], gpu)
+    variant = parameters.variant("finetune")
+    return study_story(variant.name, [variant], placement(parameters.values.get("gpu_workers")))

@@ -1,4 +1,5 @@
-"""The server that Prefect starts for one command alone, out of the terminal's reach.
+"""The server that Prefect starts for one command alone: out of the terminal's reach, and gone
+when the command is.
 
 Ctrl-C goes to all that a terminal runs. It is meant for the command, which then tells its server
 how the run ended: with the server gone at the same moment, Prefect goes on trying for minutes.
@@ -6,21 +7,31 @@ how the run ended: with the server gone at the same moment, Prefect goes on tryi
 
 from __future__ import annotations
 
+import os
 import subprocess
-from functools import partial
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from flows.database_check import check_database
 
-def keep_from_terminal() -> None:
-    """Have Prefect start such a server in a process group of its own; the command ends it, unless
-    the command itself is killed."""
+
+def prepare_own_server() -> None:
+    """Have Prefect start such a server in a process group of its own, where it ends with this
+    process, even by SIGKILL; ServiceError where its database cannot be used."""
     from prefect.settings import PREFECT_API_URL
 
     if PREFECT_API_URL.value():
         return  # none will be started, and importing it takes over a second
+    check_database()
     from prefect.server.api import server
 
-    apart = {**vars(subprocess), "Popen": partial(subprocess.Popen, process_group=0)}
     module: Any = server
-    module.subprocess = SimpleNamespace(**apart)
+    module.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": _start})
+
+
+def _start(args: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Start `python -m uvicorn …` so that it watches this process."""
+    python, _, *module = args
+    watched = [python, "-P", "-m", "flows.parent_watch", str(os.getpid()), *module]
+    return subprocess.Popen(watched, process_group=0, **options)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from chatpipe.errors import ConfigError
 from chatpipe.overrides import merged
+from chatpipe.run_names import plain_name
 from chatpipe.validation_messages import sentences
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
@@ -61,7 +62,7 @@ def _variant_differences(below: list[Any], above: list[Any]) -> Iterator[str]:
         yield f"variants={', '.join(names)}"
     for variant in above:
         name = variant["name"]
-        yield from differences(known.get(name, {}), variant, f"variants.{name}")
+        yield from differences(known.get(_plain_name(variant), {}), variant, f"variants.{name}")
 
 
 def _merge_variant(below: Mapping[str, Any], variant: Any) -> Any:
@@ -70,6 +71,10 @@ def _merge_variant(below: Mapping[str, Any], variant: Any) -> Any:
     same_name = [
         known
         for known in below.get("variants") or []
-        if isinstance(known, Mapping) and known.get("name") == variant.get("name")
+        if isinstance(known, Mapping) and known.get("name") == _plain_name(variant)
     ]
     return merge_sections(same_name[0], variant) if same_name else dict(variant)
+
+
+def _plain_name(variant: Mapping[str, Any]) -> str:
+    return plain_name(str(variant.get("name")))

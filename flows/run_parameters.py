@@ -7,6 +7,7 @@ Prefect lays what a run is given over its deployment's parameters at the top lev
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -15,10 +16,34 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
-from flows.parameter_merging import differences, merge_sections
+from chatpipe.config import Variant
+from chatpipe.run_names import rename_run
+from flows.parameter_merging import differences, merge_sections, parse_section
 
 
-def run_parameters(validated: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RunParameters:
+    """All parameters of a run, and those of its deployment (none where it belongs to none)."""
+
+    values: dict[str, Any]
+    deployed: dict[str, Any]
+
+    def variant(self, origin: str) -> Variant:
+        """The variant whose sections are the parameters, by the name of this run."""
+        return _variant(self.values, self.deployed, origin)
+
+    def variants(self, origin: str) -> list[Variant]:
+        """The variants of the parameter `variants`, by the names of this run."""
+        deployed = {variant["name"]: variant for variant in self.deployed.get("variants", ())}
+        variants = []
+        for item in self.values["variants"]:
+            values = item.model_dump(mode="json") if isinstance(item, Variant) else item
+            name = values["name"]
+            variants.append(_variant(values, deployed.get(name), f"{origin}: variants.{name}"))
+        return variants
+
+
+def run_parameters(validated: Mapping[str, Any]) -> RunParameters:
     """Parameters of the current run, completed from its deployment and shown in its log.
 
     Args:
@@ -28,12 +53,25 @@ def run_parameters(validated: Mapping[str, Any]) -> dict[str, Any]:
     context = FlowRunContext.get()
     flow_run = context.flow_run if context else None
     if flow_run is None or flow_run.deployment_id is None:
-        return dict(validated)
+        return RunParameters(dict(validated), {})
     deployed = _deployment_parameters(flow_run.deployment_id)
     parameters = merge_sections(deployed, flow_run.parameters)
     changes = list(differences(deployed, parameters))
     get_run_logger().info("parameters: %s", ", ".join(changes) or "those of the deployment")
-    return parameters
+    return RunParameters(parameters, deployed)
+
+
+def _variant(values: Mapping[str, Any], deployed: Mapping[str, Any] | None, origin: str) -> Variant:
+    """The variant of these values; where they differ from the deployment's variant of that name,
+    its name says in what."""
+    variant = parse_section(Variant, _sections(values), origin)
+    if not deployed or variant.name != deployed.get("name"):
+        return variant
+    return rename_run(variant, parse_section(Variant, _sections(deployed), origin))
+
+
+def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != "gpu_workers"}
 
 
 def _deployment_parameters(deployment_id: UUID) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
+from flows import environment
 from flows.refusals import refusals
 from flows.server_faults import require_server
 
@@ -38,6 +40,7 @@ def up(port: Port = 4200) -> None:
         typer.echo(
             f"dashboard: http://{serving.HOST}:{port}\n"
             f"for Prefect's own commands: export PREFECT_API_URL={serving.api_url(port)}"
+            + (f" NO_PROXY={os.environ['NO_PROXY']}" if environment.uses_proxy() else "")
         )
 
 

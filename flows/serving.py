@@ -1,34 +1,38 @@
-"""A local Prefect server and its workers in the background: started once, found again, ended.
-
-A process is ours if it is written down in `<home>/service/` with the moment it was started.
-"""
+"""A local Prefect server and its workers in the background: started once, found again, ended."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from http.client import HTTPException
-from pathlib import Path
-
-import psutil
 
 from chatpipe.artifacts import home
 from chatpipe.errors import ServiceError
 from chatpipe.loading import deployments_dir
-from flows.environment import of_services
+from flows.environment import service_environment
+from flows.service_processes import (
+    Service,
+    end,
+    home_of_server,
+    left_behind,
+    recorded_services,
+    run_count,
+    service_directory,
+)
 
 HOST = "127.0.0.1"  # a server without accounts is for this machine alone
 STARTS_WITHIN_S = 120
-ENDS_WITHIN_S = 30
 RUNS_THAT_WAIT = 2  # for each GPU: runs of the CPU's worker that may wait for its steps at once
+
+# No proxy stands between this machine and its own server.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 SERVER_ENVIRONMENT = {
     # Leases of concurrency slots survive a restart of the server; in memory they would be lost,
@@ -42,72 +46,6 @@ WORKER_ENVIRONMENT = {
     "PREFECT_CLIENT_MAX_RETRIES": "9",  # about 17 minutes: longer than a server's restart
     "PREFECT_WORKER_QUERY_SECONDS": "2",
 }
-
-
-@dataclass(frozen=True)
-class Service:
-    """A background process: its name, what it runs, with what environment beside ours."""
-
-    name: str
-    command: tuple[str, ...]
-    environment: dict[str, str]
-
-    @property
-    def log(self) -> Path:
-        """Where its output goes."""
-        return _folder() / f"{self.name}.log"
-
-    @property
-    def _record(self) -> Path:
-        return _folder() / f"{self.name}.json"
-
-    def process(self) -> psutil.Process | None:
-        """The running process that was started under this name."""
-        try:
-            recorded = json.loads(self._record.read_text("utf-8"))
-            process = psutil.Process(recorded["pid"])
-            same = abs(process.create_time() - recorded["started"]) < 1
-            running = same and process.status() != psutil.STATUS_ZOMBIE
-        except (OSError, ValueError, psutil.NoSuchProcess):
-            return None
-        return process if running else None
-
-    def start(self) -> bool:
-        """Start it, unless it runs; whether it was started."""
-        if self.process():
-            return False
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", *self.command],
-                env={**of_services(), **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # it outlives this terminal
-            )
-        started = psutil.Process(child.pid).create_time()
-        self._record.write_text(json.dumps({"pid": child.pid, "started": started}), "utf-8")
-        return True
-
-    def runs(self) -> int:
-        """How many flow runs it has under way, each in a process of its own."""
-        process = self.process()
-        family = process.children(recursive=True) if process else []
-        return sum("prefect.engine" in _command(member) for member in family)
-
-    def stop(self) -> bool:
-        """End it, and what it started; whether it ran."""
-        process = self.process()
-        if process:
-            family = [process, *process.children(recursive=True)]
-            for member in family:
-                _signal(member, "terminate")
-            _, left = psutil.wait_procs(family, timeout=ENDS_WITHIN_S)
-            for member in left:
-                _signal(member, "kill")
-        self._record.unlink(missing_ok=True)
-        return process is not None
 
 
 def api_url(port: int) -> str:
@@ -130,9 +68,12 @@ def _up(port: int) -> Iterator[str]:
             f"a server that `chatpipe up` started runs already, on another port than {port}; "
             "end it with `chatpipe down`, or name its port."
         )
-    if running is None and healthy(url):
-        yield f"server: one that chatpipe did not start answers at {url}; it is used."
+    yield from _end_left_behind()
+    if running is None and _is_listening(port):
+        yield _server_of_others(url, port)
     else:
+        if running is None:
+            _check_database()
         started = server.start()
         _wait_until_healthy(server, url)
         yield f"server: {'started' if started else 'runs already'}: http://{HOST}:{port}"
@@ -141,23 +82,71 @@ def _up(port: int) -> Iterator[str]:
         yield f"{worker.name}: {'started' if worker.start() else 'runs already'}"
 
 
+def _server_of_others(url: str, port: int) -> str:
+    """A line on the server that listens there already; ServiceError where it cannot be used."""
+    other = f"name another port: chatpipe up --port {port + 1}."
+    if not healthy(url):
+        raise ServiceError(f"port {port}: another program listens there; {other}")
+    owner = home_of_server(port)
+    if owner and owner != str(home().resolve()):
+        raise ServiceError(
+            f"port {port}: the server of CHATPIPE_HOME={owner} listens there, whose workers have "
+            f"another store; {other}"
+        )
+    return f"server: one that chatpipe did not start answers at {url}; it is used."
+
+
 def down() -> Iterator[str]:
-    """End what `up` started, workers first; a line for each."""
-    names = sorted((path.stem for path in _folder().glob("*.json")), reverse=True)
-    for name in names:
-        service = Service(name, (), {})
-        lost = service.runs()
-        ended = "ended" if service.stop() else "was not running any more"
-        with_it = f", and with it {lost} run(s): start them again, they go on" if lost else ""
-        yield f"{name}: {ended}{with_it}"
-    if not names:
+    """End what `up` started, workers first, and what an earlier worker left; a line for each."""
+    with _one_at_a_time():
+        yield from _down()
+
+
+def _down() -> Iterator[str]:
+    services = recorded_services()
+    left = list(_end_left_behind())  # first: runs tell the server how they ended
+    yield from left
+    for service in services:
+        running = service.process() is not None
+        runs = service.stop()
+        with_it = f", and with it {runs} run(s): start them again, they go on" if runs else ""
+        yield f"{service.name}: {'ended' if running else 'was not running any more'}{with_it}"
+    yield from _end_left_behind()
+    if not services and not left:
         yield "nothing that chatpipe started is running"
+
+
+def _end_left_behind() -> Iterator[str]:
+    processes = left_behind()
+    if processes:
+        runs = run_count(processes)
+        end(processes)
+        with_it = f", {runs} run(s) among them: start them again, they go on" if runs else ""
+        yield f"left by a service that is gone: {len(processes)} process(es) ended{with_it}"
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _check_database() -> None:
+    """In a process of its own: Prefect's settings must be those of the server."""
+    checked = subprocess.run(
+        [sys.executable, "-P", "-m", "flows.database_check"],
+        env=service_environment(),
+        capture_output=True,
+        text=True,
+    )
+    if checked.returncode:
+        raise ServiceError(checked.stderr.strip().splitlines()[-1])
 
 
 def healthy(url: str) -> bool:
     """Whether a Prefect server answers at that address."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+        with _OPENER.open(f"{url}/health", timeout=2) as answer:
             return bool(answer.status == 200)
     except (OSError, HTTPException):
         return False
@@ -208,15 +197,25 @@ def _places() -> dict[str, str]:
 
 
 def _worker_command(pool: str, name: str, runs: int = 1) -> tuple[str, ...]:
-    start = ("prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", str(runs))
+    start = (
+        "flows.worker_process",
+        "worker",
+        "start",
+        "--pool",
+        pool,
+        "--name",
+        name,
+        "--limit",
+        str(runs),
+    )
     return (*start, "--type", "process", "--install-policy", "never")
 
 
 def _deployed(url: str) -> Iterator[str]:
     """`deploy` in a process of its own: Prefect reads its settings once, when it is imported."""
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "deploy"],
-        env={**of_services(), "PREFECT_API_URL": url},
+        [sys.executable, "-P", "-m", "flows.cli", "deploy"],
+        env={**service_environment(), "PREFECT_API_URL": url},
         capture_output=True,
         text=True,
     )
@@ -240,26 +239,10 @@ def _tail(service: Service) -> str:
     return lines[-1] if lines else "(it is empty)"
 
 
-def _signal(process: psutil.Process, how: str) -> None:
-    with suppress(psutil.NoSuchProcess):
-        getattr(process, how)()
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Two `up` at once start one server: the second waits, and finds the first one's."""
-    _folder().mkdir(parents=True, exist_ok=True)
-    with (_folder() / "lock").open("w") as lock:
+    service_directory().mkdir(parents=True, exist_ok=True)
+    with (service_directory() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # dropped by the kernel with the process
         yield
-
-
-def _folder() -> Path:
-    return home() / "service"

@@ -17,8 +17,18 @@ from tests.rows import alpaca_rows, write_jsonl
 SHIPPED = Path(__file__).parents[1] / "deployments"
 
 
+def foreign_project(folder):
+    """Fill a directory with modules named like ours and Prefect's; importing one of them fails."""
+    for name in ("flows/__init__", "tasks", "chatpipe", "prefect", "uvicorn", "typer"):
+        path = folder / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"raise RuntimeError('{name} of another project was imported')")
+    return folder
+
+
 class Site:
-    """A user's machine: a home, deployments of its own, and the commands run there."""
+    """A user's machine: a home, deployments of its own, and the commands run there, in a directory
+    of another project."""
 
     def __init__(self, folder, model, environment=None):
         with socket.socket() as probe:
@@ -34,6 +44,7 @@ class Site:
             "PREFECT_HOME": str(folder / "prefect"),
             **(environment or {}),
         }
+        self.directory = foreign_project(folder / "other-project")
         self._write_deployments(folder / "deployments", model)
 
     def _write_deployments(self, folder, model):
@@ -62,7 +73,8 @@ class Site:
     def run(self, *command, api=False):
         environment = {**self.environment, **({"PREFECT_API_URL": self.api} if api else {})}
         done = subprocess.run(
-            [sys.executable, "-m", *map(str, command)],
+            [sys.executable, "-P", "-m", *map(str, command)],
+            cwd=self.directory,
             env=environment,
             capture_output=True,
             text=True,
@@ -74,7 +86,8 @@ class Site:
         """A worker on another machine: another process, with that environment."""
         command = ["prefect", "worker", "start", "--pool", pool, "--limit", "1"]
         return subprocess.Popen(
-            [sys.executable, "-m", *command, "--install-policy", "never"],
+            [sys.executable, "-P", "-m", *command, "--install-policy", "never"],
+            cwd=self.directory,
             env={
                 **self.environment,
                 **WORKER_ENVIRONMENT,
@@ -106,5 +119,6 @@ class Site:
         return self.runs()[0]
 
     def runs(self):
-        """All flow runs, the latest first."""
-        return self.ask("flow_runs/filter", sort="START_TIME_DESC")
+        """All flow runs that somebody asked for, the latest first."""
+        runs = self.ask("flow_runs/filter", sort="START_TIME_DESC")
+        return [run for run in runs if not run["auto_scheduled"]]

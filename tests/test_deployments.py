@@ -18,7 +18,8 @@ import yaml
 from chatpipe.config import Variant
 from chatpipe.errors import ConfigError
 from flows.deployment_file import load_deployments
-from flows.serving import Service, down, gpus
+from flows.service_processes import Service, run_count
+from flows.serving import down, gpus
 from tests.site import SHIPPED, Site
 
 
@@ -210,7 +211,7 @@ def test_a_run_that_ends_with_its_worker_is_counted(chatpipe_home):
     worker = Service("worker", ("timeit", "-n", "1", "-r", "1", sleeping), {})
     assert worker.start() and not worker.start()
     deadline = time.monotonic() + 30
-    while worker.runs() < 1:
+    while run_count(worker.process().children(recursive=True)) < 1:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert list(down()) == ["worker: ended, and with it 1 run(s): start them again, they go on"]

@@ -1,30 +1,46 @@
-"""On a live server: parameters given in part, and what people changed there by hand."""
+"""A live server and its worker: parameters given in part, what people changed there by hand, and
+what is left when a part is killed."""
 
 import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from tests.site import Site
-from tests.test_lost_runs import until
+from tests.test_lost_runs import start, until
 
+TOKEN = "hf_planted0123456789planted0123456789"
+PROXIES = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
 pytestmark = [pytest.mark.slow, pytest.mark.live]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, tiny_model_dir):
-    """A server with its CPU worker, and a deployment with a schedule."""
+    """A server with its CPU worker, behind a proxy that does not answer, and a token to hide."""
     folder = tmp_path_factory.mktemp("site")
-    made = Site(folder, tiny_model_dir, {"PREFECT_LOGGING_LEVEL": "INFO"})
+    (folder / "tmp").mkdir()
+    environment = {
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "HF_TOKEN": TOKEN,
+        "TMPDIR": str(folder / "tmp"),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    made = Site(folder, tiny_model_dir, environment)
     path = folder / "deployments/prefect.yaml"
     raw = yaml.safe_load(path.read_text())
     daily = {"cron": "0 3 * * *", "slug": "daily"}
     raw["deployments"][0]["schedules"] = [daily, {**daily, "slug": "weekly"}]
     path.write_text(yaml.safe_dump(raw))
+    made.environment |= PROXIES  # which the worker and its runs inherit
     made.run("flows.cli", "up", "--port", made.port)
+    for name in PROXIES:
+        del made.environment[name]
+    made.run("tests.waiting", api=True)
     yield made
     made.run("flows.cli", "down")
 
@@ -33,12 +49,40 @@ def run_deployment(site, deployment, **parameters):
     """Submit a run by Prefect's own command; its exit code and what it printed."""
     given = [f"-p{name}={json.dumps(value)}" for name, value in parameters.items()]
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", "deployment", "run", deployment, *given, "--watch"],
+        [sys.executable, "-P", "-m", "prefect", "deployment", "run", deployment, *given, "--watch"],
         env={**site.environment, "PREFECT_API_URL": site.api},
         capture_output=True,
         text=True,
     )
     return done.returncode, done.stdout + done.stderr
+
+
+def recorded(site, name):
+    """The service's process, as `up` has written it down."""
+    return psutil.Process(json.loads((site.home / "service" / f"{name}.json").read_text())["pid"])
+
+
+def flow_run_processes(site):
+    """Processes of runs of this site's workers."""
+    return [
+        process
+        for process in psutil.process_iter()
+        if "prefect.engine" in command(process) and home_of(process) == str(site.home)
+    ]
+
+
+def command(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def home_of(process):
+    try:
+        return process.environ().get("CHATPIPE_HOME")
+    except psutil.Error:
+        return None
 
 
 def parameters_line(site, run):
@@ -63,8 +107,9 @@ def test_a_section_given_in_part_keeps_the_rest_of_the_deployments(site):
     )
     assert code == 0, output
     assert parameters_line(site, site.latest_run()) == "parameters: training.epochs=2"
-    training = report(site, "smol-merge")["models"][1]["variant"]["training"]
-    assert (training["epochs"], training["learning_rate"]) == (2, 0.01)
+    name = "smol-merge+training.epochs=2"
+    settings = report(site, name)["settings"][name]
+    assert (settings["training.epochs"], settings["training.learning_rate"]) == (2, 0.01)
 
 
 def test_a_variant_of_a_study_given_in_part_keeps_the_rest_of_its_own(site):
@@ -79,8 +124,9 @@ def test_a_variant_of_a_study_given_in_part_keeps_the_rest_of_its_own(site):
     expected = "parameters: variants.smol-merge.training.epochs=2"
     assert parameters_line(site, run) == expected
     assert site.task_states(run["id"]) <= {"Cached", "Completed"}
-    training = report(site, "demo")["models"][1]["variant"]["training"]
-    assert (training["epochs"], training["learning_rate"]) == (2, 0.01)
+    name = "smol-merge+training.epochs=2"
+    settings = report(site, "demo+training.epochs=2")["settings"][name]
+    assert (settings["training.epochs"], settings["training.learning_rate"]) == (2, 0.01)
 
 
 def test_an_unknown_key_is_refused_before_the_run(site):
@@ -130,3 +176,61 @@ def smol_merge(site):
 
 def crons(site):
     return {item["slug"]: item["schedule"]["cron"] for item in smol_merge(site)["schedules"]}
+
+
+def test_the_server_plans_the_runs_of_a_schedule(site):
+    deadline = time.monotonic() + 60
+    filters = {"deployment_id": {"any_": [smol_merge(site)["id"]]}}
+    filters |= {"state": {"type": {"any_": ["SCHEDULED"]}}}
+    while not site.ask("flow_runs/filter", flow_runs=filters):
+        assert time.monotonic() < deadline, site.logs()
+        time.sleep(0.5)
+
+
+def test_a_token_is_inherited_and_written_nowhere(site, tmp_path):
+    run = start(site, "free", tmp_path / "done")
+    until(site, run, "Running")
+    [process] = flow_run_processes(site)
+    assert process.environ()["HF_TOKEN"] == TOKEN
+    with_token = [
+        path
+        for path in site.home.parent.rglob("*")
+        if path.is_file() and TOKEN.encode() in path.read_bytes()
+    ]
+    assert with_token == []
+    (tmp_path / "done").touch()
+    until(site, run, "Completed")
+
+
+def test_a_run_ends_with_its_killed_worker_and_up_starts_another_worker(site, tmp_path):
+    run = start(site, "free", tmp_path / "never")
+    until(site, run, "Running")
+    [process] = flow_run_processes(site)
+    recorded(site, "worker-cpu").kill()
+    psutil.wait_procs([process], timeout=30)
+    assert flow_run_processes(site) == []
+    assert "worker-cpu: started" in site.run("flows.cli", "up", "--port", site.port)
+    (tmp_path / "done").touch()
+    after = start(site, "free", tmp_path / "done")
+    until(site, after, "Completed")
+
+
+def test_a_run_outlives_a_killed_server(site, tmp_path):
+    run = start(site, "free", tmp_path / "done")
+    until(site, run, "Running")
+    recorded(site, "server").kill()
+    printed = site.run("flows.cli", "up", "--port", site.port)
+    assert "server: started" in printed and "worker-cpu: runs already" in printed
+    (tmp_path / "done").touch()
+    until(site, run, "Completed")
+
+
+def test_down_ends_all_of_this_home(site, tmp_path):
+    run = start(site, "free", tmp_path / "never")
+    until(site, run, "Running")
+    recorded(site, "worker-cpu").kill()
+    printed = site.run("flows.cli", "down")
+    assert "worker-cpu: was not running any more" in printed and "server: ended" in printed
+    ours = [process for process in psutil.process_iter() if home_of(process) == str(site.home)]
+    assert ours == []
+    assert "nothing that chatpipe started is running" in site.run("flows.cli", "down")

@@ -1,0 +1,61 @@
+"""Whether this version of Prefect can use the database that is there; it fails in minutes."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+
+from chatpipe.errors import ServiceError
+
+
+def check_database() -> None:
+    """ServiceError where Prefect's SQLite database is damaged, or of a newer Prefect."""
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
+
+    path = PREFECT_HOME.value() / "prefect.db"
+    url = PREFECT_API_DATABASE_CONNECTION_URL.value()
+    if not path.is_file() or (url and str(path) not in str(url)):
+        return
+    try:
+        revisions = _revisions(path)
+    except sqlite3.Error as error:
+        if "locked" in str(error):  # somebody uses it, so it can be used
+            return
+        raise ServiceError(
+            f"{path}: Prefect's database cannot be read ({error}); move it away, a new one is made."
+        ) from None
+    unknown = [revision for revision in revisions if not _is_known(revision)]
+    if unknown:
+        raise ServiceError(
+            f"{path}: Prefect's database was made by a newer Prefect (revision {unknown[0]}); "
+            "install that version, or set PREFECT_HOME to another directory."
+        )
+
+
+def _revisions(path: Path) -> list[str]:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as connection:
+        tables = connection.execute("select name from sqlite_master where type = 'table'")
+        if ("alembic_version",) not in tables.fetchall():
+            return []
+        rows = connection.execute("select version_num from alembic_version").fetchall()
+    if not all(isinstance(revision, str) for (revision,) in rows):
+        raise sqlite3.DatabaseError("its version is no text")
+    return [revision for (revision,) in rows]
+
+
+def _is_known(revision: str) -> bool:
+    spec = find_spec("prefect")
+    assert spec is not None and spec.origin is not None
+    migrations = Path(spec.origin).parent / "server/database/_migrations/versions/sqlite"
+    # A Prefect that keeps its migrations elsewhere has to judge for itself.
+    return not migrations.is_dir() or any(migrations.glob(f"*_{revision}_*.py"))
+
+
+if __name__ == "__main__":
+    try:
+        check_database()
+    except ServiceError as error:
+        sys.exit(str(error))

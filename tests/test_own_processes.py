@@ -1,0 +1,208 @@
+"""What our processes start ends with them, takes nothing from the current directory and asks no
+proxy for this machine's own server."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import psutil
+import pytest
+
+from chatpipe.errors import ServiceError
+from flows.database_check import check_database
+from flows.environment import bypass_proxies, proxy_faults
+from flows.service_processes import MARKER, Service, left_behind
+from flows.serving import down
+from tests.site import foreign_project
+
+
+class HealthServer(HTTPServer):
+    """A server that answers every request with 200, and whose port is what `with` gives."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Healthy)
+
+    def __enter__(self):
+        Thread(target=self.serve_forever, daemon=True).start()
+        return self.server_port
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+SLEEP = "import time; time.sleep(60)"
+
+
+def until(condition, within=20):
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def sleeper(tmp_path):
+    """A module that tells its process number and sleeps."""
+    (tmp_path / "sleeper.py").write_text(
+        "import os, pathlib, time\n"
+        "pathlib.Path('pid').write_text(str(os.getpid()))\n"
+        "time.sleep(60)\n"
+    )
+    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+def test_a_watched_process_ends_with_a_parent_that_is_killed(tmp_path, sleeper):
+    start = (
+        "import os, subprocess, sys, time\n"
+        "watched = ['-P', '-m', 'flows.parent_watch', str(os.getpid()), 'sleeper']\n"
+        "subprocess.Popen([sys.executable, *watched], process_group=0)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", start], cwd=tmp_path, env=sleeper)
+    until((tmp_path / "pid").exists)
+    time.sleep(0.2)
+    pid = int((tmp_path / "pid").read_text())
+    parent.kill()
+    parent.wait()
+    until(lambda: gone(pid))
+
+
+def test_a_watched_process_does_not_start_without_its_parent(tmp_path, sleeper):
+    command = [sys.executable, "-P", "-m", "flows.parent_watch", "1", "sleeper"]
+    done = subprocess.run(command, cwd=tmp_path, env=sleeper, capture_output=True, text=True)
+    assert (
+        done.returncode == 1 and "sleeper: the process that started it, 1, is gone" in done.stderr
+    )
+    assert not (tmp_path / "pid").exists()
+
+
+def test_what_a_killed_service_leaves_is_found_and_ended_and_no_strangers(chatpipe_home):
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEP!r}])"
+    service = Service("worker", ("timeit", "-n", "1", "-r", "1", start), {})
+    strangers = [
+        subprocess.Popen([sys.executable, "-c", SLEEP], env={**os.environ, **environment})
+        for environment in ({}, {MARKER: "/another/home"})
+    ]
+    try:
+        assert service.start()
+        process = service.process()
+        until(lambda: process.children())
+        [child] = process.children()
+        assert left_behind() == []
+        process.kill()
+        until(lambda: service.process() is None)
+        assert left_behind() == [child]
+        assert list(down()) == [
+            "left by a service that is gone: 1 process(es) ended",
+            "worker: was not running any more",
+        ]
+        assert gone(child.pid) and not any(gone(stranger.pid) for stranger in strangers)
+        assert list(down()) == ["nothing that chatpipe started is running"]
+    finally:
+        for stranger in strangers:
+            stranger.kill()
+            stranger.wait()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1, "started": 5}', '{"pid": "x"}'])
+def test_a_stale_record_names_no_process(chatpipe_home, text):
+    (chatpipe_home / "service").mkdir()
+    (chatpipe_home / "service/worker.json").write_text(text)
+    assert Service("worker", (), {}).process() is None
+    assert list(down()) == ["worker: was not running any more"]
+
+
+def test_nothing_is_imported_from_another_projects_directory(tmp_path):
+    foreign_project(tmp_path)
+    script = (
+        "import os, subprocess, sys; from flows import environment; environment.prepare();"
+        "assert os.environ['PYTHONPATH'] == '/absolute', os.environ['PYTHONPATH'];"
+        "import chatpipe, flows.cli, tasks;"
+        "subprocess.run([sys.executable, '-m', 'chatpipe.child'], input=b'', check=True)"
+    )
+    # As `export PYTHONPATH=$PYTHONPATH:/absolute` makes it; empty, it means the current directory.
+    path = os.pathsep.join(["/absolute", "", "."])
+    code = f"import sys; sys.path.remove({str(tmp_path)!r}); {script}"
+    subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "CHATPIPE_HOME": str(tmp_path / "home")},
+        check=True,
+    )
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+def test_no_proxy_is_asked_for_this_machine(monkeypatch, name, scheme):
+    import httpx
+
+    from flows.serving import healthy
+
+    for spelled in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(spelled, raising=False)
+        monkeypatch.delenv(spelled.upper(), raising=False)
+    monkeypatch.setenv("NO_PROXY", "intern.example")
+    monkeypatch.setenv(name, f"{scheme}://127.0.0.1:9")  # nobody listens there
+    bypass_proxies()
+    assert os.environ["no_proxy"] == "intern.example,localhost,127.0.0.1,::1"
+    with HealthServer() as port:
+        url = f"http://127.0.0.1:{port}/api"
+        assert healthy(url)
+        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx.get(f"http://localhost:{port}/api/health").status_code == 200
+    assert proxy_faults() == []
+
+
+def test_a_proxy_that_no_client_can_use_is_named(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks4://127.0.0.1:9")
+    command = [sys.executable, "-m", "flows.cli", "show"]
+    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True)
+    assert done.returncode == 2
+    expected = (
+        "ALL_PROXY: socks4:// is no proxy that can be used; use http, https, socks5, socks5h."
+    )
+    assert done.stderr.strip() == expected
+
+
+@pytest.mark.parametrize("damage", ["newer", "garbage", "half"])
+def test_a_database_that_prefect_cannot_use_is_named_at_once(tmp_path, damage):
+    from prefect.settings import (
+        PREFECT_API_DATABASE_CONNECTION_URL,
+        PREFECT_HOME,
+        temporary_settings,
+    )
+
+    path = tmp_path / "prefect.db"
+    if damage == "garbage":
+        path.write_bytes(b"no database" * 1000)
+    else:
+        with sqlite3.connect(path) as connection:
+            connection.execute("create table alembic_version (version_num text)")
+            connection.execute("insert into alembic_version values ('0123456789ab')")
+    said = "made by a newer Prefect (revision 0123456789ab)"
+    if damage == "half":
+        path.write_bytes(path.read_bytes()[:5000])
+    if damage != "newer":
+        said = "cannot be read"
+    settings = {PREFECT_HOME: tmp_path, PREFECT_API_DATABASE_CONNECTION_URL: None}
+    with temporary_settings(settings), pytest.raises(ServiceError) as error:
+        check_database()
+    assert said in str(error.value) and str(path) in str(error.value)
