@@ -39,6 +39,7 @@ LONGEST_LINE = 1 << 28
 SMALL_BYTES = 1 << 14
 # Lines of so many brackets are not for Arrow, whose reader would go down with the nesting.
 MOST_BRACKETS = 256
+SHALLOW_BYTES = 1 << 10  # a shorter line is not nested too deeply for Python
 SAMPLED_LINES = 8  # of a block: what columns its rows have
 
 # Reads one part of a file; another thread may do it.
@@ -311,14 +312,14 @@ def _plain_lines(block: bytes) -> int:
     if not block.endswith(b"\n"):
         ends = np.append(ends, len(block))
     starts = np.concatenate([[0], ends[:-1] + 1])
-    last = letters[np.maximum(ends - 1, 0)]
+    last = letters[ends - 1]
     if (last == ord("\r")).any():
-        last = np.where(last == ord("\r"), letters[np.maximum(ends - 2, 0)], last)
+        last = np.where(last == ord("\r"), letters[ends - 2], last)
     if not (letters[starts] == ord("{")).all() or not (last == ord("}")).all():
         raise pa.ArrowInvalid("a line is no object")
-    if block.count(b"[") + block.count(b"{") - len(ends) > MOST_BRACKETS:
-        brackets = (letters == ord("[")) | (letters == ord("{"))
-        if np.add.reduceat(brackets, starts, dtype=np.int64).max() > MOST_BRACKETS:
+    for line in np.flatnonzero(ends - starts > SHALLOW_BYTES).tolist():
+        text = block[starts[line] : ends[line]]
+        if text.count(b"[") + text.count(b"{") > MOST_BRACKETS:
             raise pa.ArrowInvalid("a line has many brackets")
     return len(ends)
 
