@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import sys
+import unicodedata
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,7 @@ OnDeployment = Annotated[
     bool, typer.Option("--deployment", help="Run it on the server's worker, not here.")
 ]
 Watch = Annotated[bool, typer.Option("--watch", help="With --deployment: wait for its end.")]
+LONGEST_NAME = 60  # of what a file of rows is called as a data set
 OWN = "The variant's own, where left out."
 MaxNewTokens = Annotated[int | None, typer.Option(help=OWN)]
 Temperature = Annotated[float | None, typer.Option(help=f"0 is greedy. {OWN}")]
@@ -282,8 +285,14 @@ def _is_study(file: Path) -> bool:
 
 
 def _as_name(text: str) -> str:
-    kept = "".join(letter if letter.isalnum() else "-" for letter in text.lower())
-    return kept.strip("-") or "rows"
+    """A name for rows out of a file's: where it is cut, or has letters that names cannot have, a
+    digest of all of it keeps it apart from others."""
+    plain = unicodedata.normalize("NFKD", text.lower())
+    kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in plain)
+    name = kept[:LONGEST_NAME].strip("-") or "rows"
+    if text.isascii() and len(text) <= LONGEST_NAME:
+        return name
+    return f"{name}-{sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 for _command in (

@@ -15,8 +15,10 @@ import pytest
 import yaml
 
 from chatpipe.checking import check_variant
+from chatpipe.config import Dataset
 from chatpipe.data import reading
 from chatpipe.loading import load_variant
+from flows import cli
 from tests.rows import alpaca_rows, write_jsonl
 
 
@@ -287,3 +289,12 @@ def is_server(process):
         return "uvicorn" in process.cmdline()
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.mark.parametrize(
+    "stem", ["rows", "Мои данные", "日本語", "x" * 150, "a.b c", "---", "naïve"]
+)
+def test_every_file_name_gives_a_name_that_a_data_set_can_have(stem, tmp_path):
+    name = cli._as_name(stem)
+    assert Dataset(name=name, path="x").name == name
+    assert cli._as_name(stem + "2") != name and cli._as_name("r" + stem) != name

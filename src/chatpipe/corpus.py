@@ -81,6 +81,7 @@ class Normalize(Request):
     files: tuple[str, ...]
     columns: dict[str, str]
     expected_rows: int | None
+    left_out: dict[str, str]  # files of the source that are not read, and why
 
     @classmethod
     def of(cls, dataset: Dataset, raw: Artifact) -> Normalize:
@@ -93,6 +94,7 @@ class Normalize(Request):
             files=used.files,
             columns=used.columns,
             expected_rows=dataset.expected_rows,
+            left_out=raw.details().get("left_out", {}),
         )
 
     def build(self, into: Path) -> dict[str, Any]:
@@ -143,7 +145,7 @@ class Normalize(Request):
     def _warnings(self, files: list[RowFile]) -> list[str]:
         """What is odd about the files as a whole."""
         warnings = [warning for file in files for warning in file.warnings()]
-        warnings += left_out_warnings(self.name, self.raw.details().get("left_out", {}))
+        warnings += left_out_warnings(self.name, self.left_out)
         unused = {name for file in files for name in file.unused()}
         if unused:
             warnings.append(unused_warning(f"data set {self.name}", sorted(unused)))

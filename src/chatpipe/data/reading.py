@@ -284,12 +284,18 @@ class RowFile:
 
 
 def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """A Parquet file's rows, those columns of them, in pieces of bounded size."""
+    """A Parquet file's rows, those columns of them, in pieces of bounded size. ArrowInvalid where
+    there are others than the file says."""
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         about = file.metadata
         size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
         rows = BATCH_BYTES * about.num_rows // max(1, size)  # of rows as long as these are
-        yield from file.iter_batches(min(BATCH_ROWS, max(1, rows)), columns=columns)
+        read = 0
+        for batch in file.iter_batches(min(BATCH_ROWS, max(1, rows)), columns=columns):
+            read += batch.num_rows
+            yield batch
+        if columns != [] and read != about.num_rows:
+            raise pa.ArrowInvalid(f"{about.num_rows} rows are said to be there, {read} are")
 
 
 def read_rows(path: Path, row_format: Format, rename: dict[str, str]) -> pa.Table:
