@@ -24,6 +24,7 @@ from chatpipe.gating import Regression, Verdict
 from chatpipe.loading import load_variant, names
 from chatpipe.published import Published
 from chatpipe.seals import read_seal
+from chatpipe.study_checks import repeated_names
 from flows.entering import check_home
 from flows.placement import Placement, placement_if_online
 from flows.story import Model, base_models, heldout_sets, measured
@@ -50,6 +51,8 @@ def reevaluate(
         gpu_workers: Deployment whose workers score and ask, if one is online; else this run does.
     """
     check_home()
+    if variants and (faults := repeated_names(variants)):
+        raise ConfigError(faults)
     found = _published(variants)
     gpu = placement_if_online(gpu_workers)
     others = [tuned for model in found.values() if (tuned := _if_here(model))]
@@ -85,7 +88,7 @@ class _Check:
         fine = f"{self.variant}: no figure is worse than accepted."
         sets = ", ".join(dict.fromkeys(entry.heldout for entry in self.verdict.first))
         first = f"{self.variant}: first evaluation on {sets}, accepted as it is."
-        return (worse or [fine]) + ([first] if sets else [])
+        return (worse or [fine]) + self.verdict.unlike + ([first] if sets else [])
 
 
 def _published(variants: Sequence[Variant] | None) -> dict[str, Published | ChatpipeError]:

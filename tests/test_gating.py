@@ -78,7 +78,33 @@ def test_other_held_out_rows_are_named():
     gating.record([entry(10.0)], 0.02)
     checked = entry(12.5, day=1, heldout_digest="more rows")
     [regression] = gating.record([checked], 0.02).regressions
-    assert "the held-out rows changed since" in str(regression)
+    assert "(measured otherwise: other held-out rows)" in str(regression)
+
+
+SETTINGS = '{"prompt_template": "alpaca 1", "evaluation.max_length": 2048}'
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"heldout_digest": "more rows", "rows": 15}, "other held-out rows, 15 rows scored, 12"),
+        ({"settings": SETTINGS.replace("2048", "512")}, "evaluation.max_length 512, 2048 before"),
+        ({"settings": SETTINGS.replace("1", "2")}, "prompt_template alpaca 2, alpaca 1 before"),
+    ],
+)
+def test_what_passes_under_other_rows_or_settings_is_not_compared_in_silence(change, words):
+    gating.record([entry(10.0, settings=SETTINGS)], 0.02)
+    now = entry(9.0, day=1, **{"settings": SETTINGS, **change})
+    verdict = gating.record([now, now.model_copy(update={"metric": "other"})], 0.02)
+    assert verdict.regressions == []
+    [sentence] = verdict.unlike
+    assert sentence.startswith("v on a: compared with a figure that was measured otherwise (")
+    assert words in sentence and "chatpipe accept v" in sentence
+
+
+def test_figures_of_an_edition_without_settings_compare_as_before():
+    gating.record([entry(10.0)], 0.02)
+    assert gating.record([entry(10.1, day=1, settings=SETTINGS)], 0.02).unlike == []
 
 
 def test_after_accepting_the_same_figure_passes():

@@ -8,9 +8,11 @@ import sys
 import time
 
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from chatpipe import history
+from chatpipe.config import Variant
 from chatpipe.errors import ArtifactError, ConfigError
 from tests.entries import entry
 
@@ -115,3 +117,28 @@ def test_a_variant_that_was_never_evaluated_cannot_be_accepted():
     history.append([entry(variant="w")])
     with pytest.raises(ConfigError, match="chatpipe reevaluate v"):
         history.accept("v")
+
+
+def test_a_file_of_an_edition_without_settings_is_read_among_others():
+    path = history.append([entry(10.0)])
+    table = pq.read_table(path).drop_columns(["settings"])
+    pq.write_table(table, path)
+    history.append([entry(11.0, day=1, settings="{}")])
+    assert [(e.value, e.settings) for e in history.read()] == [(10.0, None), (11.0, "{}")]
+
+
+def test_the_settings_of_scoring_are_told_apart():
+    def settings(**changes):
+        plain = {"name": "v", "datasets": [{"name": "a", "path": "a.jsonl"}], **changes}
+        return history.scoring_settings(Variant.model_validate(plain))
+
+    assert settings() == settings(training={"epochs": 1}, evaluation={"seed": 1})
+    other = {"with_input": "{instruction}{input}### Response:", "without_input": "{instruction}"}
+    other["without_input"] += "### Response:"
+    unlike = [
+        settings(prompt_template="short"),
+        settings(prompt_template={"name": "alpaca", **other}),
+        settings(evaluation={"max_length": 512}),
+        settings(quantization={"method": "none"}),
+    ]
+    assert len({settings(), *unlike}) == 5

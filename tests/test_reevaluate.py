@@ -13,7 +13,7 @@ import yaml
 
 from chatpipe import history, published
 from chatpipe.artifacts import home, store
-from chatpipe.errors import ArtifactError, GateError
+from chatpipe.errors import ArtifactError, ConfigError, GateError
 from chatpipe.generation import Ask
 from chatpipe.loading import load_variant
 from tests.requests import prefect_for_tests
@@ -211,6 +211,20 @@ def test_a_damaged_adapter_is_noticed_by_its_digest_and_the_others_are_still_che
     assert {e.variant for e in history.read()[before:]} == {"other"}
     [event] = events("chatpipe.adapter.damaged")
     assert event["resource"]["prefect.resource.name"] == "checked"
+
+
+def test_figures_under_another_length_are_not_compared_in_silence(first, folder):
+    made = variant(folder, "evaluation.max_length=200")
+    state, error, _ = reevaluate(made, tolerance=1e9)
+    assert error is None and state.is_completed()
+    assert "evaluation.max_length 200, 2048 before" in state.message
+    page = (home() / "reports" / "reevaluation" / "index.html").read_text("utf-8")
+    assert "evaluation.max_length 200, 2048 before" in page
+
+
+def test_two_variants_of_one_name_are_refused(folder):
+    with pytest.raises(ConfigError, match="checked stands there 2 times"):
+        reevaluate(variant(folder), variant(folder, WORSE))
 
 
 @pytest.mark.usefixtures("first")

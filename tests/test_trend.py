@@ -39,6 +39,20 @@ def test_the_chart_has_a_line_of_every_check_and_a_dot_where_one_was_accepted():
     assert "w <b>: 20.00" in drawn.findtext("desc")
 
 
+def test_the_line_breaks_where_rows_or_settings_changed():
+    entries = [
+        *(entry(10.0 + day, day=day, settings="{}") for day in range(2)),
+        *(entry(10.0 + day, day=day, settings="{}", heldout_digest="new") for day in range(2, 4)),
+        *(entry(1.0 + day, day=day, settings='{"a": 1}', heldout_digest="new") for day in (4, 5)),
+    ]
+    drawn = ElementTree.fromstring(trend.trend_chart(entries, "a"))
+    lines = [len(node.get("points").split()) for node in drawn.iter("polyline")]
+    assert lines == [2, 2, 2, 2]  # three stretches, and the legend
+    first = entries[0].model_copy(update={"record": "accepted"})
+    [row] = trend.trend_rows([first, *entries])
+    assert row["Since accepted"] == "other held-out rows, a 1, None before"
+
+
 def test_checks_seconds_apart_are_drawn():
     assert "polyline" in trend.trend_chart([entry(), entry(day=1e-9), entry(day=2e-9)], "a")
 
@@ -56,5 +70,6 @@ def test_the_page_is_written_whole_and_loads_nothing(chatpipe_home):
     assert path == chatpipe_home / "reports" / "reevaluation" / "index.html"
     assert not re.search(r"(src|href)=|<script|@import|url\(", page)
     assert "w &lt;b&gt;" in page and "worse &lt;script&gt;" in page
-    assert "| v | a |" in path.with_suffix(".md").read_text("utf-8")
+    text = path.with_suffix(".md").read_text("utf-8")
+    assert "| v | a |" in text and "worse &lt;script&gt;" in text and "<script" not in text
     assert len(list(path.parent.iterdir())) == 2

@@ -8,8 +8,9 @@ is a perplexity: lower is better.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chatpipe import history
 from chatpipe.history import Entry, Figure
@@ -26,7 +27,8 @@ class Regression:
     def __str__(self) -> str:
         now, before = self.now, self.accepted
         change = now.value / before.value - 1
-        moved = " (the held-out rows changed since)" if rows_changed(now, before) else ""
+        changed = changes(now, before)
+        moved = f" (measured otherwise: {', '.join(changed)})" if changed else ""
         return (
             f"{now.variant} on {now.heldout}: {now.metric} {perplexity(now.value)} is "
             f"{change:.1%} worse than the accepted {perplexity(before.value)}"
@@ -37,10 +39,12 @@ class Regression:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found; first: figures that were accepted because none was before them."""
+    """What the gate found; first: figures that were accepted because none was before them.
+    unlike: a sentence for each set that was measured otherwise when its figure was accepted."""
 
     regressions: list[Regression]
     first: list[Entry]
+    unlike: list[str] = field(default_factory=list)
 
 
 def record(entries: Sequence[Entry], tolerance: float) -> Verdict:
@@ -49,7 +53,7 @@ def record(entries: Sequence[Entry], tolerance: float) -> Verdict:
     first = history.accepted(entry for entry in entries if entry.figure not in accepted)
     if entries:
         history.append([*entries, *first])
-    return Verdict(regressions(entries, accepted, tolerance), first)
+    return Verdict(regressions(entries, accepted, tolerance), first, _unlike(entries, accepted))
 
 
 def regressions(
@@ -60,9 +64,30 @@ def regressions(
     return [Regression(now, before) for now, before in pairs if _worse(now, before, tolerance)]
 
 
-def rows_changed(now: Entry, before: Entry) -> bool:
-    """Whether the two figures are of different held-out rows."""
-    return now.heldout_digest != before.heldout_digest
+def changes(now: Entry, before: Entry) -> list[str]:
+    """What was measured otherwise when the other figure was: other rows, other settings. Where
+    there is any, the two do not compare as they stand."""
+    changed = []
+    if now.heldout_digest != before.heldout_digest:
+        changed.append("other held-out rows")
+    if now.rows != before.rows:
+        changed.append(f"{now.rows:,} rows scored, {before.rows:,} before")
+    if now.settings and before.settings and now.settings != before.settings:
+        new, old = json.loads(now.settings), json.loads(before.settings)
+        keys = [key for key in {**old, **new} if new.get(key) != old.get(key)]
+        changed += [f"{key} {new.get(key)}, {old.get(key)} before" for key in keys]
+    return changed
+
+
+def _unlike(entries: Sequence[Entry], accepted: Mapping[Figure, Entry]) -> list[str]:
+    """One sentence a set, not one a measure."""
+    sentences = [
+        f"{entry.variant} on {entry.heldout}: compared with a figure that was measured otherwise "
+        f"({', '.join(changed)}); `chatpipe accept {entry.variant}` makes the new one the mark."
+        for entry in entries
+        if entry.figure in accepted and (changed := changes(entry, accepted[entry.figure]))
+    ]
+    return list(dict.fromkeys(sentences))
 
 
 def _worse(now: Entry, before: Entry, tolerance: float) -> bool:

@@ -7,6 +7,8 @@ is read. Nothing is ever rewritten or removed.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,6 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe.artifacts import Artifact, home
+from chatpipe.config import Variant
 from chatpipe.errors import ArtifactError, ConfigError
 from chatpipe.reporting import Measured, figures
 
@@ -41,6 +44,7 @@ SCHEMA = pa.schema(
         pa.field("rows", pa.int64(), nullable=False),
         pa.field("seen", pa.int64(), nullable=False),
         pa.field("scored", pa.string(), nullable=False),
+        pa.field("settings", pa.string()),
     ]
 )
 
@@ -50,7 +54,8 @@ class Entry(BaseModel):
 
     low, high: 95 % bootstrap interval over rows. heldout: a data set, or a union "a + b", whose
     digests are joined alike. seen: rows of the set that stood in the model's training split.
-    scored: whether the nats were computed in that check, or were there unchanged.
+    scored: whether the nats were computed in that check, or were there unchanged. settings: those
+    that the rows were scored with, as JSON; None in what an earlier edition wrote.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -70,6 +75,7 @@ class Entry(BaseModel):
     rows: int
     seen: int
     scored: Literal["built", "unchanged"]
+    settings: str | None = None
 
     @property
     def figure(self) -> Figure:
@@ -107,7 +113,7 @@ def read(variant: str | None = None) -> list[Entry]:
     tables = [_read_file(file) for file in sorted(folder().glob("*.parquet"))]
     if not tables:
         return []
-    rows = pa.concat_tables(tables).to_pylist()
+    rows = pa.concat_tables(tables, promote_options="default").to_pylist()
     entries = [Entry(**row) for row in rows if variant in (None, row["variant"])]
     return sorted(entries, key=lambda entry: entry.checked_at)
 
@@ -173,9 +179,23 @@ def entries_of(
                 rows=cell.rows,
                 seen=cell.seen_in_training,
                 scored="unchanged" if all(s.key in unchanged for s in scores) else "built",
+                settings=scoring_settings(model.variant),
             )
         )
     return entries
+
+
+def scoring_settings(variant: Variant) -> str:
+    """What decides which rows are scored, and as which text: dotted setting → value, as JSON."""
+    template = variant.prompt_template
+    texts = hashlib.sha256(f"{template.with_input}\0{template.without_input}".encode())
+    settings = {
+        "prompt_template": f"{template.name} {texts.hexdigest()[:8]}",
+        "evaluation.max_length": variant.evaluation.max_length,
+    }
+    for key, value in variant.quantization:
+        settings[f"quantization.{key}"] = value
+    return json.dumps(settings)
 
 
 def _read_file(file: Path) -> pa.Table:

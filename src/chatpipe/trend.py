@@ -12,18 +12,20 @@ from markupsafe import Markup
 
 from chatpipe import history
 from chatpipe.artifacts import home
-from chatpipe.gating import rows_changed
+from chatpipe.gating import changes
 from chatpipe.history import Entry
 from chatpipe.report import drawing as draw
 from chatpipe.report import formatting as show
 from chatpipe.report import markdown_table
 from chatpipe.report.html import environment
+from chatpipe.report.markdown import escape
 
 SHOWN = "perplexity"  # the metric that is drawn; the table has them all
 READING = (
     "A check fails where a figure is worse than the accepted one by more than the tolerance and "
     "lies above its interval. The first figure is accepted by itself, a later one by "
-    "`chatpipe accept`."
+    "`chatpipe accept`. A line breaks where the held-out rows, or the settings that they are "
+    "scored with, changed: figures on both sides do not compare as they stand."
 )
 DAY_S = 86_400
 LEAST_DAYS = 1 / 24  # of the time axis
@@ -60,7 +62,7 @@ def render_html(entries: Sequence[Entry], summary: Sequence[str]) -> str:
 
 def render_markdown(entries: Sequence[Entry], summary: Sequence[str]) -> str:
     """The summary and the table of the newest figures."""
-    parts = ["# Re-evaluation", *summary, READING, markdown_table(trend_rows(entries))]
+    parts = ["# Re-evaluation", *map(escape, summary), READING, markdown_table(trend_rows(entries))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -99,7 +101,8 @@ def trend_chart(entries: Iterable[Entry], heldout: str) -> str:
 
 
 def _row(entry: Entry, accepted: Entry | None) -> dict[str, str]:
-    now = show.perplexity(entry.value) + show.interval(entry.low, entry.high)
+    now = show.perplexity(entry.value) + show.few_rows(entry.rows)
+    now += show.interval(entry.low, entry.high)
     change, before, notes = show.MISSING, show.MISSING, []
     if accepted:
         before = show.perplexity(accepted.value) + show.interval(accepted.low, accepted.high)
@@ -120,22 +123,28 @@ def _row(entry: Entry, accepted: Entry | None) -> dict[str, str]:
 
 def _notes(entry: Entry, accepted: Entry) -> list[str]:
     """What is another than when the figure was accepted."""
-    changed = {
-        "another adapter": entry.model_digest != accepted.model_digest,
-        "other held-out rows": rows_changed(entry, accepted),
-        "other answers": entry.answers_digest != accepted.answers_digest,
-        f"{entry.seen:,} rows seen in training": entry.seen > 0,
-    }
-    return [words for words, true in changed.items() if true]
+    return [
+        *(["another adapter"] if entry.model_digest != accepted.model_digest else []),
+        *changes(entry, accepted),
+        *(["other answers"] if entry.answers_digest != accepted.answers_digest else []),
+        *([f"{entry.seen:,} rows seen in training"] if entry.seen else []),
+    ]
 
 
 def _series(plot: draw.Plot, index: int, start: datetime, entries: Sequence[Entry]) -> list[str]:
-    def points(record: str) -> list[draw.Point]:
-        return [(_days(start, e.checked_at), e.value) for e in entries if e.record == record]
+    """A line for each stretch of checks that were measured alike, a dot for each acceptance."""
 
-    line = points("evaluated")
-    dots = [draw.dot(plot, index, point) for point in points("accepted")]
-    return [draw.curve(plot, index, line), *dots] if line else dots
+    def point(entry: Entry) -> draw.Point:
+        return (_days(start, entry.checked_at), entry.value)
+
+    stretches: list[list[Entry]] = []
+    for entry in (e for e in entries if e.record == "evaluated"):
+        if stretches and not changes(entry, stretches[-1][-1]):
+            stretches[-1].append(entry)
+        else:
+            stretches.append([entry])
+    lines = [draw.curve(plot, index, [point(e) for e in stretch]) for stretch in stretches]
+    return lines + [draw.dot(plot, index, point(e)) for e in entries if e.record == "accepted"]
 
 
 def _days(start: datetime, moment: datetime) -> float:
