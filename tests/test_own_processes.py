@@ -85,6 +85,29 @@ def test_a_watched_process_ends_with_a_parent_that_is_killed(tmp_path, sleeper):
     until(lambda: gone(pid))
 
 
+@pytest.mark.slow
+def test_a_commands_own_server_ends_with_a_command_that_is_killed(tmp_path):
+    start = (
+        "from flows import environment; environment.prepare()\n"
+        "from flows.own_server import prepare_own_server; prepare_own_server()\n"
+        "from prefect.server.api.server import SubprocessASGIServer\n"
+        "server = SubprocessASGIServer(); server.start()\n"
+        "print(server.server_process.pid, flush=True)\n"
+        "import time; time.sleep(60)\n"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", start],
+        env={**os.environ, "PREFECT_HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    server = psutil.Process(int(command.stdout.readline()))
+    assert "uvicorn" in server.cmdline()
+    command.kill()
+    command.wait()
+    until(lambda: gone(server.pid))
+
+
 def test_a_watched_process_does_not_start_without_its_parent(tmp_path, sleeper):
     command = [sys.executable, "-P", "-m", "flows.parent_watch", "1", "sleeper"]
     done = subprocess.run(command, cwd=tmp_path, env=sleeper, capture_output=True, text=True)
