@@ -1,6 +1,7 @@
 """A base that cannot be used is refused in the plan and at load, in a sentence; others train."""
 
 import json
+from contextlib import suppress
 
 import pytest
 import torch
@@ -8,14 +9,15 @@ from safetensors.torch import save_file
 
 from chatpipe.artifacts import store
 from chatpipe.base_checks import base_faults
-from chatpipe.config import BaseModelRef, Generation, Quantization
-from chatpipe.errors import ChatpipeError, ConfigError
+from chatpipe.config import BaseModelRef, Generation, Lora, Quantization
+from chatpipe.errors import ChatpipeError, ConfigError, ModelError
 from chatpipe.finetuning import Finetune
 from chatpipe.generation import Ask
 from chatpipe.loading import parse_variant
 from chatpipe.modeling import load_base, load_tokenizer
 from chatpipe.planning import plan
 from chatpipe.scoring import Score
+from chatpipe.shapes import shapes_of
 from chatpipe.sources import FetchModel
 from tests import bases
 from tests.bases import change_weights, cut, set_config, set_json, together, without, write
@@ -329,6 +331,68 @@ def check_scores(base, scores, corpus):
     scored = pq.read_table(scores.path / "nats.parquet").to_pylist()
     nats = [row["nats"] for row in scored if row["labels"] == "all"]
     assert nats == pytest.approx(row_by_row(base, rows), rel=1e-4)
+
+
+@pytest.mark.parametrize("quantization", [FULL, Quantization(compute_dtype="float32")])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_weights_that_are_not_finite_are_refused_at_load(
+    home, tmp_path, tiny_model_dir, quantization, value
+):
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    def one_value(tensors):
+        tensors[name][3, 5] = float(value)
+        return tensors
+
+    base = bases.copy_of(tiny_model_dir, tmp_path / "base")
+    change_weights(one_value)(base)
+    for _ in range(2):  # the second time from what is remembered
+        with pytest.raises(ChatpipeError, match=f"{name} has values that are not finite"):
+            load_base(base, quantization)
+
+
+def custom_tokenizer(base):
+    content = {
+        "tokenizer_class": "Ours",
+        "auto_map": {"AutoTokenizer": ["tokenization_x.Ours", None]},
+    }
+    set_json(base / "tokenizer_config.json", **content)
+    write("tokenization_x.py", "raise SystemExit('code of the model ran')")(base)
+
+
+def test_nothing_asks_on_the_terminal_and_no_code_of_a_model_runs(
+    home, tmp_path, tiny_model_dir, monkeypatch
+):
+    def asked(*_):
+        pytest.fail("a question on the terminal")
+
+    monkeypatch.setattr("builtins.input", asked)
+    for number, change in enumerate((custom, custom_tokenizer, together(custom, custom_tokenizer))):
+        base = bases.copy_of(tiny_model_dir, tmp_path / str(number))
+        change(base)
+        made = plan(variant(home, base))
+        assert all("code" in fault or "tokenizer" in fault for fault in made.faults)
+        if not made.faults:
+            load_tokenizer(base)
+        else:
+            with pytest.raises(ChatpipeError):
+                load_tokenizer(base)
+
+
+ODD = [None, "x", -1, 0, 1.5, [], {"a": 1}]
+
+
+def test_no_value_of_a_config_ends_in_a_traceback(tmp_path, tiny_model_dir):
+    """Each key with each odd value: sentences, or a base that loads."""
+    base = bases.copy_of(tiny_model_dir, tmp_path / "base")
+    before = json.loads((base / "config.json").read_text())
+    for key in before:
+        for value in ODD:
+            (base / "config.json").write_text(json.dumps({**before, key: value}))
+            faults = base_faults(base)
+            assert all("\n" not in fault for fault in faults)
+            with suppress(ModelError, ConfigError):
+                shapes_of(base, Lora())
 
 
 def test_a_base_that_is_fine_has_no_fault(tiny_model_dir):

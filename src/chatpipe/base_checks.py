@@ -75,6 +75,9 @@ def base_config(directory: Path) -> Any:
             else "this version of transformers does not know it"
         )
         raise ModelError(f"{CONFIG}: model_type {model_type!r}: {reason}; take another base.")
+    names = content.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"{CONFIG}: architectures is no list of names.")
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # whatever a configuration class makes of values it cannot use
@@ -113,6 +116,8 @@ def _quantization(config: Any) -> str | None:
         for name in ("quantization_config", "compression_config"):
             settings = getattr(part, name, None)
             if settings:
+                if not isinstance(settings, dict) and not hasattr(settings, "to_dict"):
+                    return "unknown method"
                 plain = settings if isinstance(settings, dict) else settings.to_dict()
                 return str(plain.get("quant_method", "unknown method"))
     return None
@@ -147,7 +152,7 @@ def weight_faults(config: Any, tensors: dict[str, TensorHeader]) -> list[str]:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except RuntimeError as error:
+    except Exception as error:  # whatever a model's class makes of sizes it cannot use
         return [f"the weights do not fit {CONFIG}: {first_line(error)}"]
     return report_faults(report)
 

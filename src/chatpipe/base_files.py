@@ -86,6 +86,11 @@ def read_weights(directory: Path) -> Weights:
     return weights
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """The weight files that transformers reads."""
+    return [directory / name for name in _weight_files(directory, [])]
+
+
 def shard_names(directory: Path) -> set[str]:
     """The files that the index names; ValueError with a sentence where it is broken."""
     path = directory / INDEX

@@ -27,6 +27,7 @@ from chatpipe.base_files import json_faults
 from chatpipe.config import Quantization
 from chatpipe.dequantizing import dequantize_if_it_fits, is_quantized
 from chatpipe.errors import ModelError
+from chatpipe.finite_weights import check_finite
 from chatpipe.unused_gpu import warn_of_unused_gpu
 
 LOG = logging.getLogger(__name__)
@@ -111,7 +112,9 @@ def load_tokenizer(path: Path) -> Any:
     config = base_config(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # a tokenizer's own class may raise anything
+    except BaseException as error:  # any, and a panic of the Rust library, which is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
         raise ModelError(f"the tokenizer cannot be loaded: {first_line(error)}") from error
     check_tokenizer(tokenizer, config)
     return tokenizer
@@ -128,6 +131,7 @@ def load_base(path: Path, quantization: Quantization, place: torch.device | None
             f"{path}: an adapter lies in the base's directory, which transformers would apply; "
             "move it elsewhere."
         )
+    check_finite(path)
     dtype = compute_dtype(quantization)
     config = (
         BitsAndBytesConfig(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.base_checks import base_config, first_line
 from chatpipe.config import Lora
-from chatpipe.errors import ConfigError
+from chatpipe.errors import ConfigError, ModelError
 from chatpipe.lora_targets import target_faults
 from chatpipe.positions import positions_of
 
@@ -66,8 +66,11 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
     from chatpipe.lora_products import joined_layers
     from chatpipe.packing import check_packs
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever a model's class makes of sizes it cannot use
+        raise ModelError(f"config.json: no model has these sizes: {first_line(error)}") from error
     check_packs(model)
     head = model.get_output_embeddings()
     linear = {
