@@ -444,6 +444,13 @@ def test_columns_that_look_meant_and_are_not_used_are_named(tmp_path):
     assert "column History is not" in normalized(path, columns=columns).details()["warnings"][0]
 
 
+def test_names_of_columns_with_line_ends_stay_in_one_sentence(tmp_path):
+    (tmp_path / "rows.csv").write_text('"in\nstruction",output\nq,a\n')
+    assert r"found are in\nstruction, output" in refusal(tmp_path / "rows.csv")
+    (tmp_path / "rows.jsonl").write_text('{"half \\ud800": 1}\n')
+    assert r"found are half \ud800" in refusal(tmp_path / "rows.jsonl")
+
+
 def test_a_column_of_ours_in_other_letters_is_named(tmp_path):
     (tmp_path / "rows.csv").write_text("instruction, Input,output\nq,c,a\n")
     [warning] = normalized(tmp_path / "rows.csv").details()["warnings"]

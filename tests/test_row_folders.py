@@ -147,6 +147,14 @@ def test_a_folder_whose_name_ends_like_a_file_is_a_folder(folder):
     assert read(folder / "x.jsonl") == (2, [])
 
 
+@pytest.mark.parametrize("place", [".", "below"])
+def test_a_store_within_the_folder_is_not_read_as_rows(folder, monkeypatch, place):
+    monkeypatch.setenv("CHATPIPE_HOME", str(folder / place))
+    write(folder, "a.jsonl")
+    for _ in range(2):
+        assert read(folder) == (2, [])
+
+
 def test_another_file_that_is_left_out_is_said_though_the_rows_are_the_same(folder):
     write(folder, "train.jsonl")
     assert read(folder) == (2, [])

@@ -62,12 +62,13 @@ class ColumnNames:
 
     def _missing(self, missing: Sequence[str], names: Sequence[str]) -> str:
         ours = {theirs: name for name, theirs in self.theirs.items()}
-        start = f"{self._path}: column {' and '.join(missing)} missing; found are {listed(names)}."
+        lacking = " and ".join(map(printable, missing))
+        start = f"{self._path}: column {lacking} missing; found are {listed(names)}."
         if layout := layout_hint(names):
             return f"{start} Say in a variant which is which: {layout}."
         likely = {name: guess for name in missing if (guess := _guess(name, ours[name], names))}
-        hint = f" Did you mean {' and '.join(likely.values())}?" if likely else ""
-        like = ", ".join(f"{ours[name]}: {likely.get(name, 'NAME')}" for name in missing)
+        hint = f" Did you mean {' and '.join(map(printable, likely.values()))}?" if likely else ""
+        like = ", ".join(f"{ours[name]}: {printable(likely.get(name, 'NAME'))}" for name in missing)
         return (
             f"{start}{hint} Rename them, or say in a variant which is which: columns: {{{like}}}."
         )
@@ -89,7 +90,7 @@ def unused_warning(where: str, names: Sequence[str]) -> str:
     """A sentence about columns that look meant and are not used."""
     one = len(names) == 1
     return (
-        f"{where}: column{'' if one else 's'} {', '.join(names)} {'is' if one else 'are'} not "
+        f"{where}: column{'' if one else 's'} {listed(names)} {'is' if one else 'are'} not "
         "used; name a column under `columns` if it is one of ours, or put its text into one."
     )
 
@@ -113,9 +114,22 @@ def layout_hint(names: Collection[str]) -> str:
 
 def listed(names: Collection[str]) -> str:
     """The names, as many and as much of each as fit into a sentence."""
-    shown = [name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…" for name in names]
+    shown = [
+        printable(name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…")
+        for name in names
+    ]
     more = f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else ""
     return ", ".join(shown[:MOST_NAMES]) + more if shown else "none"
+
+
+def printable(name: str) -> str:
+    """A name as it can stand in a sentence: what is no letter to be printed is escaped."""
+    return "".join(
+        letter
+        if letter.isprintable()
+        else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in name
+    )
 
 
 def _guess(missing: str, ours: str, names: Sequence[str]) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from chatpipe.artifacts import home
 from chatpipe.data.opening import COMPRESSIONS, KINDS, kind_of
 from chatpipe.errors import SourceError
 
@@ -92,7 +93,7 @@ def _walk(root: Path, hidden: bool) -> tuple[list[Path], dict[str, str]]:
     by its own name rather than by a link's."""
     files: list[Path] = []
     left_out: dict[str, str] = {}
-    seen: set[str] = set()
+    seen = _own_folders(root)
     waiting, links = [root], list[Path]()
     while waiting or links:
         folder = waiting.pop() if waiting else links.pop(0)
@@ -112,6 +113,13 @@ def _walk(root: Path, hidden: bool) -> tuple[list[Path], dict[str, str]]:
             elif path.is_symlink() and kind_of(path):
                 left_out[place] = "a link that leads nowhere"
     return sorted(files), left_out
+
+
+def _own_folders(root: Path) -> set[str]:
+    """Where chatpipe keeps what it makes: copies of rows, which are not to be read again."""
+    own = home()
+    folders = {os.path.realpath(path) for path in (own, own / "store", own / "reports")}
+    return folders - {os.path.realpath(root)}
 
 
 def _order(path: Path) -> tuple[int, bool, Path]:
