@@ -17,6 +17,7 @@ NOT_TEXT = "not text"
 UNDECODABLE = "undecodable"
 RAGGED = "more or fewer cells than the header"
 KEY_TWICE = "a key is there twice"
+READ_REASON = "read_reason"  # the column that says why a row could not be read
 # Several flags of one row are one text, joined by this.
 FLAGS_BETWEEN = "; "
 

@@ -1,46 +1,38 @@
 """Row files → Arrow tables of a format's columns, with a reason beside every row that is none.
 
-A file is read in parts, so that its size does not matter. Plain lines of JSON are read by Arrow;
-whatever is odd about them is decided in Python, so that it does not depend on what stands nearby.
+A file is read in parts, so that its size does not matter.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json
 import pyarrow.parquet
 
 from chatpipe.data.columns import ColumnNames
 from chatpipe.data.csv_rows import CSVFile
-from chatpipe.data.formats import KEY_TWICE, NOT_TEXT, UNDECODABLE, Format
-from chatpipe.data.json_values import JSONListError, decoded, decoded_lines, is_list, list_items
+from chatpipe.data.formats import NOT_TEXT, READ_REASON, Format
+from chatpipe.data.json_rows import JSONRows
+from chatpipe.data.json_values import JSONListError, decoded, is_list, list_items
 from chatpipe.data.opening import READ_ERRORS, SUFFIXES, content_kind, head, not_utf8, opened
 from chatpipe.data.parquet_rows import checked_text, textual
-from chatpipe.data.text import encodable
 from chatpipe.errors import DataError
 
 __all__ = ["READ_REASON", "SUFFIXES", "Part", "RowFile", "batches", "read_rows"]
 
-READ_REASON = "read_reason"
 BLOCK_BYTES = 2 << 20
 BATCH_ROWS = 1 << 13
 BATCH_BYTES = 1 << 24
 LONGEST_LINE = 1 << 28
 # Lines are checked one by one where Arrow refuses a block that is no larger than this.
 SMALL_BYTES = 1 << 14
-# Lines of so many brackets are not for Arrow, whose reader would go down with the nesting.
-MOST_BRACKETS = 256
-SHALLOW_BYTES = 1 << 10  # a shorter line is not nested too deeply for Python
-SAMPLED_LINES = 8  # of a block: what columns its rows have
 
 # Reads one part of a file; another thread may do it.
 Part = Callable[[], pa.Table]
@@ -53,8 +45,8 @@ class RowFile:
         self.path = path
         self.columns = ColumnNames(path, row_format, rename)
         self._types = self.columns.types
-        self._found: set[str] = set()  # the file's columns, as far as they were seen
-        self._not_text: set[str] = set()
+        self._json_rows = JSONRows(self.columns, SMALL_BYTES)
+        self._found = self._json_rows.found  # the file's columns, as far as they were seen
         self._csv_file: CSVFile | None = None
 
     def parts(self) -> Iterator[Part]:
@@ -98,7 +90,7 @@ class RowFile:
 
     def not_text(self) -> list[str]:
         """Which columns had something else than text, and what."""
-        return sorted(self._not_text)
+        return sorted(self._json_rows.not_text)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -190,10 +182,10 @@ class RowFile:
                 batch.append(row)
                 size = text.buffer.tell() if len(batch) % 64 == 0 else size
                 if len(batch) >= BATCH_ROWS or size - before > BATCH_BYTES:
-                    yield partial(self._checked, batch)
+                    yield partial(self._json_rows.checked, batch)
                     batch, before = [], size
             if batch:
-                yield partial(self._checked, batch)
+                yield partial(self._json_rows.checked, batch)
 
     def _json_lines(self) -> Iterator[Part]:
         with opened(self.path) as file:
@@ -201,86 +193,7 @@ class RowFile:
                 rest = file.readline(LONGEST_LINE)
                 if len(rest) == LONGEST_LINE:
                     raise DataError(f"{self.path}: a line has more than {LONGEST_LINE >> 20} MiB.")
-                yield partial(self._json_block, block + rest)
-
-    def _json_block(self, block: bytes) -> pa.Table:
-        """Whole lines → rows, those of them in Python that are not plain."""
-        if self.columns.converted:
-            return self._checked(decoded_lines(block))
-        for line in block.split(b"\n", SAMPLED_LINES)[:SAMPLED_LINES]:
-            row = decoded(line)
-            self._found.update(row if isinstance(row, dict) else ())
-        return self._halved(block)
-
-    def _halved(self, block: bytes) -> pa.Table:
-        """One bad line spoils Arrow's reading of a block: the block is halved until the bad line's
-        part is small enough to be read in Python."""
-        try:
-            return self._quickly(block)
-        except pa.ArrowInvalid:
-            middle = block.find(b"\n", len(block) // 2) + 1
-            if len(block) <= SMALL_BYTES or middle in (0, len(block)):
-                return self._checked(decoded_lines(block))
-        return pa.concat_tables((self._halved(block[:middle]), self._halved(block[middle:])))
-
-    def _quickly(self, block: bytes) -> pa.Table:
-        """Rows by Arrow; ArrowInvalid where it cannot read them all as Python would."""
-        lines = _plain_lines(block)
-        _check_utf8(block)
-        table = pyarrow.json.read_json(
-            pa.BufferReader(block),
-            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(block)),
-            parse_options=pyarrow.json.ParseOptions(
-                explicit_schema=pa.schema(list(self._types.items())),
-                newlines_in_values=False,
-                unexpected_field_behavior="ignore",
-            ),
-        )
-        if table.num_rows != lines:
-            raise pa.ArrowInvalid(f"{lines} lines have {table.num_rows} values")
-        for name in set(self.columns.expected) - self._found:
-            if table[name].null_count < table.num_rows:
-                self._found.add(name)
-            else:  # null or not there: the lines themselves say which
-                rows = decoded_lines(block)
-                self._found.update(*(row for row in rows if isinstance(row, dict)))
-        reason = pa.nulls(table.num_rows, pa.string())
-        for name in self.columns.required:
-            if table[name].null_count:
-                self._not_text.add(_described(name, {}))
-                reason = pc.if_else(pc.is_null(table[name]), NOT_TEXT, reason)
-        return table.append_column(READ_REASON, reason)
-
-    def _checked(self, rows: Iterable[Any]) -> pa.Table:
-        """Python rows → a table; a row whose value is of another type is null and has a
-        reason."""
-        values: dict[str, list[Any]] = {theirs: [] for theirs in self._types}
-        reasons: list[str | None] = []
-        for row in rows:
-            reason = None if isinstance(row, dict) else UNDECODABLE
-            fields: dict[str, Any] = row if isinstance(row, dict) else {}
-            self._found.update(fields)
-            if getattr(row, "repeated", frozenset()) & self._types.keys():
-                reason, fields = KEY_TWICE, {}
-            for theirs, kind in self._types.items():
-                value = self._value(theirs, kind, fields.get(theirs))
-                values[theirs].append(None if value is NotImplemented else value)
-                if value is NotImplemented and reason is None:
-                    reason = NOT_TEXT
-                    self._not_text.add(_described(theirs, fields))
-            reasons.append(reason)
-        columns = {theirs: pa.array(values[theirs], kind) for theirs, kind in self._types.items()}
-        return pa.table({**columns, READ_REASON: pa.array(reasons, pa.string())})
-
-    def _value(self, name: str, kind: pa.DataType, value: Any) -> Any:
-        """The value of that column; NotImplemented where it is of another type."""
-        if value is None or value != value:  # not a number: what pandas writes for nothing
-            return NotImplemented if name in self.columns.required else None
-        convert = self.columns.converted.get(name)
-        if convert is not None:
-            turned = convert(value)
-            return NotImplemented if turned is None else turned
-        return value if _fits(value, kind) else NotImplemented
+                yield partial(self._json_rows.block, block + rest)
 
 
 def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -307,56 +220,6 @@ def read_rows(path: Path, row_format: Format, rename: dict[str, str]) -> pa.Tabl
     empty = pa.schema([(name, column.type) for name, column in row_format.columns.items()])
     nothing = empty.append(pa.field(READ_REASON, pa.string())).empty_table()
     return pa.concat_tables([nothing, *tables])
-
-
-def _plain_lines(block: bytes) -> int:
-    """How many lines the block has; ArrowInvalid where one is not an object from its first byte to
-    its last, or may be nested deeply: Arrow takes several values in a line, rows over several
-    lines, and dies of a null at the start."""
-    letters = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero(letters == ord("\n"))
-    if not block.endswith(b"\n"):
-        ends = np.append(ends, len(block))
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    last = letters[ends - 1]
-    if (last == ord("\r")).any():
-        last = np.where(last == ord("\r"), letters[ends - 2], last)
-    if not (letters[starts] == ord("{")).all() or not (last == ord("}")).all():
-        raise pa.ArrowInvalid("a line is no object")
-    for line in np.flatnonzero(ends - starts > SHALLOW_BYTES).tolist():
-        text = block[starts[line] : ends[line]]
-        if text.count(b"[") + text.count(b"{") > MOST_BRACKETS:
-            raise pa.ArrowInvalid("a line has many brackets")
-    return len(ends)
-
-
-def _check_utf8(block: bytes) -> None:
-    """ArrowInvalid where the bytes are no UTF-8: Arrow's JSON reader does not look."""
-    ends = pa.py_buffer(np.array([0, len(block)], np.int64))
-    pa.LargeStringArray.from_buffers(1, ends, pa.py_buffer(block)).validate(full=True)
-
-
-def _fits(value: Any, kind: pa.DataType) -> bool:
-    """Whether the value has that type, as Arrow's JSON reader sees it: within a list or a struct
-    it may be null."""
-    if value is None:
-        return True
-    if pa.types.is_string(kind):
-        return isinstance(value, str) and encodable(value)
-    if pa.types.is_list(kind):
-        return isinstance(value, list) and all(_fits(item, kind.value_type) for item in value)
-    return False
-
-
-def _described(name: str, fields: dict[str, Any]) -> str:
-    """What the row has in that column, which should have been text (or turns)."""
-    value = fields.get(name)
-    kinds = {bool: "true or false", float: "a number", list: "a list", dict: "an object"}
-    if value is None:
-        return f"{name} is null or missing"
-    if isinstance(value, list) and value and not isinstance(value[0], str):
-        return f"{name} is a list of something else"
-    return f"{name} is {kinds.get(type(value), 'no valid text')}"
 
 
 def _typed(path: Path, table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
