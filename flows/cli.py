@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
-import unicodedata
-from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from chatpipe.errors import ConfigError
-from flows import environment, forget_cli, reevaluate_cli, service_cli, verify_cli
+from flows import (
+    chat_cli,
+    environment,
+    finetune_cli,
+    forget_cli,
+    reevaluate_cli,
+    service_cli,
+    verify_cli,
+)
 from flows.options import AsJson, OptionalVariant, Overrides, StudyName, VariantName
-from flows.refusals import BAD_INPUT, refusals
+from flows.refusals import discard_output, refusals
 from flows.running import Way, check, run_study, run_variant
 
 app = typer.Typer(
@@ -29,11 +35,6 @@ OnDeployment = Annotated[
     bool, typer.Option("--deployment", help="Run it on the server's worker, not here.")
 ]
 Watch = Annotated[bool, typer.Option("--watch", help="With --deployment: wait for its end.")]
-LONGEST_NAME = 60  # of what a file of rows is called as a data set
-OWN = "The variant's own, where left out."
-MaxNewTokens = Annotated[int | None, typer.Option(help=OWN)]
-Temperature = Annotated[float | None, typer.Option(help=f"0 is greedy. {OWN}")]
-Seed = Annotated[int | None, typer.Option(help=f"Of what is drawn. {OWN}")]
 
 
 def _say_version(asked: bool) -> None:
@@ -116,43 +117,6 @@ def plan(variant: VariantName, overrides: Overrides = None, as_json: AsJson = Fa
 
 
 @app.command()
-def finetune(
-    base_model: Annotated[str, typer.Option(help="Hub repository or model directory.")],
-    dataset: Annotated[Path, typer.Option(help="JSON, JSONL, CSV or Parquet rows.")],
-    adapter: Annotated[Path, typer.Option(help="Where to copy the adapter to.")],
-    overrides: Overrides = None,
-    drop_bad_rows: Annotated[
-        bool, typer.Option(help="Set bad rows aside and count them, instead of refusing.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
-    with refusals():
-        from chatpipe.export import check_target, export_directory, export_variant
-        from chatpipe.loading import parse_variant
-        from chatpipe.published import find
-        from chatpipe.row_checks import format_of, row_faults
-
-        if not dataset.is_file():
-            raise ConfigError([f"--dataset {dataset}: there is no such file."])
-        if adapter.exists() and (not adapter.is_dir() or any(adapter.iterdir())):
-            raise ConfigError([f"--adapter {adapter}: is not empty; name a new directory."])
-        row_format = format_of(dataset)
-        if not drop_bad_rows and (faults := row_faults(dataset, row_format, {})):
-            raise ConfigError([*faults, "Mend these rows, or add --drop-bad-rows."])
-        name = _as_name(dataset.stem)
-        rows = {"name": name, "path": str(dataset.absolute()), "format": row_format}
-        raw = {"name": name, "base_model": {"repo": base_model}, "datasets": [rows]}
-        variant = parse_variant(raw, "command line", overrides or [])
-        check_target(adapter, variant)
-        run_variant(variant, Way(as_json=as_json))
-        export_directory(find(variant)[1].path, adapter)
-        saved = export_variant(variant)
-        if not as_json:
-            typer.echo(f"adapter: {adapter}\nvariant: {saved} (for run, ask and chat)")
-
-
-@app.command()
 def validate(
     file: Annotated[Path, typer.Argument(help="A variant's or study's YAML, or a row file.")],
 ) -> None:
@@ -199,103 +163,16 @@ def show(
             listing.print_mapping(listed)
 
 
-@app.command()
-def ask(
-    variant: VariantName,
-    prompt: Annotated[str, typer.Argument(help="The instruction.")],
-    input_text: Annotated[str, typer.Option("--input", help="The instruction's input.")] = "",
-    max_new_tokens: MaxNewTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    overrides: Overrides = None,
-) -> None:
-    """Ask a variant one question, as its panel is asked."""
-    with refusals():
-        generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        conversation, settings = _conversation(variant, overrides or [], generation)
-        for piece in conversation.reply(prompt, settings, input_text):
-            typer.echo(piece, nl=False)
-        typer.echo()
-
-
-@app.command()
-def chat(
-    variant: VariantName,
-    max_new_tokens: MaxNewTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    overrides: Overrides = None,
-) -> None:
-    """Talk with a variant; an empty line or Ctrl-D ends it, Ctrl-C stops a reply."""
-    with refusals():
-        generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        conversation, settings = _conversation(variant, overrides or [], generation)
-        typer.echo(f"{variant}: an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply.")
-        for line in _lines():
-            replies = conversation.reply(line, settings)
-            try:
-                for piece in replies:
-                    typer.echo(piece, nl=False)
-            except KeyboardInterrupt:
-                replies.close()
-                typer.echo(" …", nl=False)
-            typer.echo()
-
-
-def _lines() -> Iterator[str]:
-    while True:
-        try:
-            line = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            typer.echo()
-            return
-        if not line:
-            return
-        yield line
-
-
-def _conversation(
-    name: str, overrides: list[str], generation: dict[str, float | None]
-) -> tuple[Any, Any]:
-    """(a conversation with that variant, its settings of `generation` with these laid over)."""
-    from chatpipe.artifacts import store
-    from chatpipe.libraries import prepare
-    from chatpipe.loading import load_variant
-    from chatpipe.published import find
-
-    given = [f"generation.{key}={value}" for key, value in generation.items() if value is not None]
-    settings = load_variant(name, [*overrides, *given]).generation
-    # What is asked for here is no part of the run: the adapter is the same, and so is its name.
-    variant = load_variant(name, overrides)
-    base, adapter = map(store().bring, find(variant))
-    prepare()
-
-    from chatpipe.chatting import Conversation
-
-    conversation = Conversation(
-        base.path, adapter.path, variant.quantization, variant.prompt_template
-    )
-    return conversation, settings
-
-
 def _is_study(file: Path) -> bool:
     from chatpipe.yaml_files import read_mapping
 
     return "variants" in read_mapping(file)
 
 
-def _as_name(text: str) -> str:
-    """A name for rows out of a file's: where it is cut, or has letters that names cannot have, a
-    digest of all of it keeps it apart from others."""
-    plain = unicodedata.normalize("NFKD", text.lower())
-    kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in plain)
-    name = kept[:LONGEST_NAME].strip("-") or "rows"
-    if text.isascii() and len(text) <= LONGEST_NAME:
-        return name
-    return f"{name}-{sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
-
-
 for _command in (
+    finetune_cli.finetune,
+    chat_cli.ask,
+    chat_cli.chat,
     forget_cli.forget,
     service_cli.deploy,
     service_cli.up,
@@ -314,6 +191,16 @@ def _absolute_places() -> None:
         place = os.environ.get(name)
         if place and "://" not in place:
             os.environ[name] = str(Path(place).expanduser().absolute())
+    home = os.environ.get("CHATPIPE_HOME")
+    if home and Path(home).exists() and not Path(home).is_dir():
+        raise ConfigError([f"CHATPIPE_HOME={home}: is a file; name a directory."])
+
+
+def _print_anything() -> None:
+    """A letter that the terminal's encoding lacks is printed by its number, and ends nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main() -> None:
@@ -322,12 +209,22 @@ def main() -> None:
     for asked in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(asked) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(asked, lambda number, _: sys.exit(128 + number))
-    environment.prepare()
-    _absolute_places()
-    if faults := environment.proxy_faults():
-        typer.echo("\n".join(faults), err=True)
-        sys.exit(BAD_INPUT)
-    app()
+    _print_anything()
+    try:
+        with refusals():
+            environment.prepare()
+            _absolute_places()
+            if faults := environment.proxy_faults():
+                raise ConfigError(faults)
+            app()
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    finally:
+        try:
+            if sys.stdout is not None:  # None: the command was started without an output
+                sys.stdout.flush()
+        except BrokenPipeError:
+            discard_output()
 
 
 if __name__ == "__main__":

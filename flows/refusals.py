@@ -1,16 +1,22 @@
-"""How commands end badly: errors made for people become sentences on stderr."""
+"""How commands end badly: one sentence on stderr, and an exit code; never a traceback."""
 
 from __future__ import annotations
 
+import os
+import select
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import typer
 
 from chatpipe.errors import ChatpipeError, ConfigError
 from flows.server_faults import in_a_sentence
 
+FAILED = 1
 BAD_INPUT = 2
+STOPPED = 130
+OUTPUT_CLOSED = 141  # as a shell counts a program that SIGPIPE ended
 
 
 @contextmanager
@@ -19,23 +25,51 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        for fault in error.faults:
-            typer.echo(fault, err=True)
-        raise typer.Exit(BAD_INPUT) from None
+        raise _exit(error.faults, BAD_INPUT) from None
     except ChatpipeError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+        raise _exit([str(error)], FAILED) from None
     except typer.Exit:
         raise
     except Exception as error:
-        from chatpipe.artifacts import home
-        from chatpipe.disk_errors import as_disk_error
-
-        sentence = as_disk_error(error, home()) or in_a_sentence(error)
-        if sentence is None:
-            raise
-        typer.echo(str(sentence), err=True)
-        raise typer.Exit(1) from None
+        if isinstance(error, BrokenPipeError) and _is_output_closed():
+            discard_output()
+            raise typer.Exit(OUTPUT_CLOSED) from None
+        raise _exit([_sentence(error)], FAILED) from None
     except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on.", err=True)
-        raise typer.Exit(130) from None
+        raise _exit(["stopped; run the same command again to go on."], STOPPED) from None
+
+
+def discard_output() -> None:
+    """Send what is still to be printed nowhere: whoever read it (`| head`) is gone."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _exit(sentences: list[str], code: int) -> typer.Exit:
+    for sentence in sentences:
+        typer.echo(sentence, err=True)
+    return typer.Exit(code)
+
+
+def _sentence(error: Exception) -> str:
+    """The error in one sentence; where nobody foresaw it, with the file that has its traceback."""
+    from chatpipe.artifacts import home
+    from chatpipe.disk_errors import as_disk_error
+    from chatpipe.failures import in_one_line, write_traceback
+
+    foreseen = as_disk_error(error, home()) or in_a_sentence(error)
+    if foreseen is not None:
+        return str(foreseen)
+    file = write_traceback("chatpipe", error)
+    where = f"; report it with {file}, which has the traceback." if file else "."
+    return f"a fault of chatpipe itself: {in_one_line(error)}{where}"
+
+
+def _is_output_closed() -> bool:
+    """Whether nobody reads this process's output any more."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError):
+        return False

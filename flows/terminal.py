@@ -92,5 +92,6 @@ def _worth_reading(record: logging.LogRecord) -> bool:
         return False  # the command ends with its sentence
     if INTERRUPTED in text:
         return False  # and so it does here
+    record.exc_info = record.exc_text = None  # the traceback goes to a file, which is named
     ordinary = text.startswith(ORDINARY)
     return record.levelno >= logging.WARNING or not ordinary

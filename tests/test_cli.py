@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -18,7 +19,7 @@ from chatpipe.checking import check_variant
 from chatpipe.config import Dataset
 from chatpipe.data import reading
 from chatpipe.loading import load_variant
-from flows import cli
+from chatpipe.run_names import name_of_file
 from tests.rows import alpaca_rows, write_jsonl
 
 
@@ -295,6 +296,7 @@ def is_server(process):
     "stem", ["rows", "Мои данные", "日本語", "x" * 150, "a.b c", "---", "naïve"]
 )
 def test_every_file_name_gives_a_name_that_a_data_set_can_have(stem, tmp_path):
-    name = cli._as_name(stem)
+    name = name_of_file(Path(f"{stem}.csv"))
     assert Dataset(name=name, path="x").name == name
-    assert cli._as_name(stem + "2") != name and cli._as_name("r" + stem) != name
+    others = (name_of_file(Path(f"{other}.csv")) for other in (f"{stem}2", f"r{stem}"))
+    assert name not in others

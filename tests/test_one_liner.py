@@ -11,6 +11,7 @@ import yaml
 from tests.rows import alpaca_rows
 
 pytestmark = pytest.mark.slow
+NAME = "my-rows+split.heldout=0.3+training.epochs=1+generation.max_new_tokens=4"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_the_adapter_directory_loads_with_peft_unchanged(trained, tiny_model_dir
 
 
 def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained, chatpipe):
-    variant = chatpipe.home / "reports/my-rows/my-rows.yaml"
+    variant = chatpipe.home / f"reports/{NAME}/{NAME}.yaml"
     assert f"variant: {variant}" in trained[2].stdout
     answer = chatpipe("ask", variant, "Paint the river.", "--max-new-tokens", 5)
     assert answer.returncode == 0 and answer.stdout.strip(), answer.stderr
@@ -80,7 +81,7 @@ def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained, 
     assert text.strip() and chatpipe("ask", variant, "Paint.", *asked).stdout == text
     assert chatpipe("ask", drawn, "Paint.", "--seed", 1).stdout != text
     refused = chatpipe("ask", drawn, "Paint.", "--temperature", 9)
-    assert refused.returncode == 2 and "generation.temperature: input should be" in refused.stderr
+    assert refused.returncode == 2 and "generation.temperature: expected" in refused.stderr
     talk = chatpipe("chat", variant, "--max-new-tokens", 5, answers="Hello\nAnd then?\n\n")
     assert talk.returncode == 0 and talk.stdout.count("> ") == 3, talk.stderr
     shown = json.loads(chatpipe("show", variant, "--json").stdout)
@@ -88,14 +89,35 @@ def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained, 
 
 
 def test_a_report_is_where_it_is_said_to_be(trained, chatpipe):
-    report = chatpipe.home / "reports/my-rows/report.html"
+    report = chatpipe.home / f"reports/{NAME}/report.html"
     assert f"report: {report}" in trained[2].stdout and report.is_file()
 
 
 def test_a_second_run_says_that_everything_was_cached_and_forgetting_undoes_it(trained, chatpipe):
-    variant = chatpipe.home / "reports/my-rows/my-rows.yaml"
+    variant = chatpipe.home / f"reports/{NAME}/{NAME}.yaml"
     assert "everything was cached" in chatpipe("run", variant).stdout
     forgotten = chatpipe("forget", variant)
     assert "forgotten: 1 artifacts" in forgotten.stdout and "adapter/" in forgotten.stdout
     again = chatpipe("run", variant)
     assert "1 steps run" in again.stdout, again.stdout + again.stderr
+
+
+def test_what_ran_with_other_settings_has_a_report_of_its_own_and_is_asked_by_its_name(
+    trained, chatpipe
+):
+    plain = chatpipe.home / f"reports/{NAME}/report.html"
+    before = plain.read_bytes()
+    setting = "training.learning_rate=0.0001"
+    done = chatpipe("run", NAME, "--set", setting)
+    name = f"my-rows+split.heldout=0.3+training.epochs=1+generation.max_new_tokens=4+{setting}"
+    assert done.returncode == 0 and f"reports/{name}/report.html" in done.stdout, done.stderr
+    report = json.loads((chatpipe.home / f"reports/{name}/report.json").read_text())
+    assert report["study"] == name and name in {model["name"] for model in report["models"]}
+    assert plain.read_bytes() == before
+    asked = ("Paint the river.", "--max-new-tokens", 5)
+    answer = chatpipe("ask", name, *asked)
+    assert answer.returncode == 0 and answer.stdout.strip()
+    assert chatpipe("ask", NAME, *asked, "--set", setting).stdout == answer.stdout
+    assert "forgotten: " in chatpipe("forget", name, "--kind", "all").stdout
+    assert chatpipe("ask", name, *asked).returncode == 1
+    assert chatpipe("ask", NAME, *asked).returncode == 0

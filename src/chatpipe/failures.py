@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
+import sys
+import tempfile
 import traceback
 from collections.abc import Iterable
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -53,15 +57,34 @@ class Failure(BaseModel):
 
 
 def write_log(kind: str, lines: Iterable[str]) -> Path | None:
-    """Write lines to a new file in $CHATPIPE_HOME/logs; None where that cannot be written."""
+    """Write lines to a new file in $CHATPIPE_HOME/logs, or where temporary files are; None where
+    neither can be written."""
     now = datetime.now().astimezone()
-    file = home() / "logs" / f"{kind}-{now:%Y%m%dT%H%M%S.%f}-{os.getpid()}.log"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(redact("\n".join(lines)), "utf-8", errors="replace")
-    except OSError:
-        return None
-    return file
+    name = f"{kind}-{now:%Y%m%dT%H%M%S.%f}-{os.getpid()}.log"
+    text = redact("\n".join(lines))
+    for folder in (home() / "logs", Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, "utf-8", errors="replace")
+        except OSError:
+            continue
+        return folder / name
+    return None
+
+
+def write_traceback(kind: str, error: Exception) -> Path | None:
+    """Write the error's traceback, and what ran where, to a new file; None where that fails."""
+    versions = f"chatpipe {version('chatpipe')}, Python {platform.python_version()}"
+    command = " ".join(sys.argv)
+    return write_log(
+        kind, [versions, platform.platform(), command, *traceback.format_exception(error)]
+    )
+
+
+def in_one_line(error: Exception) -> str:
+    """Return the type and the words of an error, shortened and without secrets."""
+    words = " ".join(str(error).split())
+    return _shortened(redact(f"{type(error).__name__}: {words}" if words else type(error).__name__))
 
 
 def written_to(file: Path | None) -> str:

@@ -26,7 +26,7 @@ from chatpipe.run_names import (
 )
 from chatpipe.sources import PACKAGED, WHEEL_MODELS, local_path
 from chatpipe.study_checks import study_faults
-from chatpipe.validation_messages import sentences, setting_origin
+from chatpipe.validation_messages import sentences, setting_origin, unknown_name
 from chatpipe.yaml_files import read_mapping
 
 
@@ -156,26 +156,50 @@ def _is_yaml(name_or_path: str) -> bool:
     return Path(name_or_path).suffix in {".yaml", ".yml"}
 
 
+def is_taken(variant: Variant) -> bool:
+    """Whether its name, and with it its report, is that of something with other data or base."""
+    if plain_name(variant.name) in {*names("variants"), *names("studies")}:
+        return True
+    saved = saved_variant(variant.name)
+    if not saved.is_file():
+        return saved.parent.exists()
+    same = variant.model_dump(mode="json")
+    recorded = read_mapping(saved)
+    return any(recorded.get(key) != same[key] for key in ("base_model", "datasets"))
+
+
 def _find(kind: str, name_or_path: str) -> Path:
-    path = Path(name_or_path)
-    if _is_yaml(name_or_path):
-        if path.is_file():
-            return path
-        raise ConfigError([f"{path}: there is no such file."])
     path = deployments_dir() / kind / f"{name_or_path}.yaml"
     if path.is_file():
         return path
     if kind == "variants" and saved_variant(name_or_path).is_file():
         return saved_variant(name_or_path)
+    if _is_yaml(name_or_path) or "/" in name_or_path or Path(name_or_path).exists():
+        return _existing_file(Path(name_or_path))
     if kind == "variants" and name_or_path in names("studies"):
         members = ", ".join(load_study(name_or_path).variants)
         raise ConfigError(
             [f"{name_or_path}: is a study; name one of its variants ({members}), or use compare."]
         )
-    known = names(kind)
-    close = difflib.get_close_matches(name_or_path, known, 1)
-    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}."
-    raise ConfigError([f"{kind}: there is no {name_or_path!r} in {path.parent}; {hint}"])
+    if kind == "studies" and name_or_path in names("variants"):
+        raise ConfigError([f"{name_or_path}: is a variant; name a study, or use run."])
+    hint = unknown_name(name_or_path, names(kind))
+    end = "" if hint.endswith("?") else "."
+    raise ConfigError([f"{kind}: there is no {name_or_path!r} in {path.parent}; {hint}{end}"])
+
+
+def _existing_file(path: Path) -> Path:
+    """That YAML file; ConfigError says what else there is."""
+    if path.is_dir():
+        raise ConfigError([f"{path}: is a directory; name a YAML file in it."])
+    if path.is_symlink() and not path.exists():
+        target = path.readlink()
+        raise ConfigError([f"{path}: is a link to {target}, which is not there."])
+    if not path.exists():
+        raise ConfigError([f"{path}: there is no such file."])
+    if not _is_yaml(str(path)):
+        raise ConfigError([f"{path}: is no YAML file; its name should end in .yaml."])
+    return path
 
 
 def _preset(name: Any, origin: str) -> tuple[dict[str, Any], list[str]]:

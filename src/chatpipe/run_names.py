@@ -11,7 +11,9 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from chatpipe.config import Study, Variant
@@ -20,6 +22,7 @@ from chatpipe.prompts import TEMPLATES
 SEPARATOR = "+"
 MAX_LENGTH = 120  # of the whole name: file systems allow 255 bytes, and suffixes follow
 _MAX_VALUE_LENGTH = 40
+_MAX_FILE_NAME = 60
 _DIGEST_LENGTH = 8
 _MISSING = object()
 
@@ -61,6 +64,22 @@ def rename_study(study: Study, variants: Iterable[Variant]) -> Study:
     }
     name = SEPARATOR.join([study.name, *added])
     return study.model_copy(update={"name": name if len(name) <= MAX_LENGTH else _cut(name, name)})
+
+
+def name_of_file(path: Path) -> str:
+    """Return a name for a file's rows: its own; where it is cut, or has letters that names cannot
+    have, a digest of all of it keeps it apart from others."""
+    plain = unicodedata.normalize("NFKD", path.stem.lower())
+    letters = "".join(x if x.isascii() and x.isalnum() else "-" for x in plain)
+    name = letters[:_MAX_FILE_NAME].strip("-") or "rows"
+    if path.stem.isascii() and len(path.stem) <= _MAX_FILE_NAME:
+        return name
+    return unique_name(name, path.stem)
+
+
+def unique_name(name: str, *content: str) -> str:
+    """Return the name with a digest of what it stands for."""
+    return f"{name}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_DIGEST_LENGTH]}"
 
 
 def _differences(variant: Variant, plain: Variant) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""Commands in odd surroundings: no reader, no letters, no place; and faults of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from chatpipe.export import export_variant
+from chatpipe.loading import is_taken, load_variant, parse_variant
+from chatpipe.run_names import name_of_file, unique_name
+from flows.cli import app
+from tests.rows import alpaca_rows, write_jsonl
+
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+def chatpipe(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+
+
+def shell(line, **environment):
+    command = line.replace("chatpipe", f"{sys.executable} -m flows.cli")
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    done = CliRunner().invoke(app, [command, "--help"], terminal_width=30, env={"NO_COLOR": "1"})
+    assert done.exit_code == 0 and "--help" in done.stdout and "\x1b" not in done.stdout
+
+
+TAKE_SET = (
+    *("run", "compare", "plan", "finetune", "ask", "chat", "show", "forget"),
+    *("reevaluate", "history", "accept", "verify"),
+)
+
+
+@pytest.mark.parametrize("command", TAKE_SET)
+def test_every_command_that_names_a_variant_takes_set(command):
+    assert "--set" in CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+
+
+def test_a_reader_that_leaves_ends_nothing_badly():
+    for line in ("chatpipe show smol-merge | head -1", "chatpipe show --json | true"):
+        done = shell(line)
+        assert done.stderr == "", done.stderr
+    assert shell("chatpipe show >&-").stderr == ""
+
+
+def test_letters_that_the_terminal_lacks_are_printed_all_the_same(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text('{datasets: [sample-dialog], panel: [{id: a, instruction: "Wie schön 你好"}]}')
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        done = chatpipe("show", path, PYTHONIOENCODING=encoding, LANG="C")
+        assert done.returncode == 0 and not done.stderr
+    refused = chatpipe("show", "smol-mergë", PYTHONIOENCODING="ascii")
+    assert refused.returncode == 2 and "did you mean smol-merge?" in refused.stderr
+    assert chatpipe("show", b"\xff".decode(errors="surrogateescape")).returncode == 2
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for command in (["show"], ["plan", "smol-merge"], ["history"]):
+        done = chatpipe(*command, CHATPIPE_HOME=file)
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"CHATPIPE_HOME={file}: is a file; name a directory.\n",
+        )
+
+
+FAULT = (
+    "from chatpipe import listing\n"
+    "from flows import cli\n"
+    "def everything(): raise LookupError('with hf_0123456789abcdef in it')\n"
+    "listing.everything = everything\n"
+    "import sys; sys.argv = ['chatpipe', 'show']\n"
+    "cli.main()\n"
+)
+
+
+@pytest.mark.parametrize("home", ["home", "file/home"])
+def test_a_fault_of_chatpipe_itself_is_a_sentence_that_names_its_traceback(tmp_path, home):
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", FAULT],
+        env={**os.environ, "CHATPIPE_HOME": str(tmp_path / home), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and not done.stdout
+    [sentence] = done.stderr.splitlines()
+    assert sentence.startswith("a fault of chatpipe itself: LookupError: with *** in it; report it")
+    file = Path(sentence.partition("report it with ")[2].partition(", which")[0])
+    text = file.read_text()
+    assert "Traceback" in text and "in everything" in text and "chatpipe show" in text
+    assert "hf_0123" not in text and file.is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["run", "{folder}"], "is a directory; name a YAML file in it"),
+        (["run", "{folder}/rows.jsonl"], "is no YAML file; its name should end in .yaml"),
+        (["run", "{folder}/link.yaml"], "is a link to gone.yaml, which is not there"),
+        (["run", "{folder}/none.yaml"], "there is no such file"),
+        (["run", "{folder}/folder.yaml"], "is a directory"),
+        (["validate", "{folder}"], "is a directory"),
+        (["compare", "{folder}"], "is a directory"),
+        (["compare", "smol-merge"], "smol-merge: is a variant; name a study, or use run"),
+        (["run", "demo"], "demo: is a study; name one of its variants"),
+        (["plan", "{folder}/rows.jsonl"], "is no YAML file"),
+    ],
+)
+def test_what_is_no_file_of_settings_is_refused(tmp_path, command, words):
+    write_jsonl(tmp_path / "rows.jsonl", alpaca_rows(2))
+    (tmp_path / "link.yaml").symlink_to("gone.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    done = chatpipe(*(part.format(folder=tmp_path) for part in command))
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("adapter", ["file", "file/adapter", "link", "full"])
+def test_a_place_for_the_adapter_that_cannot_be_is_refused_first(tmp_path, adapter):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "full/adapter").mkdir(parents=True)
+    rows = write_jsonl(tmp_path / "rows.jsonl", alpaca_rows(2))
+    options = ("--base-model", "smollm2-135m-instruct", "--dataset", rows)
+    done = chatpipe("finetune", *options, "--adapter", tmp_path / adapter)
+    assert done.returncode == 2 and f"--adapter {tmp_path / adapter}: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("rows", "rows"),
+        ("My Rows (2)", "my-rows-2"),
+        ("Übungen", "u-bungen-cd799f06"),
+        ("数据", "rows-147ee2d1"),
+        ("..", "rows"),
+        ("a" * 200, "a" * 60 + "-14bee5e9"),
+        ("x.y_z-1", "x-y-z-1"),
+        ("+a=b", "a-b"),
+    ],
+)
+def test_a_file_of_any_name_has_a_name_of_a_variant(tmp_path, stem, name):
+    assert name_of_file(tmp_path / f"{stem}.jsonl") == name
+    rows = write_jsonl(tmp_path / f"{stem}.jsonl", alpaca_rows(2)) if stem != ".." else None
+    if rows is not None and len(rows.name) < 255:
+        dataset = {"name": name, "path": str(rows)}
+        assert parse_variant({"name": name, "datasets": [dataset]}, "command line").name == name
+    assert load_variant("smol-merge").model_copy(update={"name": unique_name(name, stem)})
+
+
+def test_a_name_is_taken_by_another_base_or_file_and_by_variants(chatpipe_home):
+    rows = write_jsonl(chatpipe_home / "rows.jsonl", alpaca_rows(2))
+
+    def variant(name="rows", path=rows, base="smollm2-135m-instruct"):
+        dataset = {"name": "rows", "path": str(path)}
+        raw = {"name": name, "base_model": {"repo": base}, "datasets": [dataset]}
+        return parse_variant(raw, "command line")
+
+    assert not is_taken(variant())
+    export_variant(variant())
+    assert not is_taken(variant())
+    other = write_jsonl(chatpipe_home / "other.jsonl", alpaca_rows(2))
+    assert is_taken(variant(path=other)) and is_taken(variant(base="some/model"))
+    assert is_taken(variant("smol-merge")) and is_taken(variant("demo"))
+    assert load_variant("rows") == variant()  # by the name that finetune gave it
