@@ -150,7 +150,7 @@ def test_a_place_for_the_adapter_that_cannot_be_is_refused_first(tmp_path, adapt
     ("stem", "name"),
     [
         ("rows", "rows"),
-        ("My Rows (2)", "my-rows-2"),
+        ("My Rows (2)", "my-rows--2"),
         ("Übungen", "u-bungen-cd799f06"),
         ("数据", "rows-147ee2d1"),
         ("..", "rows"),
