@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from chatpipe.errors import ConfigError, ServiceError
-from chatpipe.run_names import plain_name
 from flows.server_faults import require_server
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ class Way:
 def run_variant(variant: Variant, way: Way) -> None:
     """Run the flow `finetune`."""
     if way.deployment:
+        from chatpipe.run_names import plain_name
+
         _submit(f"finetune/{plain_name(variant.name)}", variant.model_dump(mode="json"), way.watch)
         return
     check([variant])
@@ -44,6 +45,8 @@ def run_study(study: Study, variants: list[Variant], way: Way) -> None:
     """Run the flow `compare`."""
     if way.deployment:
         settings = [variant.model_dump(mode="json") for variant in variants]
+        from chatpipe.run_names import plain_name
+
         parameters = {"study": study.name, "variants": settings}
         _submit(f"compare/{plain_name(study.name)}", parameters, way.watch)
         return

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from chatpipe import listing
 from chatpipe.config import Variant
 from chatpipe.errors import ConfigError
 from chatpipe.export import export_variant
@@ -54,6 +55,12 @@ def test_every_name_is_a_file_name_and_names_the_run_again(overrides, chatpipe_h
     export_variant(variant)  # as every run does
     assert load_variant(variant.name) == variant
     assert Variant.model_validate_json(variant.model_dump_json()) == variant
+
+
+def test_runs_without_a_file_are_listed(chatpipe_home):
+    assert listing.everything()["runs"] == []
+    export_variant(load_variant("smol-merge", ["training.epochs=2"]))
+    assert listing.everything()["runs"] == ["smol-merge+training.epochs=2"]
 
 
 def test_values_that_look_alike_in_a_name_have_different_names():

@@ -39,6 +39,12 @@ def saved_variant(name: str) -> Path:
     return report_directory(name) / f"{name}.yaml"
 
 
+def saved_names() -> list[str]:
+    """Names of the runs whose settings are kept."""
+    files = report_directory("").glob("*/*.yaml")
+    return sorted(file.stem for file in files if file.stem == file.parent.name)
+
+
 def export_variant(variant: Variant) -> Path:
     """Write `<home>/reports/<name>/<name>.yaml`, so that what was asked for without a file can
     be run, asked and chatted with again."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from chatpipe.artifacts import Artifact, home
 from chatpipe.errors import ArtifactError
+from chatpipe.export import saved_names
 from chatpipe.loading import load_variant, names
 from chatpipe.published import find
 from chatpipe.sharing import shared_store
@@ -14,8 +15,14 @@ from chatpipe.yaml_files import to_yaml
 
 
 def everything() -> dict[str, Any]:
-    """Names of all variants and studies, and where things are kept."""
-    return {"variants": names("variants"), "studies": names("studies"), "home": str(home())}
+    """Names of all variants, studies and runs without a file of their own, and where things are
+    kept."""
+    return {
+        "variants": names("variants"),
+        "studies": names("studies"),
+        "runs": saved_names(),
+        "home": str(home()),
+    }
 
 
 def variant(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
