@@ -1,5 +1,6 @@
 """A token file that is torn, changed or cannot be written never blocks a run and is never used."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -56,6 +57,19 @@ def test_a_torn_file_is_written_anew(tokenizer, size):
     the_file().write_bytes(whole[:size])
     assert encoded(tokenizer) == rows
     assert the_file().read_bytes() == whole
+
+
+def test_what_a_killed_process_left_unfinished_goes_and_what_is_being_written_stays(tokenizer):
+    encoded(tokenizer)
+    path = the_file()
+    left, running, foreign = (path.with_suffix(f".{name}") for name in ("a" * 32, "b" * 32, "txt"))
+    for file in (left, running, foreign):
+        file.write_bytes(b"half")
+    path.unlink()
+    with running.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        encoded(tokenizer)
+    assert set(path.parent.iterdir()) == {path, running, foreign}
 
 
 def test_a_file_from_before_digests_is_written_anew(tokenizer):

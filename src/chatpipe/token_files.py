@@ -7,10 +7,12 @@ digest of all before: one that is torn or changed is dropped, and written anew.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +43,8 @@ MARKED_EVERY_S = 24 * 3600
 MAGIC = b"chatpipe tokens "  # before the digest at a file's end
 TRAILER_BYTES = len(MAGIC) + 32
 SCHEMA = pa.schema([(name, pa.list_(pa.int32())) for name in ("prompt", "response")])
+
+_UNFINISHED = re.compile(r"[0-9a-f]{40}\.[0-9a-f]{32}")
 
 Ids = npt.NDArray[np.int32]
 Tables = Callable[[], Iterable[pa.Table]]
@@ -153,12 +157,14 @@ def _write_whole(
     _remove_unused(path.parent)
     partial = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
-        with pa.OSFile(str(partial), "wb") as file:
-            _write(file, tokenizer, template, tables)
-        digest = file_digest(partial)
         with partial.open("ab") as whole:
-            whole.write(MAGIC + bytes.fromhex(digest))
-        partial.replace(path)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(whole, fcntl.LOCK_EX)
+            with pa.OSFile(str(partial), "wb") as file:
+                _write(file, tokenizer, template, tables)
+            whole.write(MAGIC + bytes.fromhex(file_digest(partial)))
+            whole.flush()
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -170,10 +176,15 @@ def _in_memory(tokenizer: Any, template: PromptTemplate, tables: Iterable[pa.Tab
 
 
 def _remove_unused(folder: Path) -> None:
-    """Those that were never finished go too. Whoever still reads one keeps what is mapped."""
+    """Those that a killed process left unfinished go too, whatever their age: whoever still writes
+    one holds its lock. Whoever still reads one keeps what is mapped."""
     for file in folder.iterdir():
         with suppress(OSError):  # another process was faster, or it is not a file of ours
-            if time.time() - file.stat().st_mtime > UNUSED_S:
+            if _UNFINISHED.fullmatch(file.name):
+                with file.open("rb") as unfinished:
+                    fcntl.flock(unfinished, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    file.unlink()
+            elif time.time() - file.stat().st_mtime > UNUSED_S:
                 file.unlink()
 
 
