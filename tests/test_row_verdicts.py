@@ -1,6 +1,7 @@
 """Row files and rows: what `validate` and `plan` call fine, runs; the rest is refused."""
 
 import csv
+import gzip
 import io
 import json
 
@@ -73,6 +74,34 @@ ROW_FILES = (
     Case("byte order mark, csv", rows=b"\xef\xbb\xbf" + table(), file="rows.csv"),
     Case("name of letters that are not ASCII", file="Füße und 雪.jsonl"),
     Case("name of a hundred letters", file=f"{'x' * 100}.jsonl"),
+    Case("json lines, packed", rows=gzip.compress(ROWS), file="rows.jsonl.gz"),
+    Case("json lines, packed, under a plain name", rows=gzip.compress(ROWS)),
+    Case("json lines of another encoding", rows=ROWS.decode().encode("utf-16")),
+    Case("json list under another name", rows=json.dumps(PLAIN).encode()),
+    Case("json lines under another name", file="rows.ndjson"),
+    Case("semicolons", rows=table(delimiter=";"), file="rows.csv"),
+    Case("tabs", rows=table(delimiter="\t"), file="rows.tsv"),
+    Case("large letters in the suffix", file="rows.JSONL"),
+    Case("file of text", "a row file ends in", file="rows.txt"),
+    Case("column twice", "there twice", rows=b"instruction,output,output\nq,a,b\n", file="r.csv"),
+    Case("header alone", "no rows", rows=b"instruction,output\n", file="rows.csv"),
+    Case("no header", "columns", rows=b"q,a\n" * 30, file="rows.csv"),
+    Case(
+        "cp1252, csv",
+        "1252",
+        rows=table([{**r, "output": "é"} for r in PLAIN], "cp1252"),
+        file="r.csv",
+    ),
+    Case("half, parquet", "parquet", rows=parquet(pa.string())[:500], file="r.parquet"),
+    Case("half, json", "not valid JSON", rows=json.dumps(PLAIN).encode()[:-50], file="r.json"),
+    Case("half, json lines", rows=ROWS[:-30]),
+    Case(
+        "wrapped in an object",
+        "list of rows",
+        rows=json.dumps({"data": PLAIN}).encode(),
+        file="r.json",
+    ),
+    Case("star and brackets in the name", file="a[1]*.jsonl"),
     Case("empty", "empty", rows=b""),
     Case("blank", "no rows", rows=b"\n\n"),
     Case("pointer of git lfs", "rows.jsonl", rows=b"version https://git-lfs.github.com/spec/v1\n"),
@@ -105,6 +134,23 @@ ROW_FILES = (
 )
 
 ROWS_WITHIN = (
+    Case("null first", rows=b"null\n" + ROWS),
+    Case("key twice", rows=ROWS + b'{"instruction": "q", "output": "a", "output": "b"}\n'),
+    Case("number of 400 digits", rows=with_row({"instruction": 10**400, "output": "x"}, 3)),
+    Case("object in output", rows=with_row({"instruction": "q", "output": {"a": 1}}, 3)),
+    Case("rows that are lists", "rows can be used", rows=lines(*[["q", "a"]] * 30)),
+    Case(
+        "dialogues of one",
+        "rows can be used",
+        rows=lines(*[{"dialog": ["x"]}] * 30),
+        dataset={"format": "dialogues"},
+    ),
+    Case(
+        "chats of text",
+        "rows can be used",
+        rows=lines(*[{"messages": "x"}] * 30),
+        dataset={"format": "messages"},
+    ),
     Case("null row among others", rows=with_row(None, 5)),
     Case("null text", rows=with_row({"instruction": None, "output": "x"})),
     Case("list in output", "rows can be used", rows=changed(output=["x"])),
