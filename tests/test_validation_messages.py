@@ -161,6 +161,7 @@ def variant_file(tmp_path, text):
         ("training.epochs=", "training.epochs: expected a number, found nothing"),
         ("datasets.7.name=x", "datasets is a list of 2, counted from 0 (the last is datasets.1)"),
         ("datasets.first.name=x", "datasets is a list of 2, counted from 0"),
+        ("panel.0.instruction=Hi", "panel has no items of the variant's own; or write the whole"),
         ("training.epochs.deep=1", "training.epochs: expected a number"),
         ("preset=papper", "preset: 'papper' is unknown; known: paper"),
     ],
@@ -201,6 +202,8 @@ def test_overrides_of_all_kinds(tmp_path, monkeypatch):
         variant.prompt_template.name == "mine" and "### Input" in variant.prompt_template.with_input
     )
     assert load_variant(path, ["preset=paper"]).lora.rank == 8
+    split = load_variant("smol-merge", ["split.heldout=0.5", "split=hash"]).split
+    assert (split.method, split.heldout) == ("hash", 0.5)
 
 
 @pytest.mark.parametrize(

@@ -73,13 +73,17 @@ def expand(settings: dict[str, Any]) -> dict[str, Any]:
 def _replaced(old: Any, keys: Sequence[str], override: Override, above: tuple[str, ...]) -> Any:
     """`old` with the override's value at these keys; above: the keys that led here."""
     if not keys:
-        both = isinstance(old, dict) and isinstance(override.value, dict)
-        return merged(old, override.value) if both else override.value
+        # Its shorthand as keys and values, so that what it leaves out stays.
+        value = expand({above[0]: override.value})[above[0]] if len(above) == 1 else override.value
+        both = isinstance(old, dict) and isinstance(value, dict)
+        return merged(old, value) if both else value
     key, rest = keys[0], keys[1:]
     if isinstance(old, list):
         place = _place(key, old, override, above)
         item = _replaced(_catalogue_entry(old[place]), rest, override, (*above, key))
         return [*old[:place], item, *old[place + 1 :]]
+    if key.isdecimal() and above and old is None:
+        _place(key, [], override, above)
     if not isinstance(old, dict):
         old = {}
     section = expand({key: _replaced(old.get(key), rest, override, (*above, key))})
@@ -90,12 +94,10 @@ def _place(key: str, items: list[Any], override: Override, above: tuple[str, ...
     if key.isdecimal() and int(key) < len(items):
         return int(key)
     name = ".".join(above)
-    last = f"{name}.{len(items) - 1}" if items else "none"
+    count = f"is a list of {len(items)}, counted from 0 (the last is {name}.{len(items) - 1})"
+    problem = count if items else "has no items of the variant's own"
     raise ConfigError(
-        [
-            f"--set {override.text}: {name} is a list of {len(items)}, counted from 0 "
-            f"(the last is {last}); or write the whole list, like {name}=[…]."
-        ]
+        [f"--set {override.text}: {name} {problem}; or write the whole list, like {name}=[…]."]
     )
 
 
