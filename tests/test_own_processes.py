@@ -2,11 +2,13 @@
 proxy for this machine's own server."""
 
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import psutil
@@ -16,15 +18,15 @@ from chatpipe.errors import ServiceError
 from flows.database_check import check_database
 from flows.environment import bypass_proxies, proxy_faults
 from flows.service_processes import MARKER, Service, left_behind
-from flows.serving import down
+from flows.serving import api_url, down, healthy, up
 from tests.site import foreign_project
 
 
 class HealthServer(HTTPServer):
     """A server that answers every request with 200, and whose port is what `with` gives."""
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Healthy)
+    def __init__(self, port=0):
+        super().__init__(("127.0.0.1", port), Healthy)
 
     def __enter__(self):
         Thread(target=self.serve_forever, daemon=True).start()
@@ -172,12 +174,39 @@ def test_nothing_is_imported_from_another_projects_directory(tmp_path):
     )
 
 
+def test_a_port_where_another_program_listens_is_refused(chatpipe_home):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ServiceError, match=f"^port {port}: another program listens there; "):
+            list(up(port))
+
+
+def test_a_port_where_the_server_of_another_home_listens_is_refused(chatpipe_home):
+    serve = (
+        "import sys; from tests.test_own_processes import HealthServer\n"
+        "with HealthServer(int(sys.argv[-1])) as port: sys.stdin.read()"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-c", serve, "server", "--port", str(port)],
+        env={**os.environ, MARKER: "/another/home", "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdin=subprocess.PIPE,
+    )
+    try:
+        until(lambda: healthy(api_url(port)))
+        with pytest.raises(
+            ServiceError, match=f"^port {port}: the server of CHATPIPE_HOME=/another"
+        ):
+            list(up(port))
+    finally:
+        server.communicate(b"")
+
+
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
 def test_no_proxy_is_asked_for_this_machine(monkeypatch, name, scheme):
     import httpx
-
-    from flows.serving import healthy
 
     for spelled in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(spelled, raising=False)
