@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from flows.database_check import check_database
+from flows.prefect_disk import check_room
 
 
 def prepare_own_server() -> None:
@@ -23,6 +24,7 @@ def prepare_own_server() -> None:
 
     if PREFECT_API_URL.value():
         return  # none will be started, and importing it takes over a second
+    check_room()
     check_database()
     from prefect.server.api import server
 

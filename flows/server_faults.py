@@ -27,7 +27,8 @@ def in_a_sentence(error: BaseException) -> str | None:
     if isinstance(error, HTTPStatusError):
         answer = error.response
         return f"{where}: the server answers {answer.status_code}: {answer.text.strip()[:300]}"
-    if isinstance(error, TransportError | InvalidURL) or "Failed to reach API" in str(error):
+    unreachable = any(words in str(error) for words in ("Failed to reach API", "ephemeral Prefect"))
+    if isinstance(error, TransportError | InvalidURL) or unreachable:
         mend = "start it, or name another" if url else "run the command again to go on"
         return f"{where}: no server answers; {mend}."
     return None

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from chatpipe.reporting import MakeReport
 from chatpipe.seals import RECORD, SEAL
 from tests.requests import prefect_for_tests
 from tests.rows import alpaca_rows, write_jsonl
+from tests.test_untouched_sources import contents
 
 pytestmark = pytest.mark.slow
 
@@ -40,9 +42,12 @@ def _prefect():
 @pytest.fixture(scope="module")
 def variant(tmp_path_factory, tiny_model_dir):
     folder = tmp_path_factory.mktemp("damaged")
+    model = Path(shutil.copytree(tiny_model_dir, folder / "model"))
+    (model / SEAL).write_text('{"the user\'s": "own"}')  # as beside an exported adapter
+    (model / "adapter_config.json").write_text("{}")
     write_jsonl(folder / "a.jsonl", alpaca_rows(16))
     settings = {
-        "base_model": {"repo": str(tiny_model_dir)},
+        "base_model": {"repo": str(model)},
         "datasets": [{"name": "a", "path": "a.jsonl"}],
         "split": {"heldout": 0.3},
         "training": {"epochs": 2, "learning_rate": 0.01, "global_batch_size": 4},
@@ -55,10 +60,14 @@ def variant(tmp_path_factory, tiny_model_dir):
 
 def verify(*arguments):
     """(exit code, lines) of the command `verify`."""
+    done = command("verify", *arguments)
+    return done.exit_code, done.output.splitlines()
+
+
+def command(*arguments):
     from flows.cli import app
 
-    done = CliRunner().invoke(app, ["verify", *arguments])
-    return done.exit_code, done.output.splitlines()
+    return CliRunner().invoke(app, list(arguments))
 
 
 def run(variant):
@@ -74,7 +83,14 @@ def run(variant):
 
 
 @pytest.fixture(scope="module")
-def first(variant):
+def sources(variant):
+    """The contents of the model's and the rows' directory, before any command."""
+    folder = Path(variant.datasets[0].path).parent
+    return folder, contents(folder)
+
+
+@pytest.fixture(scope="module")
+def first(variant, sources):
     return run(variant)[0]
 
 
@@ -158,3 +174,20 @@ def test_verify_names_what_is_damaged_and_mends_it(variant, first, variant_file)
     assert verify()[0] == 0
     assert run(variant)[0] == first
     assert verify()[0] == 0
+
+
+def test_no_command_touches_a_source(first, variant_file, sources):
+    for arguments in (
+        ("plan", variant_file),
+        ("validate", variant_file),
+        ("show", variant_file),
+        ("ask", variant_file, "Greet."),
+        ("verify", "--mend"),
+        ("forget", variant_file, "--kind", "sources"),
+        ("plan", variant_file),
+        ("verify",),
+    ):
+        done = command(*arguments)
+        assert done.exit_code == 0, done.output
+        folder, before = sources
+        assert contents(folder) == before, arguments

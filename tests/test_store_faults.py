@@ -16,6 +16,7 @@ from chatpipe.errors import ArtifactError, ConfigError, DiskError
 from chatpipe.export import check_target, export_directory, export_variant
 from chatpipe.loading import load_variant
 from chatpipe.seals import SEAL
+from flows.prefect_disk import check_room
 from tests.disks import fill, make_read_only, small_disk
 from tests.test_artifacts import BUILDER, Note, no_build
 
@@ -178,3 +179,22 @@ def test_nothing_is_exported_into_a_source(chatpipe_home, tmp_path, tiny_model_d
     for target in (tiny_model_dir / "adapter", link / "deep/adapter"):
         with pytest.raises(ConfigError, match="which is a source"):
             check_target(target, variant)
+
+
+def test_a_disk_that_prefect_cannot_use_is_said_before_a_server_is_started(tmp_path, monkeypatch):
+    from prefect.settings import PREFECT_HOME, temporary_settings
+
+    with (
+        small_disk(tmp_path / "prefect", "1m") as place,
+        temporary_settings({PREFECT_HOME: place}),
+    ):
+        with pytest.raises(DiskError, match=r"records need 16 MiB, 1\.0 MiB are free; make room"):
+            check_room()
+        fill(place, 0)
+        with pytest.raises(DiskError, match=r"cannot be written there \(No space left"):
+            check_room()
+        make_read_only(place)
+        with pytest.raises(
+            DiskError, match=r"\(Read-only file system\); make room, or set PREFECT"
+        ):
+            check_room()
