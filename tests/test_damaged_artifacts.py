@@ -183,7 +183,7 @@ def test_no_command_touches_a_source(first, variant_file, sources):
         ("show", variant_file),
         ("ask", variant_file, "Greet."),
         ("verify", "--mend"),
-        ("forget", variant_file, "--kind", "sources"),
+        ("forget", variant_file, "--kind", "sources", "--yes"),
         ("plan", variant_file),
         ("verify",),
     ):

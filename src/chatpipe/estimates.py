@@ -90,6 +90,8 @@ def hub_cache() -> Path:
 
 def lacking_room(needs: Iterable[Need]) -> list[str]:
     """One sentence for every disk that has less room than is needed."""
+    from chatpipe.plan_words import in_bytes
+
     by_disk: dict[int, list[Need]] = {}
     for need in needs:
         by_disk.setdefault(_existing(need.path).stat().st_dev, []).append(need)
@@ -100,8 +102,8 @@ def lacking_room(needs: Iterable[Need]) -> list[str]:
         if needed > free:
             what = ", ".join(need.what for need in found)
             faults.append(
-                f"disk: {found[0].path}: {needed / 2**30:.1f} GiB are needed ({what}), "
-                f"{free / 2**30:.1f} GiB are free; make room, or move CHATPIPE_HOME or HF_HOME."
+                f"disk: {found[0].path}: {in_bytes(needed)} are needed ({what}), "
+                f"{in_bytes(free)} are free; make room, or move CHATPIPE_HOME or HF_HOME."
             )
     return faults
 
