@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from chatpipe.visible_text import visible
 from flows.options import Overrides, VariantName
 from flows.refusals import refusals
 
@@ -30,7 +31,7 @@ def ask(
         generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
         conversation, settings = _conversation(variant, overrides or [], generation)
         for piece in conversation.reply(prompt, settings, input_text):
-            typer.echo(piece, nl=False)
+            typer.echo(visible(piece), nl=False)
         typer.echo()
 
 
@@ -50,7 +51,7 @@ def chat(
             replies = conversation.reply(line, settings)
             try:
                 for piece in replies:
-                    typer.echo(piece, nl=False)
+                    typer.echo(visible(piece), nl=False)
             except KeyboardInterrupt:
                 replies.close()
                 typer.echo(" …", nl=False)
