@@ -196,3 +196,12 @@ def test_what_the_paper_reports_is_in_the_reports_key():
         )
     }
     assert len(keys) == 3
+
+
+def test_other_panels_are_among_the_settings_that_differ():
+    rows = {"a": drawn_rows(IDS)}
+    asked = variant("w", panel=[{"id": "p", "instruction": "Hello?"}])
+    made = report(
+        model("base", variant(), rows), *(model(v.name, v, rows, {}) for v in (variant(), asked))
+    )
+    assert made.differing_settings()["panel"]["w"] == "p"

@@ -129,6 +129,7 @@ def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
     plain = variant.model_dump(mode="json", exclude={"name", "panel", "datasets", *Variant.unkeyed})
     flat = _flat(plain)
     flat["datasets"] = ", ".join(dataset.name for dataset in variant.datasets)
+    flat["panel"] = ", ".join(prompt.id for prompt in variant.panel)
     return flat
 
 
