@@ -119,10 +119,12 @@ def drill(folder: Path, rounds: int, seed: int, api: str | None = None, each: in
         where = f"study {tally.studies}, seed {seed + tally.studies - 1}"
         tally.faults += [f"{where}: left behind: {item}" for item in place.left_behind()]
         tally.faults += [f"{where}: {item}" for item in differences(expected, place.outcome())]
+        print(f"{where}: {dict(tally.kills)} kills so far, {len(tally.faults)} faults", flush=True)
     return tally
 
 
 def differences(expected: dict[str, Any], outcome: dict[str, Any]) -> list[str]:
+    """Artifacts that only one of the two has or that differ, and whether the reports do."""
     one, other = expected["artifacts"], outcome["artifacts"]
     found = [
         f"{name} is another one" for name in sorted(one | other) if one.get(name) != other.get(name)
