@@ -1,5 +1,6 @@
 """The hub's real client against a hub on this machine: what is fetched, and how it fails."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -286,3 +287,29 @@ def test_a_hub_that_is_down_is_no_reason_for_another_data_set(fetch):
     made = fetch("http://127.0.0.1:1", dataset=DATASETS["dialog"].model_dump(mode="json"))
     assert made["error"] == "HubUnreachableError"
     assert "li2017dailydialog" in made["message"] and "OpenRL" not in made["message"]
+
+
+@pytest.mark.parametrize("named_by_content", [False, True])
+def test_a_damaged_file_in_the_hubs_cache_is_refused_and_fetched_anew_once_it_is_gone(
+    fetch, named_by_content
+):
+    """Small files are named by a git hash, large ones by the SHA-256 of their content."""
+    with hub({"datasets/owner/rows": alpaca()}) as (address, _):
+        first = fetch(address, dataset=ALPACA)
+        [blob] = (fetch.folder / "cache").rglob("blobs/*")
+        content = blob.read_bytes()
+        if named_by_content:
+            named = blob.with_name(hashlib.sha256(content).hexdigest())
+            [link] = (fetch.folder / "cache").rglob("snapshots/*/data/*")
+            blob.rename(named)
+            link.unlink()
+            link.symlink_to(named)
+            blob = named
+        blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        home = "another" if named_by_content else "home"
+        refused = fetch(address, home=home, dataset=ALPACA)
+        assert refused["error"] == "SourceError"
+        assert f"{blob}" in refused["message"] and "remove that file" in refused["message"]
+        blob.unlink()
+        again = fetch(address, home=home, dataset=ALPACA)
+    assert again["account"] == first["account"]
