@@ -1,8 +1,11 @@
 """Folders of rows: what is read of them, and what is left out by name."""
 
 import bz2
+import errno
 import gzip
 import json
+import os
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -170,6 +173,23 @@ def test_validate_says_what_is_left_out_and_how_many_rows_were_read(folder):
     variant = Variant(name="v", datasets=(Dataset(name="rows", path=str(folder)),))
     notes = check_rows([variant]).notes
     assert "left out test.jsonl" in notes[0] and "train.jsonl: 2 rows read." in notes[1]
+
+
+def test_a_folder_that_is_not_there_or_may_not_be_read_is_no_traceback(folder, monkeypatch):
+    with pytest.raises(SourceError, match="no file in"):
+        row_files(folder / "gone", DEFAULT_PATTERNS, "rows")
+    write(folder, "a.jsonl")
+    write(folder, "locked/b.jsonl")
+    entries = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: _refuse(path, entries))
+    rows, [warning] = read(folder)
+    assert rows == 2 and "left out locked: cannot be read (Permission denied)" in warning
+
+
+def _refuse(path, entries):
+    if path.name == "locked":
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return entries(path)
 
 
 def test_patterns_mean_what_they_mean_to_pathlib(folder):

@@ -101,7 +101,7 @@ def _walk(root: Path, hidden: bool) -> tuple[list[Path], dict[str, str]]:
         if real in seen:
             continue
         seen.add(real)
-        for path in sorted(folder.iterdir()):
+        for path in _entries(folder, root, left_out):
             place = path.relative_to(root).as_posix()
             if path.name == "__MACOSX" or (path.name.startswith(".") and not hidden):
                 if any(map(kind_of, path.iterdir() if path.is_dir() else [path])):
@@ -113,6 +113,17 @@ def _walk(root: Path, hidden: bool) -> tuple[list[Path], dict[str, str]]:
             elif path.is_symlink() and kind_of(path):
                 left_out[place] = "a link that leads nowhere"
     return sorted(files), left_out
+
+
+def _entries(folder: Path, root: Path, left_out: dict[str, str]) -> list[Path]:
+    """What the folder has; a folder that may not be read is left out by name."""
+    if not folder.is_dir():
+        return []
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        left_out[folder.relative_to(root).as_posix()] = f"cannot be read ({error.strerror})"
+        return []
 
 
 def _own_folders(root: Path) -> set[str]:
