@@ -1,5 +1,7 @@
 """Several processes that train together: the same rows a step, the same training."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -126,3 +128,46 @@ def test_all_processes_end_with_the_one_that_asked_for_them(
     asker.wait()
     _, alive = psutil.wait_procs(made, timeout=60)
     assert not alive
+
+
+TRAINS = """
+import sys
+from pathlib import Path
+from chatpipe.child import SharedChild
+from chatpipe.finetuning import Finetune
+request = Finetune.model_validate_json(Path(sys.argv[1]).read_text())
+SharedChild().build(request, Path(sys.argv[2]), print, print)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_are_asked_to_end_save_one_checkpoint_that_each_goes_on_from(
+    chatpipe_home, tiny_model_dir, tmp_path, monkeypatch
+):
+    request = finetune_request(
+        chatpipe_home, tiny_model_dir, 25, epochs=60, learning_rate=1e-4, save_steps=1000
+    )
+    request = request.model_copy(update={"lora": request.lora.model_copy(update={"dropout": 0.1})})
+    monkeypatch.setenv(PROCESSES, "2")
+    uninterrupted = store().obtain(request)
+    store().forget(uninterrupted.path)
+    (tmp_path / "into").mkdir()
+    (tmp_path / "request.json").write_text(request.model_dump_json(), "utf-8")
+    arguments = [str(tmp_path / "request.json"), str(tmp_path / "into")]
+    asker = subprocess.Popen(
+        [sys.executable, "-c", TRAINS, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert any(line.startswith("done=") for line in asker.stdout)
+    os.killpg(asker.pid, signal.SIGINT)
+    _, error = asker.communicate(timeout=60)
+    assert "saving a checkpoint; press Ctrl-C again" in error
+    work = store().work_path(request.kind, request.key())
+    [checkpoint] = work.glob("checkpoint-*/checkpoint.json")
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {p.name for p in checkpoint.parent.iterdir()}
+    adapter = store().obtain(request)
+    assert adapter.details()["resumed"]
+    assert adapter.digest == uninterrupted.digest

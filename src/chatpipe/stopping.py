@@ -48,7 +48,8 @@ def deferred_signals(on_first: Callable[[], None] = lambda: None) -> Iterator[St
         request.signals.append(number)
         if len(request.signals) == 1:
             on_first()
-            _tell_parent()
+        # Each time: an interrupt that comes to the parent as well can make it lose what it reads.
+        _tell_parent()
 
     is_main = threading.current_thread() is threading.main_thread()
     before = {}
