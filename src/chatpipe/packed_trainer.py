@@ -112,6 +112,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         """The Trainer's own has every process read the adapter by way of the first GPU."""
         plain = model or self.model
         device = str(self.args.device)
+        if device.startswith("cpu"):
+            device = "cpu"  # one of several processes has "cpu:0", which safetensors refuses
         name = plain.active_adapter
         plain.load_adapter(resume_from_checkpoint, name, is_trainable=True, torch_device=device)
 
