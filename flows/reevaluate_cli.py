@@ -36,10 +36,12 @@ def reevaluate(
             raise ConfigError(["reevaluate: --set goes with variants; name them."])
         chosen = [load_variant(name, overrides or []) for name in variants] if variants else None
 
+        from flows.interrupts import end_at_second_interrupt
         from flows.own_server import prepare_own_server
         from flows.reevaluate import reevaluate as story
         from flows.terminal import quiet_console
 
+        end_at_second_interrupt()
         quiet_console()
         prepare_own_server()
         state = story(chosen, tolerance, return_state=True)

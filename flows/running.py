@@ -75,10 +75,12 @@ def _run_here(story: Callable[[], Artifact], name: str, as_json: bool) -> None:
     """Run a flow, print its report's tables and where it is."""
     from chatpipe.export import report_directory
     from chatpipe.report import read_report
+    from flows.interrupts import end_at_second_interrupt
     from flows.own_server import prepare_own_server
     from flows.terminal import print_report, quiet_console
     from tasks.caching import BUILT, HITS
 
+    end_at_second_interrupt()
     quiet_console()
     prepare_own_server()
     story()

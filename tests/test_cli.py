@@ -271,7 +271,7 @@ def test_a_terminated_command_takes_the_server_of_its_own_with_it(training):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_command_and_all_that_it_started_in_a_sentence(training):
+def test_ctrl_c_ends_a_command_and_all_that_it_started_in_a_sentence(training, tmp_path):
     """A terminal sends it to the whole process group."""
     until(" steps, loss", training)
     started = training.children(recursive=True)
@@ -281,9 +281,27 @@ def test_ctrl_c_ends_a_command_and_all_that_it_started_in_a_sentence(training):
     said = training.stdout.read()
     assert training.wait(60) == 130
     assert time.monotonic() - asked < 30
-    [last] = [line for line in said.splitlines() if "steps, loss" not in line]
-    assert last == "stopped; run the same command again to go on."
+    lines = [line for line in said.splitlines() if "steps, loss" not in line]
+    assert lines == [
+        "saving a checkpoint; press Ctrl-C again to stop at once",
+        "stopped; run the same command again to go on.",
+    ]
     assert not psutil.wait_procs(started, timeout=10)[1]
+    assert list((tmp_path / "home").glob("store/.work/adapter-*/checkpoint-*/checkpoint.json"))
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_command_at_once(training):
+    until(" steps, loss", training)
+    started = [child for child in training.children(recursive=True) if not is_server(child)]
+    for child in started:
+        child.suspend()  # a step that does not end
+    os.killpg(training.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert training.is_running()
+    os.killpg(training.pid, signal.SIGINT)
+    assert training.wait(2) == -signal.SIGINT
+    assert not psutil.wait_procs(started, timeout=5)[1]
 
 
 def is_server(process):

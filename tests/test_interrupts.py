@@ -1,0 +1,43 @@
+"""Ctrl-C: the first interrupts a command, the second ends it, wherever it hangs."""
+
+import signal
+import subprocess
+import sys
+import time
+
+# A command that swallows every exception while it ends, as a library may.
+HANGS = """
+import time
+from flows.interrupts import end_at_second_interrupt
+end_at_second_interrupt()
+try:
+    print("running", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("ending", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+"""
+
+
+def test_a_second_interrupt_ends_a_command_that_hangs_in_its_end():
+    command = subprocess.Popen([sys.executable, "-c", HANGS], stdout=subprocess.PIPE, text=True)
+    assert command.stdout.readline() == "running\n"
+    command.send_signal(signal.SIGINT)
+    assert command.stdout.readline() == "ending\n"
+    time.sleep(0.2)
+    assert command.poll() is None
+    command.send_signal(signal.SIGINT)
+    assert command.wait(timeout=2) == -signal.SIGINT
+
+
+def test_where_interrupts_are_ignored_they_stay_so():
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+        "from flows.interrupts import end_at_second_interrupt; end_at_second_interrupt();"
+        "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
