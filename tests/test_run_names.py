@@ -110,3 +110,11 @@ def test_a_study_that_names_a_variant_twice_is_refused(tmp_path):
         study_variants(load_study(str(path)))
     with pytest.raises(ConfigError, match="same stands there 3 times"):
         study_variants(load_study("demo"), ["name=same"])
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "+", "smol-merge+", "smol-merge++a=1", "+training.seed=1"]
+)
+def test_a_name_without_a_name_or_a_setting_is_one_sentence(name):
+    with pytest.raises(ConfigError, match=r"the name is empty|write it as NAME\+key.path=value"):
+        load_variant(name)

@@ -90,6 +90,8 @@ def _load_file(path: Path, overrides: Sequence[str], must_exist: bool) -> Varian
 def _load_run(name: str, overrides: Sequence[str], must_exist: bool) -> Variant:
     """The variant of a run with other settings: by what its name says, or as the run saved it."""
     saved = saved_variant(name)
+    if not plain_name(name) or "" in settings_in(name):
+        raise ConfigError([f"{name}: write it as NAME+key.path=value, like +training.epochs=1."])
     try:
         variant = load_variant(plain_name(name), settings_in(name), must_exist)
     except ConfigError:
@@ -169,6 +171,8 @@ def is_taken(variant: Variant) -> bool:
 
 
 def _find(kind: str, name_or_path: str) -> Path:
+    if not name_or_path.strip():
+        raise ConfigError([f"{kind}: the name is empty; known are {', '.join(names(kind))}."])
     path = deployments_dir() / kind / f"{name_or_path}.yaml"
     if path.is_file():
         return path
