@@ -1,6 +1,7 @@
 """A base that cannot be used is refused in the plan and at load, in a sentence; others train."""
 
 import json
+import random
 from contextlib import suppress
 
 import pytest
@@ -85,13 +86,13 @@ def custom(base):
     write("configuration_x.py", "raise SystemExit('code of the model ran')")(base)
 
 
-def longer_vocabulary(base):
+def surplus(base, special=False):
     file = base / "tokenizer.json"
     content = json.loads(file.read_text())
     content["added_tokens"].append(
         {
-            "id": 320, "content": "surplus", "single_word": False, "lstrip": False,
-            "rstrip": False, "normalized": False, "special": False,
+            "id": 320, "content": "<|user|>" if special else "surplus", "special": special,
+            "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
         }
     )  # fmt: skip
     file.write_text(json.dumps(content))
@@ -177,11 +178,15 @@ BROKEN = {
     "a tokenizer that is no JSON": (write("tokenizer.json", "{"), "tokenizer.json: is not JSON"),
     "a tokenizer of nothing": (write("tokenizer.json", "{}"), "tokenizer cannot be loaded"),
     "a broken tokenizer_config": (write("tokenizer_config.json", "{"), "is not JSON"),
+    "a tokenizer's odd setting": (
+        lambda base: set_json(base / "tokenizer_config.json", model_max_length="long"),
+        "the tokenizer cannot be loaded",
+    ),
     "a tokenizer without EOS": (
         lambda base: set_json(base / "tokenizer_config.json", eos_token=None),
         "has no EOS",
     ),
-    "a tokenizer larger than the embedding": (longer_vocabulary, "gives ids up to 320 ('surplus')"),
+    "a tokenizer larger than the embedding": (surplus, "gives ids up to 320 ('surplus')"),
 }  # fmt: skip
 
 
@@ -393,6 +398,37 @@ def test_no_value_of_a_config_ends_in_a_traceback(tmp_path, tiny_model_dir):
             assert all("\n" not in fault for fault in faults)
             with suppress(ModelError, ConfigError):
                 shapes_of(base, Lora())
+
+
+def test_a_control_token_of_the_template_that_the_embedding_lacks_is_refused(
+    home, tmp_path, tiny_model_dir
+):
+    base = bases.copy_of(tiny_model_dir, tmp_path / "base")
+    surplus(base, special=True)
+    assert plan(variant(home, base)).faults == ()  # no text can have it
+    text = "<|user|>{instruction}\n### Response:\n"
+    template = {"name": "own", "with_input": "{input}" + text, "without_input": text}
+    [fault] = plan(variant(home, base, f"prompt_template={json.dumps(template)}")).faults
+    assert "prompt_template: '<|user|>' has the id 320, the base's embedding has 320 rows" in fault
+
+
+def test_torn_and_changed_files_end_in_a_sentence(chatpipe_home, tiny_model_dir):
+    """Bytes changed, left out and put in at random places of the small files and the header."""
+    chance = random.Random(7)
+    base = bases.copy_of(tiny_model_dir, chatpipe_home / "base")
+    for _ in range(150):
+        name = chance.choice(["tokenizer.json", "tokenizer_config.json", "model.safetensors"])
+        before = (base / name).read_bytes()
+        place = chance.randrange(min(len(before), 6000))
+        middle = chance.choice([b"", b'"', b"9", b"{", b"null", bytes([chance.randrange(256)])])
+        after = before[:place] + middle + before[place + chance.randrange(4) :]
+        (base / name).write_bytes(after)
+        faults = base_faults(base)
+        assert all("\n" not in fault for fault in faults)
+        if not faults:
+            with suppress(ModelError):
+                load_tokenizer(base)
+        (base / name).write_bytes(before)
 
 
 def test_a_base_that_is_fine_has_no_fault(tiny_model_dir):

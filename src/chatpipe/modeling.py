@@ -112,6 +112,7 @@ def load_tokenizer(path: Path) -> Any:
     config = base_config(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer("a", add_special_tokens=False, split_special_tokens=True)
     except BaseException as error:  # any, and a panic of the Rust library, which is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             raise

@@ -42,6 +42,20 @@ def panel_faults(variant: Variant, tokenizer: Any, positions: int | None) -> lis
     return [fault for fault in faults if fault]
 
 
+def template_faults(variant: Variant, tokenizer: Any, vocabulary: int | None) -> list[str]:
+    """Whether the template holds a control token that the base's embedding has no row for."""
+    encoder = Encoder(tokenizer, variant.prompt_template, "all", UNBOUNDED)
+    asked = [segments(variant.prompt_template, "a", text) for text in ("", "a")]
+    largest = max(number for ids in encoder.prompt_ids(asked) for number in ids)
+    if vocabulary is None or largest < vocabulary:
+        return []
+    token = tokenizer.convert_ids_to_tokens(largest)
+    return [
+        f"prompt_template: {token!r} has the id {largest}, the base's embedding has {vocabulary} "
+        "rows; take it out of the template, or take another base."
+    ]
+
+
 def _heldout_faults(
     variant: Variant, heldout: Path, tokenizer: Any, positions: int | None
 ) -> Iterator[str]:

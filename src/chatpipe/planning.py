@@ -27,7 +27,7 @@ from chatpipe.finetuning import Finetune, optimizer_steps
 from chatpipe.fitting import fit, largest_pack, this_device
 from chatpipe.lengths import Tokens, account_tokens
 from chatpipe.memory import Batch, Device, MemoryEstimate, base_bytes
-from chatpipe.planned_lengths import length_faults, panel_faults
+from chatpipe.planned_lengths import length_faults, panel_faults, template_faults
 from chatpipe.planned_steps import Data, Step, base_step, data_of, measuring_steps, state_of
 from chatpipe.shapes import Shapes, shapes_of
 from chatpipe.sources import FetchModel
@@ -238,6 +238,8 @@ class _Planner:
     def _check_lengths(self, tokenizer: Any, data: Data, shapes: Shapes | None) -> None:
         """Of what is scored and asked; where there are no rows yet, of the panel alone."""
         positions = shapes.positions if shapes else None
+        vocabulary = shapes.vocabulary if shapes else None
+        self.faults += template_faults(self.variant, tokenizer, vocabulary)
         if data.corpus is None:
             self.faults += panel_faults(self.variant, tokenizer, positions)
             return
