@@ -26,7 +26,7 @@ def finetune(
 ) -> None:
     """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
     with refusals():
-        from chatpipe.export import export_directory, export_variant
+        from chatpipe.export import check_target, export_directory, export_variant
         from chatpipe.loading import is_taken, parse_variant
         from chatpipe.published import find
         from chatpipe.row_checks import format_of, row_faults
@@ -35,7 +35,7 @@ def finetune(
         if not dataset.is_file():
             problem = "is a directory; name a file" if dataset.is_dir() else "there is no such file"
             raise ConfigError([f"--dataset {dataset}: {problem}."])
-        _check_target(adapter)
+        _check_can_be_made(adapter)
         row_format = format_of(dataset)
         if not drop_bad_rows and (faults := row_faults(dataset, row_format, {})):
             raise ConfigError([*faults, "Mend these rows, or add --drop-bad-rows."])
@@ -46,6 +46,7 @@ def finetune(
         if is_taken(variant):  # by another base, another file of that name, or a variant
             unique = {**raw, "name": unique_name(name, base_model, rows["path"])}
             variant = parse_variant(unique, "command line", overrides or [])
+        check_target(adapter, variant)
         run_variant(variant, Way(as_json=as_json))
         export_directory(find(variant)[1].path, adapter)
         saved = export_variant(variant)
@@ -53,7 +54,7 @@ def finetune(
             typer.echo(f"adapter: {adapter}\nvariant: {saved} (for run, ask and chat)")
 
 
-def _check_target(adapter: Path) -> None:
+def _check_can_be_made(adapter: Path) -> None:
     """ConfigError where the adapter could not be copied there when all is trained."""
     if adapter.is_dir() and any(adapter.iterdir()):
         raise ConfigError([f"--adapter {adapter}: is not empty; name a new directory."])

@@ -73,9 +73,8 @@ def history(
         elif entries:
             _print_table([_history_row(entry) for entry in entries])
         else:
-            typer.echo(
-                f"{name or 'nothing'} was not evaluated yet; start with: chatpipe reevaluate"
-            )
+            subject = f"{name} was not" if name else "nothing was"
+            typer.echo(f"{subject} evaluated yet; start with: chatpipe reevaluate")
 
 
 def accept(variant: VariantName, overrides: Overrides = None) -> None:

@@ -142,3 +142,17 @@ def test_the_settings_of_scoring_are_told_apart():
         settings(quantization={"method": "none"}),
     ]
     assert len({settings(), *unlike}) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "subject"), [([], "nothing was"), (["smol-merge"], "smol-merge was not")]
+)
+def test_a_history_without_an_entry_is_said(arguments, subject):
+    from typer.testing import CliRunner
+
+    from flows.cli import app
+
+    if arguments:
+        history.append([entry(variant="w")])
+    done = CliRunner().invoke(app, ["history", *arguments])
+    assert done.output == f"{subject} evaluated yet; start with: chatpipe reevaluate\n"

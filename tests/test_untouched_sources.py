@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from chatpipe.artifacts import store
 from chatpipe.atomic_writes import write_atomically
@@ -101,3 +102,18 @@ def test_files_that_change_while_they_are_read_are_refused(tmp_path, model):
     for request in (dataset, base):
         with pytest.raises(SourceError, match="changed while it was being read"):
             store().obtain(request)
+
+
+def test_finetune_copies_no_adapter_into_the_base_models_directory(tmp_path, model):
+    from flows.cli import app
+
+    rows = write_jsonl(tmp_path / "rows.jsonl", alpaca_rows(40))
+    (tmp_path / "link").symlink_to(model)
+    before = contents(model)
+    for target in (model / "adapter", tmp_path / "link/deep/adapter"):
+        arguments = ["--base-model", model, "--dataset", rows, "--adapter", target]
+        done = CliRunner().invoke(app, ["finetune", *map(str, arguments)])
+        assert (
+            done.exit_code == 2 and f"{target}: lies in {model}, which is a source" in done.output
+        )
+    assert contents(model) == before
