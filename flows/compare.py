@@ -8,10 +8,10 @@ from prefect import flow
 from pydantic import BeforeValidator, Field
 
 from chatpipe.artifacts import Artifact
-from chatpipe.config import Dataset, Study, Variant
-from chatpipe.run_names import plain_name, rename_study
+from chatpipe.config import Dataset, Variant
 from flows.entering import named_by
 from flows.placement import placement
+from flows.prompt_template_parameter import PromptTemplateParameter
 from flows.run_parameters import run_parameters
 from flows.story import study_story
 
@@ -21,6 +21,7 @@ class StudyVariant(Variant):
     name."""
 
     datasets: tuple[Dataset, ...] = Field((), description="those of the deployment where left out")
+    prompt_template: PromptTemplateParameter = Field("alpaca", validate_default=True)
 
 
 def _as_mapping(value: Any) -> Any:
@@ -46,8 +47,5 @@ def compare(
     """
     parameters = run_parameters(locals())
     tuned = parameters.variants("compare")
-    name = parameters.values["study"]
-    if name == parameters.deployed.get("study"):
-        names = tuple(plain_name(variant.name) for variant in tuned)
-        name = rename_study(Study(name=name, variants=names), tuned).name
-    return study_story(name, tuned, placement(parameters.values.get("gpu_workers")))
+    gpu = placement(parameters.values.get("gpu_workers"))
+    return study_story(parameters.study_name(tuned), tuned, gpu)

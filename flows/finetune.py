@@ -13,7 +13,6 @@ from chatpipe.config import (
     Lora,
     PaperReported,
     Prompt,
-    PromptTemplate,
     Quantization,
     Split,
     Tracker,
@@ -21,6 +20,7 @@ from chatpipe.config import (
 )
 from flows.entering import named_by
 from flows.placement import placement
+from flows.prompt_template_parameter import PromptTemplateParameter
 from flows.run_parameters import run_parameters
 from flows.story import study_story
 
@@ -33,7 +33,7 @@ def finetune(
     base_model: BaseModelRef,
     datasets: tuple[Dataset, ...],
     split: Split,
-    prompt_template: PromptTemplate,
+    prompt_template: PromptTemplateParameter,
     quantization: Quantization,
     lora: Lora,
     training: Training,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from chatpipe.errors import ConfigError
 from chatpipe.overrides import merged
-from chatpipe.run_names import plain_name
+from chatpipe.run_names import base_of
 from chatpipe.validation_messages import sentences
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
@@ -56,25 +56,22 @@ def differences(below: Any, above: Any, key: str = "") -> Iterator[str]:
 
 
 def _variant_differences(below: list[Any], above: list[Any]) -> Iterator[str]:
-    known = {variant["name"]: variant for variant in below}
+    deployed = _by_name(below)
     names = [variant["name"] for variant in above]
-    if names != list(known):
+    if names != list(deployed):
         yield f"variants={', '.join(names)}"
-    for variant in above:
-        name = variant["name"]
-        yield from differences(known.get(_plain_name(variant), {}), variant, f"variants.{name}")
+    for name, variant in zip(names, above, strict=True):
+        plain = deployed.get(base_of(name, deployed) or name, {})
+        yield from differences(plain, variant, f"variants.{name}")
 
 
 def _merge_variant(below: Mapping[str, Any], variant: Any) -> Any:
     if not isinstance(variant, Mapping):
         return variant
-    same_name = [
-        known
-        for known in below.get("variants") or []
-        if isinstance(known, Mapping) and known.get("name") == _plain_name(variant)
-    ]
-    return merge_sections(same_name[0], variant) if same_name else dict(variant)
+    deployed = _by_name(below.get("variants") or [])
+    name = base_of(str(variant.get("name")), deployed)
+    return merge_sections(deployed[name], variant) if name else dict(variant)
 
 
-def _plain_name(variant: Mapping[str, Any]) -> str:
-    return plain_name(str(variant.get("name")))
+def _by_name(variants: list[Any]) -> dict[str, Any]:
+    return {item["name"]: item for item in variants if isinstance(item, Mapping) and "name" in item}

@@ -6,7 +6,7 @@ Prefect lays what a run is given over its deployment's parameters at the top lev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -16,8 +16,9 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
-from chatpipe.config import Variant
-from chatpipe.run_names import rename_run
+from chatpipe.config import Study, Variant
+from chatpipe.errors import ConfigError
+from chatpipe.run_names import base_of, rename_by_members, rename_run, rename_study
 from flows.parameter_merging import differences, merge_sections, parse_section
 
 
@@ -39,8 +40,22 @@ class RunParameters:
         for item in self.values["variants"]:
             values = item.model_dump(mode="json") if isinstance(item, Variant) else item
             name = values["name"]
-            variants.append(_variant(values, deployed.get(name), f"{origin}: variants.{name}"))
+            plain = deployed.get(base_of(name, deployed) or name)
+            variants.append(_variant(values, plain, f"{origin}: variants.{name}"))
         return variants
+
+    def study_name(self, variants: Sequence[Variant]) -> str:
+        """The study's name; where it is the deployment's, with what differs from the deployment.
+
+        variants: those of this run, by their names.
+        """
+        name, study = str(self.values["study"]), self.deployed.get("study")
+        if study is None or base_of(name, [study]) is None or not variants:
+            return name
+        deployed = tuple(variant["name"] for variant in self.deployed["variants"])
+        members = tuple(base_of(item.name, deployed) or item.name for item in variants)
+        renamed = rename_study(Study(name=study, variants=members), variants).name
+        return renamed if members == deployed else rename_by_members(renamed, members)
 
 
 def run_parameters(validated: Mapping[str, Any]) -> RunParameters:
@@ -65,7 +80,8 @@ def _variant(values: Mapping[str, Any], deployed: Mapping[str, Any] | None, orig
     """The variant of these values; where they differ from the deployment's variant of that name,
     its name says in what."""
     variant = parse_section(Variant, _sections(values), origin)
-    if not deployed or variant.name != deployed.get("name"):
+    # A copy of another run has that run's name, and perhaps settings of its own.
+    if not deployed or base_of(variant.name, [deployed["name"]]) is None:
         return variant
     return rename_run(variant, parse_section(Variant, _sections(deployed), origin))
 
@@ -78,5 +94,10 @@ def _deployment_parameters(deployment_id: UUID) -> dict[str, Any]:
     with get_client(sync_client=True) as client:
         try:
             return client.read_deployment(deployment_id).parameters
-        except ObjectNotFound:  # deleted since; the run was given all it needs
-            return {}
+        except ObjectNotFound:
+            raise ConfigError(
+                [
+                    "the deployment of this run was deleted, and with it what its parameters "
+                    "leave out; run `chatpipe deploy`, and start a new run."
+                ]
+            ) from None

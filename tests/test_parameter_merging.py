@@ -6,6 +6,7 @@ from chatpipe.config import Variant
 from chatpipe.errors import ConfigError
 from chatpipe.loading import load_variant
 from flows.parameter_merging import differences, merge_sections, parse_section
+from flows.run_parameters import RunParameters
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,58 @@ def test_a_study_takes_variants_in_part():
     assert validated["variants"][0].datasets == ()
     with pytest.raises(ConfigError, match=r"variants\.a: datasets: at least 1 is required"):
         compare.fn(**validated)
+
+
+def test_a_variant_of_a_runs_name_is_merged_over_the_longest_name_that_fits(deployed):
+    names = ("smol-merge", "smol-merge+training.epochs=2")
+    below = {"study": "s", "variants": [{**deployed, "name": name} for name in names]}
+    below["variants"][1]["lora"] = {"rank": 3}
+    for name, rank in ((names[0], 16), (names[1], 3), (f"{names[1]}+training.seed=7", 3)):
+        [merged] = merge_sections(below, {"variants": [{"name": name}]})["variants"]
+        assert (merged["name"], merged["lora"]["rank"]) == (name, rank)
+
+
+def test_a_copied_run_with_another_setting_is_named_by_what_it_runs(deployed):
+    """Its parameters have the name of the run that was copied."""
+    copied = {"name": "smol-merge+training.epochs=2", "training": {"epochs": 3}}
+    values = merge_sections(deployed, copied)
+    assert RunParameters(values, deployed).variant("").name == "smol-merge+training.epochs=3"
+    study = {"study": "demo", "variants": [deployed]}
+    values = merge_sections(study, {"study": "demo+training.epochs=2", "variants": [copied]})
+    parameters = RunParameters(values, study)
+    variants = parameters.variants("")
+    assert [variant.name for variant in variants] == ["smol-merge+training.epochs=3"]
+    assert parameters.study_name(variants) == "demo+training.epochs=3"
+
+
+def test_a_run_of_other_variants_does_not_take_the_studys_name(deployed):
+    study = {"study": "demo", "variants": [deployed, {**deployed, "name": "other"}]}
+
+    def name(*variants):
+        given = {"variants": [{"name": variant} for variant in variants]}
+        parameters = RunParameters(merge_sections(study, given), study)
+        return parameters.study_name(parameters.variants(""))
+
+    assert name("smol-merge", "other") == "demo"
+    names = {name("smol-merge"), name("other"), name("other", "smol-merge")}
+    assert len(names) == 3 and all(item.startswith("demo+variants=") for item in names)
+    assert name() == "demo"  # refused by the story
+
+
+def test_a_prompt_template_is_given_in_part(deployed):
+    from prefect.utilities.callables import parameter_schema
+
+    from flows.compare import compare
+    from flows.finetune import finetune
+
+    for flow in (finetune, compare):
+        schema = parameter_schema(flow).model_dump_for_openapi()["definitions"]["PromptTemplate"]
+        assert "required" not in schema
+    text = "{instruction}\n### Response:\n"
+    given = {"prompt_template": {"without_input": text}}
+    assert finetune.validate_parameters({**deployed, **given})
+    study = {"study": "s", "variants": [{**deployed, **given}]}
+    assert compare.validate_parameters(study)
+    variant = RunParameters(merge_sections(deployed, given), deployed).variant("")
+    assert variant.prompt_template.without_input == text
+    assert variant.prompt_template.with_input == deployed["prompt_template"]["with_input"]

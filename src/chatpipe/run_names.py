@@ -32,6 +32,12 @@ def plain_name(name: str) -> str:
     return name.partition(SEPARATOR)[0]
 
 
+def base_of(name: str, names: Iterable[str]) -> str | None:
+    """Return the name, among these, that a run's name is or begins with; the longest of several."""
+    fitting = [item for item in names if f"{name}{SEPARATOR}".startswith(f"{item}{SEPARATOR}")]
+    return max(fitting, key=len, default=None)
+
+
 def settings_in(name: str) -> list[str]:
     """Return the `key=value` settings that follow the variant's name."""
     return name.split(SEPARATOR)[1:]
@@ -64,6 +70,11 @@ def rename_study(study: Study, variants: Iterable[Variant]) -> Study:
     }
     name = SEPARATOR.join([study.name, *added])
     return study.model_copy(update={"name": name if len(name) <= MAX_LENGTH else _cut(name, name)})
+
+
+def rename_by_members(study_name: str, members: Iterable[str]) -> str:
+    """Return a name for a run of other variants than the study's own."""
+    return _join(study_name, {"variants": list(members)})
 
 
 def name_of_file(path: Path) -> str:
