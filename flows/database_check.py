@@ -13,11 +13,8 @@ from chatpipe.errors import ServiceError
 
 def check_database() -> None:
     """ServiceError where Prefect's SQLite database is damaged, or of a newer Prefect."""
-    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
-
-    path = PREFECT_HOME.value() / "prefect.db"
-    url = PREFECT_API_DATABASE_CONNECTION_URL.value()
-    if not path.is_file() or (url and str(path) not in str(url)):
+    path = database_file()
+    if path is None or not path.is_file():
         return
     try:
         revisions = _revisions(path)
@@ -33,6 +30,15 @@ def check_database() -> None:
             f"{path}: Prefect's database was made by a newer Prefect (revision {unknown[0]}); "
             "install that version, or set PREFECT_HOME to another directory."
         )
+
+
+def database_file() -> Path | None:
+    """Prefect's SQLite database in its home; None where another one is set."""
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
+
+    path: Path = PREFECT_HOME.value() / "prefect.db"
+    url = PREFECT_API_DATABASE_CONNECTION_URL.value()
+    return None if url and str(path) not in str(url) else path
 
 
 def _revisions(path: Path) -> list[str]:
@@ -54,8 +60,11 @@ def _is_known(revision: str) -> bool:
     return not migrations.is_dir() or any(migrations.glob(f"*_{revision}_*.py"))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # prints the file if it is missing
     try:
         check_database()
     except ServiceError as error:
         sys.exit(str(error))
+    file = database_file()
+    if file and not file.exists():
+        print(file)

@@ -2,13 +2,14 @@
 started.
 
 A process is ours if its environment says so (`CHATPIPE_SERVICE` names the home), or if
-`<home>/service/` has its number with the moment it was started.
+`<home>/service/MACHINE/` has its number with the moment it was started.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -130,8 +131,9 @@ def end(processes: Sequence[psutil.Process]) -> None:
 
 
 def service_directory() -> Path:
-    """Where records and logs of this home's services are."""
-    return home() / "service"
+    """Where records and logs of this home's services on this machine are; machines may share a
+    home."""
+    return home() / "service" / platform.node()
 
 
 def _marker() -> str:

@@ -73,7 +73,7 @@ def _up(port: int) -> Iterator[str]:
         yield _server_of_others(url, port)
     else:
         if running is None:
-            _check_database()
+            yield from check_servers_database(server)
         started = server.start()
         _wait_until_healthy(server, url)
         yield f"server: {'started' if started else 'runs already'}: http://{HOST}:{port}"
@@ -131,8 +131,9 @@ def _is_listening(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def _check_database() -> None:
-    """In a process of its own: Prefect's settings must be those of the server."""
+def check_servers_database(server: Service) -> Iterator[str]:
+    """ServiceError where Prefect cannot use its database; a line where the one that the server had
+    is gone. In a process of its own: Prefect's settings must be those of the server."""
     checked = subprocess.run(
         [sys.executable, "-P", "-m", "flows.database_check"],
         env=service_environment(),
@@ -141,6 +142,12 @@ def _check_database() -> None:
     )
     if checked.returncode:
         raise ServiceError(checked.stderr.strip().splitlines()[-1])
+    missing = checked.stdout.strip()
+    if missing and server.log.exists():
+        yield (
+            f"database: {missing} is not there any more, so a new one is made: the server knows "
+            "nothing of earlier runs; what they made is still in the store"
+        )
 
 
 def healthy(url: str) -> bool:

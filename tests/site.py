@@ -99,7 +99,7 @@ class Site:
         )
 
     def logs(self):
-        return "".join(path.read_text()[-3000:] for path in self.home.glob("service/*.log"))
+        return "".join(path.read_text()[-3000:] for path in self.home.glob("service/*/*.log"))
 
     def ask(self, path, items=None, method="POST", **body):
         request = urllib.request.Request(

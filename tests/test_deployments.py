@@ -290,7 +290,7 @@ def test_a_deployment_runs_on_a_worker_and_a_second_run_is_cached(
 
 
 def _recorded(home):
-    return {json.loads(path.read_text())["pid"] for path in home.glob("service/*.json")}
+    return {json.loads(path.read_text())["pid"] for path in home.glob("service/*/*.json")}
 
 
 def test_workers_are_for_the_gpus_that_the_user_left_visible(monkeypatch):

@@ -17,8 +17,8 @@ import pytest
 from chatpipe.errors import ServiceError
 from flows.database_check import check_database
 from flows.environment import bypass_proxies, proxy_faults
-from flows.service_processes import MARKER, Service, left_behind
-from flows.serving import api_url, down, healthy, up
+from flows.service_processes import MARKER, Service, left_behind, service_directory
+from flows.serving import api_url, check_servers_database, down, healthy, up
 from tests.site import foreign_project
 
 
@@ -149,9 +149,19 @@ def test_what_a_killed_service_leaves_is_found_and_ended_and_no_strangers(chatpi
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1, "started": 5}', '{"pid": "x"}'])
 def test_a_stale_record_names_no_process(chatpipe_home, text):
-    (chatpipe_home / "service").mkdir()
-    (chatpipe_home / "service/worker.json").write_text(text)
+    service_directory().mkdir(parents=True)
+    (service_directory() / "worker.json").write_text(text)
     assert Service("worker", (), {}).process() is None
+    assert list(down()) == ["worker: was not running any more"]
+
+
+def test_machines_that_share_a_home_have_records_of_their_own(chatpipe_home, monkeypatch):
+    service_directory().mkdir(parents=True)
+    (service_directory() / "worker.json").write_text('{"pid": 1, "started": 5}')
+    monkeypatch.setattr("platform.node", lambda: "another-machine")
+    assert list(down()) == ["nothing that chatpipe started is running"]
+    monkeypatch.undo()
+    monkeypatch.setenv("CHATPIPE_HOME", str(chatpipe_home))
     assert list(down()) == ["worker: was not running any more"]
 
 
@@ -258,3 +268,20 @@ def test_a_database_that_prefect_cannot_use_is_named_at_once(tmp_path, damage):
     with temporary_settings(settings), pytest.raises(ServiceError) as error:
         check_database()
     assert said in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(("has_run", "is_there"), [(True, False), (False, False), (True, True)])
+def test_a_database_that_was_deleted_is_said(chatpipe_home, monkeypatch, has_run, is_there):
+    monkeypatch.setenv("PREFECT_HOME", str(chatpipe_home / "prefect"))
+    server = Service("server", (), {})
+    if has_run:
+        server.log.parent.mkdir(parents=True)
+        server.log.touch()
+    if is_there:
+        (chatpipe_home / "prefect").mkdir()
+        sqlite3.connect(chatpipe_home / "prefect/prefect.db").close()
+        (chatpipe_home / "prefect/prefect.db").touch()
+    lines = list(check_servers_database(server))
+    assert len(lines) == (has_run and not is_there)
+    for line in lines:
+        assert str(chatpipe_home / "prefect/prefect.db") in line and "a new one is made" in line

@@ -59,7 +59,8 @@ def run_deployment(site, deployment, **parameters):
 
 def recorded(site, name):
     """The service's process, as `up` has written it down."""
-    return psutil.Process(json.loads((site.home / "service" / f"{name}.json").read_text())["pid"])
+    [record] = site.home.glob(f"service/*/{name}.json")
+    return psutil.Process(json.loads(record.read_text())["pid"])
 
 
 def flow_run_processes(site):
