@@ -3,13 +3,15 @@
 References are followed by name through imports, also those inside functions, and through
 attributes of imported modules. A digest changes when code that is reached changes. It does not
 change with docstrings, comments, annotations, messages of errors, import lines, or the module that
-a definition lies in, and it is the same on every Python version.
+a definition lies in, and it is the same on every Python version. A file of the package that is no
+code (a template, a table) is a part of what names it by its file name.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,13 +19,16 @@ from pathlib import Path
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+DATA_SUFFIXES = frozenset({".j2", ".yaml", ".json"})
+JINJA_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 # Not followed: they say where a product lies and how it is told of, not what is in it.
 BOUNDARY = frozenset({"Store", "SharedStore", "Progress", "emit"})
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A name that a module of the package binds, other than by an import."""
+    """A name that a module of the package binds, other than by an import; or a file of the package
+    that is no code, with an empty module."""
 
     module: str
     name: str
@@ -71,6 +76,11 @@ class Package:
             for path in sorted(folder.rglob("*.py"))
         }
         self.modules = set(trees)
+        self.data_files = {
+            path.name: path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.suffix in DATA_SUFFIXES
+        }
         for name, (path, tree) in trees.items():
             self.sources[name] = self._source(name, path.name == "__init__.py", tree)
 
@@ -95,6 +105,10 @@ class Package:
 
     @cache  # noqa: B019 (one package a process)
     def _described(self, definition: Definition) -> tuple[str, frozenset[Definition]]:
+        if not definition.module:
+            text = JINJA_COMMENT.sub("", self.data_files[definition.name].read_text("utf-8"))
+            named = {file for file in self.data_files if f'"{file}"' in text}
+            return text, frozenset(Definition("", file) for file in named - {definition.name})
         describer = Describer(self, definition.module)
         statements = self.sources[definition.module].statements[definition.name]
         texts = [describer.statement(statement) for statement in statements]
@@ -219,6 +233,9 @@ class Describer:
             case ast.Constant(value=str() as text) if text in self.package.modules:
                 self._reference(Module(text), text)  # started as a process of its own
                 return repr(text.rpartition(".")[2])
+            case ast.Constant(value=str() as text) if text in self.package.data_files:
+                self.references.add(Definition("", text))
+                return f"str:{text!r}"
             case ast.Constant(value=value):
                 return f"{type(value).__name__}:{value!r}"
         return self._fields(node, scopes)

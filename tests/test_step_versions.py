@@ -77,7 +77,7 @@ FILES = {
         "    version: int = 1\n\n"
         "    def build(self, rows):\n"
         "        from pkg.lazy import late\n\n"
-        "        return late(half(rows), files.opened(rows))\n"
+        '        return late(half(rows), files.opened(rows), "page.html.j2")\n'
     ),
     "middle.py": "from pkg.far import helper\n\ndef halfway(rows):\n    return helper(rows) / 2\n",
     "far.py": (
@@ -87,6 +87,9 @@ FILES = {
     "files.py": "import json as j\n\ndef opened(path):\n    return j.loads(path)\n",
     "lazy.py": "def late(*values):\n    return sum(values)\n",
     "unused.py": "def helper(rows):\n    return None\n",
+    "page.html.j2": '{% from "parts.j2" import cell %}{# a comment #}{{ cell }}\n',
+    "parts.j2": "{% macro cell %}1{% endmacro %}\n",
+    "other.j2": "1\n",
 }
 
 
@@ -98,7 +101,7 @@ def digest_with(tmp_path):
         folder = tmp_path / "pkg"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        files = FILES | {f"{name}.py": text for name, text in changes.items()}
+        files = FILES | {name if "." in name else f"{name}.py": changes[name] for name in changes}
         for name, text in {"__init__.py": "", **files}.items():
             (folder / name).write_text(text)
         package = Package(folder)
@@ -142,6 +145,17 @@ def test_a_digest_changes_with_whatever_the_step_reaches(digest_with, file, old,
 def test_a_digest_does_not_change_with_what_changes_no_product(digest_with, file, old, new):
     assert old in FILES[f"{file}.py"]
     assert digest_with(**{file: FILES[f"{file}.py"].replace(old, new)}) == digest_with()
+
+
+def test_a_template_is_a_part_of_what_names_it_and_so_are_those_that_it_names(digest_with):
+    before = digest_with()
+    for file, old, new in (
+        ("page.html.j2", "{{ cell }}", "<{{ cell }}>"),
+        ("parts.j2", "cell %}1", "cell %}2"),
+    ):
+        assert digest_with(**{file: FILES[file].replace(old, new)}) != before
+    comment = FILES["page.html.j2"].replace("a comment", "another one")
+    assert digest_with(**{"page.html.j2": comment, "other.j2": "2"}) == before
 
 
 def test_a_digest_does_not_change_with_aliases_and_moves(digest_with):
