@@ -41,8 +41,8 @@ def verify(
             more = f" (and {len(checked.faults) - 1} more)" if len(checked.faults) > 1 else ""
             typer.echo(f"damaged: {checked.name}: {checked.faults[0]}{more}")
             if mend:
-                verifying.remove(checked)
-                typer.echo(f"removed: {checked.name}; the next run makes it anew.")
+                for line in verifying.remove(checked):
+                    typer.echo(f"removed: {line}")
         typer.echo(f"{count} checked ({in_bytes(size)}), {damaged} damaged")
         if damaged:
             raise typer.Exit(1)

@@ -135,13 +135,14 @@ def _of_file(repo: Repo, method: str, file: str) -> Answer:
     if repo.unavailable:
         repo.unavailable -= 1
         return Answer(503)
-    etag = hashlib.sha1(file.encode()).hexdigest()
+    content = repo.small.get(file, b"")
+    etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # as git names it
     headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
     if method == "HEAD":
         return Answer(200, headers | {"Content-Length": str(size)})
     cut, repo.cut_after = repo.cut_after, None
     reset = repo.reset and cut is not None
-    return Answer(200, headers, repo.small.get(file, b""), cut, reset)
+    return Answer(200, headers, content, cut, reset)
 
 
 def _ranged(answer: Answer, part: str) -> Answer:

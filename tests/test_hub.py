@@ -289,24 +289,26 @@ def test_a_hub_that_is_down_is_no_reason_for_another_data_set(fetch):
     assert "li2017dailydialog" in made["message"] and "OpenRL" not in made["message"]
 
 
-@pytest.mark.parametrize("named_by_content", [False, True])
+@pytest.mark.parametrize(
+    ("digest", "home"), [(None, "home"), (None, "another"), (hashlib.sha256, "another")]
+)
 def test_a_damaged_file_in_the_hubs_cache_is_refused_and_fetched_anew_once_it_is_gone(
-    fetch, named_by_content
+    fetch, digest, home
 ):
-    """Small files are named by a git hash, large ones by the SHA-256 of their content."""
+    """Small files are named as git does (None), large ones by the SHA-256 of their content. In
+    another home nothing says what they were."""
     with hub({"datasets/owner/rows": alpaca()}) as (address, _):
         first = fetch(address, dataset=ALPACA)
         [blob] = (fetch.folder / "cache").rglob("blobs/*")
         content = blob.read_bytes()
-        if named_by_content:
-            named = blob.with_name(hashlib.sha256(content).hexdigest())
+        if digest:
+            named = blob.with_name(digest(content).hexdigest())
             [link] = (fetch.folder / "cache").rglob("snapshots/*/data/*")
             blob.rename(named)
             link.unlink()
             link.symlink_to(named)
             blob = named
         blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        home = "another" if named_by_content else "home"
         refused = fetch(address, home=home, dataset=ALPACA)
         assert refused["error"] == "SourceError"
         assert f"{blob}" in refused["message"] and "remove that file" in refused["message"]

@@ -9,13 +9,17 @@ import time
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+from chatpipe import verifying
 from chatpipe.artifacts import LEFT_OVER_AFTER_S, store
+from chatpipe.checkpoints import newest_checkpoint, seal_checkpoint
 from chatpipe.disk_errors import as_disk_error, disk_errors
 from chatpipe.errors import ArtifactError, ConfigError, DiskError
 from chatpipe.export import check_target, export_directory, export_variant
 from chatpipe.loading import load_variant
-from chatpipe.seals import SEAL
+from chatpipe.seals import RECORD, SEAL, stranger_fault
+from flows.cli import app
 from flows.prefect_disk import check_room
 from tests.disks import fill, make_read_only, small_disk
 from tests.test_artifacts import BUILDER, Note, no_build
@@ -141,6 +145,50 @@ def test_an_artifact_under_anothers_key_is_not_taken_for_it(chatpipe_home):
     with pytest.raises(ArtifactError, match="holds another artifact"):
         store().check("note", two.key)
     assert store().obtain(Note(text="two")) == two
+
+
+def test_a_file_that_was_put_into_an_artifact_is_neither_used_nor_removed_in_silence(
+    chatpipe_home,
+):
+    made = store().obtain(Note(text="first"))
+    for name in (".DS_Store", "folder/._note.txt", RECORD):
+        (made.path / name).write_text("x")
+    assert store().find("note", made.key) == made
+    stranger = made.path / "folder/adapter_config.json"
+    stranger.write_text("{}")
+    sentence = rf"^{stranger}: was not there when .*; move it away, or `chatpipe verify --mend`"
+    for use in (
+        lambda: store().check("note", made.key),
+        lambda: store().obtain(Note(text="first")),
+        lambda: store().obtain(Note(text="made of it", after=made)),
+    ):
+        with pytest.raises(ArtifactError, match=sentence.replace("^", "")):
+            use()
+    [checked] = verifying.check_all()
+    assert [stranger_fault(stranger)] == list(checked.faults)
+    assert verifying.remove(checked) == [str(stranger)]
+    assert store().obtain(Note(text="first"), no_build) == made
+
+
+def test_verify_reads_checkpoints_too(chatpipe_home):
+    work = store().work_path("adapter", "key")
+    for step in (1, 2, 3):
+        (work / f"checkpoint-{step}").mkdir()
+        (work / f"checkpoint-{step}/optimizer.pt").write_text("some")
+        if step < 3:  # the last one is being written, or was when its process was killed
+            seal_checkpoint(work / f"checkpoint-{step}", 1.0)
+    (work / "checkpoint-2/optimizer.pt").write_text("sOme")
+    with store()._lock("adapter-key", wait=False):
+        assert not list(verifying.check_all())  # another process goes on with them
+    done = CliRunner().invoke(app, ["verify"])
+    name = ".work/adapter-key/checkpoint-2"
+    assert done.exit_code == 1 and done.output.splitlines() == [
+        f"damaged: {name}: {work}/checkpoint-2/optimizer.pt: is not as it was written.",
+        "2 checked (454 B), 1 damaged",
+    ]
+    mended = CliRunner().invoke(app, ["verify", "--mend"]).output
+    assert f"removed: {name}; the next run goes on from the one before it" in mended
+    assert newest_checkpoint(work).step == 1 and not (work / "checkpoint-2").exists()
 
 
 def test_a_step_is_not_built_from_what_is_damaged(chatpipe_home):

@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,10 +26,11 @@ from chatpipe.atomic_writes import sync
 from chatpipe.disk_errors import disk_errors
 from chatpipe.errors import ArtifactError
 from chatpipe.file_digests import FileDigests, file_digest
-from chatpipe.seals import SEAL, check_seal, read_seal, write_seal
+from chatpipe.seals import SEAL, check_seal, read_seal, stranger_fault, strangers, write_seal
 from chatpipe.sharing import SharedStore, shared_store
 
 LOG = logging.getLogger(__name__)
+WORK = ".work"  # the store's folder for checkpoints of unfinished steps
 LEFT_OVER_AFTER_S = 24 * 3600
 
 
@@ -182,6 +183,7 @@ class Store:
         if shared is None and (found := self.find(kind, key)):
             return found  # without a lock: a store that cannot be written to can be read
         with disk_errors(self.root), self._locked(kind, key):
+            self._refuse_strangers(kind, key)
             found = self.find(kind, key) or (shared and self._fetch(shared, kind, key)) or None
             if not found and shared:
                 self._bring_upstream(shared, request)
@@ -204,7 +206,7 @@ class Store:
 
     def work_path(self, kind: str, key: str) -> Path:
         """A directory that outlives a crash of the step: checkpoints to resume from."""
-        path = self.root / ".work" / f"{kind}-{key}"
+        path = self.root / WORK / f"{kind}-{key}"
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
@@ -215,7 +217,7 @@ class Store:
         Raises ArtifactError where another process is building it.
         """
         removed = []
-        for path in sorted((self.root / ".work").glob(f"{kind}-{key}")):
+        for path in sorted((self.root / WORK).glob(f"{kind}-{key}")):
             try:
                 with disk_errors(path), self._lock(path.name, wait=False):
                     shutil.rmtree(path)
@@ -223,8 +225,21 @@ class Store:
                 raise ArtifactError(
                     f"{path.name}: another process is building it; stop that one first."
                 ) from None
-            removed.append(f".work/{path.name}")
+            removed.append(f"{WORK}/{path.name}")
         return removed
+
+    def idle_work(self) -> Iterator[Path]:
+        """What unfinished steps left behind; what another process builds now is passed over, and
+        none begins to while the caller looks at it."""
+        for path in sorted((self.root / WORK).glob("*-*")):
+            with ExitStack() as held:
+                try:
+                    held.enter_context(self._lock(path.name, wait=False))
+                except BlockingIOError:
+                    continue
+                except OSError:  # a store that cannot be written to: nobody builds there
+                    pass
+                yield path
 
     def forget(self, path: Path) -> None:
         """Remove one artifact, here and from the shared store."""
@@ -263,7 +278,7 @@ class Store:
             if before is not None:
                 request.check_rebuilt(before, read_seal(temporary), temporary)
             made = self._place(temporary, request.kind, key)
-        shutil.rmtree(self.root / ".work" / f"{request.kind}-{key}", ignore_errors=True)
+        shutil.rmtree(self.root / WORK / f"{request.kind}-{key}", ignore_errors=True)
         return made
 
     def _check_upstream(self, request: Request) -> None:
@@ -279,6 +294,13 @@ class Store:
                     f"{request.kind} is made from {name}, which was made anew in the meantime and "
                     "is another one now; run the same command again."
                 )
+
+    def _refuse_strangers(self, kind: str, key: str) -> None:
+        """ArtifactError where somebody put a file into that artifact: it would be used in silence,
+        or go with the artifact when that is made anew."""
+        seal = self._readable_seal(kind, key)
+        for file in strangers(self.path(kind, key), seal) if seal else ():
+            raise ArtifactError(stranger_fault(file))
 
     def _readable_seal(self, kind: str, key: str) -> dict[str, Any] | None:
         """The seal of what is there, damaged or not."""

@@ -84,14 +84,19 @@ def newest_checkpoint(work: Path) -> Checkpoint | None:
             return read_checkpoint(path)
         except (ArtifactError, OSError) as error:
             LOG.warning("%s is damaged and dropped: %s", path.name, error)
-            _remove(path)
+            remove_checkpoint(path)
     return None
 
 
 def remove_old_checkpoints(work: Path, kept: int = KEPT_CHECKPOINTS) -> None:
     """Remove all but the `kept` checkpoints of the highest steps."""
     for path in _newest_first(work)[kept:]:
-        _remove(path)
+        remove_checkpoint(path)
+
+
+def sealed_checkpoints(work: Path) -> list[Path]:
+    """The checkpoints of a work directory that were written to their end."""
+    return [path for path in _newest_first(work) if (path / CHECKPOINT_SEAL).is_file()]
 
 
 def _newest_first(work: Path) -> list[Path]:
@@ -120,8 +125,8 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _remove(path: Path) -> None:
-    """Without its seal first, so that no half of it is ever taken for a whole one."""
+def remove_checkpoint(path: Path) -> None:
+    """Remove it, its seal first, so that no half of it is ever taken for a whole one."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return

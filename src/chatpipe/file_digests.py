@@ -94,3 +94,14 @@ def file_digest(path: Path) -> str:
     """Hex SHA-256 of a file's content, every byte read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha1_digests(path: Path) -> set[str]:
+    """Hex SHA-1 of a file's content, alone and as git computes it of a blob."""
+    plain = hashlib.sha1(usedforsecurity=False)
+    of_blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            plain.update(block)
+            of_blob.update(block)
+    return {plain.hexdigest(), of_blob.hexdigest()}

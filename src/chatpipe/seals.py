@@ -20,7 +20,8 @@ NOTES = frozenset({"README.md"})
 OWN_NAMES = frozenset({SEAL, RECORD, *NOTES})
 SAID = {"kind", "key", "created", "asked", "details", "digest", "files"}  # by every seal
 SELF_DIGEST = "seal_digest"  # of all the rest; older seals have none
-REMEDY = "the next run makes it anew, or `chatpipe verify --mend` removes it."
+MENDING = "`chatpipe verify --mend` removes it"
+REMEDY = f"the next run makes it anew, or {MENDING}."
 
 DigestOf = Callable[[Path], str]
 
@@ -62,10 +63,10 @@ def read_seal(path: Path) -> dict[str, Any]:
 def check_seal(path: Path, digest_of: DigestOf = file_digest) -> dict[str, Any]:
     """The seal, after every file was checked by size and SHA-256 (which `digest_of` may remember).
 
-    Raises ArtifactError that names the first file that is missing or not as recorded.
+    Raises ArtifactError that names the first file that is missing, not as recorded, or unrecorded.
     """
     seal = read_seal(path)
-    for fault in faults(path, seal, digest_of):
+    for fault in (*faults(path, seal, digest_of), *map(stranger_fault, strangers(path, seal))):
         raise ArtifactError(fault)
     return seal
 
@@ -82,6 +83,20 @@ def faults(path: Path, seal: dict[str, Any], digest_of: DigestOf = file_digest) 
             yield f"{file}: {sizes}{_source(file)}; {REMEDY}"
         elif digest_of(file) != recorded["sha256"]:
             yield f"{file}: content differs from the recorded SHA-256{_source(file)}; {REMEDY}"
+
+
+def strangers(path: Path, seal: dict[str, Any]) -> list[Path]:
+    """Files that somebody put there after it was sealed: a library may read them. Hidden ones, as
+    `.DS_Store`, are read by none."""
+    own = {SEAL, RECORD, *seal["files"]}
+    names = [file.relative_to(path) for file in path.rglob("*") if not file.is_dir()]
+    shown = (name for name in names if not any(part.startswith(".") for part in name.parts))
+    return [path / name for name in sorted(shown) if str(name) not in own]
+
+
+def stranger_fault(file: Path) -> str:
+    """The sentence for such a file."""
+    return f"{file}: was not there when {SEAL} was written; move it away, or {MENDING}."
 
 
 def _source(file: Path) -> str:

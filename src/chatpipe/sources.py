@@ -19,7 +19,7 @@ from chatpipe.artifacts import Request, store
 from chatpipe.config import BaseModelRef, Dataset, Fallback, Variant
 from chatpipe.data.folders import RowFiles, hub_patterns, row_files
 from chatpipe.errors import HubUnreachableError, SourceError
-from chatpipe.file_digests import file_digest
+from chatpipe.file_digests import file_digest, sha1_digests
 from chatpipe.hub import RepoType, fetch_snapshot
 from chatpipe.progress import Reporter
 from chatpipe.seals import OWN_NAMES
@@ -319,10 +319,15 @@ def _from_hub(
 
 
 def _check_blob(blob: Path, repo: str) -> None:
-    """SourceError where a large file of the hub's cache, which is named by its SHA-256, has another
-    content."""
-    named_by_content = re.fullmatch(r"[0-9a-f]{64}", blob.name) is not None
-    if named_by_content and store().digests.sha256(blob) != blob.name:
+    """SourceError where a file of the hub's cache has another content than its name says: the hub
+    names a large one by its SHA-256 and a small one as git does; some mirrors take plain SHA-1."""
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        digests = {store().digests.sha256(blob)}
+    elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
+        digests = sha1_digests(blob)
+    else:
+        return
+    if blob.name not in digests:
         raise SourceError(
             f"{repo}: {blob} is damaged; remove that file and run the same command again, which "
             "fetches it anew."

@@ -1,4 +1,5 @@
-"""Every byte of what the store holds, compared with what was recorded when it was made."""
+"""Every byte of what the store holds, compared with what was recorded when it was made:
+artifacts, checkpoints of unfinished trainings, token files."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatpipe.artifacts import Artifact, references, store
+from chatpipe.artifacts import WORK, Artifact, references, store
+from chatpipe.checkpoints import read_checkpoint, remove_checkpoint, sealed_checkpoints
 from chatpipe.config import Variant
 from chatpipe.disk_errors import disk_errors
 from chatpipe.errors import ArtifactError, ChatpipeError
-from chatpipe.published import trained
-from chatpipe.seals import faults, read_seal
+from chatpipe.published import adapter_request, trained
+from chatpipe.seals import faults, read_seal, stranger_fault, strangers
 from chatpipe.sources import FetchDataset, FetchModel
 from chatpipe.token_files import check_token_file, tokens_folder
 
@@ -23,36 +25,56 @@ MADE_OF_AN_ADAPTER = ("scores", "generations", "report")
 
 @dataclass(frozen=True)
 class Checked:
-    """One artifact or token file: where it is, its bytes, and what is wrong with it."""
+    """One artifact, checkpoint or token file: where it is, its bytes, and what is wrong with it;
+    `strangers` are files that somebody put into an artifact which is whole."""
 
     path: Path
     name: str
     size: int
     faults: tuple[str, ...] = ()
+    strangers: tuple[Path, ...] = ()
 
 
 def check_all() -> Iterator[Checked]:
-    """Every artifact of this store, and every token file."""
+    """Every artifact of this store, every checkpoint, and every token file; what another process
+    makes now is passed over."""
     yield from map(_check_artifact, _directories())
+    for work in store().idle_work():
+        yield from map(_check_checkpoint, sealed_checkpoints(work))
     yield from _check_token_files()
 
 
 def check_variant(variant: Variant) -> Iterator[Checked]:
     """The variant's artifacts: its sources, what was made of them, its adapters, what was measured
-    of these and of its base; and those whose seal cannot be read, which may be its own."""
+    of these and of its base; its checkpoints; and artifacts whose seal cannot be read, which may be
+    its own."""
     chosen = _of_variant(variant)
     for path in _directories():
         if path in chosen or _seal(path) is None:
             yield _check_artifact(path)
+    unfinished = _unfinished_training(variant)
+    for work in store().idle_work():
+        if work.name == unfinished:
+            yield from map(_check_checkpoint, sealed_checkpoints(work))
 
 
-def remove(damaged: Checked) -> None:
-    """Remove it from this machine alone; the next run makes it anew, or fetches it."""
+def remove(damaged: Checked) -> list[str]:
+    """Remove it from this machine alone, or of an artifact that is whole what does not belong to
+    it; return a line for each thing removed."""
+    again = "the next run makes it anew"
     with disk_errors(damaged.path):
-        if damaged.path.is_dir() and not damaged.path.is_symlink():
+        if damaged.strangers:
+            for file in damaged.strangers:
+                file.unlink()
+            return [str(file) for file in damaged.strangers]
+        if damaged.path.is_relative_to(store().root / WORK):
+            remove_checkpoint(damaged.path)
+            again = "the next run goes on from the one before it, or starts anew"
+        elif damaged.path.is_dir() and not damaged.path.is_symlink():
             store().discard(damaged.path)
         else:
             damaged.path.unlink()
+    return [f"{damaged.name}; {again}."]
 
 
 def _directories() -> Iterator[Path]:
@@ -70,7 +92,25 @@ def _check_artifact(path: Path) -> Checked:
         return Checked(path, name, 0, (str(error),))
     if (seal["kind"], seal["key"]) != (path.parent.name, path.name):
         found += (f"{path}: holds another artifact, {seal['kind']}/{seal['key']}.",)
-    return Checked(path, name, sum(file["size"] for file in seal["files"].values()), found)
+    added = strangers(path, seal)
+    return Checked(
+        path,
+        name,
+        sum(file["size"] for file in seal["files"].values()),
+        (*found, *map(stranger_fault, added)),
+        () if found else tuple(added),
+    )
+
+
+def _check_checkpoint(path: Path) -> Checked:
+    found: tuple[str, ...] = ()
+    try:
+        with disk_errors(path):
+            read_checkpoint(path)
+    except ChatpipeError as error:
+        found = (str(error),)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return Checked(path, f"{WORK}/{path.parent.name}/{path.name}", size, found)
 
 
 def _check_token_files() -> Iterator[Checked]:
@@ -105,6 +145,14 @@ def _of_variant(variant: Variant) -> set[Path]:
             if of_base or any(digest in json.dumps(asked) for digest in digests):
                 chosen.add(store().path(kind, seal["key"]))
     return chosen
+
+
+def _unfinished_training(variant: Variant) -> str | None:
+    """The name of its work directory; None where its corpus is not there to say so."""
+    with suppress(ChatpipeError):
+        request = adapter_request(variant)
+        return f"{request.kind}-{request.key()}"
+    return None
 
 
 def _key_of(reference: Any) -> str | None:
