@@ -66,9 +66,10 @@ def _confirm(command: str, paths: Sequence[Path], yes: bool) -> None:
     if yes or not paths:
         return
     from chatpipe.artifacts import store
+    from chatpipe.plan_words import in_bytes
 
     size = sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
-    subject = f"{len(paths)} artifacts ({size / 2**30:.1f} GiB) of {store().root}"
+    subject = f"{len(paths)} artifacts ({in_bytes(size)}) of {store().root}"
     if not sys.stdin.isatty():
         raise ConfigError([f"{command}: would remove {subject}; add --yes to do so."])
     if not typer.confirm(f"{command}: remove {subject}?", err=True):

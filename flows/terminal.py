@@ -26,6 +26,7 @@ ORDINARY = (
     "Stopping temporary server",
 )
 INTERRUPTED = "Execution was aborted by an interrupt signal"
+FAILED = "Finished in state Failed("
 # The columns that fit a narrow terminal; the report has them all.
 HEADLINE = (
     "Model",
@@ -90,7 +91,7 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, ChatpipeError) or (error and as_disk_error(error, home())):
         return False  # the command ends with its sentence
-    if INTERRUPTED in text:
+    if INTERRUPTED in text or text.startswith(FAILED):
         return False  # and so it does here
     record.exc_info = record.exc_text = None  # the traceback goes to a file, which is named
     ordinary = text.startswith(ORDINARY)

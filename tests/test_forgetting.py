@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -173,7 +174,7 @@ def test_forgetting_everything_is_asked_about(variants, chatpipe_home):
     for command in (["--all"], [path, "--kind", "sources"]):
         refused = chatpipe("forget", *command, stdin=subprocess.DEVNULL)
         assert refused.returncode == 2 and adapter.path.is_dir()
-        assert "artifacts (0.0 GiB)" in refused.stderr and "add --yes to do so" in refused.stderr
+        assert re.search(r"artifacts \([\d.]+ [KM]iB\) of .*; add --yes to do so", refused.stderr)
         refused = chatpipe("forget", *command, input="y\n")  # no terminal
         assert refused.returncode == 2 and adapter.path.is_dir()
     assert answered("n\n", "--all").returncode == 2 and adapter.path.is_dir()

@@ -1,7 +1,11 @@
 """What a command says of a report."""
 
+import logging
+
+import pytest
+
 from chatpipe.report import Report
-from flows.terminal import print_report
+from flows.terminal import _worth_reading, print_report
 from tests.test_report import BASE, example
 
 
@@ -22,3 +26,22 @@ def test_it_says_how_long_each_variant_was_trained(capsys):
     print_report(example())
     told = " ".join(capsys.readouterr().out.split())
     assert "All variants were trained with the same optimizer steps (96)." in told
+
+
+@pytest.mark.parametrize(
+    ("level", "text", "is_shown"),
+    [
+        (
+            logging.ERROR,
+            "Finished in state Failed('Task run encountered an exception X: y')",
+            False,
+        ),
+        (logging.ERROR, "Task run failed with exception: X('y') - Retry 1/3 will start", True),
+        (logging.WARNING, "no plan could be made, the run goes on without: y", True),
+        (logging.INFO, "Finished in state Completed()", False),
+        (logging.INFO, "fine-tune one: 3/18 steps", True),
+    ],
+)
+def test_a_failure_is_said_once_as_the_last_sentence_of_the_command(level, text, is_shown):
+    record = logging.LogRecord("prefect.task_runs", level, "file", 1, text, None, None)
+    assert _worth_reading(record) is is_shown
