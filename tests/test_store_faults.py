@@ -1,5 +1,6 @@
 """What disks, kills and strangers' files do to the store: a sentence, and nothing half."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -77,6 +78,18 @@ def test_an_export_onto_a_full_disk_is_a_sentence_and_leaves_nothing(small_home,
     with pytest.raises(DiskError, match="no space is left"):
         export_directory(made.path, small_home / "copy")
     assert {path.name for path in small_home.iterdir()} <= {"store", "ballast"}
+
+
+def test_what_torch_could_not_write_is_said_of_the_disk(small_home):
+    import torch
+
+    state = {f"weight {number}": torch.zeros(3000) for number in range(20)}
+    for pages in range(0, 64, 3):  # it ends in other words at other places of the file
+        fill(small_home, pages * PAGE)
+        with contextlib.suppress(DiskError), disk_errors(small_home):
+            torch.save(state, small_home / "optimizer.pt")
+        (small_home / "optimizer.pt").unlink(missing_ok=True)
+        (small_home / "ballast").unlink()
 
 
 @pytest.mark.parametrize(

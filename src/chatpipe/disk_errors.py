@@ -40,7 +40,10 @@ _IN_WORDS: dict[str, int] = {
     "too many open files": errno.EMFILE,
 }
 # torch does not say why it could not write.
-_TORCH_WRITES = re.compile("PytorchStreamWriter failed|file write failed", re.IGNORECASE)
+_TORCH_WRITES = re.compile(
+    "PytorchStreamWriter failed|file write failed|inline_container.*unexpected pos|iostream error",
+    re.IGNORECASE,
+)
 _FULL_BYTES = 1 << 20
 _QUOTED_PATH = re.compile(r"""['"](/[^'"\n]+)['"]""")
 
