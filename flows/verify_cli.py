@@ -32,17 +32,20 @@ def verify(
             if variant
             else verifying.check_all()
         )
-        count, size, damaged = 0, 0, 0
+        count, size, damaged, unreadable = 0, 0, 0, 0
         for checked in checks:
             count, size = count + 1, size + checked.size
             if not checked.faults:
                 continue
-            damaged += 1
             more = f" (and {len(checked.faults) - 1} more)" if len(checked.faults) > 1 else ""
-            typer.echo(f"damaged: {checked.name}: {checked.faults[0]}{more}")
-            if mend:
+            word = "damaged" if checked.is_readable else "unreadable"
+            typer.echo(f"{word}: {checked.name}: {checked.faults[0]}{more}")
+            damaged += checked.is_readable
+            unreadable += not checked.is_readable
+            if mend and checked.is_readable:
                 for line in verifying.remove(checked):
                     typer.echo(f"removed: {line}")
-        typer.echo(f"{count} checked ({in_bytes(size)}), {damaged} damaged")
-        if damaged:
+        end = f", {unreadable} unreadable" if unreadable else ""
+        typer.echo(f"{count} checked ({in_bytes(size)}), {damaged} damaged{end}")
+        if damaged or unreadable:
             raise typer.Exit(1)

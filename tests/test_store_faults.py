@@ -204,6 +204,29 @@ def test_verify_reads_checkpoints_too(chatpipe_home):
     assert newest_checkpoint(work).step == 1 and not (work / "checkpoint-2").exists()
 
 
+def test_verify_removes_nothing_that_it_could_not_read(chatpipe_home, monkeypatch):
+    made = store().obtain(Note(text="first"))
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(made.path / "folder/note.txt"))
+
+    monkeypatch.setattr(verifying, "faults", refuse)  # root may read everything
+    done = CliRunner().invoke(app, ["verify", "--mend"])
+    assert done.exit_code == 1 and done.output.splitlines()[0].startswith(
+        f"unreadable: note/{made.key}: {made.path}/folder/note.txt: this user may not do that here"
+    )
+    assert done.output.endswith("1 checked (0 B), 0 damaged, 1 unreadable\n")
+    assert store().obtain(Note(text="first"), no_build) == made
+
+
+def test_another_home_is_no_remedy_for_a_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHATPIPE_HOME", str(tmp_path / "home"))
+    for path, is_ours in ((tmp_path / "home/store/a", True), (tmp_path / "source/a", False)):
+        sentence = str(as_disk_error(PermissionError(errno.EACCES, "no", str(path)), tmp_path))
+        assert sentence.startswith(f"{path}: this user may not do that here; change the rights")
+        assert ("CHATPIPE_HOME" in sentence) is is_ours
+
+
 def test_a_step_is_not_built_from_what_is_damaged(chatpipe_home):
     source = store().obtain(Note(text="source"))
     (source.path / "folder/note.txt").write_text("sourcE")

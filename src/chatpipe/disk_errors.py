@@ -11,14 +11,14 @@ from pathlib import Path
 
 from chatpipe.errors import ChatpipeError, DiskError
 
-_PLACE = "or put CHATPIPE_HOME on another disk"
+_PLACE = ", or put CHATPIPE_HOME on another disk"  # where the path lies in it
 _REASONS: dict[int, str] = {
-    errno.ENOSPC: f"no space is left on this disk; make room, {_PLACE}.",
-    errno.EDQUOT: f"your quota on this disk is used up; make room, {_PLACE}.",
-    errno.EROFS: f"this disk is read-only; mount it for writing, {_PLACE}.",
-    errno.EACCES: f"this user may not do that here; change the rights of it, {_PLACE}.",
-    errno.EPERM: f"this user may not do that here; change the rights of it, {_PLACE}.",
-    errno.EIO: f"the disk fails (input/output error); check it, {_PLACE}.",
+    errno.ENOSPC: f"no space is left on this disk; make room{_PLACE}.",
+    errno.EDQUOT: f"your quota on this disk is used up; make room{_PLACE}.",
+    errno.EROFS: f"this disk is read-only; mount it for writing{_PLACE}.",
+    errno.EACCES: f"this user may not do that here; change the rights of it{_PLACE}.",
+    errno.EPERM: f"this user may not do that here; change the rights of it{_PLACE}.",
+    errno.EIO: f"the disk fails (input/output error); check it{_PLACE}.",
     errno.ESTALE: "the network file system lost this file; run the same command again.",
     errno.ENAMETOOLONG: "this name is too long for the disk; choose a shorter one.",
     errno.ENOTDIR: "a file is in the way of a directory; move it away.",
@@ -59,7 +59,9 @@ def as_disk_error(error: BaseException, place: Path) -> DiskError | None:
             return cause
         number = _number(cause, place)
         if number is not None:
-            return DiskError(f"{_path(cause) or place}: {_REASONS[number]}")
+            path = Path(_path(cause) or place)
+            reason = _REASONS[number] if _is_ours(path) else _REASONS[number].replace(_PLACE, "")
+            return DiskError(f"{path}: {reason}")
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None
 
@@ -102,6 +104,13 @@ def _path(error: BaseException) -> str | None:
         return name if isinstance(name, str) else name.decode("utf-8", "replace")
     quoted = _QUOTED_PATH.search(str(error))
     return quoted[1] if quoted else None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it lies in CHATPIPE_HOME, and not among what the user named as a source."""
+    from chatpipe.artifacts import home
+
+    return path.is_relative_to(home())
 
 
 def _free_bytes(place: Path) -> int:

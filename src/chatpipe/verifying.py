@@ -14,7 +14,7 @@ from chatpipe.artifacts import WORK, Artifact, references, store
 from chatpipe.checkpoints import read_checkpoint, remove_checkpoint, sealed_checkpoints
 from chatpipe.config import Variant
 from chatpipe.disk_errors import disk_errors
-from chatpipe.errors import ArtifactError, ChatpipeError
+from chatpipe.errors import ArtifactError, ChatpipeError, DiskError
 from chatpipe.published import adapter_request, trained
 from chatpipe.seals import faults, read_seal, stranger_fault, strangers
 from chatpipe.sources import FetchDataset, FetchModel
@@ -26,13 +26,15 @@ MADE_OF_AN_ADAPTER = ("scores", "generations", "report")
 @dataclass(frozen=True)
 class Checked:
     """One artifact, checkpoint or token file: where it is, its bytes, and what is wrong with it;
-    `strangers` are files that somebody put into an artifact which is whole."""
+    `strangers` are files that somebody put into an artifact which is whole. What cannot be read,
+    for its rights or its disk, may be whole: it is never removed."""
 
     path: Path
     name: str
     size: int
     faults: tuple[str, ...] = ()
     strangers: tuple[Path, ...] = ()
+    is_readable: bool = True
 
 
 def check_all() -> Iterator[Checked]:
@@ -85,11 +87,11 @@ def _directories() -> Iterator[Path]:
 def _check_artifact(path: Path) -> Checked:
     name = f"{path.parent.name}/{path.name}"
     try:
-        seal = read_seal(path)
         with disk_errors(path):
+            seal = read_seal(path)
             found = tuple(faults(path, seal))
     except ChatpipeError as error:
-        return Checked(path, name, 0, (str(error),))
+        return Checked(path, name, 0, (str(error),), is_readable=not isinstance(error, DiskError))
     if (seal["kind"], seal["key"]) != (path.parent.name, path.name):
         found += (f"{path}: holds another artifact, {seal['kind']}/{seal['key']}.",)
     added = strangers(path, seal)
@@ -104,13 +106,15 @@ def _check_artifact(path: Path) -> Checked:
 
 def _check_checkpoint(path: Path) -> Checked:
     found: tuple[str, ...] = ()
+    is_readable = True
     try:
         with disk_errors(path):
             read_checkpoint(path)
     except ChatpipeError as error:
-        found = (str(error),)
+        found, is_readable = (str(error),), not isinstance(error, DiskError)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return Checked(path, f"{WORK}/{path.parent.name}/{path.name}", size, found)
+    name = f"{WORK}/{path.parent.name}/{path.name}"
+    return Checked(path, name, size, found, is_readable=is_readable)
 
 
 def _check_token_files() -> Iterator[Checked]:
