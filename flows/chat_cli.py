@@ -46,6 +46,7 @@ def chat(
     with refusals():
         generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
         conversation, settings = _conversation(variant, overrides or [], generation)
+        _ = conversation.model  # before the first question, not after it
         typer.echo(f"{variant}: an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply.")
         for line in _lines():
             replies = conversation.reply(line, settings)

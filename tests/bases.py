@@ -70,6 +70,20 @@ def in_shards(base: Path) -> None:
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def beside_shards(base: Path) -> None:
+    """The weights in one file, and others, twice as large, in shards beside it."""
+    content = (base / WEIGHTS).read_bytes()
+    change_weights(lambda all_: {name: 2 * tensor for name, tensor in all_.items()})(base)
+    in_shards(base)
+    (base / WEIGHTS).write_bytes(content)
+
+
+def without_metadata(base: Path) -> None:
+    """As `in_shards`, but the index holds the map alone."""
+    in_shards(base)
+    set_json(base / "model.safetensors.index.json", metadata=None)
+
+
 def with_index(**files: str):
     """As `in_shards`, but the index names these files for some tensors."""
 

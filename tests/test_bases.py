@@ -75,6 +75,59 @@ def in_fp8(tensors):
     return {**tensors, name: tensors[name].to(torch.float8_e4m3fn)}
 
 
+def cast(dtype, part=""):
+    """The weights whose names hold that, in another type."""
+    return change_weights(
+        lambda all_: {n: t.to(dtype) if part in n else t for n, t in all_.items()}
+    )
+
+
+def peft_names(tensors):
+    """As the state of a PeftModel has them."""
+    named = {
+        f"base_model.model.{n.replace('q_proj.', 'q_proj.base_layer.')}": t
+        for n, t in tensors.items()
+    }
+    lora = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    return {**named, lora: torch.ones(2, 64)}
+
+
+def part_compiled(tensors):
+    return {n.replace("layers.0.", "layers.0._orig_mod."): t for n, t in tensors.items()}
+
+
+def value_head(tensors):
+    return {**tensors, "v_head.summary.weight": torch.ones(1, 64)}
+
+
+def no_file(base):
+    (base / "model.safetensors").unlink()
+    (base / "model.safetensors").mkdir()
+
+
+def dangling(base):
+    (base / "model.safetensors").unlink()
+    (base / "model.safetensors").symlink_to(base / "blobs" / "gone")
+
+
+def adapter_alone(base):
+    (base / "model.safetensors").unlink()
+    write("adapter_config.json", '{"peft_type": "LORA"}')(base)
+    save_file({"a": torch.zeros(1)}, base / "adapter_model.safetensors")
+
+
+def wordpiece(base):
+    """Its model has no token for unknown words, which WordPiece asks for at the first of them."""
+    file = base / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = {"a": 0, "</s>": 1}
+    content["model"] = {
+        "type": "WordPiece", "vocab": vocabulary, "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+    }  # fmt: skip
+    file.write_text(json.dumps(content))
+
+
 def quantized(method):
     return set_config(quantization_config={"quant_method": method, "bits": 4})
 
@@ -129,6 +182,39 @@ BROKEN = {
     "FP8": (quantized("fp8"), "quantized already (fp8)"),
     "MXFP4": (quantized("mxfp4"), "quantized already (mxfp4)"),
     "FP8 that config does not tell of": (change_weights(in_fp8), "is F8_E4M3"),
+    "8-bit integers": (cast(torch.int8), "is I8, and weights must be F64"),
+    "32-bit integers in one layer": (cast(torch.int32, "q_proj"), "and 1 more: is I32"),
+    "truth values for a norm": (cast(torch.bool, "model.norm"), "model.norm.weight: is BOOL"),
+    "complex numbers": (cast(torch.complex64, "v_proj"), "is C64"),
+    "the state of a PeftModel": (change_weights(peft_names), "base_layer.weight and 2 more, named"),
+    "compiled in part": (change_weights(part_compiled), "_orig_mod.input_layernorm.weight and 8"),
+    "a value head": (change_weights(value_head), "hold v_head.summary.weight, which config.json"),
+    "a directory for weights": (no_file, "lacks weights (*.safetensors)"),
+    "a link that leads nowhere": (dangling, "model.safetensors is a link to a file that is not"),
+    "an adapter alone": (adapter_alone, "It holds an adapter; name the adapter's base"),
+    "an index with an empty map": (
+        together(bases.in_shards, write("model.safetensors.index.json", '{"weight_map": {}}')),
+        "has no weight_map",
+    ),
+    "an index without metadata": (bases.without_metadata, "index.json: has no metadata"),
+    "heads that do not divide": (set_config(num_attention_heads=3), "not a multiple of"),
+    "a config of a hundred thousand layers": (
+        set_config(num_hidden_layers=100_000), "says 100,000 layers, the weights hold 21 tensors",
+    ),
+    "tuples for outputs": (set_config(return_dict=False), "return_dict is False"),
+    "generation settings that are none": (
+        write("generation_config.json", '{"cache_implementation": "nope"}'),
+        "generation_config.json: cannot be used: Invalid `cache_implementation`",
+    ),
+    "generation settings of odd types": (
+        write("generation_config.json", '{"pad_token_id": {"a": 1}}'),
+        "generation_config.json: cannot be used: TypeError: '<'",
+    ),
+    "a tokenizer without its unknown token": (wordpiece, "[UNK] token"),
+    "a chat template without its text": (
+        lambda base: set_json(base / "tokenizer_config.json", chat_template=[{"name": "default"}]),
+        "the tokenizer cannot be loaded: KeyError: 'template'; take the tokenizer files",
+    ),
     "a config that is no JSON": (write("config.json", "{"), "config.json: is not JSON"),
     "a config that is a list": (write("config.json", "[]"), "config.json: holds no JSON object"),
     "an empty config": (write("config.json", ""), "config.json: the file is empty"),
@@ -267,6 +353,9 @@ UNUSUAL = {
         change_weights(lambda all_: {n: t.bfloat16() for n, t in all_.items()}),
         set_config(dtype="bfloat16"),
     ),
+    "float64": cast(torch.float64),
+    "float16 beside float32": cast(torch.float16, "mlp"),
+    "a whole file beside shards": bases.beside_shards,
     "a list of EOS": set_config(eos_token_id=[1, 2]),
     "a byte order mark": lambda base: write(
         "generation_config.json", (base / "generation_config.json").read_text()
@@ -354,6 +443,20 @@ def test_weights_that_are_not_finite_are_refused_at_load(
     for _ in range(2):  # the second time from what is remembered
         with pytest.raises(ChatpipeError, match=f"{name} has values that are not finite"):
             load_base(base, quantization)
+
+
+def test_weights_of_nothing_but_zeros_are_refused_at_load(home, tmp_path, tiny_model_dir):
+    base = bases.copy_of(tiny_model_dir, tmp_path / "base")
+    change_weights(lambda all_: {n: t * 0 for n, t in all_.items()})(base)
+    with pytest.raises(ModelError, match=r"model\.safetensors: all its matrices are zero; fetch"):
+        load_base(base, FULL)
+
+
+def test_weights_that_are_not_read_are_said(home, tmp_path, tiny_model_dir):
+    base = bases.copy_of(tiny_model_dir, tmp_path / "base")
+    bases.beside_shards(base)
+    notes = plan(variant(home, base)).notes
+    assert [note for note in notes if note.startswith("model-00001-of-00002.safetensors, model-0")]
 
 
 def custom_tokenizer(base):

@@ -141,6 +141,7 @@ def test_a_question_of_nine_thousand_words_is_refused_in_a_sentence(tiny_model_d
     conversation = Conversation(tiny_model_dir, None, FULL, template("alpaca"))
     with pytest.raises(ModelError, match=r"has \d\d,\d{3} tokens, the base was made for 1,024"):
         list(conversation.reply("word " * 9000, Generation(max_new_tokens=4)))
+    assert "model" not in vars(conversation)  # refused before the base is loaded
     assert "".join(conversation.reply("Hello.", Generation(max_new_tokens=4))) is not None
 
 

@@ -25,6 +25,13 @@ _CONSTANTS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias|position_ids|rope\.freqs)$"
 )
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+GENERATION = "generation_config.json"
+_WRAPPER = re.compile(
+    r"(^|\.)(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer|"
+    r"lora_[AB]|lora_embedding_[AB]|modules_to_save|original_module)\."
+)
+_SAVE_ITSELF = "save the model itself with save_pretrained (an adapter merged first)"
+_TAKE_BOTH = f"take weights and {CONFIG} of one causal language model"
 _OTHER_HEADS = re.compile(
     r"For(SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice|MaskedLM|"
     r"NextSentencePrediction|ImageClassification|RewardModel)$|RewardModel$"
@@ -47,7 +54,7 @@ def base_faults(directory: Path) -> list[str]:
         config = base_config(directory)
     except ModelError as error:
         return [str(error)]
-    faults = kind_faults(config)
+    faults = kind_faults(config) or _generation_faults(directory)
     if faults:
         return faults
     weights = read_weights(directory)
@@ -105,9 +112,28 @@ def kind_faults(config: Any) -> list[str]:
         return [f"{CONFIG}: {kind} is an encoder, which sees what follows; take a causal model."]
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return [f"{CONFIG}: {kind} is no causal language model; take another base."]
+    if getattr(config, "return_dict", True) is not True:
+        return [f"{CONFIG}: return_dict is {config.return_dict}, which it must not be; remove it."]
     heads = [name for name in config.architectures or () if _OTHER_HEADS.search(name)]
     if heads:
         return [f"{CONFIG}: {heads[0]} has another head than a language model's."]
+    return []
+
+
+def _generation_faults(directory: Path) -> list[str]:
+    """Why transformers cannot read the base's settings of generation, which it does at load."""
+    from transformers import GenerationConfig
+
+    if not (directory / GENERATION).is_file():
+        return []
+    try:
+        with _quiet():
+            GenerationConfig.from_pretrained(directory)
+    except Exception as error:  # whatever it makes of values it cannot use
+        return [
+            f"{GENERATION}: cannot be used: {first_line(error)}; remove the file: generation is "
+            "asked for here in the variant."
+        ]
     return []
 
 
@@ -132,10 +158,18 @@ def weight_faults(config: Any, tensors: dict[str, TensorHeader]) -> list[str]:
     import torch
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    quantized = [name for name, header in tensors.items() if header.dtype[:2] in ("F8", "F4", "F6")]
-    if quantized:
-        dtype = tensors[quantized[0]].dtype
-        return [f"{quantized[0]}: is {dtype}, so the base is quantized already; take the original."]
+    others = [name for name, header in tensors.items() if _is_no_weight(name, header)]
+    if others:
+        return [
+            f"{listed(others, 1)}: is {tensors[others[0]].dtype}, and weights must be F64, F32, "
+            "F16 or BF16; take the original weights."
+        ]
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > len(tensors):  # nothing is built of so many
+        return [
+            f"{CONFIG} says {layers:,} layers, the weights hold {len(tensors):,} tensors; "
+            f"{_TAKE_BOTH}."
+        ]
     state = {
         name: torch.empty(
             header.shape, dtype=getattr(torch, _FLOATS.get(header.dtype, "int64")), device="meta"
@@ -153,8 +187,14 @@ def weight_faults(config: Any, tensors: dict[str, TensorHeader]) -> list[str]:
                 output_loading_info=True,
             )
     except Exception as error:  # whatever a model's class makes of sizes it cannot use
-        return [f"the weights do not fit {CONFIG}: {first_line(error)}"]
+        return [f"no model can be built of {CONFIG}: {first_line(error)}; mend or replace it."]
     return report_faults(report)
+
+
+def _is_no_weight(name: str, header: TensorHeader) -> bool:
+    """Integers, complex numbers and types of 8 bits or fewer, but for a model's constants."""
+    constant = _CONSTANTS.search(name) or not name.endswith((".weight", ".bias"))
+    return header.dtype not in _FLOATS and (header.dtype.startswith("F") or not constant)
 
 
 def report_faults(report: dict[str, Any]) -> list[str]:
@@ -164,22 +204,31 @@ def report_faults(report: dict[str, Any]) -> list[str]:
     prefix = _prefix(missing, unexpected)
     if prefix:
         return [
-            f"the weights' names begin with {prefix!r}, as a wrapper saved them; save the model "
-            "itself with save_pretrained (an adapter merged first)."
+            f"the weights' names begin with {prefix!r}, as a wrapper saved them; {_SAVE_ITSELF}."
+        ]
+    wrapped = [name for name in unexpected if _WRAPPER.search(name)]
+    if wrapped:
+        return [
+            f"the weights hold {listed(wrapped, 1)}, named as a wrapper of the model (peft, "
+            f"torch.compile, FSDP) names it; {_SAVE_ITSELF}."
         ]
     faults = []
     if missing:
         faults.append(
             f"the weights lack {listed(missing)}, which {CONFIG} asks for and which would be drawn "
-            "at random."
+            f"at random; {_TAKE_BOTH}."
         )
     if unexpected:
-        faults.append(f"the weights hold {listed(unexpected)}, which {CONFIG} has no place for.")
+        faults.append(
+            f"the weights hold {listed(unexpected)}, which {CONFIG} has no place for; {_TAKE_BOTH}."
+        )
     different = sorted(report["mismatched_keys"])
     if different:
         name, shape, expected = different[0]
         more = f" (and {len(different) - 1:,} more)" if len(different) > 1 else ""
-        faults.append(f"{name} is {_shape(shape)} where {CONFIG} says {_shape(expected)}{more}.")
+        faults.append(
+            f"{name} is {_shape(shape)} where {CONFIG} says {_shape(expected)}{more}; {_TAKE_BOTH}."
+        )
     return faults
 
 
@@ -216,9 +265,14 @@ def check_tokenizer(tokenizer: Any, config: Any) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first sentence of another library's error."""
+    """The first sentence of another library's error, with the reason where that follows a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    text = text.partition(" Errors: ")[0]  # the same again, for each type that is allowed
+    bare = isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError)
+    return (f"{type(error).__name__}: {text}" if bare else text).rstrip(".")[:300]
 
 
 @contextmanager

@@ -91,12 +91,25 @@ def weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in _weight_files(directory, [])]
 
 
+def unread_weights(directory: Path) -> list[str]:
+    """Safetensors files beside those that transformers reads."""
+    read = set(_weight_files(directory, []))
+    files = {file.name for file in directory.glob("*.safetensors")}
+    return sorted(name for name in files - read if not name.startswith("adapter_"))
+
+
 def shard_names(directory: Path) -> set[str]:
     """The files that the index names; ValueError with a sentence where it is broken."""
-    path = directory / INDEX
-    weight_map = read_object(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+    index = read_object(directory / INDEX)
+    weight_map = index.get("weight_map")
+    if (
+        not weight_map
+        or not isinstance(weight_map, dict)
+        or not all(isinstance(v, str) for v in weight_map.values())
+    ):
         raise ValueError(f"{INDEX}: has no weight_map of tensors to files; fetch it again.")
+    if not isinstance(index.get("metadata"), dict):
+        raise ValueError(f"{INDEX}: has no metadata, which transformers reads; fetch it again.")
     names = set(weight_map.values())
     elsewhere = sorted(
         name for name in names if Path(name).name != name or not name.endswith(".safetensors")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from chatpipe.base_checks import base_config
 from chatpipe.config import Generation, PromptTemplate, Quantization
 from chatpipe.errors import ModelError
 from chatpipe.positions import position_fault, positions_of
@@ -23,10 +25,17 @@ class Conversation:
         from chatpipe import modeling
 
         tokenizer = modeling.load_tokenizer(base)
-        self.model = modeling.load_model(base, adapter, quantization)
-        self.positions = positions_of(self.model.config)
+        self.positions = positions_of(base_config(base))
         self.encoder = Encoder(tokenizer, template, "all", 1 << 20)
         self.ids: list[int] = []
+        self._of = (base, adapter, quantization)
+
+    @cached_property
+    def model(self) -> Any:
+        """Loaded when it is first needed: a question that is too long does not wait for it."""
+        from chatpipe import modeling
+
+        return modeling.load_model(*self._of)
 
     def reply(self, text: str, generation: Generation, input_text: str = "") -> Iterator[str]:
         """The model's reply, piece by piece as it is written. Closing the iterator (or Ctrl-C

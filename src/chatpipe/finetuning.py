@@ -298,7 +298,10 @@ def check_adapter(model: Any, row: TokenizedRow) -> None:
         if not bool(torch.isfinite(weight).all()):
             raise TrainingError(f"the adapter is not finite ({name}); lower the learning rate.")
     if not any(bool(weight.any()) for name, weight in weights.items() if "lora_B" in name):
-        raise TrainingError("the adapter is all zero: no step changed it; check learning_rate.")
+        raise TrainingError(
+            "the adapter is all zero: no step changed it; check training.learning_rate and the "
+            "values of the base's weights."
+        )
     model.eval()
     ids = torch.tensor([row.input_ids[:64]], device=next(model.parameters()).device)
     with torch.no_grad():

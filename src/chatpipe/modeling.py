@@ -31,6 +31,7 @@ from chatpipe.finite_weights import check_finite
 from chatpipe.unused_gpu import warn_of_unused_gpu
 
 LOG = logging.getLogger(__name__)
+_ODD_TEXT = "a 1\n\té☃漢"  # for tokenizers that fail at the first character they do not have
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
 
 
@@ -112,11 +113,14 @@ def load_tokenizer(path: Path) -> Any:
     config = base_config(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        tokenizer("a", add_special_tokens=False, split_special_tokens=True)
+        tokenizer(_ODD_TEXT, add_special_tokens=False, split_special_tokens=True)
     except BaseException as error:  # any, and a panic of the Rust library, which is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             raise
-        raise ModelError(f"the tokenizer cannot be loaded: {first_line(error)}") from error
+        raise ModelError(
+            f"the tokenizer cannot be loaded: {first_line(error)}; take the tokenizer files that "
+            "belong to the base."
+        ) from error
     check_tokenizer(tokenizer, config)
     return tokenizer
 

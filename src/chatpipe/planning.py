@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.artifacts import Artifact, Request, home
 from chatpipe.base_checks import base_faults
+from chatpipe.base_files import listed, unread_weights
 from chatpipe.config import Variant
 from chatpipe.errors import ChatpipeError, ConfigError, ModelError
 from chatpipe.estimates import (
@@ -160,6 +161,12 @@ class _Planner:
             self.notes.append(
                 f"an adapter lies in the base's directory ({', '.join(left_out)}); it is not used."
             )
+        unread = unread_weights(found.directory) if found.directory else []
+        if unread:
+            self.notes.append(
+                f"{listed(unread)} in the base's directory: transformers does not read these "
+                "weights, as others come first."
+            )
         faults = base_faults(found.directory) if found.directory else []
         self.faults += [f"base_model: {self.variant.base_model.repo}: {fault}" for fault in faults]
         return found.model_copy(update={"directory": None}) if faults else found
@@ -239,12 +246,12 @@ class _Planner:
         """Of what is scored and asked; where there are no rows yet, of the panel alone."""
         positions = shapes.positions if shapes else None
         vocabulary = shapes.vocabulary if shapes else None
-        self.faults += template_faults(self.variant, tokenizer, vocabulary)
-        if data.corpus is None:
-            self.faults += panel_faults(self.variant, tokenizer, positions)
-            return
-        heldout = data.corpus.path / "heldout.parquet"
         try:
+            self.faults += template_faults(self.variant, tokenizer, vocabulary)
+            if data.corpus is None:
+                self.faults += panel_faults(self.variant, tokenizer, positions)
+                return
+            heldout = data.corpus.path / "heldout.parquet"
             self.faults += length_faults(self.variant, heldout, tokenizer, positions)
         except ChatpipeError as error:
             self.faults.append(str(error))

@@ -70,7 +70,9 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever a model's class makes of sizes it cannot use
-        raise ModelError(f"config.json: no model has these sizes: {first_line(error)}") from error
+        raise ModelError(
+            f"no model can be built of config.json: {first_line(error)}; mend or replace it."
+        ) from error
     check_packs(model)
     head = model.get_output_embeddings()
     linear = {

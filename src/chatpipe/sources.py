@@ -234,20 +234,33 @@ def check_model_directory(path: Path, name: str | None = None) -> None:
             ("weights (*.safetensors)", "*.safetensors"),
             ("a tokenizer (tokenizer.json or tokenizer.model)", "tokenizer.[jm]*"),
         )
-        if not any(not _is_left_out(file) for file in path.glob(pattern))
+        if not any(file.is_file() and not _is_left_out(file) for file in path.glob(pattern))
     ]
-    missing += sorted(_shards(path) - {file.name for file in path.glob("*.safetensors")})
+    missing += sorted(name for name in _shards(path) if not (path / name).is_file())
     if missing:
-        others = base_files.other_weights(path)
-        hint = (
+        raise SourceError(
+            f"{name or path}: not a model directory; it lacks {', '.join(missing)}."
+            + _why_it_lacks(path)
+        )
+
+
+def _why_it_lacks(path: Path) -> str:
+    """A sentence on what lies there instead, where that is known."""
+    dangling = sorted(f.name for f in path.iterdir() if f.is_symlink() and not f.exists())
+    if dangling:
+        return f" {base_files.listed(dangling)} is a link to a file that is not there."
+    others = base_files.other_weights(path)
+    if others and not any(path.glob("*.safetensors")):
+        return (
             f" Weights of another format ({base_files.listed(others)}) are not read; save the "
             "model with save_pretrained."
-            if others and not any(path.glob("*.safetensors"))
-            else ""
         )
-        raise SourceError(
-            f"{name or path}: not a model directory; it lacks {', '.join(missing)}.{hint}"
+    if (path / "adapter_config.json").is_file():
+        return (
+            " It holds an adapter; name the adapter's base, or merge the adapter into it and name "
+            "the merged model."
         )
+    return ""
 
 
 def _shards(path: Path) -> set[str]:

@@ -82,9 +82,15 @@ class TextEncoder:
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
-        ids: list[list[int]] = self.tokenizer(
-            list(texts), add_special_tokens=False, split_special_tokens=True
-        )["input_ids"]
+        try:
+            ids: list[list[int]] = self.tokenizer(
+                list(texts), add_special_tokens=False, split_special_tokens=True
+            )["input_ids"]
+        except Exception as error:  # the Rust library raises nothing narrower
+            raise ModelError(
+                f"the base's tokenizer cannot encode text: {error}; take the tokenizer files that "
+                "belong to the base."
+            ) from error
         return ids
 
     def _broken_up(self, text: str) -> list[int]:
