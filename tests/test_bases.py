@@ -201,6 +201,8 @@ BROKEN = {
     "a config of a hundred thousand layers": (
         set_config(num_hidden_layers=100_000), "says 100,000 layers, the weights hold 21 tensors",
     ),
+    "padding beyond the embedding": (set_config(pad_token_id=320), "pad_token_id is 320, the"),
+    "dropout of 2": (set_config(attention_dropout=2), "attention_dropout is 2, which is no share"),
     "tuples for outputs": (set_config(return_dict=False), "return_dict is False"),
     "generation settings that are none": (
         write("generation_config.json", '{"cache_implementation": "nope"}'),
@@ -297,6 +299,14 @@ def test_pickled_weights_are_named(home, tmp_path, tiny_model_dir):
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
     [fault] = plan(variant(home, base)).faults
     assert "lacks weights (*.safetensors)" in fault and "pytorch_model.bin" in fault
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "model.gguf"])
+def test_a_file_is_no_base(home, tmp_path, tiny_model_dir, name):
+    base = bases.copy_of(tiny_model_dir, tmp_path / "base")
+    write("model.gguf", "GGUF")(base)
+    [fault] = plan(variant(home, base / name)).faults
+    assert "is a file; name the directory that holds a model's config.json" in fault
 
 
 def test_an_adapter_in_the_base_s_directory_is_said_and_never_applied(

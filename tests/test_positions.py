@@ -29,7 +29,17 @@ def rope(**parameters):
     [
         ("Llama", {"max_position_embeddings": 2048}, 2048),
         ("Llama", rope(rope_type="linear", factor=4.0), 8192),
-        ("Llama", rope(rope_type="dynamic", factor=2.0), 4096),
+        # These change with the longest text of those that are computed together.
+        ("Llama", rope(rope_type="dynamic", factor=2.0), 2048),
+        (
+            "Phi3",
+            {
+                "max_position_embeddings": 131072,
+                "original_max_position_embeddings": 4096,
+                **rope(rope_type="longrope", short_factor=[1.0] * 48, long_factor=[2.0] * 48),
+            },
+            4096,
+        ),
         (
             "Qwen2",
             {

@@ -114,10 +114,26 @@ def kind_faults(config: Any) -> list[str]:
         return [f"{CONFIG}: {kind} is no causal language model; take another base."]
     if getattr(config, "return_dict", True) is not True:
         return [f"{CONFIG}: return_dict is {config.return_dict}, which it must not be; remove it."]
+    odd = _odd_values(config)
+    if odd:
+        return [f"{CONFIG}: {odd}; mend or replace it."]
     heads = [name for name in config.architectures or () if _OTHER_HEADS.search(name)]
     if heads:
         return [f"{CONFIG}: {heads[0]} has another head than a language model's."]
     return []
+
+
+def _odd_values(config: Any) -> str | None:
+    """A value that transformers takes, and that fails when the model is built or trained."""
+    text = config.get_text_config()
+    rows, padding = getattr(text, "vocab_size", None), getattr(text, "pad_token_id", None)
+    if isinstance(rows, int) and isinstance(padding, int) and not -rows <= padding < rows:
+        return f"pad_token_id is {padding}, the embedding has {rows} rows"
+    for name, value in vars(text).items():
+        share = name.endswith(("dropout", "pdrop")) and isinstance(value, int | float)
+        if share and not 0 <= value <= 1:
+            return f"{name} is {value}, which is no share from 0 to 1"
+    return None
 
 
 def _generation_faults(directory: Path) -> list[str]:

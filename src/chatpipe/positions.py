@@ -12,7 +12,9 @@ def positions_of(config: Any) -> int | None:
     """The most tokens of a text; None for a model that has no such limit.
 
     A scaled rotary encoding reaches as far as its scale says, whether or not
-    max_position_embeddings says so too.
+    max_position_embeddings says so too. One that changes with the length of the text (dynamic,
+    longrope) reaches as far as it does not change: texts are computed together, and a longer one
+    would change the figures of the others.
     """
     text = config.get_text_config()
     limit = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
@@ -20,6 +22,9 @@ def positions_of(config: Any) -> int | None:
         return None
     scaled = [limit]
     for rope in _rope_settings(getattr(text, "rope_parameters", None)):
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            own = getattr(text, "original_max_position_embeddings", None)
+            return int(rope.get("original_max_position_embeddings") or own or limit)
         factor = rope.get("factor")
         if isinstance(factor, int | float) and rope.get("rope_type") != "default":
             original = rope.get("original_max_position_embeddings") or limit

@@ -227,6 +227,11 @@ def _left_out(root: Path) -> dict[str, list[str]]:
 def check_model_directory(path: Path, name: str | None = None) -> None:
     """Refuse a directory from which no model can be loaded, with what it lacks; a shard that the
     index names is part of the weights."""
+    if path.is_file():
+        raise SourceError(
+            f"{path}: is a file; name the directory that holds a model's config.json, its weights "
+            "(*.safetensors) and its tokenizer."
+        )
     missing = [
         what
         for what, pattern in (
