@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from chatpipe.errors import ConfigError
+from chatpipe.visible_text import visible
 from flows import (
     chat_cli,
     environment,
@@ -123,26 +124,25 @@ def validate(
     """Check a file without running anything; all faults at once, exit code 2 if any."""
     with refusals():
         from chatpipe.loading import load_study, load_variant, study_variants
-        from chatpipe.row_checks import check_rows, checked_rows, format_of
+        from chatpipe.row_checks import check_rows, checked_rows, format_of, no_file
 
         if not file.is_file():
-            what = "is a directory; name a file" if file.is_dir() else "there is no such file"
-            raise ConfigError([f"{file}: {what}."])
+            raise ConfigError([f"{file}: {no_file(file)}."])
         if file.suffix not in {".yaml", ".yml"}:
             row_format = format_of(file)
             checked = checked_rows(file, row_format, {})
-            if faults := checked.faults(file) if checked.rows else [f"{file}: has no rows."]:
+            if faults := checked.faults(file):
                 raise ConfigError(faults)
             for line in checked.notes(file):
-                typer.echo(line)
-            typer.echo(f"{file}: every row is fine ({row_format}).")
+                typer.echo(visible(line))
+            typer.echo(visible(f"{file}: every row is fine ({row_format})."))
             return
         study = _is_study(file)
         variants = study_variants(load_study(str(file))) if study else [load_variant(str(file))]
         check(variants)
         rows = check_rows(variants)
         for line in (*rows.notes, *rows.set_aside):
-            typer.echo(line)
+            typer.echo(visible(line))
         typer.echo(f"{file}: fine{', but a run sets these rows aside' if rows.set_aside else ''}.")
 
 

@@ -29,12 +29,11 @@ def finetune(
         from chatpipe.export import check_target, export_directory, export_variant
         from chatpipe.loading import is_taken, parse_variant
         from chatpipe.published import find
-        from chatpipe.row_checks import format_of, row_faults
+        from chatpipe.row_checks import format_of, no_file, row_faults
         from chatpipe.run_names import name_of_file, unique_name
 
         if not dataset.is_file():
-            problem = "is a directory; name a file" if dataset.is_dir() else "there is no such file"
-            raise ConfigError([f"--dataset {dataset}: {problem}."])
+            raise ConfigError([f"--dataset {dataset}: {no_file(dataset)}."])
         _check_can_be_made(adapter)
         row_format = format_of(dataset)
         if not drop_bad_rows and (faults := row_faults(dataset, row_format, {})):

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 import typer
 
 from chatpipe.errors import ChatpipeError, ConfigError
+from chatpipe.visible_text import visible
 from flows.server_faults import in_a_sentence
 
 FAILED = 1
@@ -47,7 +48,7 @@ def discard_output() -> None:
 
 def _exit(sentences: list[str], code: int) -> typer.Exit:
     for sentence in sentences:
-        typer.echo(sentence, err=True)
+        typer.echo(visible(sentence), err=True)
     return typer.Exit(code)
 
 

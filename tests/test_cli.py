@@ -167,7 +167,7 @@ def test_a_variant_of_which_no_row_can_be_used_is_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"instruction": "", "output": "y"}\nno\n')
     said = refused("validate", variant_of(tmp_path / "rows.jsonl"))
     assert "row 1: empty instruction" in said and "row 2: undecodable" in said
-    assert "datasets.mine: none of 2 rows can be used" in said
+    assert "none of 2 rows can be used" in said
 
 
 def test_a_file_without_rows_among_others_is_no_fault(tmp_path):

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import random
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -160,8 +161,20 @@ REFUSED = {
     "lists.jsonl": ('{"instruction": "q", "output": ["a"]}\n' * 3, "output is a list"),
     "keys-twice.jsonl": (
         '{"instruction": "q", "output": "a", "output": "b"}\n' * 3,
-        "3 a key is there twice",
+        "3 a key is there twice (key output)",
     ),
+    "commas.jsonl": (LINES[: LINES.index("\n")] + ",\n", "is no JSON: extra data at character"),
+    "arrays.json": ('[["q", "a"]]', "a row is a list, not an object"),
+    "nothing.json": (" \n ", "has no rows"),
+    "mark.csv": (b"\xef\xbb\xbf", "has no rows"),
+    "page.jsonl": ("<!DOCTYPE html>\n<html>404</html>\n", "is a web page"),
+    "page.csv": ("\n<html>404</html>\n", "is a web page"),
+    "lines.csv": (LINES, "is JSON, not CSV"),
+    "list.csv": (json.dumps(ROWS), "is JSON, not CSV"),
+    "wrapped.json": (json.dumps({"n": 6, "data": ROWS}), "save the list under its key data"),
+    "spaces.csv": ("instruction, output\nq,a\n", 'columns: {output: " output"}'),
+    "chats.jsonl": ('{"messages": []}\n', "format: messages."),
+    "half-\udcff.jsonl": (LINES, "its name is not UTF-8 text"),
     "prompts.jsonl": (
         '{"prompt": "q", "completion": "a"}\n',
         "format: alpaca, columns: {instruction: prompt, output: completion}",
@@ -180,7 +193,8 @@ def test_a_file_that_cannot_be_read_is_refused_in_a_sentence_that_names_it(tmp_p
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     sentence = refusal(path)
     assert expected in sentence
-    assert name in sentence or "none of 3 rows" in sentence
+    shown = name.replace("\udcff", r"\udcff")
+    assert shown in sentence or re.search(r"none of \d rows|has no rows", sentence)
     with pytest.raises((ConfigError, DataError)):  # validate does not call it fine either
         if not checked_rows(path, format_of(path), {}).faults(path):
             return
@@ -446,12 +460,55 @@ def test_columns_that_look_meant_and_are_not_used_are_named(tmp_path):
 
 def test_names_of_columns_with_line_ends_stay_in_one_sentence(tmp_path):
     (tmp_path / "rows.csv").write_text('"in\nstruction",output\nq,a\n')
-    assert r"found are in\nstruction, output" in refusal(tmp_path / "rows.csv")
+    assert r'found are "in\nstruction", output' in refusal(tmp_path / "rows.csv")
     (tmp_path / "rows.jsonl").write_text('{"half \\ud800": 1}\n')
-    assert r"found are half \ud800" in refusal(tmp_path / "rows.jsonl")
+    assert r'found are "half \ud800"' in refusal(tmp_path / "rows.jsonl")
 
 
 def test_a_column_of_ours_in_other_letters_is_named(tmp_path):
     (tmp_path / "rows.csv").write_text("instruction, Input,output\nq,c,a\n")
     [warning] = normalized(tmp_path / "rows.csv").details()["warnings"]
-    assert "column  Input is not used" in warning
+    assert 'column " Input" is not used' in warning
+
+
+def test_what_is_wrong_with_all_rows_is_said_first(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"instruction": "q", "output": ["a"]}] * 30)
+    first, second, *_, last = checked_rows(path, "alpaca", {}).faults(path)
+    assert first == f"{path}: none of 30 rows can be used: 30 not text (output is a list)."
+    assert (second, last) == (f"{path}: row 1: not text.", f"{path}: and 10 more rows.")
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.bool_(), pa.float64()])
+def test_a_list_of_something_else_than_text_is_no_dialogue(tmp_path, kind):
+    values = pa.array([[1, 0]] * 3).cast(pa.list_(kind))
+    pq.write_table(pa.table({"dialog": values}), tmp_path / "rows.parquet")
+    sentence = refusal(tmp_path / "rows.parquet", format="dialogues")
+    assert "column dialog: expected a list of texts, found a list of" in sentence
+
+
+LISTS = (pa.large_list(pa.large_string()), pa.list_(pa.string(), 2), pa.list_(pa.string_view()))
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_every_kind_of_list_of_text_is_a_dialogue(tmp_path, kind):
+    rows = pa.array([[f"q{place}", "a"] for place in range(3)], kind)
+    pq.write_table(pa.table({"dialog": rows}), tmp_path / "rows.parquet")
+    assert agrees(tmp_path / "rows.parquet", format="dialogues")["kept"] == 3
+
+
+def test_why_parquet_has_no_text_is_said(tmp_path):
+    for values, detail in (
+        (pa.nulls(3), "output is null or missing"),
+        (pa.array([b"\xe9"] * 3).view(pa.string()), "output is no UTF-8 text"),
+    ):
+        table = pa.table({"instruction": ["q"] * 3, "output": values})
+        pq.write_table(table, tmp_path / "rows.parquet")
+        assert f"3 not text ({detail})" in refusal(tmp_path / "rows.parquet")
+
+
+def test_a_column_that_a_twentieth_of_the_rows_has_is_noticed(tmp_path):
+    rows = alpaca_rows(200)
+    for row in rows[19::20]:
+        row["system"] = "Be kind."
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert "column system is not used" in checked_rows(path, "alpaca", {}).warnings[0]

@@ -114,12 +114,32 @@ DESCRIPTIONS = {
     "README.json": {"about": "rows"},
     "notes.json": {"author": "me", "year": 2026},
 }
+UNREAD = ("a.arrow", "b.jsonl.lz4", "c.jsonl.zip", "d.xlsx", "e.jsonlines", "f.tar.gz", "g.csv.bak")
 
 
-@pytest.mark.parametrize("name", DESCRIPTIONS)
-def test_descriptions_are_left_out_by_name(folder, name):
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_may_hold_rows_and_is_not_read_is_left_out_by_name(folder, name):
     write(folder, "rows.jsonl")
-    (folder / name).write_text(json.dumps(DESCRIPTIONS[name], indent=2))
+    (folder / name).write_bytes(b"x")
+    (folder / "LICENSE.txt").write_text("CC0")
+    rows, [warning] = read(folder)
+    assert rows == 2 and f"left out {name}: of a kind that is not read" in warning
+
+
+def test_a_pipe_is_no_file_of_rows(folder):
+    write(folder, "rows.jsonl")
+    os.mkfifo(folder / "pipe.jsonl")
+    rows, [warning] = read(folder)
+    assert rows == 2 and "left out pipe.jsonl: no regular file" in warning
+    with pytest.raises(SourceError, match="is no regular file"):
+        read(folder / "pipe.jsonl")
+
+
+@pytest.mark.parametrize("indent", [2, None])
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_descriptions_are_left_out_by_name(folder, name, indent):
+    write(folder, "rows.jsonl")
+    (folder / name).write_text(json.dumps(DESCRIPTIONS[name], indent=indent))
     rows, [warning] = read(folder)
     assert rows == 2 and f"left out {name}: describes" in warning
 

@@ -85,7 +85,7 @@ def as_parquet(rows):
 
 def seen(text):
     """The text, or nothing where it has no letter that can be seen."""
-    return "" if is_blank(pa.array([text]))[0].as_py() else text
+    return "" if is_blank(pa.array([text]))[0] else text
 
 
 @RUNS

@@ -22,7 +22,14 @@ from chatpipe.config import Dataset, Fallback, Split
 from chatpipe.data import FORMATS
 from chatpipe.data.columns import unused_warning
 from chatpipe.data.folders import left_out_warnings, row_files
-from chatpipe.data.formats import FLAGS_BETWEEN, KEY_TWICE, NOT_TEXT, RAGGED, UNDECODABLE
+from chatpipe.data.formats import (
+    FLAGS_BETWEEN,
+    KEY_TWICE,
+    NOT_TEXT,
+    RAGGED,
+    UNDECODABLE,
+    counted_reasons,
+)
 from chatpipe.data.ids import (
     Digests,
     Mask,
@@ -108,8 +115,8 @@ class Normalize(Request):
                 with self._source_named(file.path):
                     read += self._sort_out(file, kept, dropped)
         if not kept.rows:
-            kinds = {kind: None for file in files for kind in file.not_text()}
-            raise DataError(_none_usable(self.name, read, dropped.counts(), list(kinds)))
+            details = {why: what for file in files for why, what in file.details().items()}
+            raise DataError(_none_usable(self.name, read, dropped.counts(), details))
         account = RowAccount(
             read=read,
             kept=kept.rows,
@@ -189,9 +196,12 @@ def _single_flags(counts: dict[str, int]) -> dict[str, int]:
     return ordered(single)
 
 
-def _none_usable(name: str, read: int, dropped: dict[str, int], not_text: list[str]) -> str:
-    reasons = [f"{rows:,} {reason}" for reason, rows in dropped.items()] + not_text
-    return f"data set {name}: none of {read:,} rows can be used ({', '.join(reasons)})."
+def _none_usable(name: str, read: int, dropped: dict[str, int], details: dict[str, str]) -> str:
+    if not read:
+        return f"data set {name}: has no rows."
+    return (
+        f"data set {name}: none of {read:,} rows can be used: {counted_reasons(dropped, details)}."
+    )
 
 
 def _source_used(dataset: Dataset, raw: Artifact) -> Dataset | Fallback:

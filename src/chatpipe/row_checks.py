@@ -14,7 +14,7 @@ from chatpipe.config import Variant
 from chatpipe.data import FORMATS
 from chatpipe.data.columns import unused_warning
 from chatpipe.data.folders import left_out_warnings, row_files
-from chatpipe.data.formats import FLAGS_BETWEEN, NOT_TEXT
+from chatpipe.data.formats import FLAGS_BETWEEN, counted_reasons
 from chatpipe.data.reading import READ_REASON, RowFile
 from chatpipe.data.writing import count_values, ordered
 from chatpipe.errors import ConfigError, DataError
@@ -29,21 +29,32 @@ class Checked:
     is odd about rows that can be used is counted, and what is odd about the file is said."""
 
     rows: int = 0
-    bad: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
     shown: list[tuple[int, str]] = field(default_factory=list)
     flagged: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
-    not_text: list[str] = field(default_factory=list)
+    details: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def bad(self) -> int:
+        """How many rows cannot be used."""
+        return self.reasons.total()
 
     def faults(self, path: Path) -> list[str]:
-        """A sentence for every row that cannot be used, at most 20 and a count."""
+        """How many rows cannot be used, and why; then a sentence for each, at most 20."""
+        if not self.rows:
+            return [f"{path}: has no rows."]
+        if not self.bad:
+            return []
+        rows = (
+            f"{self.bad:,} of {self.rows:,}" if self.bad < self.rows else f"none of {self.rows:,}"
+        )
+        can = "cannot" if self.bad < self.rows else "can"
+        why = counted_reasons(ordered(self.reasons), self.details)
         lines = [f"{path}: row {number:,}: {reason}." for number, reason in self.shown]
         if self.bad > len(self.shown):
-            more = self.bad - len(self.shown)
-            lines.append(f"{path}: {more:,} more of {self.rows:,} rows are bad.")
-        if self.not_text:
-            lines.append(f"{path}: {NOT_TEXT}: {', '.join(self.not_text)}.")
-        return lines
+            lines.append(f"{path}: and {self.bad - len(self.shown):,} more rows.")
+        return [f"{path}: {rows} rows {can} be used: {why}.", *lines]
 
     def notes(self, path: Path) -> list[str]:
         """How many rows were read, and what is odd but no fault."""
@@ -52,13 +63,22 @@ class Checked:
         return [f"{count}.", *self.warnings]
 
 
+def no_file(path: Path) -> str:
+    """What to say of a path that is no file."""
+    if path.is_dir():
+        return "is a directory; name a file"
+    if path.is_symlink() and not path.exists():
+        return f"is a link to {path.readlink()}, which is not there"
+    return "is no regular file; name one" if path.exists() else "there is no such file"
+
+
 def row_faults(path: Path, format_name: str, columns: dict[str, str]) -> list[str]:
     """One sentence for every row of the file that cannot be used, at most 20 and a count."""
     try:
         checked = checked_rows(path, format_name, columns)
     except DataError as error:
         return [str(error)]
-    return checked.faults(path) if checked.rows else [f"{path}: has no rows."]
+    return checked.faults(path)
 
 
 def checked_rows(path: Path, format_name: str, columns: dict[str, str]) -> Checked:
@@ -76,13 +96,13 @@ def checked_rows(path: Path, format_name: str, columns: dict[str, str]) -> Check
         for place in bad[: SHOWN - len(checked.shown)]:
             checked.shown.append((checked.rows + int(place) + 1, reasons[int(place)].as_py()))
         checked.rows += rows.num_rows
-        checked.bad += len(bad)
+        checked.reasons += count_values(reasons)
         flagged += count_values(normalized.filter(pc.invert(is_bad))["flag"])
     file.check()
     for flags, count in flagged.items():
         checked.flagged.update(dict.fromkeys(flags.split(FLAGS_BETWEEN), count))
     checked.warnings = list(file.warnings())
-    checked.not_text = file.not_text()
+    checked.details = file.details()
     if unused := file.unused():
         checked.warnings.append(unused_warning(str(path), unused))
     return checked
@@ -117,11 +137,14 @@ def check_rows(variants: Sequence[Variant]) -> CheckedVariants:
                 faults.append(str(error))
                 continue
             rows, bad = rows + checked.rows, bad + checked.bad
-            lines += checked.faults(path)
+            lines += checked.faults(path) if checked.rows else []
             result.notes += checked.notes(path)
         result.set_aside += lines
         if rows == bad and not faults:
-            faults += [*lines, f"{key}: none of {rows:,} rows can be used."]
+            several = (
+                [f"{key}: none of {rows:,} rows can be used."] if len(chosen.files) > 1 else []
+            )
+            faults += [*several, *lines]
     if faults:
         raise ConfigError(faults)
     return result

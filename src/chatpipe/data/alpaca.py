@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from chatpipe.config import Dataset
 from chatpipe.data.formats import Column, Format, normalized
+from chatpipe.data.text import has_byte
 
 ALPACA = Dataset(
     name="alpaca",
@@ -31,8 +32,11 @@ NOINPUT = "<noinput> marker"
 
 
 def _normalize(table: pa.Table) -> pa.Table:
-    marked = pc.match_substring(pc.fill_null(table["input"], ""), "<noinput>", ignore_case=True)
-    flag = pc.if_else(marked, NOINPUT, pa.scalar(None, pa.string()))
+    flag = None
+    if has_byte(table["input"], ord("<")):
+        texts = pc.fill_null(table["input"], "")
+        marked = pc.match_substring(texts, "<noinput>", ignore_case=True)
+        flag = pc.if_else(marked, NOINPUT, pa.scalar(None, pa.string()))
     return normalized(table["instruction"], table["input"], table["output"], flag=flag)
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
+
+import pyarrow as pa
 
 from chatpipe.data.formats import Format
 from chatpipe.errors import DataError
@@ -24,7 +28,11 @@ MEANT = frozenset(
         *("weight", "weights", "messages", "dialog", "instruction", "input", "output"),
     )
 )
+# Formats by a column that only they have.
+OTHER_FORMATS = {"messages": "messages", "dialog": "dialogues"}
 LONGEST_NAME = 60
+# Written without quotes in YAML it is that text.
+PLAIN_NAME = r"[^\W\d][\w.\-/]*( [\w.\-/]+)*"
 MOST_NAMES = 20
 
 
@@ -64,6 +72,9 @@ class ColumnNames:
         ours = {theirs: name for name, theirs in self.theirs.items()}
         lacking = " and ".join(map(printable, missing))
         start = f"{self._path}: column {lacking} missing; found are {listed(names)}."
+        meant = [name for column, name in OTHER_FORMATS.items() if column in names]
+        if meant and not self.theirs.keys() & OTHER_FORMATS.keys():
+            return f"{start} Say in a variant what the rows are: format: {meant[0]}."
         if layout := layout_hint(names):
             return f"{start} Say in a variant which is which: {layout}."
         likely = {name: guess for name in missing if (guess := _guess(name, ours[name], names))}
@@ -99,7 +110,7 @@ def layout_hint(names: Collection[str]) -> str:
     """What to write in a variant for a file with those columns; "" where nothing is known."""
     turns = next((name for name in TURNS if name in names), None)
     if turns:
-        return f"format: messages, columns: {{messages: {turns}}}"
+        return f"format: messages, columns: {{messages: {printable(turns)}}}"
     instruction, output = (
         next((name for name in (ours, *others) if name in names), None)
         for ours, others in (("instruction", INSTRUCTIONS), ("output", OUTPUTS))
@@ -123,13 +134,24 @@ def listed(names: Collection[str]) -> str:
 
 
 def printable(name: str) -> str:
-    """A name as it can stand in a sentence: what is no letter to be printed is escaped."""
-    return "".join(
-        letter
-        if letter.isprintable()
-        else letter.encode("unicode_escape", "surrogatepass").decode()
-        for letter in name
-    )
+    """A name as it can stand in a sentence and in YAML: in quotes where it is no plain word, and
+    what cannot be printed is escaped."""
+    if re.fullmatch(PLAIN_NAME, name) and name.isprintable():
+        return name
+    return json.dumps(name, ensure_ascii=not name.isprintable())
+
+
+def described_type(kind: pa.DataType) -> str:
+    """An Arrow type as it can stand in a sentence."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        if pa.types.is_string(kind.value_type):
+            return "a list of texts"
+        if pa.types.is_struct(kind.value_type):
+            return "a list of turns (objects of a role and a text)"
+        return f"a list of {kind.value_type}"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    return str(kind)
 
 
 def _guess(missing: str, ours: str, names: Sequence[str]) -> str | None:

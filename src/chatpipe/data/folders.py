@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chatpipe.artifacts import home
-from chatpipe.data.opening import COMPRESSIONS, KINDS, kind_of
+from chatpipe.data.columns import MEANT
+from chatpipe.data.json_values import decoded
+from chatpipe.data.opening import COMPRESSIONS, KINDS, as_text, kind_of, name_fault
 from chatpipe.errors import SourceError
 
 # What a data set reads where it names no patterns (`Dataset.files`).
@@ -23,6 +25,17 @@ HELDOUT_SPLITS = frozenset(
     {"test", "validation", "valid", "val", "dev", "eval", "holdout", "heldout"}
 )
 WORDS = re.compile(r"[a-z]+")
+# Kinds of files that often hold rows, and are not read.
+UNREAD_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("arrow", "feather", "ipc", "orc", "avro", "pq", "parq", "tfrecord", "pkl", "pickle"),
+        *("jsonlines", "jl", "json5", "tab", "psv", "xlsx", "xls", "ods", "sqlite", "db", "h5"),
+        *("zip", "tar", "tgz", "tbz2", "txz", "7z", "rar"),
+    )
+)
+UNREAD = f"of a kind that is not read ({', '.join(KINDS)} are, packed or not); convert it"
+NO_FILE = "no regular file"
 DESCRIPTION_BYTES = 1 << 20
 
 
@@ -40,11 +53,16 @@ def row_files(root: Path, patterns: tuple[str, ...], what: str) -> RowFiles:
     descriptions are left out where there is something else. SourceError where nothing is left.
     """
     if root.is_file():
+        _check_names([root])
         return RowFiles([root], {})
+    if root.exists() and not root.is_dir():
+        raise SourceError(f"{what}: {root} is {NO_FILE}; name a file or a folder.")
     default = patterns == DEFAULT_PATTERNS
     present, left_out = _walk(root, hidden=any("/." in f"/{pattern}" for pattern in patterns))
     if default:
         chosen = sorted((path for path in present if kind_of(path)), key=_order)
+        others = (path for path in present if _is_of_an_unread_kind(path))
+        left_out |= {path.relative_to(root).as_posix(): UNREAD for path in others}
         chosen = _without_descriptions(root, chosen, left_out)
         chosen = _without_heldout(root, chosen, left_out, what)
     else:
@@ -58,12 +76,13 @@ def row_files(root: Path, patterns: tuple[str, ...], what: str) -> RowFiles:
             )
         )
     if not chosen:
-        names = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        names = "; ".join(f"{as_text(name)}: {why}" for name, why in left_out.items())
         raise SourceError(
             f"{what}: no file in {root} matches {', '.join(patterns)}"
             + (f" (left out: {names})." if names else ".")
         )
-    return RowFiles(chosen, left_out)
+    _check_names(chosen)
+    return RowFiles(chosen, {as_text(name): why for name, why in left_out.items()})
 
 
 def hub_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -110,8 +129,8 @@ def _walk(root: Path, hidden: bool) -> tuple[list[Path], dict[str, str]]:
                 (links if path.is_symlink() else waiting).append(path)
             elif path.is_file():
                 files.append(path)
-            elif path.is_symlink() and kind_of(path):
-                left_out[place] = "a link that leads nowhere"
+            elif kind_of(path):
+                left_out[place] = NO_FILE if path.exists() else "a link that leads nowhere"
     return sorted(files), left_out
 
 
@@ -150,14 +169,29 @@ def _without_descriptions(root: Path, files: list[Path], left_out: dict[str, str
     return kept
 
 
+def _check_names(files: list[Path]) -> None:
+    for path in files:
+        if fault := name_fault(path):
+            raise SourceError(fault)
+
+
+def _is_of_an_unread_kind(path: Path) -> bool:
+    """Whether the name tells of rows in a layout that is not read: .arrow, .jsonl.lz4, …"""
+    suffixes = {suffix.lower() for suffix in path.suffixes}
+    return not kind_of(path) and not suffixes.isdisjoint({*UNREAD_SUFFIXES, *KINDS})
+
+
 def _is_description(path: Path) -> bool:
     if NOT_ROWS.fullmatch(path.name):
         return True
     if path.suffix.lower() != ".json" or path.stat().st_size > DESCRIPTION_BYTES:
         return False
-    # One object over several lines, and no list of objects in it.
+    # One object, and no list of objects in it; on one line it may be a row.
     text = path.read_bytes().strip()
     lines = text.split(b"\n", 1)
+    if len(lines) == 1 and b"[{" not in text:
+        value = decoded(text)
+        return isinstance(value, dict) and not any(name.lower() in MEANT for name in value)
     opens = re.match(rb"\{\s*(\"|\}|$)", text) is not None
     over_lines = len(lines) > 1 and not lines[0].rstrip().endswith(b"}")
     return opens and over_lines and re.search(rb"\[\s*\{", text) is None

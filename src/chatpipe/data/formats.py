@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -42,6 +44,14 @@ class Format:
     normalize: Callable[[pa.Table], pa.Table]
 
 
+def counted_reasons(counts: dict[str, int], details: dict[str, str]) -> str:
+    """Rows by reason, with what is known of each."""
+    return ", ".join(
+        f"{rows:,} {reason}" + (f" ({details[reason]})" if reason in details else "")
+        for reason, rows in counts.items()
+    )
+
+
 def normalized(
     instruction: pa.ChunkedArray | pa.Array,
     input_text: pa.ChunkedArray | pa.Array,
@@ -51,18 +61,28 @@ def normalized(
 ) -> pa.Table:
     """The three texts as they are, with a reason beside every row that cannot be trained on. Text
     of which nothing can be seen is empty."""
-    texts = [
-        pc.fill_null(column, "").cast(pa.string()) for column in (instruction, input_text, output)
-    ]
+    texts = [_filled(column) for column in (instruction, input_text, output)]
     blank = [is_blank(text) for text in texts]
-    texts = [
-        pc.if_else(empty, "", text) if pc.any(empty).as_py() else text
-        for text, empty in zip(texts, blank, strict=True)
-    ]
-    fault = pc.if_else(blank[2], EMPTY_OUTPUT, pa.scalar(None, pa.string()))
-    fault = pc.if_else(blank[0], EMPTY_INSTRUCTION, fault)
+    texts = [_emptied(text, empty) for text, empty in zip(texts, blank, strict=True)]
+    fault = pa.nulls(len(texts[0]), pa.string())
+    for places, reason_of_it in ((blank[2], EMPTY_OUTPUT), (blank[0], EMPTY_INSTRUCTION)):
+        if places.any():
+            fault = pc.if_else(pa.array(places), reason_of_it, fault)
     if reason is not None:
         fault = pc.coalesce(reason, fault)
     nothing = pa.nulls(len(fault), pa.string())
     names = ["instruction", "input", "output", "reason", "flag"]
     return pa.table([*texts, fault, nothing if flag is None else flag], names=names)
+
+
+def _filled(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """The column as one array of strings, the empty one in place of null."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    return pc.fill_null(column, "").cast(pa.string())
+
+
+def _emptied(texts: pa.Array, blank: npt.NDArray[np.bool_]) -> pa.Array:
+    """The texts, with those that are blank made empty; most of these are already."""
+    lengths = pc.binary_length(texts).to_numpy()
+    return pc.if_else(pa.array(blank), "", texts) if lengths[blank].any() else texts

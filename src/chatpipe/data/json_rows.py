@@ -6,7 +6,7 @@ it may see is decided here, so that a row's end does not depend on what stands b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,19 +14,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
-from chatpipe.data.columns import ColumnNames
+from chatpipe.data.columns import ColumnNames, described_type, printable
 from chatpipe.data.formats import KEY_TWICE, NOT_TEXT, READ_REASON, UNDECODABLE
-from chatpipe.data.json_values import decoded, decoded_lines
+from chatpipe.data.json_values import Undecodable, decoded, decoded_lines, why_undecodable
 from chatpipe.data.text import encodable
 
 # Lines of so many brackets are not for Arrow, whose reader would go down with the nesting.
 MOST_BRACKETS = 256
 SHALLOW_BYTES = 1 << 10  # a shorter line is not nested too deeply for Python
-SAMPLED_LINES = 8  # of a block: what columns its rows have
+SAMPLED_LINES = 64  # of a block: what columns its rows have
 
 
 class JSONRows:
-    """Turns rows into tables, and gathers which columns they have and what of them is no text.
+    """Turns rows into tables, and gathers which columns they have and why some cannot be used.
 
     Blocks of up to `small_bytes` that Arrow refuses are read in Python, larger ones are halved.
     """
@@ -34,7 +34,7 @@ class JSONRows:
     def __init__(self, columns: ColumnNames, small_bytes: int) -> None:
         self.columns = columns
         self.found: set[str] = set()
-        self.not_text: set[str] = set()
+        self.details: dict[str, str] = {}  # of each reason, what such a row has
         self._types = columns.types
         self._small_bytes = small_bytes
 
@@ -42,7 +42,7 @@ class JSONRows:
         """Whole lines → rows, those of them in Python that are not plain."""
         if self.columns.converted:
             return self.checked(decoded_lines(block))
-        for line in block.split(b"\n", SAMPLED_LINES)[:SAMPLED_LINES]:
+        for line in _sample(block):
             row = decoded(line)
             self.found.update(row if isinstance(row, dict) else ())
         return self._halved(block)
@@ -82,7 +82,7 @@ class JSONRows:
         reason = pa.nulls(table.num_rows, pa.string())
         for name in self.columns.required:
             if table[name].null_count:
-                self.not_text.add(_described(name, {}))
+                self.details.setdefault(NOT_TEXT, f"{printable(name)} is null or missing")
                 reason = pc.if_else(pc.is_null(table[name]), NOT_TEXT, reason)
         return table.append_column(READ_REASON, reason)
 
@@ -94,15 +94,21 @@ class JSONRows:
         for row in rows:
             reason = None if isinstance(row, dict) else UNDECODABLE
             fields: dict[str, Any] = row if isinstance(row, dict) else {}
+            if reason:
+                self.details.setdefault(reason, _problem(row))
             self.found.update(fields)
             if getattr(row, "repeated", frozenset()) & self._types.keys():
+                twice = sorted(row.repeated & self._types.keys())
+                self.details.setdefault(KEY_TWICE, f"key {printable(twice[0])}")
                 reason, fields = KEY_TWICE, {}
             for theirs, kind in self._types.items():
                 value = self._value(theirs, kind, fields.get(theirs))
                 values[theirs].append(None if value is NotImplemented else value)
                 if value is NotImplemented and reason is None:
                     reason = NOT_TEXT
-                    self.not_text.add(_described(theirs, fields))
+                    self.details.setdefault(
+                        NOT_TEXT, described_value(theirs, kind, fields.get(theirs))
+                    )
             reasons.append(reason)
         columns = {theirs: pa.array(values[theirs], kind) for theirs, kind in self._types.items()}
         return pa.table({**columns, READ_REASON: pa.array(reasons, pa.string())})
@@ -116,6 +122,19 @@ class JSONRows:
             turned = convert(value)
             return NotImplemented if turned is None else turned
         return value if _fits(value, kind) else NotImplemented
+
+
+def _sample(block: bytes) -> Iterator[bytes]:
+    """Some lines from all over the block, one after another where it is short."""
+    step = len(block) // SAMPLED_LINES
+    start = 0
+    while start < len(block):
+        end = block.find(b"\n", start)
+        end = len(block) if end < 0 else end
+        yield block[start:end]
+        start = end + 1
+        if step > SHALLOW_BYTES:
+            start = block.find(b"\n", start + step) + 1 or len(block)
 
 
 def _plain_lines(block: bytes) -> int:
@@ -157,12 +176,26 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
     return False
 
 
-def _described(name: str, fields: dict[str, Any]) -> str:
-    """What the row has in that column, which should have been text (or turns)."""
-    value = fields.get(name)
-    kinds = {bool: "true or false", float: "a number", list: "a list", dict: "an object"}
-    if value is None:
-        return f"{name} is null or missing"
-    if isinstance(value, list) and value and not isinstance(value[0], str):
-        return f"{name} is a list of something else"
-    return f"{name} is {kinds.get(type(value), 'no valid text')}"
+def described_value(name: str, kind: pa.DataType, value: Any) -> str:
+    """What the row has in that column instead of a value of that type."""
+    start = f"{printable(name)} is"
+    if value is None or value != value:
+        return f"{start} null or missing"
+    kinds = {bool: "true or false", float: "a number", int: "a number", dict: "an object"}
+    if isinstance(value, str):
+        if pa.types.is_string(kind):
+            return f"{start} no valid text: half of a surrogate pair"
+        return f"{start} text, not {described_type(kind)}"
+    if isinstance(value, list):
+        if pa.types.is_string(kind):
+            return f"{start} a list"
+        return f"{start} a list, but not {described_type(kind)}"
+    return f"{start} {kinds.get(type(value), 'something else')}"
+
+
+def _problem(row: Any) -> str:
+    """Why that is no row."""
+    if isinstance(row, Undecodable):
+        return f"a row {why_undecodable(row.line)}"
+    kinds = {str: "text", list: "a list", bool: "true or false", float: "a number"}
+    return f"a row is {kinds.get(type(row), 'null')}, not an object"

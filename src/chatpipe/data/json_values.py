@@ -23,6 +23,13 @@ class Repeating(dict[str, Any]):
     repeated: frozenset[str] = frozenset()
 
 
+class Undecodable:
+    """A line that is no JSON."""
+
+    def __init__(self, line: bytes) -> None:
+        self.line = line
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     plain = dict(pairs)
     if len(plain) == len(pairs):
@@ -45,10 +52,25 @@ class JSONListError(ValueError):
 
 
 def decoded_lines(block: bytes) -> Iterator[Any]:
-    """Every line's value; UNDECODABLE where it is no JSON."""
+    """Every line's value; Undecodable where it is no JSON."""
     for line in block.split(b"\n"):
         if line.strip():
-            yield decoded(line)
+            value = decoded(line)
+            yield Undecodable(line) if value == UNDECODABLE else value
+
+
+def why_undecodable(line: bytes) -> str:
+    """What is wrong with a line that is no JSON, in a few words."""
+    try:
+        DECODER.decode(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "is no UTF-8 text"
+    except json.JSONDecodeError as error:
+        problem = error.msg.removesuffix(" at").lower()
+        return f"is no JSON: {problem} at character {error.pos + 1}"
+    except (ValueError, RecursionError):
+        return "is nested too deeply"
+    return "is no object"
 
 
 def decoded(line: bytes) -> Any:

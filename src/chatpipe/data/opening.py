@@ -31,6 +31,8 @@ HEAD_BYTES = 1 << 16
 PARQUET = b"PAR1"
 GZIP, BZIP2, XZ, ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"(\xb5/\xfd"
 ZIP = b"PK\x03\x04"
+START_BYTES = 64  # tell what a file is
+WEB_PAGE = (b"<!doctype html", b"<html")
 LFS = b"version https://git-lfs"
 BYTE_ORDER_MARKS = {
     b"\xff\xfe\x00\x00": "utf-32",
@@ -58,9 +60,11 @@ def content_kind(path: Path) -> Kind:
     if kind is None:
         known = ", ".join(SUFFIXES)
         raise DataError(f"{path}: a row file ends in {known}; rename or convert it.")
+    if fault := name_fault(path):
+        raise DataError(fault)
     with path.open("rb") as file:
-        start = file.read(len(LFS))
-    if start == LFS:
+        start = file.read(START_BYTES)
+    if start.startswith(LFS):
         raise DataError(
             f"{path}: is a pointer of Git LFS, the rows are not here; fetch them with `git lfs "
             "pull`."
@@ -69,9 +73,25 @@ def content_kind(path: Path) -> Kind:
         raise DataError(f"{path}: is a ZIP archive; unpack it.")
     if start.startswith(PARQUET):
         return "parquet"
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.lower().startswith(WEB_PAGE):
+        raise DataError(f"{path}: is a web page (HTML), not rows; download it again.")
+    if kind == "csv" and text.startswith((b'{"', b"[{", b"[\n")):
+        raise DataError(f"{path}: is JSON, not CSV; name it .jsonl (a row a line) or .json.")
     if kind == "parquet" and start.startswith((GZIP, BZIP2, XZ, ZSTD)):
         raise DataError(f"{path}: is a packed Parquet file; unpack it.")
     return kind
+
+
+def name_fault(path: Path) -> str:
+    """A sentence where the path cannot be written down, else nothing."""
+    shown = as_text(str(path))
+    return f"{shown}: its name is not UTF-8 text; rename it." if shown != str(path) else ""
+
+
+def as_text(name: str) -> str:
+    """The name with every byte that is no UTF-8 written out."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager

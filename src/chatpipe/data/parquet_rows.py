@@ -15,6 +15,14 @@ def textual(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
+def textual_type(kind: pa.DataType) -> pa.DataType:
+    """The type of plain strings for every type of text; others as they are."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_text = pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return pa.string() if is_text else kind
+
+
 def checked_text(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.Array]:
     """(the column with null in place of what is no UTF-8, where that was): a reader of Parquet
     takes the bytes as they are."""

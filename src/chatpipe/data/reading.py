@@ -6,6 +6,7 @@ A file is read in parts, so that its size does not matter.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from chatpipe.data.columns import ColumnNames
+from chatpipe.data.columns import ColumnNames, described_type, printable
 from chatpipe.data.csv_rows import CSVFile
 from chatpipe.data.formats import NOT_TEXT, READ_REASON, Format
 from chatpipe.data.json_rows import JSONRows
 from chatpipe.data.json_values import JSONListError, decoded, is_list, list_items
 from chatpipe.data.opening import READ_ERRORS, SUFFIXES, content_kind, head, not_utf8, opened
-from chatpipe.data.parquet_rows import checked_text, textual
+from chatpipe.data.parquet_rows import checked_text, textual, textual_type
 from chatpipe.errors import DataError
 
 __all__ = ["READ_REASON", "SUFFIXES", "Part", "RowFile", "batches", "read_rows"]
@@ -46,6 +47,7 @@ class RowFile:
         self.columns = ColumnNames(path, row_format, rename)
         self._types = self.columns.types
         self._json_rows = JSONRows(self.columns, SMALL_BYTES)
+        self._details = self._json_rows.details
         self._found = self._json_rows.found  # the file's columns, as far as they were seen
         self._csv_file: CSVFile | None = None
 
@@ -88,9 +90,9 @@ class RowFile:
         """What is suspicious about the parts that were read."""
         return self._csv_file.warnings if self._csv_file else []
 
-    def not_text(self) -> list[str]:
-        """Which columns had something else than text, and what."""
-        return sorted(self._json_rows.not_text)
+    def details(self) -> dict[str, str]:
+        """Of each reason for which rows cannot be used, what such a row has, as far as known."""
+        return self._details
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -130,18 +132,33 @@ class RowFile:
         arrays = {}
         for name in table.column_names:
             column, broken = checked_text(textual(table[name]))
+            if broken.true_count:
+                self._details.setdefault(NOT_TEXT, f"{printable(name)} is no UTF-8 text")
             convert = self.columns.converted.get(name)
             if convert is not None and pa.types.is_nested(column.type):
                 values = [convert(value) for value in column.to_pylist()]
                 column = pa.array(values, self._types[name])
             if name in self.columns.required:
+                self._note_null(name, table[name], column)
                 broken = pc.or_(broken, column.is_null())
             reason = pc.if_else(broken, NOT_TEXT, reason)
             arrays[name] = column
         return pa.table({**arrays, READ_REASON: reason})
 
+    def _note_null(self, name: str, before: pa.ChunkedArray, column: pa.ChunkedArray) -> None:
+        """Why values of a column that must be there are null, as a detail."""
+        if not column.null_count:
+            return
+        if before.null_count == column.null_count:
+            detail = f"{printable(name)} is null or missing"
+        else:
+            detail = f"{printable(name)} is not {described_type(self._types[name])}"
+        self._details.setdefault(NOT_TEXT, detail)
+
     def _csv(self) -> Iterator[Part]:
         file = self._csv_file = CSVFile(self.path, list(self._types))
+        if not any(name.strip() for name in file.names):
+            raise DataError(f"{self.path}: has no rows; its first line must name the columns.")
         self._found.update(file.names)
         self.columns.require(file.names)
         used = [name for name in file.names if name in self._types]
@@ -151,6 +168,8 @@ class RowFile:
     def _json(self) -> Iterator[Part]:
         """One list of rows, or a row a line, whichever the file is."""
         start = head(self.path)
+        if not start.strip():
+            return
         if is_list(start):
             yield from self._json_list()
             return
@@ -171,7 +190,9 @@ class RowFile:
 
     def _no_list(self, start: bytes) -> str:
         what = "an object" if start.lstrip().startswith(b"{") else "something else"
-        return f"{self.path}: expected a list of rows or a row a line, found {what}."
+        key = re.search(rb'"([ -!#-~]{1,60})"\s*:\s*\[\s*\{', start)
+        hint = f"; save the list under its key {key[1].decode()} by itself" if key else ""
+        return f"{self.path}: expected a list of rows or a row a line, found {what}{hint}."
 
     def _json_list(self) -> Iterator[Part]:
         with opened(self.path) as file:
@@ -229,11 +250,24 @@ def _typed(path: Path, table: pa.Table, name: str, kind: pa.DataType) -> pa.Chun
     if column.type == kind:
         return column
     try:
-        if not pa.types.is_nested(column.type) and not pa.types.is_null(column.type):
-            raise pa.ArrowInvalid(f"{column.type} is not text")
+        if not _is_alike(column.type, kind):
+            raise pa.ArrowInvalid(f"{column.type} is not {kind}")
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise DataError(
-            f"{path}: column {name}: expected {kind}, found {column.type}; "
-            "name the right column under `columns`."
+            f"{path}: column {printable(name)}: expected {described_type(kind)}, found "
+            f"{described_type(column.type)}; name the right column under `columns`."
         ) from None
+
+
+def _is_alike(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether values of `kind` are what `wanted` is, in another layout: Arrow's cast would make
+    text of numbers, too."""
+    if pa.types.is_null(kind):
+        return True
+    if not pa.types.is_nested(wanted):
+        return bool(pa.types.is_string(textual_type(kind)) == pa.types.is_string(wanted))
+    if pa.types.is_list(wanted):
+        lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+        return any(of(kind) for of in lists) and _is_alike(kind.value_type, wanted.value_type)
+    return bool(pa.types.is_nested(kind))

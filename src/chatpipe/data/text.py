@@ -14,6 +14,8 @@ BLANK = (
     r"\A[\pZ\p{Cc}\p{Cf}\x{034f}\x{115f}\x{1160}\x{17b4}\x{17b5}\x{180b}-\x{180d}\x{2800}"
     r"\x{3164}\x{fe00}-\x{fe0f}\x{ffa0}]*\z"
 )
+SEEN_IN_ASCII = np.zeros(256, np.bool_)
+SEEN_IN_ASCII[0x21:0x7F] = True
 # The bytes with which a letter of white space can begin and end in UTF-8.
 FIRST_OF_SPACE = np.zeros(256, np.bool_)
 FIRST_OF_SPACE[[*range(0x21), 0xC2, 0xE1, 0xE2, 0xE3]] = True
@@ -30,9 +32,27 @@ def encodable(text: str) -> bool:
     return True
 
 
-def is_blank(texts: pa.Array) -> pa.Array:
-    """True where a text has no letter that can be seen."""
-    return pc.match_substring_regex(texts, BLANK)
+def is_blank(texts: pa.Array) -> npt.NDArray[np.bool_]:
+    """True where a text has no letter that can be seen. Most texts begin with an ASCII letter that
+    can: only the others are looked through."""
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, np.int32, len(texts) + 1, texts.offset * 4)
+    blank: npt.NDArray[np.bool_] = ends[1:] == ends[:-1]
+    letters = np.frombuffer(data or b"", np.uint8)
+    if blank.all() or not len(letters):
+        return blank
+    first_bytes = letters[np.minimum(ends[:-1], len(letters) - 1)]
+    unclear = np.flatnonzero(~blank & ~SEEN_IN_ASCII[first_bytes])
+    if len(unclear):
+        some = texts.take(pa.array(unclear))
+        blank[unclear] = pc.match_substring_regex(some, BLANK).to_numpy(zero_copy_only=False)
+    return blank
+
+
+def has_byte(texts: pa.ChunkedArray, byte: int) -> bool:
+    """Whether the byte is among those of the texts; it may be one of a row beside a slice."""
+    data = [chunk.buffers()[2] for chunk in texts.chunks]
+    return any(bool((np.frombuffer(part, np.uint8) == byte).any()) for part in data if part)
 
 
 def trimmed(texts: pa.Array) -> pa.Array:
