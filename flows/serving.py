@@ -72,8 +72,7 @@ def _up(port: int) -> Iterator[str]:
     if running is None and _is_listening(port):
         yield _server_of_others(url, port)
     else:
-        if running is None:
-            yield from check_servers_database(server)
+        yield from check_servers_database(server)
         started = server.start()
         _wait_until_healthy(server, url)
         yield f"server: {'started' if started else 'runs already'}: http://{HOST}:{port}"
@@ -132,8 +131,8 @@ def _is_listening(port: int) -> bool:
 
 
 def check_servers_database(server: Service) -> Iterator[str]:
-    """ServiceError where Prefect cannot use its database; a line where the one that the server had
-    is gone. In a process of its own: Prefect's settings must be those of the server."""
+    """ServiceError where Prefect cannot use its database; a line where the one that the server has
+    or had is gone. In a process of its own: Prefect's settings must be those of the server."""
     checked = subprocess.run(
         [sys.executable, "-P", "-m", "flows.database_check"],
         env=service_environment(),
@@ -144,10 +143,12 @@ def check_servers_database(server: Service) -> Iterator[str]:
         raise ServiceError(checked.stderr.strip().splitlines()[-1])
     missing = checked.stdout.strip()
     if missing and server.log.exists():
-        yield (
-            f"database: {missing} is not there any more, so a new one is made: the server knows "
-            "nothing of earlier runs; what they made is still in the store"
+        lost = (
+            "was deleted under the running server: `chatpipe down` and `chatpipe up` make a new one"
+            if server.process()
+            else "is not there any more: a new one is made, without a record of earlier runs"
         )
+        yield f"database: {missing} {lost}; what runs made is still in the store"
 
 
 def healthy(url: str) -> bool:

@@ -285,3 +285,5 @@ def test_a_database_that_was_deleted_is_said(chatpipe_home, monkeypatch, has_run
     assert len(lines) == (has_run and not is_there)
     for line in lines:
         assert str(chatpipe_home / "prefect/prefect.db") in line and "a new one is made" in line
+        monkeypatch.setattr(Service, "process", lambda _: object())
+        assert "deleted under the running server" in next(check_servers_database(server))

@@ -2,6 +2,7 @@
 what is left when a part is killed."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -57,6 +58,24 @@ def run_deployment(site, deployment, **parameters):
     return done.returncode, done.stdout + done.stderr
 
 
+def run_from_python(site, deployment, **parameters):
+    """Submit a run as a program does, by the deployment's name; the run."""
+    script = (
+        "import json, sys; from prefect.deployments import run_deployment;"
+        "name, parameters = sys.argv[1:];"
+        "run = run_deployment(name, parameters=json.loads(parameters), timeout=0);"
+        "print(run.model_dump_json())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, deployment, json.dumps(parameters)],
+        env={**site.environment, "PREFECT_API_URL": site.api},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
 def recorded(site, name):
     """The service's process, as `up` has written it down."""
     [record] = site.home.glob(f"service/*/{name}.json")
@@ -88,14 +107,19 @@ def home_of(process):
 
 def parameters_line(site, run):
     """What the run's log says of its parameters, once it has reached the server."""
-    deadline = time.monotonic() + 30
+    return logged(site, run, "^parameters: .*")[0]
+
+
+def logged(site, run, pattern):
+    """The first line of the run's log, once it has reached the server, that has the pattern."""
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
-        lines = site.ask("logs/filter", logs={"flow_run_id": {"any_": [run["id"]]}})
-        for line in lines:
-            if line["message"].startswith("parameters: "):
-                return line["message"]
+        filters = {"flow_run_id": {"any_": [run["id"]]}}
+        for line in site.ask("logs/filter", logs=filters, sort="TIMESTAMP_ASC"):
+            if match := re.search(pattern, line["message"]):
+                return match
         time.sleep(0.5)
-    raise AssertionError("the log has no line on the parameters")
+    raise AssertionError(f"the log has no line with {pattern}")
 
 
 def report(site, name):
@@ -117,10 +141,7 @@ def test_a_variant_of_a_study_given_in_part_keeps_the_rest_of_its_own(site):
     [deployed] = site.ask("deployments/filter", deployments={"name": {"any_": ["demo"]}})
     whole = deployed["parameters"]["variants"][0]["evaluation"]
     variant = {"name": "smol-merge", "training": {"epochs": 2}, "evaluation": whole}
-    # As the API is called by programs; Prefect's own command calls it in the same way.
-    run = site.ask(
-        f"deployments/{deployed['id']}/create_flow_run", parameters={"variants": [variant]}
-    )
+    run = run_from_python(site, "compare/demo", variants=[variant])
     until(site, run["id"], "Completed")
     expected = "parameters: variants.smol-merge.training.epochs=2"
     assert parameters_line(site, run) == expected
@@ -128,6 +149,20 @@ def test_a_variant_of_a_study_given_in_part_keeps_the_rest_of_its_own(site):
     name = "smol-merge+training.epochs=2"
     settings = report(site, "demo+training.epochs=2")["settings"][name]
     assert (settings["training.epochs"], settings["training.learning_rate"]) == (2, 0.01)
+
+
+def test_a_cancelled_run_saves_a_checkpoint_from_which_the_next_one_goes_on(site):
+    training = {"epochs": 100, "global_batch_size": 1, "save_steps": 10000}
+    saved = 0
+    for _ in range(2):
+        run = run_from_python(site, "finetune/smol-merge", training=training)
+        trained = int(logged(site, run, r": (\d+)/\d+ steps, loss")[1])
+        assert trained > saved
+        site.ask(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING"})
+        until(site, run["id"], "Cancelled")
+        checkpoints = site.home.glob("store/.work/adapter-*/checkpoint-*")
+        saved = max(int(path.name.partition("-")[2]) for path in checkpoints)
+        assert saved >= trained
 
 
 def test_an_unknown_key_is_refused_before_the_run(site):
