@@ -185,12 +185,7 @@ for _command in (
     app.command()(_command)
 
 
-def _absolute_places() -> None:
-    """Workers and servers that this process starts run in other directories."""
-    for name in ("CHATPIPE_HOME", "CHATPIPE_DEPLOYMENTS", "CHATPIPE_SHARED_STORE"):
-        place = os.environ.get(name)
-        if place and "://" not in place:
-            os.environ[name] = str(Path(place).expanduser().absolute())
+def _check_home() -> None:
     home = os.environ.get("CHATPIPE_HOME")
     if home and Path(home).exists() and not Path(home).is_dir():
         raise ConfigError([f"CHATPIPE_HOME={home}: is a file; name a directory."])
@@ -213,7 +208,8 @@ def main() -> None:
     try:
         with refusals():
             environment.prepare()
-            _absolute_places()
+            environment.make_places_absolute()
+            _check_home()
             if faults := environment.proxy_faults():
                 raise ConfigError(faults)
             app()

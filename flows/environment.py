@@ -40,6 +40,14 @@ def service_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if TERMINAL.get(name) != value}
 
 
+def make_places_absolute() -> None:
+    """Workers, servers and runs that this process starts run in other directories."""
+    for name in ("CHATPIPE_HOME", "CHATPIPE_DEPLOYMENTS", "CHATPIPE_SHARED_STORE"):
+        place = os.environ.get(name)
+        if place and "://" not in place:
+            os.environ[name] = str(Path(place).expanduser().absolute())
+
+
 def bypass_proxies() -> None:
     """Have no proxy between this machine and its own server, whatever is set for the internet."""
     listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""

@@ -15,6 +15,9 @@ from typing import Any
 from prefect.utilities.processutils import command_to_string
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
+from flows.environment import bypass_proxies, make_places_absolute
+from flows.service_processes import service_directory
+
 warnings.filterwarnings("ignore", message="Type 'WatchedRunWorker'")
 
 
@@ -36,5 +39,17 @@ class WatchedRunWorker(ProcessWorker):
     job_configuration = WatchedRunConfiguration
 
 
+def prepare() -> None:
+    """Settle the environment of the runs, and leave the current directory: Prefect imports flows
+    from there first, and another project may have `tasks` and `flows`."""
+    if not os.environ.get("CHATPIPE_HOME"):
+        sys.exit("CHATPIPE_HOME: a worker's environment must say where the store is.")
+    bypass_proxies()
+    make_places_absolute()
+    service_directory().mkdir(parents=True, exist_ok=True)
+    os.chdir(service_directory())
+
+
 if __name__ == "__main__":
+    prepare()
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

@@ -213,6 +213,37 @@ def test_a_port_where_the_server_of_another_home_listens_is_refused(chatpipe_hom
         server.communicate(b"")
 
 
+def test_a_worker_leaves_another_projects_directory(tmp_path):
+    foreign = foreign_project(tmp_path / "foreign")
+    script = (
+        "from flows.worker_process import prepare; prepare();"
+        "import os; print(os.environ['CHATPIPE_HOME'], os.environ['no_proxy']);"
+        "from prefect.utilities.importtools import import_object;"
+        "import_object('flows.finetune.finetune')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        cwd=foreign,
+        env={**os.environ, "CHATPIPE_HOME": "../home"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    home, hosts = done.stdout.split()
+    assert Path(home).is_absolute() and Path(home).samefile(tmp_path / "home")
+    assert "127.0.0.1" in hosts
+
+
+def test_a_worker_without_a_home_does_not_start(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "CHATPIPE_HOME"}
+    command = [sys.executable, "-P", "-m", "flows.worker_process", "worker", "start"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1
+    assert done.stderr == "CHATPIPE_HOME: a worker's environment must say where the store is.\n"
+
+
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
 def test_no_proxy_is_asked_for_this_machine(monkeypatch, name, scheme):
