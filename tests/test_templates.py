@@ -24,6 +24,7 @@ def made(with_input, without_input="{instruction}" + END):
         ('{"a": {"q": "{instruction}", "c": {input}}}', '{"a": {"q": "ASK", "c": IN}}'),
         ("{} {0} {instruction}{input} {a b} }{", "{} {0} ASKIN {a b} }{"),
         ("{{anything}} {instruction}{input}", "{anything} ASKIN"),
+        ("{{input!r}} {{été}} {instruction}{input}", "{input!r} {été} ASKIN"),
     ],
 )
 def test_every_placeholder_is_replaced_and_other_braces_stay(text, prompt):
@@ -40,6 +41,10 @@ def test_without_an_input_its_place_is_empty():
     [
         ("{instruction} {input} {context}", "with_input has the unknown placeholder {context}"),
         ("{Instruction} {instruction} {input}", "the unknown placeholder {Instruction}"),
+        ("{instruction} {input} {input!r}", "the unknown placeholder {input!r}"),
+        ("{instruction} {input} {input:>10}", "the unknown placeholder {input:>10}"),
+        ("{instruction} {input} {instruction.text}", "placeholder {instruction.text}"),
+        ("{instruction} {input} {entrée}", "the unknown placeholder {entrée}"),
         ("{ instruction } {input}", "with_input lacks '{instruction}'"),
         ("{{instruction}} {input}", "with_input lacks '{instruction}'"),
         ("{instruction}", "with_input lacks '{input}'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def write_model_card(
     """Write the card, from what was asked (Finetune's fields), what was measured (details) and
     the lineage of base and corpus."""
     base = next(item for item in made_from if item["kind"] == "base-model")
+    name = base_name(base["details"]) if base["details"] else "the base model"
     corpus = next(item for item in made_from if item["kind"] == "corpus")
     environment = Environment(
         loader=PackageLoader("chatpipe", "."),
@@ -32,7 +34,8 @@ def write_model_card(
         asked=asked,
         details=details,
         base=origin(base),
-        base_name=base_name(base["details"]) if base["details"] else "the base model",
+        base_name=name,
+        base_literal=json.dumps(name, ensure_ascii=False),  # a string of Python as well
         base_details=base["details"] or {},
         template_file=TEMPLATE,
         nf4=asked["quantization"]["method"] == "nf4",

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 PLACEHOLDERS = ("instruction", "input")
-# {{word}} is the text {word}; {word} is a placeholder; any other brace is text, as in JSON.
-_BRACED = re.compile(r"\{\{(\s*[A-Za-z_]\w*\s*)\}\}|\{(\s*[A-Za-z_]\w*\s*)\}")
+# {{word}} is the text {word}; {word} is a placeholder, and so is what begins like a known one, as
+# {input!r}; any other brace is text, as in JSON. The model card has the same expression.
+_NAME = r"(\s*[^\W\d]\w*\s*|\s*(?:instruction|input)\b[^{}]*)"
+_BRACED = re.compile(rf"\{{\{{{_NAME}\}}\}}|\{{{_NAME}\}}")
 _JINJA = re.compile(r"\{[%#]")
 
 
