@@ -59,7 +59,8 @@ class OnWorkers:
     def plan(self, variants: Sequence[Variant]) -> None:
         waiting = preflight.untrained(variants)
         if waiting:
-            plan = [variant.model_dump(mode="json") for variant in waiting]
+            # All of them: they are scored on each other's held-out rows.
+            plan = [variant.model_dump(mode="json") for variant in variants]
             label = "plan " + ", ".join(variant.name for variant in waiting)
             self._run([{"label": label, "plan": plan, "asked": []}])
 

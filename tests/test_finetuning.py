@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from chatpipe.artifacts import Artifact, store
-from chatpipe.config import Generation, Quantization
+from chatpipe.config import Generation, Quantization, Training
 from chatpipe.errors import ConfigError, TrainingError
-from chatpipe.finetuning import check_adapter
+from chatpipe.finetuning import check_adapter, optimizer_steps
 from chatpipe.modeling import lent_model, load_base, load_model, load_tokenizer
+from chatpipe.packed_trainer import PackedTrainer
 from chatpipe.prompts import template
 from chatpipe.tokenization import Encoder, TokenizedRow
 from tests.requests import finetune_request
@@ -50,6 +51,40 @@ def test_training_lowers_the_loss_and_leaves_what_peft_loads_unchanged(request_)
     assert not torch.equal(
         before, logits(load_model(request_.base.path, adapter.path, Quantization()))
     )
+
+
+@pytest.mark.parametrize(
+    ("epochs", "loss", "size"), [(0.05, "response", 64), (0.4, "all", 3), (1.6, "response", 7)]
+)
+def test_the_tokens_recorded_are_those_that_were_trained_on(
+    chatpipe_home, tiny_model_dir, monkeypatch, epochs, loss, size
+):
+    seen = {"rows": 0, "trained_tokens": 0, "scored_tokens": 0}
+    train = PackedTrainer.training_step
+
+    def counted(trainer, model, inputs, *others):
+        for pack in inputs["packs"]:
+            rows = len(pack["counts"])
+            seen["rows"] += rows
+            # The last token of each is not read: nothing is predicted from it.
+            seen["trained_tokens"] += sum(pack["layout"].spans) + rows
+            seen["scored_tokens"] += sum(pack["counts"])
+        return train(trainer, model, inputs, *others)
+
+    monkeypatch.setattr(PackedTrainer, "training_step", counted)
+    asked = {"epochs": epochs, "loss": loss, "global_batch_size": size}
+    request = finetune_request(chatpipe_home, tiny_model_dir, 24, **asked)
+    details = store().obtain(request).details()
+    tokens = ("trained_tokens", "scored_tokens")
+    assert {key: details[key] for key in tokens} == {key: seen[key] for key in tokens}
+    assert details["epochs"] == pytest.approx(seen["rows"] / details["rows_trained"], abs=1e-4)
+
+
+def test_steps_are_not_one_too_many_where_epochs_are_no_binary_fraction():
+    def steps(epochs):
+        return optimizer_steps(Training(epochs=epochs, global_batch_size=1), 10)
+
+    assert [steps(n / 10) for n in range(1, 100)] == list(range(1, 100))
 
 
 def test_the_same_request_gives_the_same_bytes_in_another_process(request_):

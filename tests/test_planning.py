@@ -14,6 +14,7 @@ from chatpipe.config import Training
 from chatpipe.errors import ConfigError
 from chatpipe.estimates import Need, lacking_room, measured_rate
 from chatpipe.finetuning import Finetune
+from chatpipe.global_batches import GlobalBatches
 from chatpipe.lengths import histogram
 from chatpipe.loading import parse_variant
 from chatpipe.memory import Device, training_flops
@@ -83,6 +84,22 @@ def test_tokens_are_those_of_a_plain_loop_over_the_tokenizer(variant, tiny_model
     assert (made.tokens.shortest, made.tokens.longest) == (min(lengths), max(lengths))
     assert made.tokens.eos_rows == made.tokens.rows == len(pairs)
     assert sum(bar.rows for bar in made.tokens.lengths) == len(pairs)
+
+
+@pytest.mark.parametrize(("epochs", "size"), [(0.01, 64), (0.3, 4), (2.5, 8)])
+def test_the_tokens_of_a_training_are_those_of_the_rows_of_its_steps(
+    variant, tiny_model_dir, epochs, size
+):
+    asked = variant(f"training.epochs={epochs}", f"training.global_batch_size={size}")
+    made = plan(asked, LARGE)
+    lengths = [tokens for tokens, _ in plain_lengths(asked, made, load_tokenizer(tiny_model_dir))]
+    steps, tokens = made.optimizer_steps, 0
+    batches = GlobalBatches(len(lengths), size, seed=0)
+    for epoch in range(steps // len(batches) + 1):
+        batches.set_epoch(epoch)
+        taken = list(batches)[: steps - epoch * len(batches)]
+        tokens += sum(lengths[row] for step in taken for row in step)
+    assert made.duration.tokens == tokens
 
 
 def test_rows_are_accounted_for_by_reason(variant):

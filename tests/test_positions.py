@@ -10,7 +10,7 @@ from chatpipe.errors import ModelError
 from chatpipe.finetuning import Finetune
 from chatpipe.generation import Ask
 from chatpipe.loading import parse_variant
-from chatpipe.planning import plan
+from chatpipe.planning import MakePlan, plan
 from chatpipe.positions import positions_of
 from chatpipe.prompts import template
 from chatpipe.scoring import Score
@@ -160,3 +160,46 @@ def test_a_conversation_that_grew_too_long_is_refused_in_a_sentence(tiny_model_d
     with pytest.raises(ModelError, match=r"the conversation so far .* start another one"):
         for _ in range(20):
             list(conversation.reply("Hello, how are you?", Generation(max_new_tokens=4)))
+
+
+def sets_of(folder, tiny_model_dir):
+    """Variants: of rows that fit, of a set of which no row fits, and of both."""
+    long_rows = [{**row, "output": "long " * 90} for row in alpaca_rows(80)[40:]]
+    sets = {"fits": alpaca_rows(40), "long": long_rows}
+    paths = {name: write_jsonl(folder / f"{name}.jsonl", rows) for name, rows in sets.items()}
+
+    def variant(name, *datasets):
+        raw = {
+            "name": name,
+            "base_model": {"repo": str(tiny_model_dir)},
+            "datasets": [{"name": data, "path": str(paths[data])} for data in datasets],
+            "split": {"heldout": 0.5},
+            "evaluation": {"max_length": 240},
+            "generation": {"max_new_tokens": 8},
+        }
+        return parse_variant(raw, "a test")
+
+    return variant
+
+
+def test_a_set_of_which_no_row_fits_is_refused_though_rows_of_another_fit(
+    chatpipe_home, tiny_model_dir
+):
+    variant = sets_of(chatpipe_home, tiny_model_dir)
+    fault = "evaluation.max_length: data set long: no held-out row fits into 240 tokens; raise it."
+    assert plan(variant("both", "long", "fits")).faults == (fault,)
+    one, other = variant("one", "fits"), variant("other", "long")
+    assert plan(one).faults == ()
+    assert plan(one, study=(one, other)).faults == (fault,)  # it is scored there as well
+    [made] = MakePlan(variants=(one,), study=(one, other)).build(chatpipe_home)["plans"]
+    assert made["faults"] == [fault]
+
+
+def test_held_out_rows_that_are_not_scored_are_counted_in_the_plan(variant):
+    asked = long_heldout(variant)
+    made = plan(asked("evaluation.max_length=1024"))
+    rows = made.data.heldout_rows
+    assert (
+        f"evaluation.max_length: data set rows: 1 of {rows} held-out rows are longer than 1024 "
+        f"tokens and are not scored, {rows - 1} are; intervals over fewer than 30 are too narrow."
+    ) in made.notes

@@ -118,7 +118,9 @@ def test_rows_in_memory_and_rows_on_the_disk_are_those_of_plain_python(
         assert list(found.rows) == made and len(found.rows) == len(made)
         assert (found.cut, found.left_out) == (cut, left_out)
         assert found.tokens == sum(len(row.input_ids) for row in made)
-        assert found.scored_tokens == sum(len(scored(row)) for row in made)
+        predicted = [sum(label != IGNORED for label in row.labels[1:]) for row in made]
+        assert found.row_scored_tokens.tolist() == predicted
+        assert found.scored_tokens == sum(predicted)
     assert found.rows[1:3] == made[1:3]
 
 

@@ -32,7 +32,7 @@ class Finetune(Request):
     """What an adapter depends on."""
 
     kind: ClassVar[str] = "adapter"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
     spares_memory: ClassVar[str] = (
         "lower training.micro_batch_tokens or set training.gradient_checkpointing"
@@ -123,9 +123,10 @@ def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
     )
     rows = encoder.encode_file(path)
     if not rows.rows:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items())
         raise DataError(
-            f"none of {pq.read_metadata(path).num_rows} training rows is left at max_length "
-            f"{training.max_length} ({rows.left_out}); raise training.max_length."
+            f"training.max_length: none of {pq.read_metadata(path).num_rows:,} training rows is "
+            f"left at {training.max_length} ({reasons}); raise it."
         )
     return rows
 
@@ -278,7 +279,15 @@ def _manifest(request: Finetune) -> dict[str, Any]:
 def optimizer_steps(training: Training, rows: int) -> int:
     """Optimizer steps of a run: the last, smaller global batch of an epoch counts as one."""
     per_epoch = math.ceil(rows / training.global_batch_size)
-    return max(1, math.ceil(training.epochs * per_epoch))
+    # Rounded first: 1.1 epochs of 10 steps are 11, in floating point a little more than that.
+    return max(1, math.ceil(round(training.epochs * per_epoch, 6)))
+
+
+def rows_seen(training: Training, rows: int) -> int:
+    """Rows of all optimizer steps, each as often as it is trained on."""
+    size = training.global_batch_size
+    epochs, steps_left = divmod(optimizer_steps(training, rows), math.ceil(rows / size))
+    return epochs * rows + min(steps_left * size, rows)
 
 
 def check_adapter(model: Any, row: TokenizedRow) -> None:
@@ -317,9 +326,12 @@ def _details(
 ) -> dict[str, Any]:
     """What is recorded of a training; the Trainer's own time begins where it was resumed."""
     from chatpipe import modeling
+    from chatpipe.global_batches import times_seen
 
     trained = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
-    epochs = request.training.epochs
+    training, steps = request.training, trainer.state.global_step
+    size, seed = training.global_batch_size, training.seed
+    seen = times_seen(len(rows.rows), size, seed, steps)
     history = [
         {"step": item["step"], "epoch": item["epoch"], "loss": item["loss"]}
         for item in trainer.state.log_history
@@ -328,20 +340,23 @@ def _details(
     seconds = next(
         (i["train_runtime"] for i in trainer.state.log_history if "train_runtime" in i), wall
     )
-    since_then = 1 - resumed_at / trainer.state.global_step
-    if not since_then:  # the checkpoint of the last step: all was trained before
-        since_then, seconds = 1.0, wall
+    if resumed_at == steps:  # the checkpoint of the last step: all was trained before
+        resumed_at, train_s, seconds = 0, wall, wall
+    else:
+        train_s = wall if resumed_at else seconds
+    seen_before = times_seen(len(rows.rows), size, seed, resumed_at)
     return {
         "wall_s": round(wall, 3),
-        "train_s": wall if resumed_at else seconds,
+        "train_s": train_s,
         "rows_trained": len(rows.rows),
         "rows_cut": rows.cut,
         "rows_left_out": rows.left_out,
         "rows_with_control_text": rows.control_rows,
-        "trained_tokens": int(rows.tokens * epochs),
-        "scored_tokens": int(rows.scored_tokens * epochs),
-        "tokens_per_s": round(rows.tokens * epochs * since_then / seconds, 1),
-        "optimizer_steps": trainer.state.global_step,
+        "epochs": round(int(seen.sum()) / len(rows.rows), 4),
+        "trained_tokens": int(seen @ rows.row_tokens),
+        "scored_tokens": int(seen @ rows.row_scored_tokens),
+        "tokens_per_s": round(int((seen - seen_before) @ rows.row_tokens) / seconds, 1),
+        "optimizer_steps": steps,
         "trainable_parameters": sum(trained),
         "peak_memory_bytes": modeling.peak_memory_bytes(),
         "device": modeling.device_name(),

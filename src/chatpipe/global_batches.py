@@ -5,8 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Sampler
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
+    """The order in which that epoch has the rows."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(rows, generator=generator).tolist()
+
+
+def times_seen(rows: int, size: int, seed: int, steps: int) -> npt.NDArray[np.int64]:
+    """How often each row (rows,) is trained on in that many steps of `size` rows."""
+    epochs, steps_left = divmod(steps, -(-rows // size))
+    times = np.full(rows, epochs, np.int64)
+    times[epoch_order(rows, seed, epochs)[: steps_left * size]] += 1
+    return times
 
 
 class GlobalBatches(Sampler[list[int]]):
@@ -27,8 +43,7 @@ class GlobalBatches(Sampler[list[int]]):
         return -(-self.rows // self.size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.rows, generator=generator).tolist()
+        order = epoch_order(self.rows, self.seed, self.epoch)
         for start in range(0, self.rows, self.size):
             yield order[start : start + self.size][self.rank :: self.world]
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from chatpipe.finetuning import Finetune, encode_training_rows
+from chatpipe.config import Training
+from chatpipe.finetuning import Finetune, encode_training_rows, optimizer_steps
 from chatpipe.tokenization import RESPONSE_CUT_AWAY, Encoder, Tokenized
 
 BARS = 12
@@ -34,7 +35,8 @@ class Tokens(BaseModel):
 
     rows: int
     tokens: int
-    trained_tokens: int  # those with a label: the loss is taken over them
+    trained_tokens: int  # those that the loss is taken over
+    seen_tokens: int  # in all epochs
     eos_rows: int  # rows whose last label is EOS; the others never learn to stop
     shortest: int
     median: float
@@ -64,6 +66,7 @@ def account_tokens(request: Finetune, tokenizer: Any) -> Tokens:
         rows=len(lengths),
         tokens=encoded.tokens,
         trained_tokens=encoded.scored_tokens,
+        seen_tokens=seen_tokens(request.training, encoded),
         eos_rows=sum(row.labels[-1] == tokenizer.eos_token_id for row in encoded.rows),
         shortest=min(lengths),
         median=median(lengths),
@@ -76,6 +79,16 @@ def account_tokens(request: Finetune, tokenizer: Any) -> Tokens:
         most_cut=max(cut, default=0),
         response_lost=_response_lost(encoded, full),
     )
+
+
+def seen_tokens(training: Training, encoded: Tokenized) -> int:
+    """The tokens of the rows of all optimizer steps."""
+    from chatpipe.global_batches import times_seen
+
+    rows = len(encoded.rows)
+    steps = optimizer_steps(training, rows)
+    seen = times_seen(rows, training.global_batch_size, training.seed, steps)
+    return int(seen @ encoded.row_tokens)
 
 
 def histogram(lengths: Sequence[int], bars: int = BARS) -> tuple[Bar, ...]:

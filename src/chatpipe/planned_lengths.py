@@ -1,27 +1,26 @@
-"""Held-out rows and panel prompts against the positions that a base was made for."""
+"""Held-out rows and panel prompts against evaluation.max_length and the positions of a base."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chatpipe.config import Variant
 from chatpipe.positions import position_fault
 from chatpipe.prompts import raw_prompt, segments, template
+from chatpipe.report.schema import FEW_ROWS
 from chatpipe.tokenization import Encoder
 
 UNBOUNDED = 1 << 30
 
 
-def length_faults(
-    variant: Variant, heldout: Path, tokenizer: Any, positions: int | None
-) -> list[str]:
-    """Sentences on what scoring and asking would give the base that it cannot read."""
-    return [
-        *_heldout_faults(variant, heldout, tokenizer, positions),
-        *panel_faults(variant, tokenizer, positions),
-    ]
+@dataclass(frozen=True)
+class Lengths:
+    """What the lengths of a data set's held-out rows mean for a variant; a sentence, or None."""
+
+    fault: str | None = None
+    note: str | None = None
 
 
 def panel_faults(variant: Variant, tokenizer: Any, positions: int | None) -> list[str]:
@@ -56,25 +55,31 @@ def template_faults(variant: Variant, tokenizer: Any, vocabulary: int | None) ->
     ]
 
 
-def _heldout_faults(
-    variant: Variant, heldout: Path, tokenizer: Any, positions: int | None
-) -> Iterator[str]:
-    if not heldout.is_file():
-        return
+def heldout_lengths(
+    variant: Variant, dataset: str, heldout: Path, tokenizer: Any, positions: int | None
+) -> Lengths:
+    """The data set's held-out rows as the variant's models would be scored on them; `heldout` is
+    their Parquet file."""
     most = variant.evaluation.max_length
+    of_set = f"evaluation.max_length: data set {dataset}"
+    kept, left_out = UNBOUNDED, 0
     for name, used in (("paper's", template("paper")), ("variant's", variant.prompt_template)):
         rows = Encoder(tokenizer, used, "all", most).encode_file(heldout)
         if not len(rows.rows):
-            if rows.left_out:
-                yield f"evaluation.max_length: no held-out row fits into {most} tokens; raise it."
-            return
-        longest = max(len(row.input_ids) for row in rows.rows)
+            return Lengths(fault=f"{of_set}: no held-out row fits into {most} tokens; raise it.")
+        kept, left_out = len(rows.rows), sum(rows.left_out.values())
         fault = position_fault(
             positions,
-            longest,
-            f"evaluation.max_length: the longest held-out row in the {name} template",
+            int(rows.row_tokens.max()),
+            f"{of_set}: the longest held-out row in the {name} template",
             f"lower max_length to {positions}, then longer rows are left out and counted",
         )
         if fault:
-            yield fault
-            return
+            return Lengths(fault=fault)
+    if not left_out:
+        return Lengths()
+    few = f"; intervals over fewer than {FEW_ROWS} are too narrow" if kept < FEW_ROWS else ""
+    return Lengths(
+        note=f"{of_set}: {left_out:,} of {kept + left_out:,} held-out rows are longer than {most} "
+        f"tokens and are not scored, {kept:,} are{few}."
+    )

@@ -104,6 +104,17 @@ def data_of(variant: Variant) -> tuple[Data, list[Step]]:
     ), steps
 
 
+def heldout_of(dataset: Dataset, split: Split) -> Artifact | None:
+    """The data set's held-out rows, where its rows are here and can be used."""
+    request = FetchDataset.of(dataset)
+    if request.path is None and state_of(request, dataset.name)[1] is None:
+        return None
+    try:
+        return _with_heldout(_rows_of(dataset, [], []), split, []).heldout
+    except ChatpipeError:
+        return None
+
+
 def base_step(variant: Variant, upstream: Upstream) -> Step:
     """The base model, there or to be downloaded."""
     name = variant.base_model.repo

@@ -5,6 +5,7 @@ Rows and tokens go through the steps' own code; no weights are loaded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,12 +25,20 @@ from chatpipe.estimates import (
     hub_cache,
     lacking_room,
 )
-from chatpipe.finetuning import Finetune, optimizer_steps
+from chatpipe.finetuning import Finetune, optimizer_steps, rows_seen
 from chatpipe.fitting import fit, largest_pack, this_device
 from chatpipe.lengths import Tokens, account_tokens
 from chatpipe.memory import Batch, Device, MemoryEstimate, base_bytes
-from chatpipe.planned_lengths import length_faults, panel_faults, template_faults
-from chatpipe.planned_steps import Data, Step, base_step, data_of, measuring_steps, state_of
+from chatpipe.planned_lengths import heldout_lengths, panel_faults, template_faults
+from chatpipe.planned_steps import (
+    Data,
+    Step,
+    base_step,
+    data_of,
+    heldout_of,
+    measuring_steps,
+    state_of,
+)
 from chatpipe.shapes import Shapes, shapes_of
 from chatpipe.sources import FetchModel
 from chatpipe.unused_gpu import unused_gpu
@@ -73,9 +82,11 @@ class MakePlan(Request):
     version: ClassVar[int] = 1
 
     variants: tuple[Variant, ...]
+    study: tuple[Variant, ...] = ()  # all of it; every one is scored on the data sets of all
 
     def build(self, into: Path) -> dict[str, Any]:
-        return {"plans": [plan(variant).model_dump(mode="json") for variant in self.variants]}
+        plans = [plan(variant, study=self.study) for variant in self.variants]
+        return {"plans": [made.model_dump(mode="json") for made in plans]}
 
 
 def preflight(variant: Variant) -> Plan:
@@ -92,16 +103,19 @@ def refuse(plans: list[Plan]) -> None:
         raise ConfigError(list(dict.fromkeys(faults)))
 
 
-def plan(variant: Variant, device: Device | None = None) -> Plan:
-    """The account of that variant on this machine's device (or on another one)."""
-    return _Planner(variant, device or this_device(variant.quantization)).plan()
+def plan(variant: Variant, device: Device | None = None, study: Sequence[Variant] = ()) -> Plan:
+    """The account of that variant on this machine's device (or on another one).
+
+    study: the variants it is compared with; all are scored on the held-out rows of all.
+    """
+    return _Planner(variant, device or this_device(variant.quantization), study).plan()
 
 
 class _Planner:
     """Gathers the parts of a plan; a part that fails leaves a fault, and the others go on."""
 
-    def __init__(self, variant: Variant, device: Device) -> None:
-        self.variant, self.device = variant, device
+    def __init__(self, variant: Variant, device: Device, study: Sequence[Variant]) -> None:
+        self.variant, self.device, self.study = variant, device, study
         self.notes: list[str] = []
         self.faults: list[str] = []
 
@@ -243,18 +257,28 @@ class _Planner:
         return tokens
 
     def _check_lengths(self, tokenizer: Any, data: Data, shapes: Shapes | None) -> None:
-        """Of what is scored and asked; where there are no rows yet, of the panel alone."""
+        """Of what is scored and asked; rows that are not here yet are left out."""
         positions = shapes.positions if shapes else None
         vocabulary = shapes.vocabulary if shapes else None
         try:
             self.faults += template_faults(self.variant, tokenizer, vocabulary)
-            if data.corpus is None:
-                self.faults += panel_faults(self.variant, tokenizer, positions)
-                return
-            heldout = data.corpus.path / "heldout.parquet"
-            self.faults += length_faults(self.variant, heldout, tokenizer, positions)
+            for name, heldout in self._heldout(data).items():
+                path = heldout.path / "heldout.parquet"
+                found = heldout_lengths(self.variant, name, path, tokenizer, positions)
+                self.faults += [found.fault] if found.fault else []
+                self.notes += [found.note] if found.note else []
+            self.faults += panel_faults(self.variant, tokenizer, positions)
         except ChatpipeError as error:
             self.faults.append(str(error))
+
+    def _heldout(self, data: Data) -> dict[str, Artifact]:
+        """The held-out rows, as far as they are here, that the variant is scored on."""
+        found = {rows.name: rows.heldout for rows in data.datasets}
+        for other in self.study:
+            for dataset in other.datasets:
+                if dataset.name not in found:
+                    found[dataset.name] = heldout_of(dataset, other.split)
+        return {name: heldout for name, heldout in found.items() if heldout}
 
     def _check_positions(self, tokens: Tokens | None, shapes: Shapes) -> None:
         if shapes.positions is None:
@@ -322,8 +346,9 @@ class _Planner:
         if shapes is None or not data.train_rows:
             return None
         training = self.variant.training
-        once = tokens.tokens if tokens else data.train_rows * training.max_length
-        return duration(round(once * training.epochs), shapes, training, self.device, base)
+        most = rows_seen(training, data.train_rows) * training.max_length
+        seen = tokens.seen_tokens if tokens else most
+        return duration(seen, shapes, training, self.device, base)
 
     def _disk(
         self, upstream: Upstream, data: Data, training: Shapes | None, steps: int

@@ -256,7 +256,7 @@ def _model(model: Measured) -> contract.Model:
         datasets=[d.name for d in model.variant.datasets] if model.adapter else [],
         adapter_digest=model.adapter.digest if model.adapter else None,
         loss_history=[contract.LossPoint(**point) for point in details.get("loss_history", [])],
-        epochs=model.variant.training.epochs if model.adapter else None,
+        epochs=details.get("epochs"),
         versions=details.get("versions", {}),
         measured_on=model.generations.details().get("device"),
         generation=model.variant.generation.model_dump(),

@@ -43,8 +43,18 @@ class Tokenized:
     cut: int
     left_out: dict[str, int]
     control_rows: int  # whose text spells out a control token, which is text
-    tokens: int  # all tokens of the rows that are used
-    scored_tokens: int  # those whose label is not -100
+    row_tokens: npt.NDArray[np.int64]  # (rows,)
+    row_scored_tokens: npt.NDArray[np.int64]  # (rows,), a first token is never scored
+
+    @property
+    def tokens(self) -> int:
+        """All tokens of the rows that are used."""
+        return int(self.row_tokens.sum())
+
+    @property
+    def scored_tokens(self) -> int:
+        """Those that the loss is taken over."""
+        return int(self.row_scored_tokens.sum())
 
 
 class MappedRows(Sequence[TokenizedRow]):
@@ -113,15 +123,16 @@ class Encoder:
         used = np.minimum(full, self.max_length)
         # What is cut on the left is the prompt's, until nothing of it is left.
         ignored = prompts - (full - used) * (self.too_long == "cut_left")
-        scored = used if self.labels == "all" else used - np.maximum(ignored, 0)
+        # A row's first token has nothing before it to be predicted from.
+        scored = used - (1 if self.labels == "all" else np.maximum(ignored, 1))
         left_out = int(np.count_nonzero(gone))
         return Tokenized(
             rows=MappedRows(self, file, np.flatnonzero(~gone)),
             cut=int(np.count_nonzero(long & ~gone)),
             left_out={reason: left_out} if left_out else {},
             control_rows=counter.rows,
-            tokens=int(used[~gone].sum()),
-            scored_tokens=int(scored[~gone].sum()),
+            row_tokens=used[~gone],
+            row_scored_tokens=scored[~gone],
         )
 
     def row(self, prompt: list[int], response: list[int], index: int) -> TokenizedRow:

@@ -40,6 +40,7 @@ def training_rows(report: Report) -> list[Row]:
         {
             "Model": model.name,
             "Rows": show.count(model.rows_trained),
+            "Epochs": show.setting(model.epochs),
             "Tokens": show.count(model.trained_tokens),
             "Steps": show.count(model.optimizer_steps),
             "Trainable parameters": show.count(model.trainable_parameters),
