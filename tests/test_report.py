@@ -37,10 +37,20 @@ from chatpipe.report import (
 from chatpipe.report.comparability import statements
 from chatpipe.report.findings import summary
 from chatpipe.report.formatting import MINUS
+from chatpipe.report.tables import training_rows
 
 HOSTILE = (
     '<script>alert("x")</script> | a pipe, `code`\n</p><img src=https://evil.example/x.png>'
     " [link](https://evil.example) \x1b[31mred\x1b[0m \u202egnp.exe\u202c zero\u200bwidth \x00"
+)
+ADDED_TO_MODELS = (
+    "epochs",
+    "scored_tokens",
+    "versions",
+    "measured_on",
+    "generation",
+    "rows_left_out",
+    "rows_cut",
 )
 BASE = "SmolLM2-135M"
 UNION = "sample-alpaca + sample-dialog"
@@ -325,6 +335,23 @@ def test_the_first_lines_say_how_long_each_variant_was_trained() -> None:
         assert "All variants were trained with the same optimizer steps (96)" in render(example())
 
 
+def test_training_rows_that_are_too_long_are_counted_in_words_and_in_the_table() -> None:
+    counts = [{"rows_left_out": {"longer than max_length": 12}, "rows_cut": 0}, {"rows_cut": 3}, {}]
+    models = [m.model_copy(update=c) for m, c in zip(example().variants, counts, strict=True)]
+    report = example(models=[*example().bases, *models])
+    first, second, third = (model.name for model in models)
+    assert (
+        f"Training rows longer than training.max_length: {first} 12 left out, {second} 3 cut."
+    ) in statements(report)
+    rows = {row["Model"]: (row["Rows left out"], row["Rows cut"]) for row in training_rows(report)}
+    assert rows == {
+        first: ("longer than max_length 12", "0"),
+        second: ("—", "3"),
+        third: ("—", "—"),
+    }
+    assert "Rows cut" not in training_rows(example())[0]
+
+
 def test_settings_that_make_figures_of_variants_unlike_are_named() -> None:
     settings = {
         name: values | {"prompt_template.name": name, "prompt_template.with_input": name}
@@ -389,7 +416,7 @@ def test_two_texts_under_one_prompt_id_are_two_questions() -> None:
 def test_a_report_of_an_earlier_edition_is_read_and_shown() -> None:
     plain = json.loads(example().model_dump_json())
     for part, added in (
-        ("models", ("epochs", "scored_tokens", "versions", "measured_on", "generation")),
+        ("models", ADDED_TO_MODELS),
         ("scores", ("left_out",)),
         ("differences", ("rows", "left_out")),
     ):

@@ -118,3 +118,10 @@ def test_a_study_that_names_a_variant_twice_is_refused(tmp_path):
 def test_a_name_without_a_name_or_a_setting_is_one_sentence(name):
     with pytest.raises(ConfigError, match=r"the name is empty|write it as NAME\+key.path=value"):
         load_variant(name)
+
+
+def test_the_name_of_a_run_that_this_home_does_not_have_is_not_read_as_settings(chatpipe_home):
+    name = load_variant("smol-merge", ["lora.target_modules=[q_proj]"]).name
+    with pytest.raises(ConfigError, match="this home has no run of that name") as raised:
+        load_variant(name)
+    assert "write smol-merge with the run's --set KEY=VALUE" in str(raised.value)

@@ -6,6 +6,7 @@ import pytest
 from chatpipe.artifacts import store
 from chatpipe.config import Variant
 from chatpipe.report import read_report
+from chatpipe.report.comparability import statements
 from chatpipe.reporting import MakeReport
 from tests.measured import Rows, corpus, heldout, model
 
@@ -205,3 +206,11 @@ def test_other_panels_are_among_the_settings_that_differ():
         model("base", variant(), rows), *(model(v.name, v, rows, {}) for v in (variant(), asked))
     )
     assert made.differing_settings()["panel"]["w"] == "p"
+
+
+def test_prompts_of_one_name_and_another_text_are_settings_that_differ():
+    rows = {"a": drawn_rows(IDS)}
+    one, other = (variant(n, panel=[{"id": "p", "instruction": n}]) for n in ("v", "w"))
+    made = report(model("base", one, rows), *(model(v.name, v, rows, {}) for v in (one, other)))
+    assert made.differing_settings() == {"panel.p": {"v": "v", "w": "w"}}
+    assert "Settings that differ between variants: panel." in statements(made)

@@ -92,6 +92,13 @@ def _load_run(name: str, overrides: Sequence[str], must_exist: bool) -> Variant:
     saved = saved_variant(name)
     if not plain_name(name) or "" in settings_in(name):
         raise ConfigError([f"{name}: write it as NAME+key.path=value, like +training.epochs=1."])
+    if not saved.is_file() and not all("=" in setting for setting in settings_in(name)):
+        raise ConfigError(
+            [
+                f"{name}: this home has no run of that name, and the name does not say all of its "
+                f"settings; write {plain_name(name)} with the run's --set KEY=VALUE."
+            ]
+        )
     try:
         variant = load_variant(plain_name(name), settings_in(name), must_exist)
     except ConfigError:

@@ -28,6 +28,8 @@ TRAINING_FIGURES = (
     "optimizer_steps",
     "trainable_parameters",
     "rows_trained",
+    "rows_left_out",
+    "rows_cut",
     "device",
     "scored_tokens",
 )
@@ -56,7 +58,7 @@ class MakeReport(Request):
     """The one step whose key has names in it: a renamed variant rewrites the report alone."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     study: str
     models: tuple[Measured, ...]
@@ -130,6 +132,8 @@ def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
     flat = _flat(plain)
     flat["datasets"] = ", ".join(dataset.name for dataset in variant.datasets)
     flat["panel"] = ", ".join(prompt.id for prompt in variant.panel)
+    for prompt in variant.panel:
+        flat[f"panel.{prompt.id}"] = "\n".join(filter(None, (prompt.instruction, prompt.input)))
     return flat
 
 

@@ -20,6 +20,7 @@ def statements(report: Report) -> list[str]:
     """What a reader has to know before comparing two figures, a sentence each."""
     return [
         *_training_budget(report),
+        *_training_rows(report),
         *_settings(report),
         *_few_rows(report),
         *_unequal_rows(report),
@@ -48,6 +49,18 @@ def _training_budget(report: Report) -> Iterator[str]:
         yield f"All variants were trained with the same {_listed(same)}."
     elif unlike:
         yield f"The variants were not trained with the same {_listed(unlike)}."
+
+
+def _training_rows(report: Report) -> Iterator[str]:
+    """How many training rows were not trained on, or not whole."""
+    parts = []
+    for model in report.variants:
+        left_out, cut = sum((model.rows_left_out or {}).values()), model.rows_cut or 0
+        counts = [f"{left_out:,} left out"] * bool(left_out) + [f"{cut:,} cut"] * bool(cut)
+        if counts:
+            parts.append(f"{model.name} {_listed(counts)}")
+    if parts:
+        yield f"Training rows longer than training.max_length: {', '.join(parts)}."
 
 
 def _settings(report: Report) -> Iterator[str]:
@@ -98,9 +111,9 @@ def _setting(report: Report, model: str, place: int) -> JsonScalar:
 
 
 def _section(key: str) -> str:
-    """A template's texts and a base's parts are one setting to a reader."""
+    """A template's texts, a base's parts and a panel's prompts are one setting to a reader."""
     section = key.partition(".")[0]
-    return section if section in OF_THE_FIGURES else key
+    return section if section in (*OF_THE_FIGURES, "panel") else key
 
 
 def _each(values: Values) -> str:

@@ -32,10 +32,12 @@ class Model(Contract):
 
     datasets: names it was trained on, empty for a base. wall_s: seconds of training.
     trained_tokens: tokens through the model, over all epochs. tokens_per_s: trained_tokens
-    per second of training. peak_memory_bytes: on the training device. rows_trained: rows of
-    the training split. device: what it was trained on, in words. epochs: passes over these rows.
+    per second of training. peak_memory_bytes: on the training device. device: what it was
+    trained on, in words. epochs: passes over rows_trained, as many as its steps made.
     scored_tokens: tokens that the loss was over, in all epochs. versions: of the libraries it was
     trained with. measured_on: the device that it was asked on. generation: how it was asked.
+    rows_left_out: rows of the training split that were not trained on, by reason. rows_cut: rows
+    that were trained on in part. rows_trained: those that were not left out.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Model(Contract):
     versions: dict[str, str] = {}
     measured_on: str | None = None
     generation: dict[str, JsonScalar] = {}
+    rows_left_out: dict[str, int] | None = None
+    rows_cut: int | None = None
 
 
 class HeldoutSet(Contract):

@@ -36,10 +36,12 @@ def difference_rows(report: Report) -> list[Row]:
 
 def training_rows(report: Report) -> list[Row]:
     """What the training of each variant took."""
+    reduced = any(model.rows_left_out or model.rows_cut for model in report.variants)
     return [
         {
             "Model": model.name,
             "Rows": show.count(model.rows_trained),
+            **(_rows_reduced(model) if reduced else {}),
             "Epochs": show.setting(model.epochs),
             "Tokens": show.count(model.trained_tokens),
             "Steps": show.count(model.optimizer_steps),
@@ -51,6 +53,13 @@ def training_rows(report: Report) -> list[Row]:
         }
         for model in report.variants
     ]
+
+
+def _rows_reduced(model: Model) -> Row:
+    return {
+        "Rows left out": show.counts(model.rows_left_out or {}),
+        "Rows cut": show.count(model.rows_cut),
+    }
 
 
 def account_rows(report: Report) -> list[Row]:
