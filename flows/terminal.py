@@ -65,7 +65,8 @@ def _chosen(row: dict[str, str]) -> dict[str, str]:
 
 
 def _table(title: str, rows: list[dict[str, str]]) -> Table:
-    headers = [Column(Text(visible(header))) for header in rows[0]]
+    # A long name goes over several lines: two that begin alike would look the same cut short.
+    headers = [Column(Text(visible(header)), overflow="fold") for header in rows[0]]
     table = Table(*headers, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row.values()))

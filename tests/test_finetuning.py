@@ -67,7 +67,7 @@ def test_the_tokens_recorded_are_those_that_were_trained_on(
             rows = len(pack["counts"])
             seen["rows"] += rows
             # The last token of each is not read: nothing is predicted from it.
-            seen["trained_tokens"] += sum(pack["layout"].spans) + rows
+            seen["trained_tokens"] += sum(pack["layout"]["spans"]) + rows
             seen["scored_tokens"] += sum(pack["counts"])
         return train(trainer, model, inputs, *others)
 

@@ -7,6 +7,7 @@ from chatpipe.artifacts import store
 from chatpipe.config import Variant
 from chatpipe.report import read_report
 from chatpipe.report.comparability import statements
+from chatpipe.report.findings import summary
 from chatpipe.reporting import MakeReport
 from tests.measured import Rows, corpus, heldout, model
 
@@ -214,3 +215,22 @@ def test_prompts_of_one_name_and_another_text_are_settings_that_differ():
     made = report(model("base", one, rows), *(model(v.name, v, rows, {}) for v in (one, other)))
     assert made.differing_settings() == {"panel.p": {"v": "v", "w": "w"}}
     assert "Settings that differ between variants: panel." in statements(made)
+
+
+@pytest.mark.parametrize(
+    ("seen_of_a", "seen_of_b", "sentence"),
+    [
+        (3, 0, "1 comparison rests partly on rows seen in training (†)."),
+        (60, 0, "1 comparison rests wholly on rows seen in training (†)."),
+        (60, 60, "2 comparisons rest wholly on rows seen in training (†)."),
+        (60, 3, "2 comparisons rest on rows seen in training (†), 1 of them wholly."),
+    ],
+)
+def test_figures_over_nothing_but_training_rows_are_said_to_be(seen_of_a, seen_of_b, sentence):
+    ids = {"a": IDS, "b": [f"{place:032x}" for place in range(100, 160)]}
+    rows = {data: drawn_rows(of_set) for data, of_set in ids.items()}
+    trained_on = [*ids["a"][:seen_of_a], *ids["b"][:seen_of_b]]
+    of_a = model("v", variant(), rows, {}).model_copy(update={"corpus": corpus(trained_on)})
+    of_b = model("w", variant("w", ("b",)), rows, {})
+    made = report(model("base", variant(), rows), of_a, of_b, sets=ids)
+    assert summary(made).endswith(sentence)

@@ -45,3 +45,10 @@ def test_it_says_how_long_each_variant_was_trained(capsys):
 def test_a_failure_is_said_once_as_the_last_sentence_of_the_command(level, text, is_shown):
     record = logging.LogRecord("prefect.task_runs", level, "file", 1, text, None, None)
     assert _worth_reading(record) is is_shown
+
+
+def test_long_names_that_begin_alike_are_written_out(capsys):
+    plain, long = example().model_dump_json(), f"smol-alpaca+{'training.epochs=2+' * 3}"
+    print_report(Report.model_validate_json(plain.replace('"smol-alpaca"', f'"{long}x"')))
+    shown = capsys.readouterr().out
+    assert "…" not in shown and shown.count("x") > 1

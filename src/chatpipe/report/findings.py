@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from chatpipe.report.schema import Difference, Report
 
 READING = (
     "Perplexity is how many equally likely next tokens a model is, on average, choosing between: "
     "1 is certainty, lower is better. The headline is exp(total nats ÷ total tokens) over the "
-    "response and its end token, on rows held out from training; brackets give the 95 % bootstrap "
+    "response and its end token, on held-out rows; brackets give the 95 % bootstrap "
     "interval over rows, and a difference counts as better or worse only where its interval "
     "leaves out zero. Compare figures only within one set and between models that share "
     "a tokenizer."
@@ -41,11 +41,24 @@ def summary(report: Report) -> str:
     """One sentence on the variants' own data, then on data they were not trained on."""
     clauses = [_own(report), _transfer(report)]
     text = "; ".join(clause for clause in clauses if clause) + "."
-    marked = len({(cell.model, cell.heldout) for cell in report.seen()})
-    if not marked:
-        return text
-    noun = "comparison rests" if marked == 1 else "comparisons rest"
-    return f"{text} {marked} {noun} partly on rows seen in training (†)."
+    return " ".join([text, *_seen(report)])
+
+
+def _seen(report: Report) -> Iterator[str]:
+    """How many figures rest on rows that were trained on, and how many on no others."""
+    wholly: dict[tuple[str, str], bool] = {}
+    for cell in report.seen():
+        pair = (cell.model, cell.heldout)
+        wholly[pair] = wholly.get(pair, True) and cell.seen_in_training == cell.rows
+    if not wholly:
+        return
+    noun = "comparison rests" if len(wholly) == 1 else "comparisons rest"
+    all_seen = sum(wholly.values())
+    if all_seen in (0, len(wholly)):
+        how = "wholly" if all_seen else "partly"
+        yield f"{len(wholly)} {noun} {how} on rows seen in training (†)."
+    else:
+        yield f"{len(wholly)} {noun} on rows seen in training (†), {all_seen} of them wholly."
 
 
 def _own(report: Report) -> str:
