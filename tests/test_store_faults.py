@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,6 +203,17 @@ def test_verify_reads_checkpoints_too(chatpipe_home):
     mended = CliRunner().invoke(app, ["verify", "--mend"]).output
     assert f"removed: {name}; the next run goes on from the one before it" in mended
     assert newest_checkpoint(work).step == 1 and not (work / "checkpoint-2").exists()
+
+
+def test_a_copy_that_somebody_made_in_the_store_is_left_alone(chatpipe_home):
+    made = store().obtain(Note(text="first"))
+    copy = made.path.with_name(f"{made.key}.bak")
+    shutil.copytree(made.path, copy)
+    assert list(store().all()) == [made.path]
+    done = CliRunner().invoke(app, ["verify", "--mend"])
+    assert done.exit_code == 0 and done.output.startswith("1 checked")
+    assert CliRunner().invoke(app, ["forget", "--all", "--yes"]).exit_code == 0
+    assert copy.is_dir() and not made.path.exists()
 
 
 def test_verify_removes_nothing_that_it_could_not_read(chatpipe_home, monkeypatch):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 import uuid
@@ -31,6 +32,7 @@ from chatpipe.sharing import SharedStore, shared_store
 
 LOG = logging.getLogger(__name__)
 WORK = ".work"  # the store's folder for checkpoints of unfinished steps
+_KEY = re.compile("[0-9a-f]{40}")
 LEFT_OVER_AFTER_S = 24 * 3600
 
 
@@ -159,7 +161,13 @@ class Store:
 
     def all(self, kind: str = "[!.]*") -> Iterator[Path]:
         """Every sealed directory (of that kind)."""
-        return (seal.parent for seal in sorted(self.root.glob(f"{kind}/*/{SEAL}")))
+        return (path for path in self.directories(kind) if (path / SEAL).exists())
+
+    def directories(self, kind: str = "[!.]*") -> Iterator[Path]:
+        """Where artifacts (of that kind) lie, sealed or not; a directory whose name is no key, as
+        a copy that somebody made, is none of them."""
+        paths = sorted(self.root.glob(f"{kind}/*"))
+        return (path for path in paths if _KEY.fullmatch(path.name) and path.is_dir())
 
     def seals(self, kind: str) -> Iterator[dict[str, Any]]:
         """The seals of that kind; one that cannot be read is passed over with a warning."""

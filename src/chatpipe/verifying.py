@@ -40,7 +40,7 @@ class Checked:
 def check_all() -> Iterator[Checked]:
     """Every artifact of this store, every checkpoint, and every token file; what another process
     makes now is passed over."""
-    yield from map(_check_artifact, _directories())
+    yield from map(_check_artifact, store().directories())
     for work in store().idle_work():
         yield from map(_check_checkpoint, sealed_checkpoints(work))
     yield from _check_token_files()
@@ -51,7 +51,7 @@ def check_variant(variant: Variant) -> Iterator[Checked]:
     of these and of its base; its checkpoints; and artifacts whose seal cannot be read, which may be
     its own."""
     chosen = _of_variant(variant)
-    for path in _directories():
+    for path in store().directories():
         if path in chosen or _seal(path) is None:
             yield _check_artifact(path)
     unfinished = _unfinished_training(variant)
@@ -77,11 +77,6 @@ def remove(damaged: Checked) -> list[str]:
         else:
             damaged.path.unlink()
     return [f"{damaged.name}; {again}."]
-
-
-def _directories() -> Iterator[Path]:
-    """Where artifacts lie, sealed or not."""
-    return (path for path in sorted(store().root.glob("[!.]*/[!.]*")) if path.is_dir())
 
 
 def _check_artifact(path: Path) -> Checked:
