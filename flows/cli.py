@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ from flows import (
     verify_cli,
 )
 from flows.options import AsJson, OptionalVariant, Overrides, StudyName, VariantName
-from flows.refusals import discard_output, refusals
+from flows.refusals import STOPPED_SENTENCE, discard_output, refusals
 from flows.running import Way, check, run_study, run_variant
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Start with: chatpipe demo",
 )
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # beside Ctrl-C
 OnDeployment = Annotated[
     bool, typer.Option("--deployment", help="Run it on the server's worker, not here.")
 ]
@@ -201,7 +203,7 @@ def _print_anything() -> None:
 def main() -> None:
     """The `chatpipe` command."""
     # As by Ctrl-C, whoever asks: what the command started, like a server of its own, ends with it.
-    for asked in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    for asked in ENDING_SIGNALS:
         if signal.getsignal(asked) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(asked, lambda number, _: sys.exit(128 + number))
     _print_anything()
@@ -215,6 +217,11 @@ def main() -> None:
             app()
     except typer.Exit as end:
         sys.exit(end.exit_code)
+    except SystemExit as end:
+        if end.code in {128 + number for number in ENDING_SIGNALS}:
+            with suppress(OSError):  # with SIGHUP, the terminal is gone
+                typer.echo(STOPPED_SENTENCE, err=True)
+        raise
     finally:
         try:
             if sys.stdout is not None:  # None: the command was started without an output

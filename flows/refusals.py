@@ -17,6 +17,7 @@ from flows.server_faults import in_a_sentence
 FAILED = 1
 BAD_INPUT = 2
 STOPPED = 130
+STOPPED_SENTENCE = "stopped; run the same command again to go on."
 OUTPUT_CLOSED = 141  # as a shell counts a program that SIGPIPE ended
 
 
@@ -37,7 +38,7 @@ def refusals() -> Iterator[None]:
             raise typer.Exit(OUTPUT_CLOSED) from None
         raise _exit([_sentence(error)], FAILED) from None
     except KeyboardInterrupt:
-        raise _exit(["stopped; run the same command again to go on."], STOPPED) from None
+        raise _exit([STOPPED_SENTENCE], STOPPED) from None
 
 
 def discard_output() -> None:

@@ -25,7 +25,7 @@ ORDINARY = (
     "Starting temporary server",
     "Stopping temporary server",
 )
-INTERRUPTED = "Execution was aborted by an interrupt signal"
+STOPPED = "Execution was aborted by"  # … an interrupt signal, a termination signal
 FAILED = "Finished in state Failed("
 # The columns that fit a narrow terminal; the report has them all.
 HEADLINE = (
@@ -92,7 +92,7 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, ChatpipeError) or (error and as_disk_error(error, home())):
         return False  # the command ends with its sentence
-    if INTERRUPTED in text or text.startswith(FAILED):
+    if STOPPED in text or text.startswith(FAILED):
         return False  # and so it does here
     record.exc_info = record.exc_text = None  # the traceback goes to a file, which is named
     ordinary = text.startswith(ORDINARY)

@@ -265,8 +265,10 @@ def test_a_terminated_command_takes_the_server_of_its_own_with_it(training):
     servers = [child for child in training.children() if is_server(child)]
     assert servers
     training.terminate()
-    training.stdout.read()
+    output = training.stdout.read()
     assert training.wait(60) == 128 + signal.SIGTERM
+    assert output.endswith("stopped; run the same command again to go on.\n")
+    assert "aborted" not in output
     assert not psutil.wait_procs(servers, timeout=10)[1]
 
 
