@@ -97,6 +97,38 @@ def test_a_resumed_training_gives_the_bytes_of_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1.0, 5), (1.5, 8)])
+def as_if_written_by(torn_work, **setup):
+    """The checkpoints in their place, as if another setup had written them."""
+    from chatpipe.checkpoints import read_checkpoint, seal_checkpoint
+
+    request, _, whole = torn_work
+    work = store().work_path(request.kind, request.key())
+    shutil.copytree(whole, work, dirs_exist_ok=True)
+    for path in work.glob("checkpoint-*"):
+        checkpoint = read_checkpoint(path)
+        seal_checkpoint(path, checkpoint.seconds, {**checkpoint.setup, **setup})
+
+
+def test_going_on_with_other_libraries_is_said_and_recorded(torn_work, caplog):
+    request, digest, _ = torn_work
+    as_if_written_by(torn_work, versions={"torch": "1.0"})
+    with caplog.at_level(logging.WARNING):
+        adapter = store().obtain(request)
+    details = adapter.details()
+    assert "was written with torch 1.0 (now " in caplog.text
+    assert adapter.digest == digest  # these were the same libraries
+    assert details["resumed"] and details["resumed_from"]["versions"] == {"torch": "1.0"}
+
+
+def test_dropout_of_another_number_of_processes_starts_anew(torn_work, caplog):
+    request, digest, _ = torn_work
+    as_if_written_by(torn_work, processes=4)
+    with caplog.at_level(logging.WARNING):
+        adapter = store().obtain(request)
+    assert adapter.digest == digest and not adapter.details()["resumed"]
+    assert "4 processes (now 1), which draw other dropout: training starts anew" in caplog.text
+
+
 def test_after_its_last_step_a_training_makes_no_further_one(
     chatpipe_home, tiny_model_dir, monkeypatch, epochs, steps
 ):

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,16 @@ class Checkpoint:
     path: Path
     step: int
     seconds: float
+    setup: dict[str, Any] = field(default_factory=dict)  # libraries and processes that wrote it
 
 
-def seal_checkpoint(path: Path, seconds: float) -> None:
+def seal_checkpoint(path: Path, seconds: float, setup: dict[str, Any] | None = None) -> None:
     """Sync the files of a checkpoint to disk, then seal it.
 
     Args:
         path: The directory `checkpoint-STEP`, its files written.
         seconds: Training time until here, that before a resumption included.
+        setup: The libraries and processes that wrote it.
     """
     (path / CHECKPOINT_SEAL).unlink(missing_ok=True)
     files = {}
@@ -47,7 +49,8 @@ def seal_checkpoint(path: Path, seconds: float) -> None:
         sync(file)
         name = file.relative_to(path).as_posix()
         files[name] = {"size": file.stat().st_size, "sha256": file_digest(file)}
-    content = {"step": _step_of(path), "seconds": seconds, "files": files}
+    content: dict[str, Any] = {"step": _step_of(path), "seconds": seconds, "files": files}
+    content |= {"setup": setup} if setup else {}
     for directory in (item for item in [path, *path.rglob("*")] if item.is_dir()):
         sync(directory)
     sealed = json.dumps({**content, "digest": _digest(content)})
@@ -71,7 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise ArtifactError(f"{file}: is not as it was written.")
     if content["step"] != _step_of(path):
         raise ArtifactError(f"{path}: was sealed as step {content['step']}.")
-    return Checkpoint(path, content["step"], content["seconds"])
+    return Checkpoint(path, content["step"], content["seconds"], content.get("setup", {}))
 
 
 def newest_checkpoint(work: Path) -> Checkpoint | None:

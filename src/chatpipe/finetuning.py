@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 from chatpipe import tracking
 from chatpipe.adapter_files import save_adapter, save_prompt_files
 from chatpipe.artifacts import Artifact, Request, store
-from chatpipe.checkpoints import Checkpoint, newest_checkpoint
+from chatpipe.checkpoints import Checkpoint
 from chatpipe.config import Lora, PromptTemplate, Quantization, Training, Variant
 from chatpipe.errors import ConfigError, DataError, TrainingError
 from chatpipe.lora_targets import target_faults
 from chatpipe.model_card import write_model_card
 from chatpipe.positions import check_positions
+from chatpipe.resuming_elsewhere import checkpoint_to_resume
 from chatpipe.stopping import deferred_signals
 from chatpipe.tokenization import Encoder, Tokenized, TokenizedRow
 
@@ -86,7 +87,7 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     check_positions(request.base.path, longest, "the longest row", "lower training.max_length")
     shared = _is_shared(request, rows)
     model = _shared_model(request) if shared else _whole_model(request)
-    checkpoint = _agreed_checkpoint(work)
+    checkpoint = _agreed_checkpoint(work, request.lora.dropout > 0)
     clock = Clock(started, checkpoint.seconds if checkpoint else 0.0)
     if checkpoint:
         LOG.warning("resuming from %s", checkpoint.path.name)
@@ -105,6 +106,8 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
         request, trainer, rows, clock.seconds(), checkpoint.step if checkpoint else 0
     )
     details["resumed"] = checkpoint is not None
+    if checkpoint:
+        details["resumed_from"] = {"step": checkpoint.step, **checkpoint.setup}
     made_from = [*request.base.lineage(), *request.corpus.lineage()]
     write_model_card(into, request.model_dump(), details, made_from)
     return details | {"made_from": made_from}
@@ -206,13 +209,13 @@ def lora_config(lora: Lora) -> Any:
     )
 
 
-def _agreed_checkpoint(work: Path) -> Checkpoint | None:
+def _agreed_checkpoint(work: Path, has_dropout: bool) -> Checkpoint | None:
     """The checkpoint to resume from: the first process chooses it for all."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
     state = PartialState()
-    chosen = [newest_checkpoint(work) if state.is_main_process else None]
+    chosen = [checkpoint_to_resume(work, has_dropout) if state.is_main_process else None]
     return broadcast_object_list(chosen)[0] if state.num_processes > 1 else chosen[0]
 
 

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from chatpipe.checkpoints import remove_old_checkpoints, seal_checkpoint
 from chatpipe.errors import StoppedError, TrainingError
 from chatpipe.progress import Reporter
+from chatpipe.resuming_elsewhere import training_setup
 from chatpipe.stopping import StopRequest
 
 
@@ -68,7 +69,8 @@ class TrainingWatch(TrainerCallback):  # type: ignore[misc]
         process = PartialState()
         process.wait_for_everyone()
         if process.is_main_process:
-            seal_checkpoint(self.work / f"checkpoint-{state.global_step}", self.clock.seconds())
+            path = self.work / f"checkpoint-{state.global_step}"
+            seal_checkpoint(path, self.clock.seconds(), training_setup())
             remove_old_checkpoints(self.work)
         if self.is_stopping:
             raise _stopped(state)
