@@ -163,6 +163,13 @@ def test_validate_names_the_rows_that_a_run_of_the_variant_sets_aside(rows):
     assert "row 11: undecodable" in done.stdout and "sets these rows aside" in done.stdout
 
 
+def test_a_pipe_and_a_name_that_would_rule_the_terminal(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert "pipe.jsonl: is no regular file" in refused("validate", tmp_path / "pipe.jsonl")
+    (tmp_path / "\x1b[31m.jsonl").write_text("no\n")
+    assert r"\x1b[31m.jsonl: none of 1 rows" in refused("validate", tmp_path / "\x1b[31m.jsonl")
+
+
 def test_a_variant_of_which_no_row_can_be_used_is_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"instruction": "", "output": "y"}\nno\n')
     said = refused("validate", variant_of(tmp_path / "rows.jsonl"))

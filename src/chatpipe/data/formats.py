@@ -79,7 +79,7 @@ def _filled(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """The column as one array of strings, the empty one in place of null."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
-    return pc.fill_null(column, "").cast(pa.string())
+    return (pc.fill_null(column, "") if column.null_count else column).cast(pa.string())
 
 
 def _emptied(texts: pa.Array, blank: npt.NDArray[np.bool_]) -> pa.Array:
