@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from chatpipe.errors import ConfigError
+from chatpipe.user_paths import fault_as_directory
 from chatpipe.visible_text import visible
 from flows import (
     chat_cli,
@@ -187,10 +188,11 @@ for _command in (
     app.command()(_command)
 
 
-def _check_home() -> None:
-    home = os.environ.get("CHATPIPE_HOME")
-    if home and Path(home).exists() and not Path(home).is_dir():
-        raise ConfigError([f"CHATPIPE_HOME={home}: is a file; name a directory."])
+def _check_places() -> None:
+    for name in ("CHATPIPE_HOME", "CHATPIPE_SHARED_STORE"):
+        place = os.environ.get(name, "")
+        if fault := "" if "://" in place else fault_as_directory(Path(place)):
+            raise ConfigError([f"{name}={place}: {fault}; name a directory."])
 
 
 def _print_anything() -> None:
@@ -211,7 +213,7 @@ def main() -> None:
         with refusals():
             environment.prepare()
             environment.make_places_absolute()
-            _check_home()
+            _check_places()
             if faults := environment.proxy_faults():
                 raise ConfigError(faults)
             app()

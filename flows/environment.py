@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from chatpipe.user_paths import expanded
+
 # No telemetry, no server chatter.
 ALWAYS = {
     "DO_NOT_TRACK": "1",
@@ -45,7 +47,7 @@ def make_places_absolute() -> None:
     for name in ("CHATPIPE_HOME", "CHATPIPE_DEPLOYMENTS", "CHATPIPE_SHARED_STORE"):
         place = os.environ.get(name)
         if place and "://" not in place:
-            os.environ[name] = str(Path(place).expanduser().absolute())
+            os.environ[name] = str(expanded(place).absolute())
 
 
 def bypass_proxies() -> None:

@@ -26,6 +26,11 @@ class Way:
     watch: bool = False
     as_json: bool = False
 
+    def __post_init__(self) -> None:
+        """ConfigError where one option needs another."""
+        if self.watch and not self.deployment:
+            raise ConfigError(["--watch: goes with --deployment; a run here is waited for anyway."])
+
 
 def run_variant(variant: Variant, way: Way) -> None:
     """Run the flow `finetune`."""

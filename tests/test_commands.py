@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from chatpipe.export import export_variant
+from chatpipe.failures import KEPT_LOGS, write_log
 from chatpipe.loading import is_taken, load_variant, parse_variant
 from chatpipe.run_names import name_of_file, unique_name
 from flows.cli import app
@@ -81,6 +82,46 @@ def test_a_home_that_is_a_file_is_refused(tmp_path):
             2,
             f"CHATPIPE_HOME={file}: is a file; name a directory.\n",
         )
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("{folder}/file/home", "/file is a file; name a directory."),
+        ("{folder}/link", "is a link to nowhere, which is not there; name a directory."),
+        ("a" * 300, "no disk can have such a name; name a directory."),
+    ],
+)
+@pytest.mark.parametrize("variable", ["CHATPIPE_HOME", "CHATPIPE_SHARED_STORE"])
+def test_a_place_that_can_be_no_directory_is_refused(tmp_path, variable, place, words):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    done = chatpipe("show", **{variable: place.format(folder=tmp_path)})
+    assert done.returncode == 2 and done.stderr.startswith(f"{variable}=")
+    assert done.stderr.endswith(f"{words}\n") and done.stderr.count("\n") == 1
+
+
+def test_a_user_whom_nobody_knows_is_a_part_of_the_path(tmp_path):
+    done = chatpipe("show", CHATPIPE_DEPLOYMENTS="~nobody-here/x")
+    assert done.returncode == 2 and "is no directory" in done.stderr
+
+
+def test_waiting_for_a_run_needs_a_deployment():
+    done = chatpipe("run", "smol-merge", "--watch")
+    assert done.returncode == 2 and "--watch: goes with --deployment" in done.stderr
+
+
+def test_the_newest_logs_are_kept(chatpipe_home):
+    logs = chatpipe_home / "logs"
+    logs.mkdir()
+    (logs / "of-a-user.log").touch()
+    for number in range(60):
+        (logs / f"chatpipe-20200101T000000.{number:06}-1.log").touch()
+    newest = write_log("adapter", ["words"])
+    kept = {path.name for path in logs.iterdir()}
+    assert newest.name in kept and "of-a-user.log" in kept and len(kept) == KEPT_LOGS + 1
+    assert "chatpipe-20200101T000000.000010-1.log" not in kept
+    assert "chatpipe-20200101T000000.000011-1.log" in kept
 
 
 FAULT = (

@@ -122,6 +122,29 @@ def test_no_fault_of_any_key_speaks_python(keys):
             "datasets.0.columns: expected keys and values, like {a: b}, found a list.",
         ),
         ({"training": None}, None),
+        ({"training": {"epochs": True}}, "training.epochs: expected a number, found true."),
+        ({"training": {"seed": False}}, "training.seed: expected a number, found false."),
+        (
+            {"training": {"epochs": float("inf")}},
+            "training.epochs: expected a finite number, found inf.",
+        ),
+        (
+            {"panel": [{"id": "a", "instruction": " "}]},
+            "panel.0.instruction: expected text that is not blank, found ' '.",
+        ),
+        (
+            {"prompt_template": "nope"},
+            "prompt_template: no prompt template is named 'nope'; known are alpaca, paper, short.",
+        ),
+        ({"panel": [{"id": "a", "instruction": "x"}] * 2}, "panel names a more than once."),
+        (
+            {"datasets": [{"name": "x", "path": ""}]},
+            "datasets.0.path: expected text that is not empty, found ''.",
+        ),
+        (
+            {"datasets": [{"name": "x", "path": "y", "files": []}]},
+            "datasets.0.files: at least 1 is required.",
+        ),
         (
             {"seed": 1},
             "seed: unknown key; did you mean training.seed, evaluation.seed or generation.seed?",
@@ -157,7 +180,7 @@ def variant_file(tmp_path, text):
         ("training.epochs", "write it as key.path=value"),
         ("training.epochs=[", "the value is not valid YAML"),
         ("training.epochs=" + "[" * 100_000, "nested more than 24 levels"),
-        ("training.epochs=a: b: c", "the value is not valid YAML"),
+        ("training.epochs=a: b: c", "the value holds ': ' within a value"),
         ("training.epochs=", "training.epochs: expected a number, found nothing"),
         ("datasets.7.name=x", "datasets is a list of 2, counted from 0 (the last is datasets.1)"),
         ("datasets.first.name=x", "datasets is a list of 2, counted from 0"),
@@ -172,6 +195,23 @@ def test_a_bad_override_is_one_sentence_that_names_it(tmp_path, override, words)
         load_variant(path, [override])
     [sentence] = error.value.faults
     assert sentence.startswith(f"--set {override[:20]}") and words in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("datasets: [{name: x, path: ~nobody-here/rows.jsonl}]", "rows.jsonl does not exist."),
+        (f"datasets: [{{name: x, path: {'a' * 5000}}}]", " does not exist."),
+        ("datasets: [{name: x, path: ''}]", "datasets.0.path: expected text that is not empty"),
+        ("{datasets: [sample-alpaca], preset: {a: 1}}", "preset: that is unknown; known: paper."),
+        ('{datasets: [sample-alpaca], "a\\n\\x1bb": 1}', "a \\x1bb: unknown key"),
+    ],
+)
+def test_odd_paths_and_keys_are_one_sentence(tmp_path, text, words):
+    with pytest.raises(ConfigError) as error:
+        load_variant(variant_file(tmp_path, text))
+    [sentence] = error.value.faults
+    assert words in sentence and "\n" not in sentence
 
 
 def test_overrides_of_all_kinds(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -42,6 +43,15 @@ class Section(BaseModel):
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_from_a_word(cls, value: Any, info: ValidationInfo) -> Any:
+        """`epochs: true` is no number, though Python counts true as 1."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation in (int, float, int | None):
+            raise ValueError("expected a number")
+        return value
+
 
 class BaseModelRef(Section):
     """Which base model: a catalogue name, a hub repository or a local directory."""
@@ -63,11 +73,14 @@ class Dataset(Section):
     """One data set: where its rows are, their layout, and what is known of them beforehand."""
 
     name: Name
-    repo: str | None = Field(None, description="hub data set, or a local directory of that layout")
-    path: str | None = Field(None, description="local file or directory")
+    repo: str | None = Field(
+        None, min_length=1, description="hub data set, or a local directory of that layout"
+    )
+    path: str | None = Field(None, min_length=1, description="local file or directory")
     revision: str | None = Field(None, description="branch, tag or commit of the hub data set")
     files: tuple[str, ...] = Field(
         ("**/*.parquet", "**/*.jsonl", "**/*.json", "**/*.csv"),
+        min_length=1,
         description="glob patterns, read in this order",
     )
     format: Literal["alpaca", "dialogues", "messages"] = "alpaca"
@@ -200,7 +213,7 @@ class Prompt(Section):
     """One question of the panel."""
 
     id: Name
-    instruction: str = Field(min_length=1)
+    instruction: str = Field(min_length=1, pattern=r"\S")
     input: str = ""
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +22,8 @@ from chatpipe.errors import ChatpipeError, StepProcessError, named
 from chatpipe.redaction import redact
 
 LONGEST_SENTENCE = 600
+_WRITTEN_HERE = re.compile(r"-(\d{8}T\d{6}\.\d{6})-\d+\.log$")
+KEPT_LOGS = 50  # in $CHATPIPE_HOME/logs, the newest
 
 
 class Failure(BaseModel):
@@ -68,8 +72,24 @@ def write_log(kind: str, lines: Iterable[str]) -> Path | None:
             (folder / name).write_text(text, "utf-8", errors="replace")
         except OSError:
             continue
+        if folder.name == "logs":
+            _remove_oldest(folder)
         return folder / name
     return None
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Keep the newest logs; nothing fails where one cannot be removed."""
+    with suppress(OSError):
+        logs = [path for path in folder.glob("*.log") if _WRITTEN_HERE.search(path.name)]
+        for path in sorted(logs, key=_written_at)[:-KEPT_LOGS]:
+            path.unlink(missing_ok=True)
+
+
+def _written_at(path: Path) -> str:
+    """The time that a log's name holds."""
+    match = _WRITTEN_HERE.search(path.name)
+    return match[1] if match else ""
 
 
 def write_traceback(kind: str, error: Exception) -> Path | None:

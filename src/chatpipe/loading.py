@@ -26,7 +26,8 @@ from chatpipe.run_names import (
 )
 from chatpipe.sources import PACKAGED, WHEEL_MODELS, local_path
 from chatpipe.study_checks import study_faults
-from chatpipe.validation_messages import sentences, setting_origin, unknown_name
+from chatpipe.user_paths import expanded
+from chatpipe.validation_messages import sentences, setting_origin, shown, unknown_name
 from chatpipe.yaml_files import read_mapping
 
 
@@ -35,7 +36,7 @@ def deployments_dir() -> Path:
     those of this checkout or installation; absolute."""
     configured = os.environ.get("CHATPIPE_DEPLOYMENTS")
     if configured:
-        path = Path(configured).expanduser().absolute()
+        path = expanded(configured).absolute()
         if not path.is_dir():
             raise ConfigError([f"CHATPIPE_DEPLOYMENTS={configured}: {path} is no directory."])
         return path
@@ -221,7 +222,9 @@ def _preset(name: Any, origin: str) -> tuple[dict[str, Any], list[str]]:
         files("chatpipe").joinpath("presets.yaml").read_text("utf-8")
     )
     if not isinstance(name, str) or name not in presets:
-        return {}, [f"{origin}: preset: {name!r} is unknown; known: {', '.join(presets)}."]
+        return {}, [
+            f"{origin}: preset: {shown(name) or 'that'} is unknown; known: {', '.join(presets)}."
+        ]
     return presets[name], []
 
 
@@ -263,7 +266,7 @@ def _resolve_datasets(
                 entry = {**known.model_dump(), "name": f"unknown-{place}"}
             else:
                 entry = DATASETS[entry].model_dump()
-        elif isinstance(entry, dict) and isinstance(entry.get("path"), str):
+        elif isinstance(entry, dict) and isinstance(entry.get("path"), str) and entry["path"]:
             entry = {**entry, "path": _absolute(entry["path"], origin)}
         elif isinstance(entry, dict):
             entry = _absolute_repo(entry)
@@ -276,7 +279,7 @@ def _absolute(path: str, origin: str) -> str:
         return path
     of_a_file = Path(origin).suffix in {".yaml", ".yml"}
     folder = Path(origin).absolute().parent if of_a_file else Path.cwd()
-    return str(folder / Path(path).expanduser())
+    return str(folder / expanded(path))
 
 
 def _missing_paths(raw: dict[str, Any], blamed: str) -> list[str]:
@@ -286,5 +289,6 @@ def _missing_paths(raw: dict[str, Any], blamed: str) -> list[str]:
         for entry in (entries if isinstance(entries, list) else [])
         if isinstance(entry, dict)
         and isinstance(entry.get("path"), str)
+        and entry["path"]
         and local_path(entry["path"]) is None
     ]

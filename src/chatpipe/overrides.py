@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from chatpipe.data import DATASETS
 from chatpipe.errors import ConfigError
 from chatpipe.prompts import TEMPLATES
 from chatpipe.sources import PACKAGED
+from chatpipe.user_paths import expanded
 from chatpipe.yaml_files import read_value
 
 
@@ -36,7 +36,8 @@ def parse_override(text: str) -> Override:
         value = read_value(value_text)
     except ValueError as error:
         problem = str(error).removeprefix("line 1 ").removeprefix("it ")
-        raise ConfigError([f"--set {text}: the value {problem}; put text in quotes."]) from None
+        remedy = "" if "in quotes" in problem else "; put text in quotes"
+        raise ConfigError([f"--set {text}: the value {problem}{remedy}."]) from None
     return Override(text, keys, _with_absolute_paths(keys, value))
 
 
@@ -119,4 +120,4 @@ def _with_absolute_paths(keys: tuple[str, ...], value: Any) -> Any:
 
 
 def _absolute(path: str) -> str:
-    return path if path.startswith(PACKAGED) else str(Path(path).expanduser().absolute())
+    return path if not path or path.startswith(PACKAGED) else str(expanded(path).absolute())

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from chatpipe.errors import ArtifactError, ConfigError, SharedStoreError
 from chatpipe.seals import SEAL, check_seal
+from chatpipe.user_paths import expanded
 
 ADDRESS = "CHATPIPE_SHARED_STORE"
 
@@ -136,4 +137,4 @@ def shared_store() -> SharedStore | None:
 
 def _absolute(address: str) -> str:
     """A directory is the same one for every process, wherever that runs."""
-    return address if "://" in address else str(Path(address).expanduser().absolute())
+    return address if "://" in address else str(expanded(address).absolute())

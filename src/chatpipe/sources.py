@@ -23,6 +23,7 @@ from chatpipe.file_digests import file_digest, sha1_digests
 from chatpipe.hub import RepoType, fetch_snapshot
 from chatpipe.progress import Reporter
 from chatpipe.seals import OWN_NAMES
+from chatpipe.user_paths import expanded, is_there
 
 PACKAGED = "packaged:"
 ROWS = "rows"  # the folder of a raw artifact that holds the source's files
@@ -181,8 +182,8 @@ def local_path(text: str | None) -> Path | None:
     if text.startswith(PACKAGED):
         path = Path(str(files("chatpipe").joinpath(text.removeprefix(PACKAGED))))
         return path if path.exists() else None
-    path = Path(text).expanduser()
-    return path.absolute() if path.exists() else None
+    path = expanded(text)
+    return path.absolute() if is_there(path) else None
 
 
 def source_directories(variant: Variant) -> list[Path]:

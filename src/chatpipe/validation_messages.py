@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from chatpipe.config import Variant
+from chatpipe.visible_text import visible
 
 MAX_SHOWN = 60  # characters of a value
 _Location = tuple[int | str, ...]
@@ -33,11 +34,11 @@ def sentences(
         # An empty list, or another form that was possible: only because of the faults within.
         if within and all(d["type"] == "too_short" or len(d["loc"]) > len(path) for d in group):
             continue
-        key = ".".join(map(str, path))
+        key = visible(" ".join(".".join(map(str, path)).split("\n")))
         message = _message(group, path, model)
         end = "" if message.endswith("?") else "."
         setter = setting_origin(key, origin, overrides) if key else origin
-        result.append(f"{setter}: {key or 'file'}: {message}{end}")
+        result.append(": ".join([setter, *([key] if key else []), f"{message}{end}"]))
     return result
 
 
@@ -96,7 +97,7 @@ _WORDS: dict[str, _Words] = {
         lambda c: "a whole number",
     ),
     **dict.fromkeys(
-        ("float_type", "float_parsing", "finite_number", "decimal_type", "decimal_parsing"),
+        ("float_type", "float_parsing", "decimal_type", "decimal_parsing"),
         lambda c: "a number",
     ),
     **dict.fromkeys(("bool_type", "bool_parsing"), lambda c: "true or false"),
@@ -105,6 +106,7 @@ _WORDS: dict[str, _Words] = {
         lambda c: "a list, like [a, b]",
     ),
     **dict.fromkeys(("dict_type", "mapping_type"), lambda c: "keys and values, like {a: b}"),
+    "finite_number": lambda c: "a finite number",
     "none_required": lambda c: "nothing",
     "greater_than": lambda c: f"a number greater than {c['gt']:g}",
     "greater_than_equal": lambda c: f"a number of at least {_number(c['ge'])}",
@@ -112,7 +114,9 @@ _WORDS: dict[str, _Words] = {
     "less_than_equal": lambda c: f"a number of at most {_number(c['le'])}",
     "string_too_short": lambda c: "text that is not empty",
     "string_too_long": lambda c: f"at most {c['max_length']} characters",
-    "string_pattern_mismatch": lambda c: f"text of the form {c['pattern']}",
+    "string_pattern_mismatch": lambda c: (
+        "text that is not blank" if c["pattern"] == r"\S" else f"text of the form {c['pattern']}"
+    ),
     "too_long": lambda c: f"at most {c['max_length']} items",
     "invalid_key": lambda c: "a key that is text",
 }
@@ -143,12 +147,12 @@ def _hint(detail: ErrorDetails) -> str:
 
 
 def _with_value(message: str, value: Any) -> str:
-    shown = _shown(value)
-    return f"{message}, found {shown}" if shown else message
+    text = shown(value)
+    return f"{message}, found {text}" if text and text not in message else message
 
 
-def _shown(value: Any) -> str:
-    """A value as YAML writes it; empty where it is too long to help."""
+def shown(value: Any) -> str:
+    """Return a value as YAML writes it; empty where it is too long to help."""
     match value:
         case None:
             return "nothing"

@@ -77,6 +77,21 @@ _Dumper.add_implicit_resolver(
 for _tag in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_number)
 
+# What PyYAML says, in words of the file.
+_PROBLEMS = {
+    "mapping values are not allowed here": "holds ': ' within a value, or is indented too far; "
+    "put such a value in quotes",
+    "cannot start any token": "has a value that begins with a character of YAML's own; "
+    "put it in quotes",
+    "expected '<document start>'": "is not indented as the lines before it",
+    "expected <block end>": "is not indented as the lines before it, or a quote or bracket before "
+    "it is in the wrong place",
+    "could not find expected ':'": "has a key without ': ' after it",
+    "unexpected end of stream": "ends within a quote that was opened before",
+    "expected ',' or ']'": "goes on within a list whose ']' is missing",
+    "expected ',' or '}'": "goes on within keys and values whose '}' is missing",
+}
+
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return the keys and values of a YAML file; ConfigError names the line that is wrong."""
@@ -130,6 +145,9 @@ def _in_words(error: yaml.YAMLError, text: str) -> str:
     problem = str(getattr(error, "problem", None) or "it cannot be parsed")
     if mark and mark.index < len(text) and text[mark.index] == "\t":
         return f"{where} is indented with a tab; use spaces"
+    for words, plain in _PROBLEMS.items():
+        if words in problem:
+            return f"{where} {plain}"
     if problem.startswith("but found another document"):
         return f"{where} begins another document; a file holds one"
     return f"{where} is not valid YAML: {problem}"
