@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
+from chatpipe.errors import ConfigError
 from chatpipe.visible_text import visible
 from flows.options import Overrides, VariantName
 from flows.refusals import refusals
@@ -28,6 +30,8 @@ def ask(
 ) -> None:
     """Ask a variant one question, as its panel is asked."""
     with refusals():
+        if not prompt.strip():
+            raise ConfigError(["ask: the prompt is empty."])
         generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
         conversation, settings = _conversation(variant, overrides or [], generation)
         for piece in conversation.reply(prompt, settings, input_text):
@@ -60,7 +64,7 @@ def chat(
 
 
 def _lines() -> Iterator[str]:
-    while True:
+    while sys.stdin is not None:  # None: the command was started without an input
         try:
             line = input("> ").strip()
         except (EOFError, KeyboardInterrupt):

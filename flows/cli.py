@@ -195,6 +195,14 @@ def _check_places() -> None:
             raise ConfigError([f"{name}={place}: {fault}; name a directory."])
 
 
+def _check_directory() -> None:
+    """ConfigError where the working directory was removed: nothing can be found from there."""
+    try:
+        Path.cwd()
+    except OSError:
+        raise ConfigError(["the working directory is not there any more; go to another."]) from None
+
+
 def _print_anything() -> None:
     """A letter that the terminal's encoding lacks is printed by its number, and ends nothing."""
     for stream in (sys.stdout, sys.stderr):
@@ -211,6 +219,7 @@ def main() -> None:
     _print_anything()
     try:
         with refusals():
+            _check_directory()
             environment.prepare()
             environment.make_places_absolute()
             _check_places()
@@ -228,7 +237,7 @@ def main() -> None:
         try:
             if sys.stdout is not None:  # None: the command was started without an output
                 sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError:  # nobody reads it, or its disk is full: that was said already
             discard_output()
 
 

@@ -70,7 +70,7 @@ def _confirm(command: str, paths: Sequence[Path], yes: bool) -> None:
 
     size = sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
     subject = f"{len(paths)} artifacts ({in_bytes(size)}) of {store().root}"
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigError([f"{command}: would remove {subject}; add --yes to do so."])
     if not typer.confirm(f"{command}: remove {subject}?", err=True):
         raise ConfigError([f"{command}: nothing was removed."])

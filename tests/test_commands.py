@@ -124,6 +124,17 @@ def test_the_newest_logs_are_kept(chatpipe_home):
     assert "chatpipe-20200101T000000.000011-1.log" in kept
 
 
+def test_what_is_missing_around_a_command_is_one_sentence(tmp_path):
+    for line, words in (
+        ("chatpipe forget --all --kind scores <&-", ""),
+        (f"mkdir {tmp_path}/x; cd {tmp_path}/x; rmdir ../x; chatpipe show", "not there any more"),
+        (f"mkfifo {tmp_path}/a.yaml; chatpipe show {tmp_path}/a.yaml", "is a pipe or device"),
+        ("chatpipe ask smol-merge ' '", "ask: the prompt is empty."),
+    ):
+        done = shell(f"timeout 60 {line}" if line.startswith("chatpipe") else line)
+        assert words in done.stderr and done.stderr.count("\n") == bool(words), (line, done.stderr)
+
+
 FAULT = (
     "from chatpipe import listing\n"
     "from flows import cli\n"

@@ -111,9 +111,9 @@ LAUGHS = "\n".join(
     ],
 )
 def test_what_cannot_be_read_is_a_sentence(tmp_path, content, words):
-    started = time.monotonic()
+    started = time.process_time()
     assert words in fault(tmp_path, content)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_what_is_no_readable_file_is_a_sentence(tmp_path):

@@ -209,6 +209,8 @@ def _existing_file(path: Path) -> Path:
         raise ConfigError([f"{path}: is a link to {target}, which is not there."])
     if not path.exists():
         raise ConfigError([f"{path}: there is no such file."])
+    if not path.is_file():
+        raise ConfigError([f"{path}: is a pipe or device; name a file."])
     if not _is_yaml(str(path)):
         raise ConfigError([f"{path}: is no YAML file; its name should end in .yaml."])
     return path
