@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from chatpipe.artifacts import store
@@ -592,6 +593,9 @@ def test_names_that_the_plan_calls_fine_train(home, tiny_model_dir, names):
     assert made.faults == ()
     fetched = store().obtain(FetchModel.of(asked.base_model))
     adapter = store().obtain(Finetune.of(asked, fetched, made.data.corpus))
+    with safe_open(adapter.path / "adapter_model.safetensors", "pt") as weights:
+        names_of_weights = list(weights.keys())
+    assert all("lora_" in name for name in names_of_weights)
     plain = (asked.prompt_template, FULL, asked.evaluation)
     assert store().obtain(Score.of((fetched, adapter), made.data.corpus, plain))
 

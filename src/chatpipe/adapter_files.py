@@ -30,7 +30,8 @@ TOKENIZER_FILES = (
 def save_adapter(model: Any, base: Artifact, into: Path) -> None:
     """As peft writes it, but for what differs from process to process and from store to store:
     the order of a set, and the directory that the base was read from."""
-    model.save_pretrained(into)
+    # Without the base's own output layer, which peft adds where `lm_head` has an adapter.
+    model.save_pretrained(into, save_embedding_layers=False)
     file = into / "adapter_config.json"
     config = json.loads(file.read_text("utf-8"))
     if isinstance(config["target_modules"], list):
