@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from chatpipe.artifacts import store
-from chatpipe.config import Dataset
+from chatpipe.config import Dataset, Variant
 from chatpipe.corpus import Normalize
 from chatpipe.data.folders import DEFAULT_PATTERNS, hub_patterns, row_files
-from chatpipe.errors import SourceError
+from chatpipe.errors import ConfigError, SourceError
 from chatpipe.hub import selected
 from chatpipe.row_checks import check_rows
 from chatpipe.sources import FetchDataset
@@ -186,13 +186,18 @@ def test_another_file_that_is_left_out_is_said_though_the_rows_are_the_same(fold
 
 
 def test_validate_says_what_is_left_out_and_how_many_rows_were_read(folder):
-    from chatpipe.config import Variant
-
     write(folder, "train.jsonl")
     write(folder, "test.jsonl")
-    variant = Variant(name="v", datasets=(Dataset(name="rows", path=str(folder)),))
-    notes = check_rows([variant]).notes
+    datasets = (Dataset(name="rows", path=str(folder)),)
+    notes = check_rows([Variant(name="v", datasets=datasets, split={"heldout": 0.5})]).notes
     assert "left out test.jsonl" in notes[0] and "train.jsonl: 2 rows read." in notes[1]
+
+
+def test_validate_refuses_rows_that_all_fall_on_one_side_of_the_split(folder):
+    write_jsonl(folder / "train.jsonl", [{"instruction": "q", "output": "a"}] * 40)
+    variant = Variant(name="v", datasets=(Dataset(name="rows", path=str(folder)),))
+    with pytest.raises(ConfigError, match=r"datasets\.rows: the split leaves (0|40) of 40 rows"):
+        check_rows([variant])
 
 
 def test_a_folder_that_is_not_there_or_may_not_be_read_is_no_traceback(folder, monkeypatch):

@@ -301,11 +301,18 @@ class Merge(Request):
         return read, ordered(reasons)
 
     def _check_sides(self, train: int, heldout: int) -> None:
-        if not train or not heldout:
-            raise DataError(
-                f"the split leaves {train} of {train + heldout} rows to train on; "
-                f"both sides need some: change split.heldout ({self.split.heldout}) or add rows."
-            )
+        if fault := split_fault(train, heldout, self.split.heldout):
+            raise DataError(fault)
+
+
+def split_fault(train: int, heldout: int, share: float) -> str | None:
+    """What is wrong where a split leaves one of its sides without a row."""
+    if train and heldout:
+        return None
+    return (
+        f"the split leaves {train} of {train + heldout} rows to train on; "
+        f"both sides need some: change split.heldout ({share}) or add rows."
+    )
 
 
 class _Rows(NamedTuple):

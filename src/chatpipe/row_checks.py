@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from chatpipe.config import Variant
+from chatpipe.corpus import split_fault
 from chatpipe.data import FORMATS
 from chatpipe.data.columns import unused_warning
 from chatpipe.data.folders import left_out_warnings, row_files
 from chatpipe.data.formats import FLAGS_BETWEEN, counted_reasons
+from chatpipe.data.ids import heldout_mask
 from chatpipe.data.reading import READ_REASON, RowFile
 from chatpipe.data.writing import count_values, ordered
 from chatpipe.errors import ConfigError, DataError
@@ -29,6 +31,7 @@ class Checked:
     is odd about rows that can be used is counted, and what is odd about the file is said."""
 
     rows: int = 0
+    heldout: int = 0  # usable rows on the held-out side, where a share was given
     reasons: Counter[str] = field(default_factory=Counter)
     shown: list[tuple[int, str]] = field(default_factory=list)
     flagged: Counter[str] = field(default_factory=Counter)
@@ -81,7 +84,9 @@ def row_faults(path: Path, format_name: str, columns: dict[str, str]) -> list[st
     return checked.faults(path)
 
 
-def checked_rows(path: Path, format_name: str, columns: dict[str, str]) -> Checked:
+def checked_rows(
+    path: Path, format_name: str, columns: dict[str, str], heldout_share: float | None = None
+) -> Checked:
     """Every row, part by part; DataError where the file as a whole cannot be read."""
     row_format = FORMATS[format_name]
     file = RowFile(path, row_format, columns)
@@ -97,7 +102,10 @@ def checked_rows(path: Path, format_name: str, columns: dict[str, str]) -> Check
             checked.shown.append((checked.rows + int(place) + 1, reasons[int(place)].as_py()))
         checked.rows += rows.num_rows
         checked.reasons += count_values(reasons)
-        flagged += count_values(normalized.filter(pc.invert(is_bad))["flag"])
+        usable = normalized.filter(pc.invert(is_bad))
+        flagged += count_values(usable["flag"])
+        if heldout_share is not None:
+            checked.heldout += int(np.count_nonzero(heldout_mask(usable, heldout_share)))
     file.check()
     for flags, count in flagged.items():
         checked.flagged.update(dict.fromkeys(flags.split(FLAGS_BETWEEN), count))
@@ -121,30 +129,38 @@ def check_rows(variants: Sequence[Variant]) -> CheckedVariants:
     read or used (it finds duplicates, too), how many were read, what is left out of them.
     ConfigError for files that cannot be read, and for data sets of which nothing is left."""
     result, faults = CheckedVariants(), []
-    for dataset in {d.model_dump_json(): d for v in variants for d in v.datasets}.values():
+    shares = {d.model_dump_json(): (d, v.split.heldout) for v in variants for d in v.datasets}
+    for dataset, share in shares.values():
         root = local_path(dataset.path or dataset.repo)
         if root is None:
             continue
         key = f"datasets.{dataset.name}"
         chosen = row_files(root, dataset.files, key)
         result.notes += left_out_warnings(dataset.name, chosen.left_out)
-        rows = bad = 0
+        rows = bad = heldout = 0
         lines: list[str] = []
+        unreadable: list[str] = []
         for path in chosen.files:
             try:
-                checked = checked_rows(path, dataset.format, dataset.columns)
+                checked = checked_rows(path, dataset.format, dataset.columns, share)
             except DataError as error:
-                faults.append(str(error))
+                unreadable.append(str(error))
                 continue
             rows, bad = rows + checked.rows, bad + checked.bad
+            heldout += checked.heldout
             lines += checked.faults(path) if checked.rows else []
             result.notes += checked.notes(path)
         result.set_aside += lines
-        if rows == bad and not faults:
+        faults += unreadable
+        if unreadable:
+            continue
+        if rows == bad:
             several = (
                 [f"{key}: none of {rows:,} rows can be used."] if len(chosen.files) > 1 else []
             )
             faults += [*several, *lines]
+        elif fault := split_fault(rows - bad - heldout, heldout, share):
+            faults.append(f"{key}: {fault}")
     if faults:
         raise ConfigError(faults)
     return result
