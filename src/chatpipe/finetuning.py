@@ -33,7 +33,7 @@ class Finetune(Request):
     """What an adapter depends on."""
 
     kind: ClassVar[str] = "adapter"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
     spares_memory: ClassVar[str] = (
         "lower training.micro_batch_tokens or set training.gradient_checkpointing"

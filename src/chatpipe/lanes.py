@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
+from peft.tuners.lora import ParamWrapper
 
 from chatpipe.dequantizing import is_quantized
 from chatpipe.sharding import is_sharded
@@ -30,7 +31,8 @@ def most_lanes(model: Any) -> int:
     CPU, but one alone where a pass changes what the model holds."""
     weight = next(model.parameters())
     fetches = is_quantized(model) or is_sharded(model)
-    if weight.device.type != "cpu" or fetches or _has_moving_positions(model):
+    changes = fetches or _has_moving_positions(model) or _has_adapted_parameters(model)
+    if weight.device.type != "cpu" or changes:
         return 1
     return torch.get_num_threads()
 
@@ -93,3 +95,10 @@ def _has_moving_positions(model: Any) -> bool:
     dynamic_rope_update)."""
     kinds = (str(getattr(module, "rope_type", "")) for module in model.modules())
     return any("dynamic" in kind or "longrope" in kind for kind in kinds)
+
+
+def _has_adapted_parameters(model: Any) -> bool:
+    """Whether LoRA is on bare parameters, as on the experts of a mixture. In every pass peft puts
+    the adapted weight in the place of the layer's own, in a cache that all threads share, and takes
+    it away again: another thread's pass would be through the wrong weight."""
+    return any(isinstance(module, ParamWrapper) for module in model.modules())

@@ -30,7 +30,7 @@ class Score(Request):
     """One model on one held-out set; no adapter means the base itself."""
 
     kind: ClassVar[str] = "scores"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     spares_memory: ClassVar[str] = "lower evaluation.batch_tokens"
 
     base: Artifact
