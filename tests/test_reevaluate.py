@@ -246,7 +246,7 @@ def test_one_bad_thing_keeps_no_other_variant_from_its_check(folder, tmp_path, m
     for one in (bad, raw, gone):
         (tmp_path / f"variants/{one['name']}.yaml").write_text(yaml.safe_dump(one))
     (tmp_path / "rows/a.jsonl").write_text("no JSON\n")
-    broken = store().path("adapter", "broken") / "artifact.json"
+    broken = store().path("adapter", "0" * 40) / "artifact.json"
     broken.parent.mkdir()
     broken.write_text("{")
     monkeypatch.setenv("CHATPIPE_DEPLOYMENTS", str(tmp_path))

@@ -2,6 +2,7 @@
 the object store in fast tests, and a real S3 server on loopback in slow ones."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ class Note(Request):
     version: ClassVar[int] = 1
 
     text: str
+    after: Artifact | None = None
 
     def build(self, into: Path) -> dict[str, Any]:
         (into / "folder").mkdir()
@@ -52,6 +54,45 @@ def test_what_one_machine_made_another_fetches(on_machine):
     assert found == made
     assert (found.path / "folder/note.txt").read_text() == "hello"
     assert found.details() == {"letters": 5}
+
+
+def test_what_only_the_shared_store_has_is_known_by_its_seal_and_not_fetched(on_machine):
+    made = store().obtain(Note(text="hello"))
+    after = store().obtain(Note(text="an answer", after=made))
+    described = made.details(), made.size(), after.lineage()
+    on_machine("two")
+    held = store().held(Note(text="hello"))
+    assert held == made
+    assert (held.details(), held.size(), after.lineage()) == described
+    assert not held.path.exists() and not after.path.exists()
+
+
+def test_what_was_made_anew_elsewhere_is_described_by_its_own_seal(on_machine):
+    """Damaged here, and another one there since then."""
+    first = store().obtain(Note(text="hello"))
+    store().forget(first.path)
+
+    def another(into: Path) -> dict[str, Any]:
+        (into / "note.txt").write_text("another")
+        return {"letters": 7}
+
+    made_anew = store().obtain(Note(text="hello"), another)
+    on_machine("two")
+    shutil.move(made_anew.path.parents[3] / "bucket", made_anew.path.parents[3] / "later")
+    first = store().obtain(Note(text="hello"))
+    shutil.rmtree(first.path.parents[3] / "bucket")
+    shutil.move(first.path.parents[3] / "later", first.path.parents[3] / "bucket")
+    (first.path / "other.txt").unlink()
+    held = store().held(Note(text="hello"))
+    assert held == made_anew != first
+    assert held.details() == {"letters": 7}
+
+
+def test_what_was_forgotten_everywhere_has_no_details(on_machine):
+    made = store().obtain(Note(text="hello"))
+    store().forget(made.path)
+    with pytest.raises(ArtifactError, match="no whole artifact is there"):
+        made.details()
 
 
 def test_what_was_made_before_there_was_a_shared_store_is_shared_when_it_is_next_used(

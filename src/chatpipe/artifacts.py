@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.atomic_writes import sync
 from chatpipe.disk_errors import disk_errors
-from chatpipe.errors import ArtifactError
+from chatpipe.errors import ArtifactError, SharedStoreError
 from chatpipe.file_digests import FileDigests, file_digest
 from chatpipe.seals import SEAL, check_seal, read_seal, stranger_fault, strangers, write_seal
 from chatpipe.sharing import SharedStore, shared_store
@@ -51,12 +51,12 @@ class Artifact(BaseModel):
         return store().path(self.kind, self.key)
 
     def details(self) -> dict[str, Any]:
-        """What the step said of its product."""
-        return dict(read_seal(self.path)["details"])
+        """What the step said of its product, also where only the shared store has that."""
+        return dict(store().seal(self)["details"])
 
     def size(self) -> int:
         """Bytes of all its files, by the seal."""
-        return sum(int(file["size"]) for file in read_seal(self.path)["files"].values())
+        return sum(int(file["size"]) for file in store().seal(self)["files"].values())
 
     def lineage(self) -> list[dict[str, Any]]:
         """This artifact and all that it was made from, sources first: kind, key, digest, and
@@ -147,6 +147,18 @@ class Store:
         found = self.find(kind, key)
         seal = None if found else self.sealed_elsewhere(kind, key)
         return Artifact(kind=kind, key=key, digest=seal["digest"]) if seal else found
+
+    def seal(self, artifact: Artifact) -> dict[str, Any]:
+        """The seal of that artifact: the one that is here, else the shared store's, as `held` looks
+        for artifacts; nothing is fetched. ArtifactError where there is neither."""
+        kind, key = artifact.kind, artifact.key
+        here = self._readable_seal(kind, key)
+        if here and here["digest"] == artifact.digest:
+            return here
+        shared = self.sealed_elsewhere(kind, key)
+        if shared and shared["digest"] == artifact.digest:
+            return shared
+        return here or read_seal(self.path(kind, key))
 
     def bring(self, artifact: Artifact) -> Artifact:
         """That artifact where it is here, else as the shared store has it; ArtifactError where
@@ -427,8 +439,8 @@ def verify(path: Path, deep: bool = False) -> Artifact:
 
 def _trace(artifact: Artifact, found: dict[str, dict[str, Any]]) -> None:
     try:
-        seal = read_seal(artifact.path)
-    except ArtifactError:
+        seal = store().seal(artifact)
+    except (ArtifactError, SharedStoreError):  # what is wrong with the shared store, others say
         seal = {"asked": {}, "details": None}
     for value in references(seal["asked"]):
         _trace(value, found)
