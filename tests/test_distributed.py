@@ -145,7 +145,7 @@ def test_processes_that_are_asked_to_end_save_one_checkpoint_that_each_goes_on_f
     chatpipe_home, tiny_model_dir, tmp_path, monkeypatch
 ):
     request = finetune_request(
-        chatpipe_home, tiny_model_dir, 25, epochs=60, learning_rate=1e-4, save_steps=1000
+        chatpipe_home, tiny_model_dir, 25, epochs=20, learning_rate=1e-4, save_steps=1000
     )
     request = request.model_copy(update={"lora": request.lora.model_copy(update={"dropout": 0.1})})
     monkeypatch.setenv(PROCESSES, "2")
@@ -155,7 +155,7 @@ def test_processes_that_are_asked_to_end_save_one_checkpoint_that_each_goes_on_f
     (tmp_path / "request.json").write_text(request.model_dump_json(), "utf-8")
     arguments = [str(tmp_path / "request.json"), str(tmp_path / "into")]
     asker = subprocess.Popen(
-        [sys.executable, "-c", TRAINS, *arguments],
+        [sys.executable, "-u", "-c", TRAINS, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -163,7 +163,7 @@ def test_processes_that_are_asked_to_end_save_one_checkpoint_that_each_goes_on_f
     )
     assert any(line.startswith("done=") for line in asker.stdout)
     os.killpg(asker.pid, signal.SIGINT)
-    _, error = asker.communicate(timeout=60)
+    _, error = asker.communicate(timeout=150)  # more than the asker's own limit
     assert "saving a checkpoint; press Ctrl-C again" in error
     work = store().work_path(request.kind, request.key())
     [checkpoint] = work.glob("checkpoint-*/checkpoint.json")

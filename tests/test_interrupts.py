@@ -1,5 +1,6 @@
 """Ctrl-C: the first interrupts a command, the second ends it, wherever it hangs."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -41,3 +42,27 @@ def test_where_interrupts_are_ignored_they_stay_so():
         "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+KEEPS = """
+import signal, sys
+from pathlib import Path
+from chatpipe.stopping import deferred_signals
+
+class EndedMeanwhile(list):
+    def append(self, number):
+        super().append(number)
+        if number == signal.SIGINT:  # the parent, which Ctrl-C reached as well, ends this process
+            signal.raise_signal(signal.SIGTERM)
+
+with deferred_signals(Path(sys.argv[1]).touch) as request:
+    request.signals = EndedMeanwhile()
+    signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_a_signal_in_the_middle_of_another_one_loses_neither(tmp_path):
+    stop_file = tmp_path / "stop"
+    environment = {**os.environ, "CHATPIPE_CHILD": "1"}
+    subprocess.run([sys.executable, "-c", KEEPS, stop_file], env=environment, check=True)
+    assert stop_file.exists()

@@ -69,7 +69,7 @@ def build_together(request: Request, into: Path, count: int) -> dict[str, Any]:
         stop_file = Path(folder) / "stop"
         request_file.write_text(request.model_dump_json(), "utf-8")
         files = [str(request_file), str(into), str(outcome_file)]
-        with deferred_signals(on_first=stop_file.touch):
+        with deferred_signals(on_signal=stop_file.touch):
             launcher = subprocess.Popen(
                 parent_death.command("chatpipe.distributed", str(count), *files),
                 env={
@@ -137,7 +137,8 @@ def main(request_file: Path, into: Path, outcome_file: Path) -> None:
             outcome = {"details": request.build(into)}
     except Exception as error:
         outcome = {"error": Failure.of(error, request.kind).model_dump()}
-    if not int(os.environ["RANK"]) or "error" in outcome:
+    is_first_error = "error" in outcome and not outcome_file.exists()  # others fail because of it
+    if ("details" in outcome and not int(os.environ["RANK"])) or is_first_error:
         write_atomically(outcome_file, json.dumps(outcome).encode())
     if "error" in outcome:
         end_at_once(1)  # the group is not taken down: NCCL would wait for the others to do so, too

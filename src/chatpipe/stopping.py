@@ -34,9 +34,10 @@ class StopRequest:
 
 
 @contextmanager
-def deferred_signals(on_first: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
+def deferred_signals(on_signal: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
     """Keep signals that would end a step's process until the step looks at them.
 
+    `on_signal` runs at every one of them: a signal may come in the middle of another's handler.
     A second Ctrl-C ends the process at once. A process that is not a step's own, and a thread that
     is not the main one, keep their handlers.
     """
@@ -46,8 +47,7 @@ def deferred_signals(on_first: Callable[[], None] = lambda: None) -> Iterator[St
         if number == signal.SIGINT and number in request.signals:
             os._exit(INTERRUPTED)
         request.signals.append(number)
-        if len(request.signals) == 1:
-            on_first()
+        on_signal()
         # Each time: an interrupt that comes to the parent as well can make it lose what it reads.
         _tell_parent()
 

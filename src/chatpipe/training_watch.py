@@ -73,6 +73,7 @@ class TrainingWatch(TrainerCallback):  # type: ignore[misc]
             seal_checkpoint(path, self.clock.seconds(), training_setup())
             remove_old_checkpoints(self.work)
         if self.is_stopping:
+            process.wait_for_everyone()  # the launcher ends all when one has ended
             raise _stopped(state)
 
     def raise_if_stopped(self, state: Any) -> None:
