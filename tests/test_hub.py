@@ -187,7 +187,8 @@ def test_files_at_the_root_are_found_and_a_models_other_folders_left_alone(fetch
 
 def test_a_model_that_lacks_a_shard_is_refused(fetch, tiny_model_dir):
     model = Repo.of(tiny_model_dir)
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
+    files = {"a": "model.safetensors", "b": "model-00002.safetensors"}
+    index = {"metadata": {}, "weight_map": files}
     model.small["model.safetensors.index.json"] = json.dumps(index).encode()
     with hub({"models/owner/tiny": model}) as (address, _):
         made = fetch(address, model={"repo": "owner/tiny"})

@@ -96,7 +96,6 @@ def test_a_resumed_training_gives_the_bytes_of_an_uninterrupted_one(
     assert [point["step"] for point in details["loss_history"]] == list(range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 5), (1.5, 8)])
 def as_if_written_by(torn_work, **setup):
     """The checkpoints in their place, as if another setup had written them."""
     from chatpipe.checkpoints import read_checkpoint, seal_checkpoint
@@ -129,6 +128,7 @@ def test_dropout_of_another_number_of_processes_starts_anew(torn_work, caplog):
     assert "4 processes (now 1), which draw other dropout: training starts anew" in caplog.text
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 5), (1.5, 8)])
 def test_after_its_last_step_a_training_makes_no_further_one(
     chatpipe_home, tiny_model_dir, monkeypatch, epochs, steps
 ):

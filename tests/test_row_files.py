@@ -174,7 +174,6 @@ REFUSED = {
     "wrapped.json": (json.dumps({"n": 6, "data": ROWS}), "save the list under its key data"),
     "spaces.csv": ("instruction, output\nq,a\n", 'columns: {output: " output"}'),
     "chats.jsonl": ('{"messages": []}\n', "format: messages."),
-    "half-\udcff.jsonl": (LINES, "its name is not UTF-8 text"),
     "prompts.jsonl": (
         '{"prompt": "q", "completion": "a"}\n',
         "format: alpaca, columns: {instruction: prompt, output: completion}",
@@ -193,8 +192,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_a_sentence_that_names_it(tmp_p
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     sentence = refusal(path)
     assert expected in sentence
-    shown = name.replace("\udcff", r"\udcff")
-    assert shown in sentence or re.search(r"none of \d rows|has no rows", sentence)
+    assert name in sentence or re.search(r"none of \d rows|has no rows", sentence)
     with pytest.raises((ConfigError, DataError)):  # validate does not call it fine either
         if not checked_rows(path, format_of(path), {}).faults(path):
             return

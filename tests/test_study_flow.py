@@ -52,18 +52,26 @@ def variants(tmp_path_factory, tiny_model_dir):
 
 
 @pytest.fixture(scope="module")
-def report(variants):
+def study(variants):
     from flows.compare import compare
 
-    return read_report(compare("differently-measured", variants).path)
+    return compare("differently-measured", variants)
 
 
-def scored_rows(template, max_length, adapter):
-    """{row id: (nats, tokens)} of the responses, of whichever model was scored with that."""
+@pytest.fixture(scope="module")
+def report(study):
+    return read_report(study.path)
+
+
+def scored_rows(study, template, max_length, adapter):
+    """{row id: (nats, tokens)} of the responses, of whichever model of the study was scored with
+    that."""
     [path] = [
         path
-        for path in store().all("scores")
-        if (asked := read_seal(path)["asked"])["prompt_template"]["name"] == template
+        for artifact in study.lineage()
+        if artifact["kind"] == "scores"
+        and (path := store().path("scores", artifact["key"]))
+        and (asked := read_seal(path)["asked"])["prompt_template"]["name"] == template
         and asked["max_length"] == max_length
         and (asked["adapter"] or {}).get("digest") == adapter
     ]
@@ -82,12 +90,12 @@ def test_every_base_has_a_name_and_every_variant_its_own(report, variants, tiny_
     assert [difference.base for difference in report.differences] == bases
 
 
-def test_differences_are_those_of_the_rows_scored_alike(report, variants):
+def test_differences_are_those_of_the_rows_scored_alike(study, report, variants):
     counts = []
     for variant in variants:
         [model] = [m for m in report.variants if m.name == variant.name]
         settings = (variant.prompt_template.name, variant.evaluation.max_length)
-        tuned, base = (scored_rows(*settings, a) for a in (model.adapter_digest, None))
+        tuned, base = (scored_rows(study, *settings, a) for a in (model.adapter_digest, None))
         assert tuned.keys() == base.keys()
         ids = sorted(tuned)
         nats, base_nats = (np.array([rows[i][0] for i in ids]) for rows in (tuned, base))

@@ -242,7 +242,7 @@ def check_model_directory(path: Path, name: str | None = None) -> None:
         )
         if not any(file.is_file() and not _is_left_out(file) for file in path.glob(pattern))
     ]
-    missing += sorted(name for name in _shards(path) if not (path / name).is_file())
+    missing += sorted(shard for shard in _shards(path, name) if not (path / shard).is_file())
     if missing:
         raise SourceError(
             f"{name or path}: not a model directory; it lacks {', '.join(missing)}."
@@ -269,13 +269,13 @@ def _why_it_lacks(path: Path) -> str:
     return ""
 
 
-def _shards(path: Path) -> set[str]:
+def _shards(path: Path, name: str | None) -> set[str]:
     if not (path / base_files.INDEX).is_file():
         return set()
     try:
         return base_files.shard_names(path)
     except ValueError as error:
-        raise SourceError(f"{path}: {error}") from None
+        raise SourceError(f"{name or path}: {error}") from None
 
 
 def _content(root: Path, found: list[Path]) -> str:

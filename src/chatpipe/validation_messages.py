@@ -148,7 +148,8 @@ def _hint(detail: ErrorDetails) -> str:
 
 def _with_value(message: str, value: Any) -> str:
     text = shown(value)
-    return f"{message}, found {text}" if text and text not in message else message
+    is_named = isinstance(value, str) and text in message
+    return f"{message}, found {text}" if text and not is_named else message
 
 
 def shown(value: Any) -> str:
