@@ -7,7 +7,6 @@ import io
 import json
 import lzma
 import random
-import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -192,7 +191,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_a_sentence_that_names_it(tmp_p
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     sentence = refusal(path)
     assert expected in sentence
-    assert name in sentence or re.search(r"none of \d rows|has no rows", sentence)
+    assert name in sentence
     with pytest.raises((ConfigError, DataError)):  # validate does not call it fine either
         if not checked_rows(path, format_of(path), {}).faults(path):
             return

@@ -116,7 +116,7 @@ class Normalize(Request):
                     read += self._sort_out(file, kept, dropped)
         if not kept.rows:
             details = {why: what for file in files for why, what in file.details().items()}
-            raise DataError(_none_usable(self.name, read, dropped.counts(), details))
+            raise DataError(_none_usable(self._named(), read, dropped.counts(), details))
         account = RowAccount(
             read=read,
             kept=kept.rows,
@@ -144,10 +144,19 @@ class Normalize(Request):
         try:
             yield
         except DataError as error:
-            details, place = self.raw.details(), file.relative_to(self.raw.path / ROWS)
-            source = Path(details.get("path") or details.get("repo") or self.name)
+            source, place = Path(self._source()), file.relative_to(self.raw.path / ROWS)
             named = source if source.is_file() else source / place
             raise DataError(str(error).replace(str(file), str(named))) from None
+
+    def _source(self) -> str:
+        """The path or repository that the rows come from, else the data set's name."""
+        details = self.raw.details()
+        return str(details.get("path") or details.get("repo") or self.name)
+
+    def _named(self) -> str:
+        """The data set's name, with what its owner would look into."""
+        source = self._source()
+        return f"{self.name} ({source})" if source != self.name else self.name
 
     def _warnings(self, files: list[RowFile]) -> list[str]:
         """What is odd about the files as a whole."""
