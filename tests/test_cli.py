@@ -141,7 +141,7 @@ def variant_of(path, **dataset):
 
 
 def test_a_variant_whose_rows_have_other_columns_is_refused_with_the_cure(tmp_path):
-    rows = [{"question": "x", "answer": "y"}]
+    rows = [{"question": f"x {number}", "answer": "y"} for number in range(40)]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     said = refused("validate", variant_of(path))
     assert str(path) in said and "columns: {instruction: question, output: answer}" in said
@@ -179,7 +179,7 @@ def test_a_variant_of_which_no_row_can_be_used_is_refused(tmp_path):
 
 def test_a_file_without_rows_among_others_is_no_fault(tmp_path):
     (tmp_path / "rows").mkdir()
-    write_jsonl(tmp_path / "rows" / "a.jsonl", alpaca_rows(3))
+    write_jsonl(tmp_path / "rows" / "a.jsonl", alpaca_rows(10))
     (tmp_path / "rows" / "b.csv").write_text("instruction,output\n")
     file = variant_of(tmp_path / "rows", files=["*.jsonl", "*.csv"])
     assert chatpipe("validate", file).stdout.endswith("mine.yaml: fine.\n")
