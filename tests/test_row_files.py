@@ -398,6 +398,22 @@ def test_answers_that_are_not_to_be_trained_are_not(tmp_path):
     }
 
 
+def test_what_an_answer_has_beside_its_text_is_counted(tmp_path):
+    rows = [
+        [*turns(QUESTION), {"role": "assistant", "content": "a", "weight": 0.5}],
+        [*turns(QUESTION), {"role": "assistant", "content": "b", "reasoning_content": "so"}],
+        [*turns(QUESTION), {"role": "assistant", "content": "c", "train": False}],
+        [*turns(QUESTION), {"role": "assistant", "content": "d", "weight": 1, "train": True}],
+    ]
+    path = write_jsonl(tmp_path / "m.jsonl", [{"messages": row} for row in rows])
+    assert agrees(path, format="messages") == {
+        "read": 4,
+        "kept": 3,
+        "dropped": {"the answer has weight 0": 1},
+        "flagged": {"weight of the answer not used": 1, "reasoning left out": 1},
+    }
+
+
 def test_parts_of_text_and_sharegpt_turns_are_turns(tmp_path):
     parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
     rows = [

@@ -26,6 +26,8 @@ EARLIER = "earlier turns left out"
 FURTHER = "further turns left out"
 SPLIT_ANSWER = "rest of a split answer left out"
 OTHER = "turn of another role left out"
+REASONING = "reasoning left out"
+WEIGHT = "weight of the answer not used"
 
 USER, ASSISTANT = "user", "assistant"
 # ShareGPT's names, and those of some models.
@@ -46,12 +48,14 @@ LEFT_OUT = {
     "observation": TOOL,
     "ipython": TOOL,
 }
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 TURN = pa.struct(
     [
         ("role", pa.string()),
         ("content", pa.string()),
         ("weight", pa.float64()),
         ("calls", pa.bool_()),
+        ("reasons", pa.bool_()),
     ]
 )
 
@@ -85,7 +89,7 @@ def _turn(item: Any) -> dict[str, Any] | None:
         return None
     role = item.get("role", item.get("from"))
     content = _text(item.get("content", item.get("value")))
-    weight = item.get("weight")
+    weight = 0 if item.get("train") is False else item.get("weight")
     if not isinstance(role, str) or content is NotImplemented or not encodable(role):
         return None
     return {
@@ -93,6 +97,7 @@ def _turn(item: Any) -> dict[str, Any] | None:
         "content": content,
         "weight": float(weight) if isinstance(weight, int | float) else None,
         "calls": bool(item.get("tool_calls") or item.get("function_call")),
+        "reasons": any(item.get(key) for key in REASONING_KEYS),
     }
 
 
@@ -140,6 +145,10 @@ def _exchange(
         after = list(dropwhile(lambda turn: turn["role"] == ASSISTANT, after))
     if any(turn["role"] in (USER, ASSISTANT) for turn in after):
         flags.append(FURTHER)
+    if answer["reasons"]:
+        flags.append(REASONING)
+    if answer["weight"] not in (None, 0, 1):
+        flags.append(WEIGHT)
     reason = None
     if answer["weight"] == 0:
         reason = WEIGHT_0
