@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from chatpipe.errors import ConfigError
+from chatpipe.errors import ConfigError, OutputError
 from chatpipe.user_paths import fault_as_directory
 from chatpipe.visible_text import visible
 from flows import (
@@ -23,10 +22,11 @@ from flows import (
     forget_cli,
     reevaluate_cli,
     service_cli,
+    standard_output,
     verify_cli,
 )
 from flows.options import AsJson, OptionalVariant, Overrides, StudyName, VariantName
-from flows.refusals import STOPPED_SENTENCE, discard_output, refusals
+from flows.refusals import STOPPED_SENTENCE, refusals
 from flows.running import Way, check, run_study, run_variant
 
 app = typer.Typer(
@@ -203,11 +203,12 @@ def _check_directory() -> None:
         raise ConfigError(["the working directory is not there any more; go to another."]) from None
 
 
-def _print_anything() -> None:
-    """A letter that the terminal's encoding lacks is printed by its number, and ends nothing."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def _run_app() -> None:
+    # Not standalone: typer would draw a box around a sentence on an unknown command or option.
+    code = app(prog_name="chatpipe", standalone_mode=False)
+    standard_output.flush()
+    if isinstance(code, int) and code:
+        raise typer.Exit(code)
 
 
 def main() -> None:
@@ -216,7 +217,7 @@ def main() -> None:
     for asked in ENDING_SIGNALS:
         if signal.getsignal(asked) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(asked, lambda number, _: sys.exit(128 + number))
-    _print_anything()
+    standard_output.name_failures()
     try:
         with refusals():
             _check_directory()
@@ -225,7 +226,7 @@ def main() -> None:
             _check_places()
             if faults := environment.proxy_faults():
                 raise ConfigError(faults)
-            app()
+            _run_app()
     except typer.Exit as end:
         sys.exit(end.exit_code)
     except SystemExit as end:
@@ -235,10 +236,9 @@ def main() -> None:
         raise
     finally:
         try:
-            if sys.stdout is not None:  # None: the command was started without an output
-                sys.stdout.flush()
-        except OSError:  # nobody reads it, or its disk is full: that was said already
-            discard_output()
+            standard_output.flush()
+        except (OSError, OutputError):  # nobody reads it, or its disk is full: that was said
+            standard_output.discard()
 
 
 if __name__ == "__main__":

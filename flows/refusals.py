@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import sys
 from collections.abc import Iterator
@@ -10,9 +9,11 @@ from contextlib import contextmanager, suppress
 
 import typer
 
-from chatpipe.errors import ChatpipeError, ConfigError
+from chatpipe.errors import ChatpipeError, ConfigError, OutputError
 from chatpipe.visible_text import visible
+from flows import standard_output
 from flows.server_faults import in_a_sentence
+from flows.usage_errors import UsageError, is_call_for_help, usage_sentence
 
 FAILED = 1
 BAD_INPUT = 2
@@ -28,28 +29,29 @@ def refusals() -> Iterator[None]:
         yield
     except ConfigError as error:
         raise _exit(error.faults, BAD_INPUT) from None
+    except OutputError as error:
+        standard_output.discard()
+        raise _exit([str(error)], FAILED) from None
     except ChatpipeError as error:
         raise _exit([str(error)], FAILED) from None
     except typer.Exit:
         raise
+    except UsageError as error:
+        sentences = [] if is_call_for_help(error) else [usage_sentence(error)]
+        raise _exit(sentences, BAD_INPUT) from None
+    except (KeyboardInterrupt, typer.Abort):  # Abort: the same at a question
+        raise _exit([STOPPED_SENTENCE], STOPPED) from None
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _is_output_closed():
-            discard_output()
+            standard_output.discard()
             raise typer.Exit(OUTPUT_CLOSED) from None
         raise _exit([_sentence(error)], FAILED) from None
-    except KeyboardInterrupt:
-        raise _exit([STOPPED_SENTENCE], STOPPED) from None
-
-
-def discard_output() -> None:
-    """Send what is still to be printed nowhere: whoever read it (`| head`) is gone."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit(sentences: list[str], code: int) -> typer.Exit:
-    for sentence in sentences:
-        typer.echo(visible(sentence), err=True)
+    with suppress(OSError):  # nobody can be told of anything
+        for sentence in sentences:
+            typer.echo(visible(sentence), err=True)
     return typer.Exit(code)
 
 

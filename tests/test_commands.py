@@ -62,6 +62,51 @@ def test_a_reader_that_leaves_ends_nothing_badly():
     assert shell("chatpipe show >&-").stderr == ""
 
 
+@pytest.mark.parametrize(
+    "command", ["show", "show --json", "--help", "--version", "history", "validate {rows}"]
+)
+def test_an_output_that_cannot_be_written_is_blamed_on_the_output(tmp_path, command):
+    rows = write_jsonl(tmp_path / "rows.jsonl", alpaca_rows(2))
+    done = shell(f"chatpipe {command.format(rows=rows)} > /dev/full", CHATPIPE_HOME=str(tmp_path))
+    assert (done.returncode, done.stderr) == (
+        1,
+        "the output, /dev/full, cannot be written: No space left on device; send it elsewhere.\n",
+    )
+
+
+def test_where_nothing_can_be_said_the_exit_code_says_it():
+    assert shell("chatpipe show > /dev/full 2>&1").returncode == 1
+    assert shell("chatpipe show nope > /dev/full 2>&1").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("shwo", "chatpipe: no such command 'shwo'; did you mean 'show'?"),
+        ("xyzw", "chatpipe: no such command 'xyzw'; see chatpipe --help."),
+        ("--nope", "chatpipe: no such option: --nope; see chatpipe --help."),
+        ("run", "chatpipe run: missing argument 'variant'; see chatpipe run --help."),
+        ("run --nope", "chatpipe run: no such option: --nope; see chatpipe run --help."),
+        ("run a b", "chatpipe run: one argument too many: b; see chatpipe run --help."),
+        (
+            "up --port x",
+            "chatpipe up: invalid value for '--port': expected a whole number; "
+            "see chatpipe up --help.",
+        ),
+        ("run a --set", "option '--set' requires an argument; see "),
+    ],
+)
+def test_a_command_line_that_cannot_be_is_one_sentence(words, sentence):
+    done = chatpipe(*words.split())
+    assert done.returncode == 2 and not done.stdout
+    assert sentence in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_no_command_at_all_is_a_call_for_help():
+    done = chatpipe()
+    assert done.returncode == 2 and not done.stderr and "Start with: chatpipe demo" in done.stdout
+
+
 def test_letters_that_the_terminal_lacks_are_printed_all_the_same(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text('{datasets: [sample-dialog], panel: [{id: a, instruction: "Wie schön 你好"}]}')
@@ -90,6 +135,10 @@ def test_a_home_that_is_a_file_is_refused(tmp_path):
         ("{folder}/file/home", "/file is a file; name a directory."),
         ("{folder}/link", "is a link to nowhere, which is not there; name a directory."),
         ("a" * 300, "no disk can have such a name; name a directory."),
+        (
+            "/proc/home",
+            "no directory can be made in /proc (No such file or directory); name a directory.",
+        ),
     ],
 )
 @pytest.mark.parametrize("variable", ["CHATPIPE_HOME", "CHATPIPE_SHARED_STORE"])
@@ -145,8 +194,10 @@ FAULT = (
 )
 
 
-@pytest.mark.parametrize("home", ["home", "/proc/home"])  # where nobody can make a directory
+@pytest.mark.parametrize("home", ["home", "home-whose-logs-are-a-file"])
 def test_a_fault_of_chatpipe_itself_is_a_sentence_that_names_its_traceback(tmp_path, home):
+    (tmp_path / "home-whose-logs-are-a-file").mkdir()
+    (tmp_path / "home-whose-logs-are-a-file/logs").touch()
     done = subprocess.run(
         [sys.executable, "-c", FAULT],
         env={**os.environ, "CHATPIPE_HOME": str(tmp_path / home), "TMPDIR": str(tmp_path)},

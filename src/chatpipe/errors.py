@@ -7,6 +7,7 @@ ChatpipeError
 │   └── HubUnreachableError  no hub answers, which time may mend
 ├── SharedStoreError  the store that machines share cannot be reached, or refuses
 ├── DiskError        a disk is full, read-only, refuses or fails
+├── OutputError      a command's standard output cannot be written
 ├── ArtifactError    a stored artifact is missing, incomplete or changed
 ├── TrainingError    training ended without a usable adapter
 ├── GPUMemoryError   a step needs more of a GPU's memory than is free
@@ -51,6 +52,10 @@ class SharedStoreError(ChatpipeError):
 
 class DiskError(ChatpipeError):
     """A disk is full, read-only, may not be used, or fails."""
+
+
+class OutputError(ChatpipeError):
+    """A command's standard output cannot be written."""
 
 
 class ArtifactError(ChatpipeError):

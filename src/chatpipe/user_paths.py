@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -30,4 +31,16 @@ def fault_as_directory(path: Path) -> str:
         above = next((parent for parent in path.parents if parent.exists()), None)
     except (OSError, ValueError):
         return "no disk can have such a name"
-    return "" if above is None or above.is_dir() else f"{above} is a file"
+    if above is None:
+        return ""
+    return _fault_as_parent(above) if above.is_dir() else f"{above} is a file"
+
+
+def _fault_as_parent(directory: Path) -> str:
+    """Return what keeps a directory from being made there. It is tried: rights alone do not tell,
+    as of /proc, where nobody can make one."""
+    try:
+        Path(tempfile.mkdtemp(prefix=".chatpipe-", dir=directory)).rmdir()
+    except OSError as error:
+        return f"no directory can be made in {directory} ({error.strerror})"
+    return ""
