@@ -15,7 +15,6 @@ from chatpipe.modeling import load_fast_base
 from chatpipe.packed_trainer import packed_training
 from chatpipe.packing import pack, packed_nats
 from chatpipe.shapes import shapes_of, shapes_of_config
-from chatpipe.short_attention import SHORT
 from chatpipe.tokenization import TokenizedRow
 
 CUDA = Device(kind="cuda", name="a GPU", compute_bytes=2)
@@ -84,10 +83,9 @@ def test_an_nf4_weight_takes_the_bytes_that_bitsandbytes_gives_it(double):
 @pytest.mark.parametrize("dropout", [0.05, 0.0])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_layer_leaves_for_the_backward_pass_what_the_model_says(tmp_path, dtype, dropout):
-    """One layer's share is the difference between a deeper and a shallower model. Of examples in
-    bfloat16, those leave the most that are just short enough for products."""
+    """One layer's share is the difference between a deeper and a shallower model."""
     asked = variant(Lora(rank=8, dropout=dropout))
-    batch = Batch(tokens=3 * SHORT, scored=3 * SHORT)
+    batch = Batch(tokens=3 * 256, scored=3 * 256)
     device = CPU.model_copy(update={"compute_bytes": 2 if dtype == "bfloat16" else 4})
     held = [_saved_bytes(tmp_path, layers, asked, dtype, batch) for layers in (4, 2)]
     shapes = shapes_of(tmp_path / "2", asked.lora)
@@ -97,18 +95,6 @@ def test_a_layer_leaves_for_the_backward_pass_what_the_model_says(tmp_path, dtyp
     else:  # the A of queries, keys and values, and of gate and up, as one matrix
         said += (3 + 2) * asked.lora.rank * shapes.hidden * 4
     assert (held[0] - held[1]) / 2 == pytest.approx(said, rel=0.02)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("length", [SHORT // 4, SHORT + 40])
-def test_shorter_and_longer_examples_leave_no_more(tmp_path, length):
-    asked = variant(Lora(rank=8, dropout=0.0))
-    batch = Batch(tokens=3 * length, scored=3 * length)
-    held = [_saved_bytes(tmp_path, layers, asked, "bfloat16", batch) for layers in (4, 2)]
-    shapes = shapes_of(tmp_path / "2", asked.lora)
-    said = layer_bytes(shapes, asked, CPU) * batch.tokens
-    copies = shapes.lora_parameters / shapes.layers * 2
-    assert 0.6 * said < (held[0] - held[1]) / 2 - copies <= said
 
 
 def _saved_bytes(folder, layers, asked, dtype, batch):

@@ -15,7 +15,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from chatpipe.errors import ModelError
-from chatpipe.short_attention import attend_by_products, is_short
 
 ATTENTION = "chatpipe_packed"
 LARGEST_HEAD = 256  # of FlashAttention's
@@ -111,11 +110,7 @@ def _one_by_one(
         for q, k, v in zip(queries, keys, values, strict=True):
             if not q.shape[2]:
                 continue  # the example is the one before again
-            if is_short(q, k.shape[2]) and not asked.dropout:
-                mask = _mask(q, k.shape[2], asked.window, layout["attended"])
-                outputs.append(attend_by_products(q, k, v, mask, asked.scale))
-            else:
-                outputs.append(_fused(q, k, v, layout["attended"], asked))
+            outputs.append(_fused(q, k, v, layout["attended"], asked))
     return torch.cat(outputs, dim=2).transpose(1, 2)
 
 

@@ -186,17 +186,10 @@ def layer_bytes(shapes: Shapes, settings: Settings, device: Device, shares: int 
 
 
 def _attention_bytes(shapes: Shapes, device: Device) -> float:
-    """On a CPU the more of what long examples leave, in float32, and what short ones do in
-    bfloat16: their probabilities, instead of output and log-sums."""
-    from chatpipe.short_attention import SHORT
-
+    """On a CPU all of it is in float32 (attention.py)."""
     elements = 2 * (shapes.attention + shapes.keys)
-    fused = FLOAT32 if device.kind == "cpu" else device.compute_bytes
-    bytes_fused = fused * elements + FLOAT32 * shapes.heads
-    if device.kind != "cpu" or device.compute_bytes == FLOAT32:
-        return float(bytes_fused)
-    kept = shapes.attention + 2 * shapes.keys + SHORT * shapes.heads
-    return float(max(bytes_fused, device.compute_bytes * kept))
+    element = FLOAT32 if device.kind == "cpu" else device.compute_bytes
+    return float(element * elements + FLOAT32 * shapes.heads)
 
 
 def training_flops(shapes: Shapes, training: Training) -> float:

@@ -15,7 +15,6 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
-from chatpipe.allocator import expect_large_blocks
 from chatpipe.base_checks import (
     base_config,
     check_base,
@@ -175,7 +174,6 @@ def load_fast_base(path: Path, quantization: Quantization) -> Any:
     model = load_base(path, quantization)
     if torch.cuda.is_available():
         return model
-    expect_large_blocks()
     return dequantize_if_it_fits(model, compute_dtype(quantization))
 
 

@@ -11,7 +11,6 @@ from peft.helpers import disable_input_dtype_casting
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 
-from chatpipe.allocator import kept_memory
 from chatpipe.dropout import drawn_from
 from chatpipe.global_batches import EpochLoader, GlobalBatches
 from chatpipe.lanes import lanes_for, most_lanes, side_by_side
@@ -65,12 +64,11 @@ def _has_noise(config: Any) -> bool:
 @contextmanager
 def packed_training(model: Any) -> Iterator[None]:
     """While this lasts, a peft model is trained on packs. Inputs are cast by autocast alone, where
-    peft would cast every layer's to float32 and autocast back; on CPUs, LoRA's products are joined
-    and freed memory is kept."""
+    peft would cast every layer's to float32 and autocast back; on CPUs, LoRA's products are
+    joined."""
     on_cpu = next(model.parameters()).device.type == "cpu"
-    memory = kept_memory() if on_cpu else nullcontext()
     products = joined_products(model) if on_cpu else nullcontext()
-    with packed_attention(model), disable_input_dtype_casting(model), products, memory:
+    with packed_attention(model), disable_input_dtype_casting(model), products:
         yield
 
 
