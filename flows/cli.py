@@ -224,7 +224,7 @@ def main() -> None:
             environment.prepare()
             environment.make_places_absolute()
             _check_places()
-            if faults := environment.proxy_faults():
+            if faults := [*environment.proxy_faults(), *environment.variable_faults()]:
                 raise ConfigError(faults)
             _run_app()
     except typer.Exit as end:

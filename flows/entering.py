@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from prefect import runtime
 
 from chatpipe.errors import ConfigError
+from flows.environment import variable_faults
 from flows.parent_watch import end_with_parent
 
 
@@ -25,9 +26,12 @@ def named_by(parameter: str) -> Callable[[], str]:
 
 
 def check_home() -> None:
-    """ConfigError where a worker does not say where the store is: a run's directory is removed
-    afterwards. A run of a worker ends with it, or the next worker would train beside it."""
+    """ConfigError where a worker does not say where the store is (a run's directory is removed
+    afterwards), or where its environment cannot be. A run of a worker ends with it, or the next
+    worker would train beside it."""
     if runtime.deployment.id:
         end_with_parent(os.getppid())
     if runtime.deployment.id and not os.environ.get("CHATPIPE_HOME"):
         raise ConfigError(["CHATPIPE_HOME: a worker's environment must say where the store is."])
+    if faults := variable_faults():
+        raise ConfigError(faults)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-import sys
-from pathlib import Path
 
+from chatpipe.import_path import leave_current_directory
 from chatpipe.user_paths import expanded
 
 # No telemetry, no server chatter.
@@ -25,8 +25,16 @@ TERMINAL = {
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s  %(message)s",
     "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
 }
+MISTYPED_RATIO = 0.9  # of letters that are the same, as difflib counts them
 PROXY_NAMES = ("http_proxy", "https_proxy", "all_proxy")
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+VARIABLES = {
+    "CHATPIPE_" + name
+    for name in (
+        *("HOME", "DEPLOYMENTS", "SHARED_STORE", "PROCESSES", "SHARDING"),
+        *("CHILD", "STOP_FILE", "SERVICE"),  # set by chatpipe itself
+    )
+}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -34,7 +42,7 @@ def prepare() -> None:
     """Set them for this process."""
     os.environ.update({**ALWAYS, **TERMINAL, **os.environ})
     bypass_proxies()
-    _leave_current_directory()
+    leave_current_directory()
 
 
 def service_environment() -> dict[str, str]:
@@ -76,14 +84,17 @@ def proxy_faults() -> list[str]:
     return faults
 
 
-def _leave_current_directory() -> None:
-    """Import nothing from the current directory, unless it is this program's own: a PYTHONPATH
-    with an empty part puts it before ours, and another project may have `tasks` and `flows`."""
-    current = Path.cwd()
-    if current == Path(__file__).resolve().parents[1]:
-        return
-    sys.path[:] = [entry for entry in sys.path if Path(entry).absolute() != current]
-    if os.environ.get("PYTHONPATH"):
-        entries = os.environ["PYTHONPATH"].split(os.pathsep)
-        absolute = [entry for entry in entries if Path(entry).is_absolute()]
-        os.environ["PYTHONPATH"] = os.pathsep.join(absolute)
+def variable_faults() -> list[str]:
+    """A sentence for each CHATPIPE_* variable that has a value it cannot have, or nearly the name
+    of one."""
+    faults = []
+    for name in sorted(os.environ.keys() - VARIABLES):
+        if name.startswith("CHATPIPE_") and (
+            close := difflib.get_close_matches(name, VARIABLES, 1, MISTYPED_RATIO)
+        ):
+            faults.append(f"{name}: chatpipe has no such variable; did you mean {close[0]}?")
+    if os.environ.get("CHATPIPE_PROCESSES") or os.environ.get("CHATPIPE_SHARDING"):
+        from chatpipe import distributed  # which takes long
+
+        faults += distributed.variable_faults()
+    return faults

@@ -15,7 +15,8 @@ from typing import Any
 from prefect.utilities.processutils import command_to_string
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
-from flows.environment import bypass_proxies, make_places_absolute
+from chatpipe.import_path import leave_current_directory
+from flows.environment import bypass_proxies, make_places_absolute, variable_faults
 from flows.service_processes import service_directory
 
 warnings.filterwarnings("ignore", message="Type 'WatchedRunWorker'")
@@ -44,6 +45,9 @@ def prepare() -> None:
     from there first, and another project may have `tasks` and `flows`."""
     if not os.environ.get("CHATPIPE_HOME"):
         sys.exit("CHATPIPE_HOME: a worker's environment must say where the store is.")
+    if faults := variable_faults():
+        sys.exit("\n".join(faults))
+    leave_current_directory()
     bypass_proxies()
     make_places_absolute()
     service_directory().mkdir(parents=True, exist_ok=True)

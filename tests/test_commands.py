@@ -150,6 +150,27 @@ def test_a_place_that_can_be_no_directory_is_refused(tmp_path, variable, place, 
     assert done.stderr.endswith(f"{words}\n") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("CHATPIPE_SHARDING", "perhaps", "=perhaps: must be auto, always or never."),
+        ("CHATPIPE_SHARDING", "Auto", "=Auto: must be auto, always or never."),
+        ("CHATPIPE_PROCESSES", "two", "=two: must be a whole number above 0."),
+        ("CHATPIPE_PROCESSES", "0", "=0: must be a whole number above 0."),
+        ("CHATPIPE_PROCESSES", "-1", "=-1: must be a whole number above 0."),
+        ("CHATPIPE_SHADING", "auto", ": chatpipe has no such variable; did you mean CHATPIPE_SHAR"),
+    ],
+)
+def test_a_variable_that_has_no_such_value_is_refused_at_start(variable, value, words):
+    done = chatpipe("show", **{variable: value})
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith(f"{variable}{words}") and done.stderr.count("\n") == 1
+
+
+def test_variables_of_others_are_no_concern():
+    assert chatpipe("show", CHATPIPE_OF_MINE="x", CHATPIPE_SHARDING="auto").returncode == 0
+
+
 def test_a_user_whom_nobody_knows_is_a_part_of_the_path(tmp_path):
     done = chatpipe("show", CHATPIPE_DEPLOYMENTS="~nobody-here/x")
     assert done.returncode == 2 and "is no directory" in done.stderr

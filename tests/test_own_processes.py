@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -184,6 +185,32 @@ def test_nothing_is_imported_from_another_projects_directory(tmp_path):
     )
 
 
+@pytest.mark.parametrize("path", [":", "", ".", "{cwd}", "/absolute:", ".:/absolute"])
+def test_the_console_script_imports_nothing_of_another_projects_directory(tmp_path, path):
+    """As pip writes it, with sys.path as Python makes it from $PYTHONPATH."""
+    foreign_project(tmp_path)
+    (tmp_path / "chatpipe.py").unlink()  # nothing of ours runs before that would be imported
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    module, _, name = project["project"]["scripts"]["chatpipe"].partition(":")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"from {module} import {name}; {name}()", "show", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path.format(cwd=tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "smol-merge" in done.stdout, done.stderr
+
+
+def test_the_checkout_is_no_other_project():
+    root = Path(__file__).parents[1]
+    script = (
+        "from chatpipe.import_path import leave_current_directory as leave; leave(); import tasks"
+    )
+    environment = {**os.environ, "PYTHONPATH": ""}
+    subprocess.run([sys.executable, "-c", script], cwd=root, env=environment, check=True)
+
+
 def test_a_port_where_another_program_listens_is_refused(chatpipe_home):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -232,6 +259,14 @@ def test_a_worker_leaves_another_projects_directory(tmp_path):
     home, hosts = done.stdout.split()
     assert Path(home).is_absolute() and Path(home).samefile(tmp_path / "home")
     assert "127.0.0.1" in hosts
+
+
+def test_a_worker_whose_variables_cannot_be_does_not_start(tmp_path):
+    command = [sys.executable, "-P", "-m", "flows.worker_process", "worker", "start"]
+    environment = {**os.environ, "CHATPIPE_SHARDING": "perhaps", "CHATPIPE_HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr == "CHATPIPE_SHARDING=perhaps: must be auto, always or never.\n"
 
 
 def test_a_worker_without_a_home_does_not_start(tmp_path):

@@ -36,9 +36,9 @@ def processes() -> int:
 
     if is_one_of_several():
         return int(os.environ.get("WORLD_SIZE", "1"))
+    if faults := variable_faults():
+        raise ConfigError(faults)
     asked = os.environ.get(PROCESSES, "")
-    if asked and not (asked.isdecimal() and int(asked)):
-        raise ConfigError([f"{PROCESSES}={asked}: must be a whole number above 0."])
     gpus = torch.cuda.device_count()
     if asked and int(asked) > gpus > 0:
         raise ConfigError(
@@ -56,10 +56,20 @@ def sharding() -> str:
     """What $CHATPIPE_SHARDING says of a 4-bit base: several processes that train each hold a share
     of it, and one that scores or answers on a GPU streams it from main memory, "always", "never",
     or ("auto") where no single GPU holds all of it."""
-    asked = os.environ.get(SHARDING, "") or "auto"
-    if asked not in {"auto", "always", "never"}:
-        raise ConfigError([f"{SHARDING}={asked}: must be auto, always or never."])
-    return asked
+    if faults := variable_faults():
+        raise ConfigError(faults)
+    return os.environ.get(SHARDING, "") or "auto"
+
+
+def variable_faults() -> list[str]:
+    """A sentence for each of the two variables whose value none can have; without torch."""
+    count, how = os.environ.get(PROCESSES, ""), os.environ.get(SHARDING, "")
+    faults = []
+    if count and not (count.isascii() and count.isdecimal() and count.strip("0")):
+        faults.append(f"{PROCESSES}={count}: must be a whole number above 0.")
+    if how not in {"", "auto", "always", "never"}:
+        faults.append(f"{SHARDING}={how}: must be auto, always or never.")
+    return faults
 
 
 def build_together(request: Request, into: Path, count: int) -> dict[str, Any]:
