@@ -85,6 +85,8 @@ ENCODED = {
     "two-members.jsonl.gz": gzip.compress(LINES[:99].encode()) + gzip.compress(LINES[99:].encode()),
     "rows.csv.gz": gzip.compress(as_csv(ROWS).encode()),
     "rows.jsonl.bz2": bz2.compress(LINES.encode()),
+    "two-streams.jsonl.bz2": bz2.compress(LINES[:99].encode()) + bz2.compress(LINES[99:].encode()),
+    "two-streams.jsonl.xz": lzma.compress(LINES[:99].encode()) + lzma.compress(LINES[99:].encode()),
     "rows.json.xz": lzma.compress(json.dumps(ROWS).encode()),
     "rows.jsonl.zst": pa.compress(LINES.encode(), codec="zstd", asbytes=True),
     "list.jsonl": json.dumps(ROWS).encode(),
@@ -134,6 +136,13 @@ def test_every_kind_of_text_in_parquet_is_text(tmp_path, kind):
     assert agrees(tmp_path / "rows.parquet")["kept"] == len(ROWS)
 
 
+ZSTD = pa.compress(LINES.encode(), codec="zstd", asbytes=True)
+PACKED = {
+    "gz": gzip.compress(LINES.encode()),
+    "bz2": bz2.compress(LINES.encode()),
+    "xz": lzma.compress(LINES.encode()),
+    "zst": ZSTD,
+}
 REFUSED = {
     "unclosed.csv": (as_csv(ROWS[:3]) + 'q,,"open\n' + "q,,a\n" * 50, "line 5: a quote is opened"),
     "closed-late.csv": (
@@ -146,6 +155,18 @@ REFUSED = {
     "pointer.jsonl": ("version https://git-lfs.github.com/spec/v1\noid x\n", "git lfs pull"),
     "pointer.parquet": ("version https://git-lfs.github.com/spec/v1\noid x\n", "git lfs pull"),
     "cut.jsonl.gz": (gzip.compress(LINES.encode())[:-20], "cannot be read"),
+    "cut.jsonl.bz2": (bz2.compress(LINES.encode())[:-2], "it ends before its packed data does"),
+    "cut.jsonl.xz": (lzma.compress(LINES.encode())[:-20], "it ends before its packed data does"),
+    "cut.jsonl.zst": (ZSTD[:-2], "cannot be read"),
+    **{
+        f"{what}-after.jsonl.{suffix}": (packed + after, "cannot be read as")
+        for suffix, packed in PACKED.items()
+        for what, after in (
+            ("rows", LINES.encode()),
+            ("letter", b"x"),
+            ("half", packed[:-9]),
+        )
+    },
     "cut.json": (json.dumps(ROWS)[:-40], "row 6: "),
     "broken.json": ('[{"instruction": "q", "output": tru}, ' + "[]," * 99, "row 1: is not valid"),
     "after.json": (json.dumps(ROWS) + "x", "text follows after the end of the list"),

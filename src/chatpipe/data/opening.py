@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 
+from chatpipe.data.packed_streams import PackedStream
 from chatpipe.errors import DataError
 
 Kind = Literal["parquet", "jsonl", "json", "csv"]
@@ -162,9 +163,9 @@ def _unpacked(path: Path) -> Iterator[BinaryIO]:
         if start.startswith(GZIP):
             stream = gzip.GzipFile(fileobj=file)
         elif start.startswith(BZIP2):
-            stream = bz2.BZ2File(file)
+            stream = PackedStream(file, bz2.BZ2Decompressor)
         elif start.startswith(XZ):
-            stream = lzma.LZMAFile(file)  # noqa: SIM115  closed with the file
+            stream = PackedStream(file, lzma.LZMADecompressor)
         elif start.startswith(ZSTD):
             stream = pa.CompressedInputStream(pa.PythonFile(file), "zstd")
         else:
