@@ -14,7 +14,7 @@ import typer
 
 from chatpipe.errors import ConfigError, OutputError
 from chatpipe.user_paths import fault_as_directory
-from chatpipe.visible_text import visible
+from chatpipe.visible_text import visible_line
 from flows import (
     chat_cli,
     environment,
@@ -81,7 +81,7 @@ def compare(
         from chatpipe.run_names import rename_study
 
         found = load_study(study)
-        variants = study_variants(found, overrides or [])
+        variants = study_variants(found, overrides or [], study)
         run_study(rename_study(found, variants), variants, Way(deployment, watch, as_json))
 
 
@@ -137,16 +137,20 @@ def validate(
             if faults := checked.faults(file):
                 raise ConfigError(faults)
             for line in checked.notes(file):
-                typer.echo(visible(line))
-            typer.echo(visible(f"{file}: every row is fine ({row_format})."))
+                typer.echo(visible_line(line))
+            typer.echo(visible_line(f"{file}: every row is fine ({row_format})."))
             return
-        study = _is_study(file)
-        variants = study_variants(load_study(str(file))) if study else [load_variant(str(file))]
+        name = str(file)
+        is_study = _is_study(file)
+        variants = (
+            study_variants(load_study(name), origin=name) if is_study else [load_variant(name)]
+        )
         check(variants)
         rows = check_rows(variants)
         for line in (*rows.notes, *rows.set_aside):
-            typer.echo(visible(line))
-        typer.echo(f"{file}: fine{', but a run sets these rows aside' if rows.set_aside else ''}.")
+            typer.echo(visible_line(line))
+        aside = ", but a run sets these rows aside" if rows.set_aside else ""
+        typer.echo(visible_line(f"{file}: fine{aside}."))
 
 
 @app.command()

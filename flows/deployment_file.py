@@ -168,7 +168,7 @@ def _filled(deployment: Deployment, path: Path) -> Deployment:
         settings = variant.model_dump(mode="json")
         tags = (variant.base_model.repo, *(dataset.name for dataset in variant.datasets))
     elif flow == "compare":
-        variants = study_variants(load_study(deployment.name))
+        variants = study_variants(load_study(deployment.name), origin=deployment.name)
         settings = {"study": deployment.name}
         settings["variants"] = [variant.model_dump(mode="json") for variant in variants]
         tags = tuple(variant.name for variant in variants)

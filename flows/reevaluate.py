@@ -198,11 +198,12 @@ def _ended(checks: Sequence[_Check]) -> State[None]:
     damaged = [s for check in checks if check.damage for s in check.sentences()]
     unchecked = [s for check in checks if check.error for s in check.sentences()]
     worse = [str(r) for check in checks for r in check.verdict.regressions]
-    message = "\n".join(damaged + unchecked + worse)
+    ends = damaged + unchecked + worse
+    message = "\n".join(ends)
     if damaged:
-        return Failed(name="Damaged", message=message, data=ArtifactError(message))
+        return Failed(name="Damaged", message=message, data=ArtifactError(*ends))
     if unchecked:
-        return Failed(name="Unchecked", message=message, data=ChatpipeError(message))
+        return Failed(name="Unchecked", message=message, data=ChatpipeError(*ends))
     if worse:
-        return Failed(name="Regressed", message=message, data=GateError(message))
+        return Failed(name="Regressed", message=message, data=GateError(*ends))
     return Completed(message="\n".join(s for check in checks for s in check.sentences()))

@@ -228,7 +228,8 @@ def _deployed(url: str) -> Iterator[str]:
         text=True,
     )
     if done.returncode:
-        raise ServiceError(done.stderr.strip() or "deploy failed without a word.")
+        sentences = done.stderr.strip().splitlines()
+        raise ServiceError(*(sentences or ["deploy failed without a word."]))
     yield from (line for line in done.stdout.splitlines() if not line.endswith("unchanged"))
 
 

@@ -17,7 +17,7 @@ from chatpipe.errors import ChatpipeError
 from chatpipe.report import Report, headline_rows, transfer_rows
 from chatpipe.report.comparability import statements
 from chatpipe.report.findings import summary
-from chatpipe.visible_text import visible
+from chatpipe.visible_text import visible, visible_line
 
 # What Prefect says of every task and of the server that it starts for itself.
 ORDINARY = (
@@ -48,7 +48,7 @@ def print_report(report: Report) -> None:
         if rows:
             console.print(_table(title, rows))
     for line in (summary(report), *statements(report), *_set_aside(report)):
-        console.print(visible(line), highlight=False, markup=False)
+        console.print(visible_line(line), highlight=False, markup=False)
 
 
 def _set_aside(report: Report) -> Iterator[str]:

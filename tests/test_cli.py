@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from chatpipe.checking import check_variant
-from chatpipe.config import Dataset
+from chatpipe.config import Dataset, Variant
 from chatpipe.data import reading
+from chatpipe.errors import ConfigError
 from chatpipe.loading import load_variant
 from chatpipe.run_names import name_of_file
 from tests.rows import alpaca_rows, write_jsonl
@@ -138,6 +139,52 @@ def variant_of(path, **dataset):
     file = path.with_name("mine.yaml")
     file.write_text(yaml.safe_dump(content))
     return file
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"dataset": {"revision": "v1"}}, "datasets.rows.revision: {rows} is no repository"),
+        (
+            {"dataset": {"fallbacks": [{"repo": "a/b", "files": ["*"]}]}},
+            "datasets.rows.fallbacks: {rows} is on this machine, and nothing is read in its place",
+        ),
+        ({"dataset": {"files": ["*.csv"]}}, "datasets.rows.files: {rows} is one file, all of"),
+        ({"repo": {"revision": "v1"}}, "datasets.rows.revision: {folder} is no repository"),
+        (
+            {"base": {"repo": "smollm2-135m-instruct", "revision": "v1"}},
+            "base_model.revision: smollm2-135m-instruct is no repository",
+        ),
+    ],
+)
+def test_a_setting_without_effect_on_its_source_is_refused(tmp_path, rows, settings, sentence):
+    dataset = {"name": "rows", "path": str(rows), **settings.get("dataset", {})}
+    if "repo" in settings:
+        dataset = {"name": "rows", "repo": str(tmp_path), **settings["repo"]}
+    raw = {"name": "mine", "datasets": [dataset], "base_model": settings.get("base", {})}
+    with pytest.raises(ConfigError) as error:
+        check_variant(Variant.model_validate(raw))
+    [fault] = error.value.faults
+    assert fault.startswith(f"mine: {sentence.format(rows=rows, folder=tmp_path)}")
+
+
+def test_a_line_break_in_a_name_breaks_no_sentence(tmp_path):
+    folder = tmp_path / "a\nb\u2028c"
+    folder.mkdir()
+    rows = write_jsonl(folder / "rows\r\x1b[2J.jsonl", alpaca_rows(20))
+    shown = str(tmp_path / "a\\nb\\u2028c")
+    for path in (folder / "none.yaml", folder):
+        said = refused("validate", path)
+        assert said.startswith(f"{shown}") and said.count("\n") == 1
+    done = chatpipe("validate", rows)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith(f"{shown}/rows\\r")
+    with rows.open("a") as file:
+        file.write("no\n")
+    said = refused("validate", rows)
+    assert (
+        said == f"{shown}/rows\\r\\x1b[2J.jsonl: row 21: undecodable\n"
+        or len(said.splitlines()) == 1
+    )
 
 
 def test_a_variant_whose_rows_have_other_columns_is_refused_with_the_cure(tmp_path):

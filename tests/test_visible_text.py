@@ -1,8 +1,11 @@
 """Text that could rule a terminal or a page is written out; all other text stays as it is."""
 
+import pickle
+
 import pytest
 
-from chatpipe.visible_text import visible
+from chatpipe.errors import ConfigError, SourceError
+from chatpipe.visible_text import visible, visible_line
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,14 @@ def test_what_hides_or_rules_other_text_is_written_out(text, shown):
 )
 def test_other_text_stays_as_it_is(text):
     assert visible(text) == text
+
+
+def test_a_line_stays_one():
+    assert visible_line("a\nb\r\nc\u2028d\x85e\x1b") == r"a\nb\r\nc\u2028d\x85e\x1b"
+
+
+def test_errors_are_a_line_a_sentence():
+    several = SourceError("a\nb", "c")
+    assert str(several) == "a\\nb\nc" and str(pickle.loads(pickle.dumps(several))) == str(several)
+    faults = pickle.loads(pickle.dumps(ConfigError(["a\nb", "c"]))).faults
+    assert faults == ["a\\nb", "c"]

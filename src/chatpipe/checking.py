@@ -21,6 +21,9 @@ from chatpipe.sources import (
 )
 from chatpipe.tracking import missing
 
+NO_REVISION = "is no repository of the hub, and has no revisions; leave it out."
+DEFAULT_FILES = Dataset.model_fields["files"].default
+
 
 def check_variant(variant: Variant) -> None:
     """ConfigError with every fault that local files and the disk show, before any download."""
@@ -28,6 +31,7 @@ def check_variant(variant: Variant) -> None:
     for dataset in variant.datasets:
         root = local_path(dataset.path or dataset.repo)
         key = f"datasets.{dataset.name}"
+        faults += _unused_settings(dataset, root)
         if root is None:
             if not looks_like_hub_id(dataset.repo or ""):
                 faults.append(f"{key}.repo: {dataset.repo} is neither a directory nor a hub id.")
@@ -35,6 +39,22 @@ def check_variant(variant: Variant) -> None:
         faults += _dataset_faults(root, dataset)
     if faults:
         raise ConfigError([f"{variant.name}: {fault}" for fault in faults])
+
+
+def _unused_settings(dataset: Dataset, root: Path | None) -> Iterator[str]:
+    """Settings of a data set that its source has no use for."""
+    key = f"datasets.{dataset.name}"
+    place = dataset.path or dataset.repo
+    if dataset.path or root is not None:
+        if dataset.revision is not None:
+            yield f"{key}.revision: {place} {NO_REVISION}"
+        if dataset.fallbacks:
+            yield (
+                f"{key}.fallbacks: {place} is on this machine, and nothing is read in its place; "
+                "leave them out."
+            )
+    if root is not None and root.is_file() and dataset.files != DEFAULT_FILES:
+        yield f"{key}.files: {place} is one file, all of which is read; leave it out."
 
 
 def _dataset_faults(root: Path, dataset: Dataset) -> Iterator[str]:
@@ -72,6 +92,8 @@ def _has_rows(path: Path, dataset: Dataset) -> bool:
 def _base_faults(variant: Variant) -> Iterator[str]:
     repo = variant.base_model.repo
     local = local_path(repo)
+    if variant.base_model.revision is not None and (repo in WHEEL_MODELS or local is not None):
+        yield f"base_model.revision: {repo} {NO_REVISION}"
     if repo in WHEEL_MODELS:
         return
     if local is not None:

@@ -21,17 +21,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chatpipe.visible_text import visible_line
+
 
 class ChatpipeError(Exception):
-    """Base of everything that chatpipe raises on purpose."""
+    """Base of everything that chatpipe raises on purpose; each sentence is one line, whatever the
+    names in it hold."""
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__(*(visible_line(str(sentence)) for sentence in sentences))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class ConfigError(ChatpipeError):
     """One or several faults in a variant, a study or an override."""
 
     def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = list(faults)
-        super().__init__("\n".join(self.faults))
+        super().__init__(*faults)
+        self.faults = list(self.args)
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return type(self), (self.faults,)
 
 
 class DataError(ChatpipeError):
@@ -94,7 +106,7 @@ def named(name: str, message: str) -> ChatpipeError:
     """The error of that class which another process has told of."""
     if name == ConfigError.__name__:
         return ConfigError(message.splitlines())
-    return _BY_NAME.get(name, ChatpipeError)(message)
+    return _BY_NAME.get(name, ChatpipeError)(*message.splitlines())
 
 
 _BY_NAME: dict[str, type[ChatpipeError]] = {

@@ -147,10 +147,24 @@ def load_study(name_or_path: str) -> Study:
     return study
 
 
-def study_variants(study: Study, overrides: Sequence[str] = ()) -> list[Variant]:
-    """All variants of a study; the faults of all of them together."""
+def study_variants(
+    study: Study, overrides: Sequence[str] = (), origin: str | None = None
+) -> list[Variant]:
+    """All variants of a study; the faults of all of them together.
+
+    origin: the study's name or file, if it was read from one: a variant that is not there is that
+    file's fault.
+    """
+    file = f"{_find('studies', origin)}: " if origin else ""
     variants, faults = [], []
-    for name in study.variants:
+    for place, name in enumerate(study.variants):
+        try:
+            if SEPARATOR not in name:
+                _find("variants", name)
+        except ConfigError as error:
+            reasons = [fault.removeprefix("variants: ") for fault in error.faults]
+            faults += [f"{file}variants.{place}: {reason}" for reason in reasons]
+            continue
         try:
             variants.append(load_variant(name, overrides))
         except ConfigError as error:

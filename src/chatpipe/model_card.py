@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,19 @@ def write_model_card(
         base_literal=json.dumps(name, ensure_ascii=False),  # a string of Python as well
         base_details=base["details"] or {},
         template_file=TEMPLATE,
+        fence=_fence(
+            asked["prompt_template"]["with_input"], asked["prompt_template"]["without_input"]
+        ),
         nf4=asked["quantization"]["method"] == "nf4",
         datasets=[_dataset(item, corpus) for item in made_from if item["kind"] == "examples"],
     )
     (into / NAME).write_text(text, "utf-8")
+
+
+def _fence(*texts: str) -> str:
+    """A Markdown fence that none of the texts holds."""
+    longest = max((len(run) for text in texts for run in re.findall("`+", text)), default=0)
+    return "`" * max(3, longest + 1)
 
 
 def origin(item: dict[str, Any]) -> str:

@@ -130,7 +130,7 @@ class FetchDataset(Request):
                 refusals.append(str(error))
                 continue
             return found | ({"instead_of": refusals} if refusals else {})
-        raise SourceError("\n".join(refusals))
+        raise SourceError(*refusals)
 
 
 class FetchModel(Request):

@@ -78,7 +78,7 @@ def upstream_dataset(request: FetchDataset) -> Upstream:
             refusals.append(str(error))
             continue
         return found.model_copy(update={"repo": choice.repo, "instead_of": tuple(refusals)})
-    raise SourceError("\n".join(refusals))
+    raise SourceError(*refusals)
 
 
 def hub_sizes(

@@ -11,10 +11,20 @@ _HIDDEN = re.compile(
     "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]|\r(?!\n)"
 )
 
+_LINE_BREAKS = re.compile("[\n\r\u2028\u2029]")
+_NAMED = {"\n": "\\n", "\r": "\\r"}
+
 
 def visible(text: str) -> str:
     """The text with every character that would hide or rule others written out, like \\x1b."""
     return _HIDDEN.sub(lambda match: _written_out(ord(match[0])), text)
+
+
+def visible_line(text: str) -> str:
+    """The visible text in one line: line breaks, as a file's name may hold, are written out too."""
+    return _LINE_BREAKS.sub(
+        lambda match: _NAMED.get(match[0]) or _written_out(ord(match[0])), visible(text)
+    )
 
 
 def _written_out(code: int) -> str:

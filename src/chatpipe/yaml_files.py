@@ -30,6 +30,8 @@ _SCALARS = {
     ),
     "merge": ("<<", ["<"]),
 }
+# Of a value's tags, which may be written out (`!!str 5`); others stand for what is no plain data.
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in (*_SCALARS, "str", "seq", "map")}
 
 
 class _Loader(yaml.SafeLoader):
@@ -181,6 +183,7 @@ def _check_size(root: yaml.Node) -> None:
             raise _fault(node, "an alias stands within what it is an alias of")
         if depth > MAX_DEPTH:
             raise _fault(node, f"it is nested more than {MAX_DEPTH} levels deep")
+        _check_tag(node)
         open_nodes.add(node)
         total = 1 + sum(size(child, depth + 1) for child in _children(node))
         open_nodes.discard(node)
@@ -190,6 +193,18 @@ def _check_size(root: yaml.Node) -> None:
         return total
 
     size(root, 0)
+
+
+def _check_tag(node: yaml.Node) -> None:
+    """Refuse what is no plain data, like the bytes of `!!binary`."""
+    kind = node.tag.rpartition(":")[2]
+    if node.tag not in _TAGS:
+        shown = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise _fault(node, f"{shown} is no tag of plain data; write the value without it")
+    if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
+        kinds = ("float", "int") if kind == "float" else (kind,)
+        if not any(re.fullmatch(_SCALARS[name][0], node.value) for name in kinds):
+            raise _fault(node, f"{node.value[:20]} is no !!{kind}")
 
 
 def _children(node: yaml.Node) -> list[yaml.Node]:
