@@ -177,14 +177,11 @@ def test_a_line_break_in_a_name_breaks_no_sentence(tmp_path):
         said = refused("validate", path)
         assert said.startswith(f"{shown}") and said.count("\n") == 1
     done = chatpipe("validate", rows)
-    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith(f"{shown}/rows\\r")
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith(f"{shown}/rows\\x0d")
     with rows.open("a") as file:
         file.write("no\n")
     said = refused("validate", rows)
-    assert (
-        said == f"{shown}/rows\\r\\x1b[2J.jsonl: row 21: undecodable\n"
-        or len(said.splitlines()) == 1
-    )
+    assert said.startswith(f"{shown}/rows\\x0d\\x1b[2J.jsonl: ") and said.count("\n") == 1
 
 
 def test_a_variant_whose_rows_have_other_columns_is_refused_with_the_cure(tmp_path):
