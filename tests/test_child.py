@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from chatpipe import parent_death, progress
-from chatpipe.artifacts import store
+from chatpipe.artifacts import request_class, store
 from chatpipe.child import SharedChild
 from chatpipe.config import Generation, Prompt, Quantization
 from chatpipe.errors import ChatpipeError, ConfigError, SourceError, StepProcessError, named
@@ -84,11 +84,11 @@ def test_a_killed_process_is_a_typed_error_and_the_next_request_gets_a_new_one(a
 BROKEN = """
 import builtins, sys
 from pathlib import Path
-from chatpipe import child, scoring, generation
+from chatpipe import child, generation
 class Broken(generation.Ask):
     def build(self, into):
         raise ERROR
-child._steps = lambda: {"Ask": Broken}
+generation.Ask = Broken
 child.main()
 """
 
@@ -148,6 +148,12 @@ def test_a_process_that_ends_itself_leaves_what_it_wrote_in_a_file(ask, tmp_path
         built(breaking(error), ask, tmp_path / "2", [])
     log = Path(str(caught.value).partition(" is in ")[2].rstrip("."))
     assert "Fatal Python error: Segmentation fault" in log.read_text()
+
+
+@pytest.mark.parametrize("path", ["os:system", "chatpipe.errors:DataError", "chatpipe.config:No"])
+def test_a_message_can_name_only_requests_of_chatpipe(path):
+    with pytest.raises(ValueError, match=path):
+        request_class(path)
 
 
 STARTS_A_CHILD = """

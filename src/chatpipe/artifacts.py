@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,15 +49,15 @@ class Artifact(BaseModel):
     @property
     def path(self) -> Path:
         """The directory, in the store of this process."""
-        return store().path(self.kind, self.key)
+        return store_directory() / self.kind / self.key
 
     def details(self) -> dict[str, Any]:
         """What the step said of its product, also where only the shared store has that."""
-        return dict(store().seal(self)["details"])
+        return dict(recorded_manifest(self)["details"])
 
     def size(self) -> int:
         """Bytes of all its files, by the seal."""
-        return sum(int(file["size"]) for file in store().seal(self)["files"].values())
+        return sum(int(file["size"]) for file in recorded_manifest(self)["files"].values())
 
     def lineage(self) -> list[dict[str, Any]]:
         """This artifact and all that it was made from, sources first: kind, key, digest, and
@@ -97,6 +98,25 @@ class Request(BaseModel):
     def check_rebuilt(self, before: dict[str, Any], now: dict[str, Any], into: Path) -> None:
         """Compare the seal of what was built in place of a damaged artifact with that one's seal;
         raise where the source itself is damaged."""
+
+
+def class_path(request: Request) -> str:
+    """The class of a request as `module:Class`, for a message to another process."""
+    return f"{type(request).__module__}:{type(request).__qualname__}"
+
+
+def request_class(path: str) -> type[Request]:
+    """The class that `class_path` named.
+
+    Raises ValueError for what is not a Request of chatpipe's own: a message names no other code.
+    """
+    module, _, name = path.partition(":")
+    if not module.startswith("chatpipe."):
+        raise ValueError(f"{path}: not a module of chatpipe")
+    found = getattr(import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, Request)):
+        raise ValueError(f"{path}: not a request")
+    return found
 
 
 def _canonical(value: Any) -> Any:
@@ -145,20 +165,8 @@ class Store:
         """What was made for that request, here or in the shared store; nothing is fetched."""
         kind, key = request.kind, request.key()
         found = self.find(kind, key)
-        seal = None if found else self.sealed_elsewhere(kind, key)
+        seal = None if found else shared_manifest(kind, key)
         return Artifact(kind=kind, key=key, digest=seal["digest"]) if seal else found
-
-    def seal(self, artifact: Artifact) -> dict[str, Any]:
-        """The seal of that artifact: the one that is here, else the shared store's, as `held` looks
-        for artifacts; nothing is fetched. ArtifactError where there is neither."""
-        kind, key = artifact.kind, artifact.key
-        here = self._readable_seal(kind, key)
-        if here and here["digest"] == artifact.digest:
-            return here
-        shared = self.sealed_elsewhere(kind, key)
-        if shared and shared["digest"] == artifact.digest:
-            return shared
-        return here or read_seal(self.path(kind, key))
 
     def bring(self, artifact: Artifact) -> Artifact:
         """That artifact where it is here, else as the shared store has it; ArtifactError where
@@ -219,11 +227,6 @@ class Store:
         seal = shared.seal(path.parent.name, path.name)
         return seal is not None and seal["digest"] == read_seal(path)["digest"]
 
-    def sealed_elsewhere(self, kind: str, key: str) -> dict[str, Any] | None:
-        """The seal of an artifact that could be fetched from the shared store."""
-        shared = shared_store()
-        return shared.seal(kind, key) if shared else None
-
     def work_path(self, kind: str, key: str) -> Path:
         """A directory that outlives a crash of the step: checkpoints to resume from."""
         path = self.root / WORK / f"{kind}-{key}"
@@ -283,7 +286,7 @@ class Store:
         self, request: Request, key: str, build: Callable[[Path], dict[str, Any]]
     ) -> Artifact:
         self._check_upstream(request)
-        before = self._readable_seal(request.kind, key)
+        before = readable_manifest(self.path(request.kind, key))
         with self._temporary(request.kind, key) as temporary:
             details = build(temporary)
             facts = {
@@ -318,16 +321,9 @@ class Store:
     def _refuse_strangers(self, kind: str, key: str) -> None:
         """ArtifactError where somebody put a file into that artifact: it would be used in silence,
         or go with the artifact when that is made anew."""
-        seal = self._readable_seal(kind, key)
+        seal = readable_manifest(self.path(kind, key))
         for file in strangers(self.path(kind, key), seal) if seal else ():
             raise ArtifactError(stranger_fault(file))
-
-    def _readable_seal(self, kind: str, key: str) -> dict[str, Any] | None:
-        """The seal of what is there, damaged or not."""
-        try:
-            return read_seal(self.path(kind, key))
-        except ArtifactError:
-            return None
 
     def _fetch(self, shared: SharedStore, kind: str, key: str) -> Artifact | None:
         with self._temporary(kind, key) as temporary:
@@ -422,9 +418,14 @@ def home() -> Path:
     return Path(os.environ.get("CHATPIPE_HOME") or ".chatpipe").absolute()
 
 
+def store_directory() -> Path:
+    """Where the artifacts of this process lie, as `KIND/KEY/`."""
+    return home() / "store"
+
+
 def store() -> Store:
     """The store of this process."""
-    return Store(home() / "store")
+    return Store(store_directory())
 
 
 def verify(path: Path, deep: bool = False) -> Artifact:
@@ -437,9 +438,37 @@ def verify(path: Path, deep: bool = False) -> Artifact:
     return Artifact(kind=seal["kind"], key=seal["key"], digest=seal["digest"])
 
 
+def recorded_manifest(artifact: Artifact) -> dict[str, Any]:
+    """The manifest of that artifact: the local one, else the shared store's; nothing is fetched.
+
+    Raises ArtifactError where there is neither.
+    """
+    local = readable_manifest(artifact.path)
+    if local and local["digest"] == artifact.digest:
+        return local
+    shared = shared_manifest(artifact.kind, artifact.key)
+    if shared and shared["digest"] == artifact.digest:
+        return shared
+    return local or read_seal(artifact.path)
+
+
+def readable_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of the artifact at `path`, damaged or not; None where it cannot be read."""
+    try:
+        return read_seal(path)
+    except ArtifactError:
+        return None
+
+
+def shared_manifest(kind: str, key: str) -> dict[str, Any] | None:
+    """The manifest of an artifact that could be fetched from the shared store."""
+    shared = shared_store()
+    return shared.seal(kind, key) if shared else None
+
+
 def _trace(artifact: Artifact, found: dict[str, dict[str, Any]]) -> None:
     try:
-        seal = store().seal(artifact)
+        seal = recorded_manifest(artifact)
     except (ArtifactError, SharedStoreError):  # what is wrong with the shared store, others say
         seal = {"asked": {}, "details": None}
     for value in references(seal["asked"]):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from chatpipe import gpu_memory, parent_death, progress
-from chatpipe.artifacts import Request, home
+from chatpipe.artifacts import Request, class_path, home, request_class
 from chatpipe.errors import StepProcessError, StoppedError
 from chatpipe.failures import Failure, write_log, written_to
 from chatpipe.libraries import prepare
@@ -173,7 +173,7 @@ class SharedChild:
 
 def _message(request: Request, into: Path) -> str:
     asked = request.model_dump(mode="json")
-    return json.dumps({"step": type(request).__name__, "request": asked, "into": str(into)})
+    return json.dumps({"class": class_path(request), "request": asked, "into": str(into)})
 
 
 def _announce_checkpoint(is_interrupt: bool) -> None:
@@ -199,25 +199,13 @@ def _died(request: Request, code: int, lines: list[str]) -> StepProcessError:
     return StepProcessError(f"the {request.kind} step ended with exit code {code}: {words}{log}")
 
 
-def _steps() -> dict[str, type[Request]]:
-    from chatpipe.company import AskInCompany
-    from chatpipe.finetuning import Finetune
-    from chatpipe.generation import Ask
-    from chatpipe.planning import MakePlan
-    from chatpipe.scoring import Score
-    from chatpipe.sources import FetchModel
-
-    steps = (MakePlan, FetchModel, Finetune, Score, Ask, AskInCompany)
-    return {step.__name__: step for step in steps}
-
-
 def main() -> None:
     """Build every request that standard input brings, telling the parent how it goes."""
     faulthandler.enable()
     prepare()
     for line in sys.stdin:
         message = json.loads(line)
-        request = _steps()[message["step"]].model_validate(message["request"])
+        request = request_class(message["class"]).model_validate(message["request"])
         try:
             with gpu_memory.errors_named(request):
                 details = request.build(Path(message["into"]))

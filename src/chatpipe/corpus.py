@@ -21,7 +21,7 @@ from chatpipe.artifacts import Artifact, Request
 from chatpipe.config import Dataset, Fallback, Split
 from chatpipe.data import FORMATS
 from chatpipe.data.columns import unused_warning
-from chatpipe.data.folders import left_out_warnings, row_files
+from chatpipe.data.folders import ROWS, left_out_warnings, row_files
 from chatpipe.data.formats import (
     FLAGS_BETWEEN,
     KEY_TWICE,
@@ -44,7 +44,6 @@ from chatpipe.data.parallel import in_order
 from chatpipe.data.reading import READ_REASON, Part, RowFile, batches
 from chatpipe.data.writing import RowWriter, count_values, ordered
 from chatpipe.errors import DataError
-from chatpipe.sources import ROWS
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("instruction", "input", "output", "source", "id")]

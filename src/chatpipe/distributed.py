@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from chatpipe import parent_death
-from chatpipe.artifacts import Request, home
+from chatpipe.artifacts import Request, class_path, home, request_class
 from chatpipe.atomic_writes import write_atomically
 from chatpipe.errors import ConfigError, StepProcessError
 from chatpipe.failures import Failure
@@ -77,7 +77,8 @@ def build_together(request: Request, into: Path, count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         request_file, outcome_file = Path(folder) / "request.json", Path(folder) / "outcome.json"
         stop_file = Path(folder) / "stop"
-        request_file.write_text(request.model_dump_json(), "utf-8")
+        message = {"class": class_path(request), "request": request.model_dump(mode="json")}
+        request_file.write_text(json.dumps(message), "utf-8")
         files = [str(request_file), str(into), str(outcome_file)]
         with deferred_signals(on_signal=stop_file.touch):
             launcher = subprocess.Popen(
@@ -133,15 +134,14 @@ def main(request_file: Path, into: Path, outcome_file: Path) -> None:
     from accelerate import PartialState
     from torch import distributed
 
-    from chatpipe.finetuning import Finetune
-
     if int(os.environ["RANK"]):
         os.environ.pop("CHATPIPE_CHILD", None)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     outcome: dict[str, Any]
-    request = Finetune.model_validate_json(request_file.read_text("utf-8"))
+    message = json.loads(request_file.read_text("utf-8"))
+    request = request_class(message["class"]).model_validate(message["request"])
     try:
         with errors_named(request):
             outcome = {"details": request.build(into)}

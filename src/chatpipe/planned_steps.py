@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from chatpipe.artifacts import Artifact, Request, store
+from chatpipe.artifacts import Artifact, Request, shared_manifest, store
 from chatpipe.config import Dataset, Split, Variant
 from chatpipe.corpus import Merge, Normalize, RowAccount
 from chatpipe.errors import ChatpipeError
@@ -150,7 +150,7 @@ def state_of(
     kind, key = request.kind, request.key()
     found = store().find(kind, key)
     if found is None:
-        seal = store().sealed_elsewhere(kind, key)
+        seal = shared_manifest(kind, key)
         if seal is None:
             return Step(kind=kind, what=what, state="make"), None
         size = sum(file["size"] for file in seal["files"].values())

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from chatpipe import base_files
 from chatpipe.artifacts import Request, store
 from chatpipe.config import BaseModelRef, Dataset, Fallback, Variant
-from chatpipe.data.folders import RowFiles, hub_patterns, row_files
+from chatpipe.data.folders import ROWS, RowFiles, hub_patterns, row_files
 from chatpipe.errors import HubUnreachableError, SourceError
 from chatpipe.file_digests import file_digest, sha1_digests
 from chatpipe.hub import RepoType, fetch_snapshot
@@ -26,7 +26,6 @@ from chatpipe.seals import OWN_NAMES
 from chatpipe.user_paths import expanded, is_there
 
 PACKAGED = "packaged:"
-ROWS = "rows"  # the folder of a raw artifact that holds the source's files
 # What transformers reads of a model: weights, the configurations, the tokenizer and its templates.
 MODEL_FILES = (
     "*config.json",

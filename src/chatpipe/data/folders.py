@@ -15,6 +15,7 @@ from chatpipe.data.opening import COMPRESSIONS, KINDS, as_text, kind_of, name_fa
 from chatpipe.errors import SourceError
 
 # What a data set reads where it names no patterns (`Dataset.files`).
+ROWS = "rows"  # the folder of a raw artifact that holds the source's files
 DEFAULT_PATTERNS = ("**/*.parquet", "**/*.jsonl", "**/*.json", "**/*.csv")
 NOT_ROWS = re.compile(
     r"(dataset_infos?|dataset_dict|state|metadata|schema|package|package-lock|config|"
