@@ -219,6 +219,7 @@ BASES = (
     Case("unknown position encoding", "config.json", base=config(rope_scaling={"type": "nope"})),
     Case("unknown activation", "config.json", base=config(hidden_act="nope")),
     Case("manifest of ours beside the weights", base=written("artifact.json", b"{}")),
+    Case("another model's type", "model_type is gemma", base=config(model_type="gemma")),
     Case("custom code", base=config(auto_map={"AutoModelForCausalLM": "evil.Model"})),
 )
 

@@ -120,7 +120,28 @@ def kind_faults(config: Any) -> list[str]:
     heads = [name for name in config.architectures or () if _OTHER_HEADS.search(name)]
     if heads:
         return [f"{CONFIG}: {heads[0]} has another head than a language model's."]
+    return _class_faults(config)
+
+
+def _class_faults(config: Any) -> list[str]:
+    """Why its class and its model_type are not of one model. A Gemma of Llama's weights, which
+    have the same names and sizes, is loaded without a word, and computes something else."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = str(config.model_type)
+    for name in config.architectures or ():
+        kinds = {key for key, value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if value == name}
+        if kinds and not any(_family(kind) == _family(other) for other in kinds):
+            return [
+                f"{CONFIG}: model_type is {kind}, and {name} in architectures is a "
+                f"{'/'.join(sorted(kinds))}; write the one that the weights are of in both."
+            ]
     return []
+
+
+def _family(model_type: str) -> str:
+    """Of `gemma3_text` and `gemma3` the same: a model and its part for text."""
+    return model_type.partition("_")[0]
 
 
 def _odd_values(config: Any) -> str | None:
