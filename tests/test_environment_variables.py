@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.environment import VARIABLES
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "environment-variables.md"
 PACKAGES = ("src", "flows", "tasks")
@@ -109,6 +111,10 @@ def test_every_variable_of_the_code_is_on_the_page(in_code):
 
 def test_every_variable_of_the_page_is_in_the_code(in_code):
     assert not documented().keys() - in_code.keys()
+
+
+def test_the_names_that_mistyped_ones_are_compared_with_are_those_of_the_page():
+    assert {name for name in documented() if name.startswith("CHATPIPE_")} == VARIABLES
 
 
 def test_the_page_has_the_values_that_the_code_sets():
