@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from peft import get_peft_model
 
-from chatpipe.config import Lora
-from chatpipe.finetuning import lora_config
+from chatpipe.config.schema import Lora
+from chatpipe.models.lora import lora_config
 
 
 def with_adapters(model: Any, count: int) -> tuple[Any, list[str | None]]:

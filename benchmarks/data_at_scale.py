@@ -111,10 +111,12 @@ def measure(path: Path, home: Path) -> dict[str, Any]:
     os.environ["CHATPIPE_HOME"] = str(home)
     import pandas  # noqa: F401  pyarrow imports it at its first conversion
 
-    from chatpipe.artifacts import Request, store
-    from chatpipe.config import Dataset, Split
-    from chatpipe.corpus import Merge, Normalize
-    from chatpipe.sources import FetchDataset
+    from chatpipe.config.schema import Dataset, Split
+    from chatpipe.data.merge import Merge
+    from chatpipe.data.normalize import Normalize
+    from chatpipe.sources.fetch import FetchDataset
+    from chatpipe.store.artifact import Request
+    from chatpipe.store.store import store
 
     dataset = Dataset(name="synthetic", path=str(path))
     raw = store().obtain(FetchDataset.of(dataset))

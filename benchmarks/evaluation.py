@@ -27,11 +27,13 @@ from torch.nn.functional import cross_entropy
 from benchmarks import harness, rows
 from benchmarks.adapted import with_adapters
 from benchmarks.padded import pad
-from chatpipe.config import Evaluation, Quantization
-from chatpipe.libraries import prepare
-from chatpipe.modeling import load_model, load_tokenizer, peak_memory_bytes
-from chatpipe.scoring import row_nats
-from chatpipe.tokenization import IGNORED, TokenizedRow
+from chatpipe.config.schema import Evaluation, Quantization
+from chatpipe.evaluation.score import row_nats
+from chatpipe.models.devices import peak_memory_bytes
+from chatpipe.models.inference import load_model
+from chatpipe.models.loading import load_tokenizer
+from chatpipe.runtime.environment import prepare
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 
 PLAIN = Quantization(method="none")
 BATCH_TOKENS = Evaluation().batch_tokens

@@ -27,14 +27,14 @@ import torch
 
 from benchmarks import harness, rows
 from benchmarks.adapted import with_adapters
-from chatpipe.completion import Completion, complete, completion_of
-from chatpipe.config import Generation, Quantization
-from chatpipe.libraries import prepare
-from chatpipe.mixed_adapters import switched_to
-from chatpipe.modeling import load_base, load_fast_base, load_tokenizer
-from chatpipe.prompts import render, template
-from chatpipe.sampling import generation_arguments
-from chatpipe.tokenization import Encoder
+from chatpipe.config.prompts import render, template
+from chatpipe.config.schema import Generation, Quantization
+from chatpipe.generation.batch import Completion, complete, completion_of
+from chatpipe.generation.sampling import generation_arguments
+from chatpipe.kernels.lora_inference import switched_to
+from chatpipe.models.loading import load_base, load_fast_base, load_tokenizer
+from chatpipe.runtime.environment import prepare
+from chatpipe.tokenization.encoder import Encoder
 
 CONTENDERS = ("one-by-one", "fast-alone", "ours")
 OF_MODELS = ("one-by-one", "fast-alone", "by-model", "peft", "ours")

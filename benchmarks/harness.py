@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from chatpipe.libraries import environment
+from chatpipe.runtime.environment import environment
 
 _RESULTS = Path(__file__).parent / "results"
 MARK = "RESULT "
@@ -101,8 +101,8 @@ def results() -> Path:
 
 def computed_in() -> str:
     """The type that this machine's matrix products are in, where nobody says another."""
-    from chatpipe.config import Quantization
-    from chatpipe.modeling import compute_dtype
+    from chatpipe.config.schema import Quantization
+    from chatpipe.models.devices import compute_dtype
 
     return str(compute_dtype(Quantization())).removeprefix("torch.")
 
@@ -117,7 +117,7 @@ def write(name: str, command: str, found: Result) -> None:
 
 def machine() -> Result:
     """The device and the versions that the figures hang on."""
-    from chatpipe.modeling import device_name, library_versions
+    from chatpipe.models.devices import device_name, library_versions
 
     return {
         "device": device_name(),

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from benchmarks import harness, rows, training
 from benchmarks.padded import TrainerInOurOrder, pad
-from chatpipe.config import Lora
-from chatpipe.libraries import prepare
-from chatpipe.modeling import compute_dtype, load_base
+from chatpipe.config.schema import Lora
+from chatpipe.models.devices import compute_dtype
+from chatpipe.models.loading import load_base
 from chatpipe.report import drawing as draw
 from chatpipe.report.html import environment
+from chatpipe.runtime.environment import prepare
 
 CONTENDERS = ("padded", "ours")
 LORA = Lora(dropout=0.0)  # whose noise would be another one for each
@@ -31,7 +32,7 @@ PAGE = """{% from "parts.html.j2" import style %}<!doctype html>
 def run(name: str, options: argparse.Namespace) -> harness.Result:
     from transformers import TrainingArguments
 
-    from chatpipe.packed_trainer import packed_training
+    from chatpipe.training.trainer import packed_training
 
     prepare()
     base = rows.base_model(options.base)

@@ -20,10 +20,11 @@ from statistics import median
 from typing import Any, ClassVar
 
 from benchmarks import harness
-from chatpipe.artifacts import Request, Store
+from chatpipe.store.artifact import Request
+from chatpipe.store.store import Store
 
 NOTHING = "from prefect import flow\n@flow\ndef nothing(): pass\nnothing()"
-CLI = ("-m", "flows.cli")
+CLI = ("-m", "chatpipe")
 PORT = 4399
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from chatpipe.global_batches import EpochLoader, GlobalBatches
-from chatpipe.tokenization import IGNORED, TokenizedRow
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
+from chatpipe.training.sampler import EpochLoader, GlobalBatches
 
 
 def pad(rows: Sequence[TokenizedRow]) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import rows
-from chatpipe.modeling import load_tokenizer
+from chatpipe.models.loading import load_tokenizer
 
 # hidden size, size of the feed-forward layer, layers, heads (LLaMA paper, table 2)
 SHAPES = {

@@ -10,15 +10,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatpipe.artifacts import Artifact, store
-from chatpipe.config import BaseModelRef, Dataset
-from chatpipe.corpus import Normalize
-from chatpipe.loading import load_variant
-from chatpipe.modeling import load_tokenizer
-from chatpipe.prompts import template
-from chatpipe.row_checks import format_of
-from chatpipe.sources import FetchDataset, FetchModel
-from chatpipe.tokenization import Encoder, TokenizedRow
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import BaseModelRef, Dataset
+from chatpipe.data.normalize import Normalize
+from chatpipe.models.loading import load_tokenizer
+from chatpipe.planning.row_checks import format_of
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.store.artifact import Artifact
+from chatpipe.store.store import store
+from chatpipe.study.loading import load_variant
+from chatpipe.tokenization.encoder import Encoder, TokenizedRow
 
 MAX_LENGTH = 1024
 

@@ -25,14 +25,15 @@ from peft import get_peft_model
 
 from benchmarks import harness, rows
 from benchmarks.padded import pad
-from chatpipe.config import Lora, Quantization, Training
-from chatpipe.finetuning import lora_config, with_adapter
-from chatpipe.global_batches import GlobalBatches
-from chatpipe.libraries import prepare
-from chatpipe.modeling import compute_dtype, load_base, load_fast_base, peak_memory_bytes
-from chatpipe.scoring import row_nats
-from chatpipe.shapes import shapes_of
-from chatpipe.tokenization import IGNORED, TokenizedRow
+from chatpipe.config.schema import Lora, Quantization, Training
+from chatpipe.evaluation.score import row_nats
+from chatpipe.models.devices import compute_dtype, peak_memory_bytes
+from chatpipe.models.loading import load_base, load_fast_base
+from chatpipe.models.lora import lora_config, with_adapter
+from chatpipe.models.shapes import shapes_of
+from chatpipe.runtime.environment import prepare
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
+from chatpipe.training.sampler import GlobalBatches
 
 # The global batch and the dropout are those of everyone who changes nothing.
 SETTINGS = Training(learning_rate=1e-3, epochs=1)
@@ -152,7 +153,7 @@ def _trl(
             for row in train
         ]
     )
-    from chatpipe.modeling import load_tokenizer
+    from chatpipe.models.loading import load_tokenizer
 
     trainer = SFTTrainer(
         model=tuned(base, load),
@@ -172,7 +173,7 @@ def _trl(
 def ours(base: Path, train: Rows, folder: str, lora: Lora = LORA, **more: Any) -> Any:
     from transformers import TrainingArguments
 
-    from chatpipe.packed_trainer import PackedTrainer, PackingCollator, training_lanes
+    from chatpipe.training.trainer import PackedTrainer, PackingCollator, training_lanes
 
     half = {"fp16": half_precision()["fp16"]}  # bfloat16's autocast is the trainer's own
     unused = {"remove_unused_columns": False}
@@ -201,7 +202,7 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
     """Train for an epoch; the seconds are the Trainer's own, without loading."""
     from contextlib import nullcontext
 
-    from chatpipe.packed_trainer import packed_training
+    from chatpipe.training.trainer import packed_training
 
     prepare()
     base = rows.base_model(options.base).path

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from prefect import flow
 from pydantic import BeforeValidator, Field
 
-from chatpipe.artifacts import Artifact
-from chatpipe.config import Dataset, Variant
-from flows.entering import named_by
+from chatpipe.config.prompt_template_parameter import PromptTemplateParameter
+from chatpipe.config.schema import Dataset, Variant
+from chatpipe.store.artifact import Artifact
+from flows.naming import named_by
 from flows.placement import placement
-from flows.prompt_template_parameter import PromptTemplateParameter
 from flows.run_parameters import run_parameters
-from flows.story import study_story
+from flows.study import study_story
 
 
 class StudyVariant(Variant):

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from prefect import flow
 
-from chatpipe.artifacts import Artifact
-from chatpipe.config import (
+from chatpipe.config.prompt_schema import Prompt
+from chatpipe.config.prompt_template_parameter import PromptTemplateParameter
+from chatpipe.config.schema import (
     BaseModelRef,
     Dataset,
     Evaluation,
     Generation,
     Lora,
     PaperReported,
-    Prompt,
     Quantization,
     Split,
     Tracker,
     Training,
 )
-from flows.entering import named_by
+from chatpipe.store.artifact import Artifact
+from flows.naming import named_by
 from flows.placement import placement
-from flows.prompt_template_parameter import PromptTemplateParameter
 from flows.run_parameters import run_parameters
-from flows.story import study_story
+from flows.study import study_story
 
 
 # One parameter a section, and not one for the whole variant: Prefect's run form shows each section

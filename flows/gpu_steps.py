@@ -7,12 +7,12 @@ from typing import Any, Literal
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from chatpipe.artifacts import Artifact
-from chatpipe.config import Variant
-from chatpipe.finetuning import Finetune
-from chatpipe.generation import Ask
-from chatpipe.scoring import Score
-from flows.entering import check_home, named_by
+from chatpipe.config.schema import Variant
+from chatpipe.evaluation.score import Score
+from chatpipe.generation.ask import Ask
+from chatpipe.store.artifact import Artifact
+from chatpipe.training.finetune import Finetune
+from flows.naming import check_home, named_by
 from tasks import preflight, steps
 
 GpuRequest = Finetune | Score | Ask

@@ -15,9 +15,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Cancelling
 
-from chatpipe.artifacts import store
-from chatpipe.config import Variant
+from chatpipe.config.schema import Variant
 from chatpipe.errors import ServiceError, StepProcessError
+from chatpipe.store.store import store
 from flows.gpu_steps import AskedStep
 from tasks import preflight
 

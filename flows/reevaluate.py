@@ -15,19 +15,21 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from chatpipe import gating, history, published, trend
-from chatpipe.artifacts import Artifact, store
-from chatpipe.base_names import base_names
-from chatpipe.config import Variant
+from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError, GateError
-from chatpipe.gating import Regression, Verdict
-from chatpipe.loading import load_variant, names
-from chatpipe.published import Published
-from chatpipe.seals import read_seal
-from chatpipe.study_checks import repeated_names
-from flows.entering import check_home
+from chatpipe.reevaluation import gate, history, trend
+from chatpipe.reevaluation.gate import Regression, Verdict
+from chatpipe.store.artifact import Artifact
+from chatpipe.store.manifest import read_seal
+from chatpipe.store.store import store
+from chatpipe.study import lookup
+from chatpipe.study.base_names import base_names
+from chatpipe.study.checks import repeated_names
+from chatpipe.study.loading import load_variant, names
+from chatpipe.study.lookup import Published
+from flows.naming import check_home
 from flows.placement import Placement, placement_if_online
-from flows.story import Model, base_models, heldout_sets, measured
+from flows.study import Model, base_models, heldout_sets, measured
 from tasks import showing, steps
 
 GATE_FAILED = "chatpipe.gate.failed"
@@ -116,7 +118,7 @@ def _latest_of(name: str) -> Published | ChatpipeError | None:
 
 def _latest(variant: Variant) -> Published | ChatpipeError | None:
     try:
-        return published.latest(variant)
+        return lookup.latest(variant)
     except ChatpipeError as error:  # the others are checked all the same
         return error
 
@@ -165,7 +167,7 @@ def _measure(model: Published, how: _How) -> Verdict:
     held = map(store().held, tuned.scores(heldout).values())
     unchanged = [artifact.key for artifact in held if artifact]
     found = measured([tuned], heldout, how.gpu, how.others)
-    return gating.record(history.entries_of(found, heldout, unchanged), how.tolerance)
+    return gate.record(history.entries_of(found, heldout, unchanged), how.tolerance)
 
 
 def _tell(check: _Check) -> None:

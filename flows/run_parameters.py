@@ -16,10 +16,10 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
-from chatpipe.config import Study, Variant
+from chatpipe.config.parameter_merging import differences, merge_sections, parse_section
+from chatpipe.config.run_names import base_of, rename_by_members, rename_run, rename_study
+from chatpipe.config.schema import Study, Variant
 from chatpipe.errors import ConfigError
-from chatpipe.run_names import base_of, rename_by_members, rename_run, rename_study
-from flows.parameter_merging import differences, merge_sections, parse_section
 
 
 @dataclass(frozen=True)

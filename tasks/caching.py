@@ -20,10 +20,11 @@ from prefect.serializers import Serializer
 from prefect.transactions import get_transaction
 from pydantic import Field
 
-from chatpipe.artifacts import Artifact, Request, store
-from chatpipe.atomic_writes import write_atomically
 from chatpipe.errors import HubUnreachableError, SharedStoreError
-from chatpipe.seals import RECORD
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.store.manifest import RECORD
+from chatpipe.store.store import store
+from chatpipe.utils.atomic_writes import write_atomically
 
 RECORD_BYTES = 4096
 # What the tasks of this process did, as "kind/key": bodies that ran, and verified hits.

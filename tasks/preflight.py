@@ -12,12 +12,12 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from chatpipe.child import SharedChild
-from chatpipe.config import Variant
+from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError
-from chatpipe.plan_words import cost_rows, summary
-from chatpipe.planning import MakePlan, Plan, refuse
-from chatpipe.published import find
+from chatpipe.planning.planner import MakePlan, Plan, refuse
+from chatpipe.planning.summary import cost_rows, summary
+from chatpipe.runtime.worker import SharedChild
+from chatpipe.study.lookup import find
 from tasks.showing import artifact_key
 
 

@@ -18,7 +18,6 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from chatpipe.progress import Progress
 from chatpipe.report import (
     Report,
     account_rows,
@@ -26,6 +25,7 @@ from chatpipe.report import (
     render_markdown,
     transfer_rows,
 )
+from chatpipe.runtime.progress import Progress
 
 Shown = tuple[Callable[[Progress], None], Callable[[str], None]]
 LINE_EVERY_S = 5.0

@@ -8,15 +8,17 @@ from typing import cast
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
-from chatpipe.artifacts import Artifact, Request, store
-from chatpipe.child import SharedChild
-from chatpipe.company import AskInCompany
-from chatpipe.corpus import Merge, Normalize
-from chatpipe.finetuning import Finetune
-from chatpipe.generation import Ask
-from chatpipe.reporting import MakeReport
-from chatpipe.scoring import Score
-from chatpipe.sources import FetchDataset, FetchModel
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import Normalize
+from chatpipe.evaluation.score import Score
+from chatpipe.generation.ask import Ask
+from chatpipe.generation.ask_batch import AskInCompany
+from chatpipe.report.build import MakeReport
+from chatpipe.runtime.worker import SharedChild
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.store.store import store
+from chatpipe.training.finetune import Finetune
 from tasks.caching import step
 from tasks.showing import progress_shown
 

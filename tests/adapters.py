@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from chatpipe.artifacts import Artifact, Request
-from chatpipe.config import Lora
+from chatpipe.config.schema import Lora
+from chatpipe.store.artifact import Artifact, Request
 
 
 class RandomAdapter(Request):
@@ -23,7 +23,7 @@ class RandomAdapter(Request):
         from peft import get_peft_model
         from transformers import AutoModelForCausalLM
 
-        from chatpipe.finetuning import lora_config
+        from chatpipe.models.lora import lora_config
 
         base = AutoModelForCausalLM.from_pretrained(self.base.path, dtype=torch.float32)
         model = get_peft_model(base, lora_config(self.lora))

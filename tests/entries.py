@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from chatpipe.history import Entry
+from chatpipe.reevaluation.history import Entry
 
 START = datetime(2026, 3, 1, 6, 0, tzinfo=UTC)
 

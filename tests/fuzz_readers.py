@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from chatpipe.data import reading
 from chatpipe.data.csv_rows import CSVFile
 from chatpipe.errors import ChatpipeError
-from chatpipe.row_checks import checked_rows
+from chatpipe.planning.row_checks import checked_rows
 from tests.rows import alpaca_rows, dialogue_rows
 
 TEXTS = ("instruction", "input", "output")

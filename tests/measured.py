@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from chatpipe.artifacts import Artifact, Request, store
-from chatpipe.config import Variant
-from chatpipe.reporting import Measured
+from chatpipe.config.schema import Variant
+from chatpipe.report.build import Measured
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.store.store import store
 
 Rows = dict[str, tuple[float, int]]  # id -> (nats, tokens)
 

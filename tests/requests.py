@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from chatpipe.artifacts import store
-from chatpipe.config import BaseModelRef, Dataset, Lora, Quantization, Split, Training
-from chatpipe.corpus import Merge, Normalize
-from chatpipe.finetuning import Finetune
-from chatpipe.prompts import template
-from chatpipe.sources import FetchDataset, FetchModel
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import BaseModelRef, Dataset, Lora, Quantization, Split, Training
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import Normalize
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.store.store import store
+from chatpipe.training.finetune import Finetune
 from tests.rows import alpaca_rows, write_jsonl
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.serving import WORKER_ENVIRONMENT
+from chatpipe.server.local import WORKER_ENVIRONMENT
 from tests.rows import alpaca_rows, write_jsonl
 
 SHIPPED = Path(__file__).parents[1] / "deployments"

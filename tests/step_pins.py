@@ -85,8 +85,13 @@ class Package:
             self.sources[name] = self._source(name, path.name == "__init__.py", tree)
 
     def find(self, name: str) -> Definition:
-        """The definition of that name; ValueError unless exactly one module has it."""
-        modules = [module for module, source in self.sources.items() if name in source.statements]
+        """The definition of that name, or `module:name`; ValueError unless exactly one has it."""
+        of_module, _, name = name.rpartition(":")
+        modules = [
+            module
+            for module, source in self.sources.items()
+            if name in source.statements and of_module in ("", module)
+        ]
         if len(modules) != 1:
             raise ValueError(f"{name}: defined in {modules or 'no module'}")
         return Definition(modules[0], name)

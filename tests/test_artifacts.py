@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import Field
 
-from chatpipe.artifacts import Artifact, Request, store, verify
 from chatpipe.errors import ArtifactError
-from chatpipe.seals import SEAL
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.store.manifest import SEAL
+from chatpipe.store.store import store, verify
 
 
 class Note(Request):
@@ -150,7 +151,7 @@ def test_the_seal_is_the_last_file_that_is_written():
 BUILDER = """
 import sys, time
 from pathlib import Path
-from chatpipe.artifacts import store
+from chatpipe.store.store import store
 from tests.test_artifacts import Note
 def build(into):
     Path(sys.argv[1]).open("a").write("built\\n")

@@ -5,9 +5,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from chatpipe.attention import Asked, Attended, _fused
-from chatpipe.packing import pack, packed_attention, packed_nats
-from chatpipe.tokenization import TokenizedRow
+from chatpipe.packing.attention import Asked, Attended, _fused
+from chatpipe.packing.packing import pack, packed_attention, packed_nats
+from chatpipe.tokenization.encoder import TokenizedRow
 
 HEADS, SIZE = 6, 16
 

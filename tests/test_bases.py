@@ -9,18 +9,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from chatpipe.artifacts import store
-from chatpipe.base_checks import base_faults
-from chatpipe.config import BaseModelRef, Generation, Lora, Quantization
+from chatpipe.config.schema import BaseModelRef, Generation, Lora, Quantization
 from chatpipe.errors import ChatpipeError, ConfigError, ModelError
-from chatpipe.finetuning import Finetune
-from chatpipe.generation import Ask
-from chatpipe.loading import parse_variant
-from chatpipe.modeling import load_base, load_tokenizer
-from chatpipe.planning import plan
-from chatpipe.scoring import Score
-from chatpipe.shapes import shapes_of
-from chatpipe.sources import FetchModel
+from chatpipe.evaluation.score import Score
+from chatpipe.generation.ask import Ask
+from chatpipe.models.base_checks import base_faults
+from chatpipe.models.loading import load_base, load_tokenizer
+from chatpipe.models.shapes import shapes_of
+from chatpipe.planning.planner import plan
+from chatpipe.sources.fetch import FetchModel
+from chatpipe.store.store import store
+from chatpipe.study.loading import parse_variant
+from chatpipe.training.finetune import Finetune
 from tests import bases
 from tests.bases import change_weights, cut, set_config, set_json, together, without, write
 from tests.rows import alpaca_rows, write_jsonl
@@ -427,8 +427,8 @@ def test_what_the_plan_calls_fine_trains_and_is_scored_right(home, tmp_path, tin
 def check_scores(base, scores, corpus):
     import pyarrow.parquet as pq
 
-    from chatpipe.prompts import template
-    from chatpipe.tokenization import Encoder
+    from chatpipe.config.prompts import template
+    from chatpipe.tokenization.encoder import Encoder
 
     table = pq.read_table(corpus.path / "heldout.parquet")
     encoder = Encoder(load_tokenizer(base), template("paper"), "all", 1024)

@@ -11,14 +11,16 @@ from threading import Timer
 import psutil
 import pytest
 
-from chatpipe import parent_death, progress
-from chatpipe.artifacts import request_class, store
-from chatpipe.child import SharedChild
-from chatpipe.config import Generation, Prompt, Quantization
+from chatpipe.config.prompt_schema import Prompt
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import ChatpipeError, ConfigError, SourceError, StepProcessError, named
-from chatpipe.generation import Ask
-from chatpipe.prompts import template
-from chatpipe.sources import BaseModelRef, FetchModel
+from chatpipe.generation.ask import Ask
+from chatpipe.runtime import parent_death, progress
+from chatpipe.runtime.worker import SharedChild
+from chatpipe.sources.fetch import BaseModelRef, FetchModel
+from chatpipe.store.artifact import request_class
+from chatpipe.store.store import store
 
 pytestmark = pytest.mark.slow
 
@@ -84,12 +86,13 @@ def test_a_killed_process_is_a_typed_error_and_the_next_request_gets_a_new_one(a
 BROKEN = """
 import builtins, sys
 from pathlib import Path
-from chatpipe import child, generation
-class Broken(generation.Ask):
+from chatpipe.generation import ask
+from chatpipe.runtime import worker
+class Broken(ask.Ask):
     def build(self, into):
         raise ERROR
-generation.Ask = Broken
-child.main()
+ask.Ask = Broken
+worker.main()
 """
 
 
@@ -100,7 +103,9 @@ def breaking(monkeypatch, tmp_path):
     def child(error):
         file = tmp_path / "broken.py"
         file.write_text(BROKEN.replace("ERROR", error))
-        monkeypatch.setattr("chatpipe.parent_death.command", lambda *_: [sys.executable, str(file)])
+        monkeypatch.setattr(
+            "chatpipe.runtime.parent_death.command", lambda *_: [sys.executable, str(file)]
+        )
         return SharedChild()
 
     return child
@@ -159,10 +164,11 @@ def test_a_message_can_name_only_requests_of_chatpipe(path):
 STARTS_A_CHILD = """
 import sys, time
 from pathlib import Path
-from chatpipe import child
-from chatpipe.generation import Ask
-process = child.Child()._process
-process.stdin.write(child._message(Ask.model_validate_json(sys.argv[1]), Path(sys.argv[2])) + "\\n")
+from chatpipe.runtime import worker
+from chatpipe.generation.ask import Ask
+process = worker.Child()._process
+request = Ask.model_validate_json(sys.argv[1])
+process.stdin.write(worker._message(request, Path(sys.argv[2])) + "\\n")
 process.stdin.flush()
 print(process.pid, flush=True)
 time.sleep(60)
@@ -187,7 +193,7 @@ def test_a_child_that_just_started_does_not_outlive_its_parent(ask, tmp_path, af
 
 
 def test_a_process_whose_parent_is_another_one_does_nothing():
-    command = parent_death.command("chatpipe.child")
+    command = parent_death.command("chatpipe.runtime.worker")
     command[command.index(str(os.getpid()))] = "1"
     assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 1
 
@@ -195,8 +201,8 @@ def test_a_process_whose_parent_is_another_one_does_nothing():
 ORPHAN = """
 import sys
 from pathlib import Path
-from chatpipe.child import SharedChild
-from chatpipe.generation import Ask
+from chatpipe.runtime.worker import SharedChild
+from chatpipe.generation.ask import Ask
 child = SharedChild()
 with child.kept():
     into = Path(sys.argv[2])

@@ -15,18 +15,18 @@ import psutil
 import pytest
 import yaml
 
-from chatpipe.checking import check_variant
-from chatpipe.config import Dataset, Variant
+from chatpipe.config.run_names import name_of_file
+from chatpipe.config.schema import Dataset, Variant
 from chatpipe.data import reading
 from chatpipe.errors import ConfigError
-from chatpipe.loading import load_variant
-from chatpipe.run_names import name_of_file
+from chatpipe.planning.checks import check_variant
+from chatpipe.study.loading import load_variant
 from tests.rows import alpaca_rows, write_jsonl
 
 
 def chatpipe(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        [sys.executable, "-m", "chatpipe", *map(str, arguments)],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -81,7 +81,7 @@ def test_version_is_that_of_the_installed_package():
 
 def test_neither_help_nor_a_refusal_imports_what_is_heavy(yaml_file):
     code = (
-        "import sys; from flows.cli import app\n"
+        "import sys; from chatpipe.cli.app import app\n"
         "try: app(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'prefect', 'pandas'}\n"
@@ -290,7 +290,7 @@ def training(rows, tiny_model_dir, tmp_path):
     places = {"CHATPIPE_HOME": tmp_path / "home", "PREFECT_HOME": tmp_path / "prefect"}
     plain = {name: of for name, of in os.environ.items() if not name.startswith("PREFECT_")}
     running = psutil.Popen(
-        [sys.executable, "-m", "flows.cli", *map(str, command + more)],
+        [sys.executable, "-m", "chatpipe", *map(str, command + more)],
         env={**plain, **{name: str(place) for name, place in places.items()}},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

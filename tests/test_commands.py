@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from chatpipe.export import export_variant
-from chatpipe.failures import KEPT_LOGS, write_log
-from chatpipe.loading import is_taken, load_variant, parse_variant
-from chatpipe.run_names import name_of_file, unique_name
-from flows.cli import app
+from chatpipe.cli.app import app
+from chatpipe.config.run_names import name_of_file, unique_name
+from chatpipe.runtime.failures import KEPT_LOGS, write_log
+from chatpipe.study.export import export_variant
+from chatpipe.study.loading import is_taken, load_variant, parse_variant
 from tests.rows import alpaca_rows, write_jsonl
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -20,7 +20,7 @@ COMMANDS = [command.name or command.callback.__name__ for command in app.registe
 
 def chatpipe(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        [sys.executable, "-m", "chatpipe", *map(str, arguments)],
         env={**os.environ, **{name: str(value) for name, value in environment.items()}},
         capture_output=True,
         text=True,
@@ -29,7 +29,7 @@ def chatpipe(*arguments, **environment):
 
 
 def shell(line, **environment):
-    command = line.replace("chatpipe", f"{sys.executable} -m flows.cli")
+    command = line.replace("chatpipe", f"{sys.executable} -m chatpipe")
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}"],
         env={**os.environ, **environment},
@@ -206,12 +206,12 @@ def test_what_is_missing_around_a_command_is_one_sentence(tmp_path):
 
 
 FAULT = (
-    "from chatpipe import listing\n"
-    "from flows import cli\n"
+    "from chatpipe.study import inspect\n"
+    "from chatpipe.cli import app\n"
     "def everything(): raise LookupError('with hf_0123456789abcdef in it')\n"
-    "listing.everything = everything\n"
+    "inspect.everything = everything\n"
     "import sys; sys.argv = ['chatpipe', 'show']\n"
-    "cli.main()\n"
+    "app.main()\n"
 )
 
 

@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from chatpipe import company
-from chatpipe.artifacts import store
-from chatpipe.child import SharedChild
-from chatpipe.company import AskInCompany
-from chatpipe.config import BaseModelRef, Generation, Prompt, Quantization
-from chatpipe.generation import Ask
-from chatpipe.prompts import template
-from chatpipe.sources import FetchModel
+from chatpipe.config.prompt_schema import Prompt
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import BaseModelRef, Generation, Quantization
+from chatpipe.generation import ask_batch
+from chatpipe.generation.ask import Ask
+from chatpipe.generation.ask_batch import AskInCompany
+from chatpipe.runtime.worker import SharedChild
+from chatpipe.sources.fetch import FetchModel
+from chatpipe.store.store import store
 from tests.adapters import RandomAdapter
 
 
@@ -55,7 +56,7 @@ def test_no_more_join_than_a_batch_and_the_memory_hold(asks, monkeypatch):
     raw_too = changed(first, panel=prompts)
     assert AskInCompany.of(raw_too, others).company == tuple(others)  # 60 + 2 + 2 questions
     assert AskInCompany.of(raw_too, [changed(others[0], panel=prompts)]).company == ()
-    monkeypatch.setattr(company, "ADAPTERS_BYTES", others[0].adapter.size())
+    monkeypatch.setattr(ask_batch, "ADAPTERS_BYTES", others[0].adapter.size())
     assert AskInCompany.of(first, others).company == (others[0],)
 
 
@@ -78,7 +79,7 @@ def test_a_model_that_cannot_be_asked_keeps_no_other_from_its_answers(asks, tmp_
     assert details["models_asked_together"] == 1
     assert len(json.loads((tmp_path / "answers.json").read_text("utf-8"))) == 2
     assert "2 models could not be asked together" in caplog.text
-    assert not company._AHEAD
+    assert not ask_batch._AHEAD
 
 
 def test_what_was_answered_before_is_not_asked_again(asks):

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chatpipe.config import Variant
+from chatpipe.config.prompts import TEMPLATES, default_panel
+from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
-from chatpipe.loading import deployments_dir, load_study, load_variant, names, study_variants
-from chatpipe.prompts import TEMPLATES, default_panel
+from chatpipe.study.loading import deployments_dir, load_study, load_variant, names, study_variants
 
 
 @pytest.fixture

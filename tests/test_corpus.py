@@ -6,12 +6,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from chatpipe.artifacts import store
-from chatpipe.config import Dataset, Split
-from chatpipe.corpus import Merge, Normalize, RowAccount
-from chatpipe.data import DATASETS
+from chatpipe.config.schema import Dataset, Split
+from chatpipe.data.catalog import DATASETS
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import Normalize, RowAccount
 from chatpipe.errors import DataError
-from chatpipe.sources import FetchDataset
+from chatpipe.sources.fetch import FetchDataset
+from chatpipe.store.store import store
 from tests.rows import alpaca_rows, dialogue_rows, write_jsonl
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -10,13 +10,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from chatpipe import token_files
-from chatpipe.artifacts import store
 from chatpipe.errors import ArtifactError, DiskError
-from chatpipe.loading import load_variant
 from chatpipe.report import Report
-from chatpipe.reporting import MakeReport
-from chatpipe.seals import RECORD, SEAL
+from chatpipe.report.build import MakeReport
+from chatpipe.store.manifest import RECORD, SEAL
+from chatpipe.store.store import store
+from chatpipe.study.loading import load_variant
+from chatpipe.tokenization import token_cache
 from tests.requests import prefect_for_tests
 from tests.rows import alpaca_rows, write_jsonl
 from tests.test_untouched_sources import contents
@@ -65,7 +65,7 @@ def verify(*arguments):
 
 
 def command(*arguments):
-    from flows.cli import app
+    from chatpipe.cli.app import app
 
     return CliRunner().invoke(app, list(arguments))
 
@@ -160,7 +160,7 @@ def test_verify_reads_every_byte_and_finds_nothing_wrong(first, variant_file):
 def test_verify_names_what_is_damaged_and_mends_it(variant, first, variant_file):
     [adapter] = store().all("adapter")
     [corpus, *_] = store().all("corpus")
-    tokens = next(token_files.tokens_folder().glob("*.arrow"))
+    tokens = next(token_cache.tokens_folder().glob("*.arrow"))
     for file in (adapter / "adapter_model.safetensors", corpus / SEAL, tokens):
         flip(file)
     code, lines = verify()

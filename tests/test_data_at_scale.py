@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from chatpipe.artifacts import store
-from chatpipe.config import Dataset, Split
-from chatpipe.corpus import Merge, Normalize
+from chatpipe.config.schema import Dataset, Split
 from chatpipe.data import parallel, reading, writing
-from chatpipe.data.ids import as_digests, as_ids, first_of_each, heldout_mask, text_digests
+from chatpipe.data.hashing import as_digests, as_ids, first_of_each, heldout_mask, text_digests
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import Normalize
 from chatpipe.errors import DataError
-from chatpipe.sources import FetchDataset
+from chatpipe.sources.fetch import FetchDataset
+from chatpipe.store.store import store
 from tests.rows import alpaca_rows, write_jsonl
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "data_at_scale.py"

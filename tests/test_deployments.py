@@ -15,11 +15,11 @@ import psutil
 import pytest
 import yaml
 
-from chatpipe.config import Variant
+from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
-from flows.deployment_file import load_deployments
-from flows.service_processes import Service, run_count
-from flows.serving import down, gpus
+from chatpipe.server.deployments_file import load_deployments
+from chatpipe.server.local import down, gpus
+from chatpipe.server.processes import Service, run_count
 from tests.site import SHIPPED, Site
 
 
@@ -152,7 +152,7 @@ def test_two_deployments_of_one_name_are_refused(tmp_path):
     ],
 )
 def test_what_only_prefect_knows_is_checked_before_anything_is_deployed(key, value, said):
-    from flows.deploying import _Prepared
+    from chatpipe.server.deploy import _Prepared
 
     [nightly] = [d for d in load_deployments().deployments if d.name == "nightly"]
     changed = type(nightly).model_validate({**nightly.model_dump(), key: value})
@@ -168,7 +168,7 @@ def test_a_deployment_is_another_version_when_its_flow_takes_other_parameters():
 
 
 def test_the_automations_are_what_prefect_reads():
-    from flows.automation_file import load_automation
+    from chatpipe.server.automations_file import load_automation
 
     paths = sorted((SHIPPED / "automations").rglob("*.yaml"))
     assert len(paths) > 1
@@ -187,7 +187,7 @@ def test_the_automations_are_what_prefect_reads():
 def test_a_typo_in_an_automation_is_refused_though_prefect_would_pass_over_it(
     tmp_path, change, said
 ):
-    from flows.automation_file import load_automation
+    from chatpipe.server.automations_file import load_automation
 
     raw = yaml.safe_load((SHIPPED / "automations" / "lost-runs.yaml").read_text())
     raw["trigger"] |= change.pop("trigger", {})
@@ -254,15 +254,15 @@ def test_a_deployment_runs_on_a_worker_and_a_second_run_is_cached(
     site = Site(tmp_path, tiny_model_dir, extra)
     try:
         with ThreadPoolExecutor(2) as two:  # at once: the second waits, and finds the first one's
-            ups = [two.submit(site.run, "flows.cli", "up", "--port", site.port) for _ in "12"]
+            ups = [two.submit(site.run, "chatpipe", "up", "--port", site.port) for _ in "12"]
         said, waited = sorted((up.result() for up in ups), key=lambda lines: "started" not in lines)
         assert "server: started" in said and "finetune/smol-merge: created" in said
         assert "server: runs already" in waited and "created" not in waited
         pids = _recorded(site.home)
-        again = site.run("flows.cli", "up", "--port", site.port)
+        again = site.run("chatpipe", "up", "--port", site.port)
         assert "runs already" in again and "started" not in again and "created" not in again
         assert _recorded(site.home) == pids
-        lines = site.run("flows.cli", "deploy", api=True).splitlines()
+        lines = site.run("chatpipe", "deploy", api=True).splitlines()
         assert lines and all(line.endswith("unchanged") for line in lines)
 
         site.run("prefect", "deployment", "run", "finetune/smol-merge", "--watch", api=True)
@@ -278,15 +278,15 @@ def test_a_deployment_runs_on_a_worker_and_a_second_run_is_cached(
         assert site.task_states(site.latest_run()["id"]) == {"Cached"}
 
         command = ["run", "smol-merge", "--set", "lora.rank=2", "--deployment", "--watch"]
-        assert "Completed" in site.run("flows.cli", *command, api=True)
+        assert "Completed" in site.run("chatpipe", *command, api=True)
         overridden = site.latest_run()["parameters"]
         assert overridden["lora"]["rank"] == 2
         assert overridden["training"]["learning_rate"] == 0.01
     finally:
-        ended = site.run("flows.cli", "down")
+        ended = site.run("chatpipe", "down")
     assert "server: ended" in ended and "worker-cpu: ended" in ended
     assert not any(psutil.pid_exists(pid) for pid in pids)
-    assert "nothing that chatpipe started" in site.run("flows.cli", "down")
+    assert "nothing that chatpipe started" in site.run("chatpipe", "down")
 
 
 def _recorded(home):

@@ -9,10 +9,10 @@ import time
 import pytest
 import torch
 
-from chatpipe.artifacts import store
-from chatpipe.distributed import PROCESSES, SHARDING, processes, sharding
 from chatpipe.errors import ConfigError
-from chatpipe.global_batches import GlobalBatches
+from chatpipe.runtime.processes import PROCESSES, SHARDING, processes, sharding
+from chatpipe.store.store import store
+from chatpipe.training.sampler import GlobalBatches
 from tests.requests import finetune_request
 
 
@@ -111,8 +111,9 @@ def test_all_processes_end_with_the_one_that_asked_for_them(
     asked = tmp_path / "asked.json"
     asked.write_text(request.model_dump_json(), "utf-8")
     code = (
-        "import sys; from pathlib import Path; from chatpipe.distributed import build_together; "
-        "from chatpipe.finetuning import Finetune; "
+        "import sys; from pathlib import Path; "
+        "from chatpipe.runtime.launcher import build_together; "
+        "from chatpipe.training.finetune import Finetune; "
         "build_together(Finetune.model_validate_json(Path(sys.argv[1]).read_text()), "
         "Path(sys.argv[2]), 2)"
     )
@@ -133,8 +134,8 @@ def test_all_processes_end_with_the_one_that_asked_for_them(
 TRAINS = """
 import sys
 from pathlib import Path
-from chatpipe.child import SharedChild
-from chatpipe.finetuning import Finetune
+from chatpipe.runtime.worker import SharedChild
+from chatpipe.training.finetune import Finetune
 request = Finetune.model_validate_json(Path(sys.argv[1]).read_text())
 SharedChild().build(request, Path(sys.argv[2]), print, print)
 """

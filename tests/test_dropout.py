@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from chatpipe.dropout import (
+from chatpipe.kernels.sparse_dropout import (
     SparseDropout,
     draw_dropped_places,
     drawn_from,

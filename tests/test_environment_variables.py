@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.environment import VARIABLES
+from chatpipe.runtime.variables import VARIABLES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "environment-variables.md"

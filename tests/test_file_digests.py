@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from chatpipe import file_digests
-from chatpipe.file_digests import REMEMBERED_BYTES, FileDigests, file_digest
+from chatpipe.utils import file_digests
+from chatpipe.utils.file_digests import REMEMBERED_BYTES, FileDigests, file_digest
 
 
 @pytest.fixture

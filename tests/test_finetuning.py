@@ -11,14 +11,17 @@ import time
 import pytest
 import torch
 
-from chatpipe.artifacts import Artifact, store
-from chatpipe.config import Generation, Quantization, Training
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import Generation, Quantization, Training
 from chatpipe.errors import ConfigError, TrainingError
-from chatpipe.finetuning import check_adapter, optimizer_steps
-from chatpipe.modeling import lent_model, load_base, load_model, load_tokenizer
-from chatpipe.packed_trainer import PackedTrainer
-from chatpipe.prompts import template
-from chatpipe.tokenization import Encoder, TokenizedRow
+from chatpipe.models.inference import lent_model, load_model
+from chatpipe.models.loading import load_base, load_tokenizer
+from chatpipe.store.artifact import Artifact
+from chatpipe.store.store import store
+from chatpipe.tokenization.encoder import Encoder, TokenizedRow
+from chatpipe.training.adapter_checks import check_adapter
+from chatpipe.training.finetune import optimizer_steps
+from chatpipe.training.trainer import PackedTrainer
 from tests.requests import finetune_request
 
 pytestmark = pytest.mark.slow
@@ -91,8 +94,8 @@ def test_the_same_request_gives_the_same_bytes_in_another_process(request_):
     """peft keeps target modules in a set, whose order differs from process to process."""
     first = store().obtain(request_)
     code = (
-        "import sys\nfrom chatpipe.artifacts import store\n"
-        "from chatpipe.finetuning import Finetune\n"
+        "import sys\nfrom chatpipe.store.store import store\n"
+        "from chatpipe.training.finetune import Finetune\n"
         "print(store().obtain(Finetune.model_validate_json(sys.argv[1])).digest)"
     )
     store().forget(first.path)
@@ -193,7 +196,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(request_, tmp_path):
     request = request_.model_copy(update={"training": training})
     message = {"step": "Finetune", "request": request.model_dump(mode="json")}
     message["into"] = str(tmp_path / "into")
-    command = [sys.executable, "-m", "chatpipe.child"]
+    command = [sys.executable, "-m", "chatpipe.runtime.worker"]
     child = subprocess.Popen(
         command, env=os.environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
@@ -214,10 +217,10 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(request_, tmp_path):
 
 @pytest.mark.parametrize("at_once", [2, 64])
 def test_a_batch_is_answered_like_each_prompt_alone(tiny_model_dir, monkeypatch, at_once):
-    from chatpipe import completion
-    from chatpipe.completion import complete
+    from chatpipe.generation import batch
+    from chatpipe.generation.batch import complete
 
-    monkeypatch.setattr(completion, "AT_ONCE", at_once)
+    monkeypatch.setattr(batch, "AT_ONCE", at_once)
 
     model = load_base(tiny_model_dir, Quantization(method="none", compute_dtype="float32"))
     encoder = Encoder(load_tokenizer(tiny_model_dir), template("alpaca"), "all", 4096)
@@ -234,7 +237,7 @@ def test_a_batch_is_answered_like_each_prompt_alone(tiny_model_dir, monkeypatch,
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_what_a_base_would_generate_by_itself_is_not_asked(tiny_model_dir, tmp_path, temperature):
-    from chatpipe.completion import complete
+    from chatpipe.generation.batch import complete
 
     other = tmp_path / "other"
     shutil.copytree(tiny_model_dir, other)
@@ -251,7 +254,7 @@ def test_what_a_base_would_generate_by_itself_is_not_asked(tiny_model_dir, tmp_p
 
 def test_the_output_layer_is_not_copied_for_every_prompt_of_a_batch(tiny_model_dir):
     """torch multiplies a strided slice by as many copies of the weight as it has rows."""
-    from chatpipe.completion import complete
+    from chatpipe.generation.batch import complete
 
     model = load_base(tiny_model_dir, Quantization(method="none", compute_dtype="float32"))
     encoder = Encoder(load_tokenizer(tiny_model_dir), template("alpaca"), "all", 4096)
@@ -267,7 +270,7 @@ def test_the_output_layer_is_not_copied_for_every_prompt_of_a_batch(tiny_model_d
 def test_gradient_checkpointing_computes_layers_again_and_changes_nothing(
     chatpipe_home, tiny_model_dir, method, monkeypatch
 ):
-    from chatpipe import packing
+    from chatpipe.packing import packing
 
     def trained(checkpointing):
         request = finetune_request(

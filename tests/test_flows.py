@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from chatpipe.artifacts import store
-from chatpipe.loading import load_variant
 from chatpipe.report import Report
-from chatpipe.seals import SEAL
+from chatpipe.store.manifest import SEAL
+from chatpipe.store.store import store
+from chatpipe.study.loading import load_variant
 from tests.requests import prefect_for_tests
 from tests.rows import alpaca_rows, dialogue_rows, write_jsonl
 

@@ -9,21 +9,23 @@ import sys
 
 import pytest
 
-from chatpipe import forgetting
-from chatpipe.artifacts import Artifact, store
-from chatpipe.corpus import Merge, Normalize
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import Normalize
 from chatpipe.errors import ArtifactError
-from chatpipe.finetuning import Finetune
-from chatpipe.generation import Ask
-from chatpipe.loading import load_variant
-from chatpipe.reporting import MakeReport, Measured
-from chatpipe.scoring import Score
-from chatpipe.sources import FetchDataset, FetchModel
+from chatpipe.evaluation.score import Score
+from chatpipe.generation.ask import Ask
+from chatpipe.report.build import MakeReport, Measured
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.store.artifact import Artifact
+from chatpipe.store.store import store
+from chatpipe.study import removal
+from chatpipe.study.loading import load_variant
+from chatpipe.training.finetune import Finetune
 from tests.rows import alpaca_rows, write_jsonl
 
 
 def chatpipe(*arguments, **options):
-    command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "chatpipe", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, **options)
 
 
@@ -91,7 +93,7 @@ OF_ONE = ["adapter", "generations", "report", "scores"]
 
 
 def forget(variant, kind="all"):
-    removed = forgetting.remove(forgetting.artifacts_of(variant, kind))
+    removed = removal.remove(removal.artifacts_of(variant, kind))
     return sorted(name.partition("/")[0] for name in removed)
 
 
@@ -152,9 +154,9 @@ def test_checkpoints_of_an_unfinished_training_go_with_it(variants):
     work = store().work_path("adapter", adapter.key)
     (work / "checkpoint-100").mkdir()
     other = store().work_path("adapter", "0" * 40)
-    assert forgetting.remove_checkpoints(variants[0]) == [f".work/adapter-{adapter.key}"]
+    assert removal.remove_checkpoints(variants[0]) == [f".work/adapter-{adapter.key}"]
     assert not work.exists() and other.exists()
-    assert forgetting.remove_checkpoints() and not other.exists()
+    assert removal.remove_checkpoints() and not other.exists()
 
 
 def test_checkpoints_of_a_training_that_runs_are_left(variants):
@@ -164,7 +166,7 @@ def test_checkpoints_of_a_training_that_runs_are_left(variants):
         store()._lock(f"adapter-{adapter.key}", wait=True),
         pytest.raises(ArtifactError, match="another process is building it; stop that one first"),
     ):
-        forgetting.remove_checkpoints(variants[0])
+        removal.remove_checkpoints(variants[0])
     assert work.exists()
 
 

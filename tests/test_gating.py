@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from chatpipe import gating, history
-from chatpipe.gating import regressions
+from chatpipe.reevaluation import gate, history
+from chatpipe.reevaluation.gate import regressions
 from tests.entries import entry
 
 pytestmark = pytest.mark.usefixtures("chatpipe_home")
@@ -46,27 +46,27 @@ def test_only_the_same_variant_set_and_metric_are_compared():
 
 
 def test_the_first_evaluation_is_accepted_and_said_to_be():
-    verdict = gating.record([entry(10.0)], 0.02)
+    verdict = gate.record([entry(10.0)], 0.02)
     assert not verdict.regressions and [e.value for e in verdict.first] == [10.0]
     assert [e.record for e in history.read()] == ["evaluated", "accepted"]
 
 
 def test_a_new_held_out_set_of_a_known_variant_is_accepted_at_first():
-    gating.record([entry(10.0)], 0.02)
-    verdict = gating.record([entry(10.0, day=1), entry(50.0, day=1, heldout="b")], 0.02)
+    gate.record([entry(10.0)], 0.02)
+    verdict = gate.record([entry(10.0, day=1), entry(50.0, day=1, heldout="b")], 0.02)
     assert [e.heldout for e in verdict.first] == ["b"]
 
 
 def test_what_passes_is_not_accepted_so_that_small_steps_add_up():
-    gating.record([entry(10.0)], 0.0)
+    gate.record([entry(10.0)], 0.0)
     for day, value in enumerate((10.4, 10.8), 1):
-        assert gating.record([entry(value, day=day)], 0.0).regressions == []
-    assert gating.record([entry(11.2, day=3)], 0.0).regressions
+        assert gate.record([entry(value, day=day)], 0.0).regressions == []
+    assert gate.record([entry(11.2, day=3)], 0.0).regressions
 
 
 def test_a_regression_is_recorded_and_its_sentence_says_how_to_accept():
-    gating.record([entry(10.0)], 0.02)
-    [regression] = gating.record([entry(12.5, day=1)], 0.02).regressions
+    gate.record([entry(10.0)], 0.02)
+    [regression] = gate.record([entry(12.5, day=1)], 0.02).regressions
     assert str(regression) == (
         "v on a: perplexity 12.50 is 25.0% worse than the accepted 10.00 [9.000, 11.00]; "
         "if that is right, `chatpipe accept v`."
@@ -75,9 +75,9 @@ def test_a_regression_is_recorded_and_its_sentence_says_how_to_accept():
 
 
 def test_other_held_out_rows_are_named():
-    gating.record([entry(10.0)], 0.02)
+    gate.record([entry(10.0)], 0.02)
     checked = entry(12.5, day=1, heldout_digest="more rows")
-    [regression] = gating.record([checked], 0.02).regressions
+    [regression] = gate.record([checked], 0.02).regressions
     assert "(measured otherwise: other held-out rows)" in str(regression)
 
 
@@ -93,9 +93,9 @@ SETTINGS = '{"prompt_template": "alpaca 1", "evaluation.max_length": 2048}'
     ],
 )
 def test_what_passes_under_other_rows_or_settings_is_not_compared_in_silence(change, words):
-    gating.record([entry(10.0, settings=SETTINGS)], 0.02)
+    gate.record([entry(10.0, settings=SETTINGS)], 0.02)
     now = entry(9.0, day=1, **{"settings": SETTINGS, **change})
-    verdict = gating.record([now, now.model_copy(update={"metric": "other"})], 0.02)
+    verdict = gate.record([now, now.model_copy(update={"metric": "other"})], 0.02)
     assert verdict.regressions == []
     [sentence] = verdict.unlike
     assert sentence.startswith("v on a: compared with a figure that was measured otherwise (")
@@ -103,12 +103,12 @@ def test_what_passes_under_other_rows_or_settings_is_not_compared_in_silence(cha
 
 
 def test_figures_of_an_edition_without_settings_compare_as_before():
-    gating.record([entry(10.0)], 0.02)
-    assert gating.record([entry(10.1, day=1, settings=SETTINGS)], 0.02).unlike == []
+    gate.record([entry(10.0)], 0.02)
+    assert gate.record([entry(10.1, day=1, settings=SETTINGS)], 0.02).unlike == []
 
 
 def test_after_accepting_the_same_figure_passes():
-    gating.record([entry(10.0)], 0.02)
-    assert gating.record([entry(12.5, day=1)], 0.02).regressions
+    gate.record([entry(10.0)], 0.02)
+    assert gate.record([entry(12.5, day=1)], 0.02).regressions
     history.accept("v")
-    assert gating.record([entry(12.5, day=2)], 0.02).regressions == []
+    assert gate.record([entry(12.5, day=2)], 0.02).regressions == []

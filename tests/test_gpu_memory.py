@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from chatpipe import gpu_memory
-from chatpipe.company import AskInCompany
 from chatpipe.errors import GPUMemoryError, named
-from chatpipe.finetuning import Finetune
-from chatpipe.generation import Ask
-from chatpipe.scoring import Score
+from chatpipe.evaluation.score import Score
+from chatpipe.generation.ask import Ask
+from chatpipe.generation.ask_batch import AskInCompany
+from chatpipe.runtime import oom
+from chatpipe.training.finetune import Finetune
 
 SAID = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.58 GiB of "
@@ -27,7 +27,7 @@ SAID = (
 )
 def test_the_error_names_the_settings_of_its_step(step, setting):
     request = step.model_construct()
-    with pytest.raises(GPUMemoryError) as caught, gpu_memory.errors_named(request):
+    with pytest.raises(GPUMemoryError) as caught, oom.errors_named(request):
         raise torch.OutOfMemoryError(SAID)
     said = str(caught.value)
     assert said.startswith(f"the {step.kind} step: CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -36,6 +36,6 @@ def test_the_error_names_the_settings_of_its_step(step, setting):
 
 
 def test_other_errors_pass():
-    named_so = gpu_memory.errors_named(Score.model_construct())
+    named_so = oom.errors_named(Score.model_construct())
     with pytest.raises(RuntimeError, match="size mismatch"), named_so:
         raise RuntimeError("size mismatch")

@@ -11,15 +11,15 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from chatpipe import history
-from chatpipe.config import Variant
+from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ConfigError
+from chatpipe.reevaluation import history
 from tests.entries import entry
 
 pytestmark = pytest.mark.usefixtures("chatpipe_home")
 APPENDING = """
 import sys
-from chatpipe import history
+from chatpipe.reevaluation import history
 from tests.entries import entry
 for number in range(int(sys.argv[2])):
     history.append([entry(variant=sys.argv[1], value=float(number + 1))])
@@ -150,7 +150,7 @@ def test_the_settings_of_scoring_are_told_apart():
 def test_a_history_without_an_entry_is_said(arguments, subject):
     from typer.testing import CliRunner
 
-    from flows.cli import app
+    from chatpipe.cli.app import app
 
     if arguments:
         history.append([entry(variant="w")])

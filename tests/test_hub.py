@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatpipe.data import DATASETS
+from chatpipe.data.catalog import DATASETS
 from tests.hub import COMMIT, Repo, hub
 from tests.rows import alpaca_rows, dialogue_rows
 
@@ -21,11 +21,11 @@ CONVERTED = "refs/convert/parquet"
 # huggingface_hub reads its environment once, at import: every fetch is a process of its own.
 FETCH = """
 import json, sys
-from chatpipe.artifacts import store
-from chatpipe.config import BaseModelRef, Dataset
-from chatpipe.corpus import Normalize
+from chatpipe.store.store import store
+from chatpipe.config.schema import BaseModelRef, Dataset
+from chatpipe.data.normalize import Normalize
 from chatpipe.errors import ChatpipeError
-from chatpipe.sources import FetchDataset, FetchModel
+from chatpipe.sources.fetch import FetchDataset, FetchModel
 asked = json.loads(sys.argv[1])
 try:
     if "model" in asked:

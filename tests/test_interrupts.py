@@ -9,7 +9,7 @@ import time
 # A command that swallows every exception while it ends, as a library may.
 HANGS = """
 import time
-from flows.interrupts import end_at_second_interrupt
+from chatpipe.cli.interrupts import end_at_second_interrupt
 end_at_second_interrupt()
 try:
     print("running", flush=True)
@@ -38,7 +38,7 @@ def test_a_second_interrupt_ends_a_command_that_hangs_in_its_end():
 def test_where_interrupts_are_ignored_they_stay_so():
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-        "from flows.interrupts import end_at_second_interrupt; end_at_second_interrupt();"
+        "from chatpipe.cli.interrupts import end_at_second_interrupt; end_at_second_interrupt();"
         "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -47,7 +47,7 @@ def test_where_interrupts_are_ignored_they_stay_so():
 KEEPS = """
 import signal, sys
 from pathlib import Path
-from chatpipe.stopping import deferred_signals
+from chatpipe.runtime.stopping import deferred_signals
 
 class EndedMeanwhile(list):
     def append(self, number):

@@ -13,27 +13,27 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from chatpipe.artifacts import Artifact, Request
-from chatpipe.config import (
+from chatpipe.config.prompt_schema import Prompt, PromptTemplate
+from chatpipe.config.schema import (
     BaseModelRef,
     Dataset,
     Evaluation,
     Fallback,
     Generation,
     Lora,
-    Prompt,
-    PromptTemplate,
     Quantization,
     Split,
     Training,
     Variant,
 )
-from chatpipe.corpus import Merge, Normalize
-from chatpipe.finetuning import Finetune
-from chatpipe.generation import Ask
-from chatpipe.scoring import Score
-from chatpipe.sources import FetchDataset, FetchModel
-from chatpipe.token_files import TEXTS, digest_of, token_file
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import Normalize
+from chatpipe.evaluation.score import Score
+from chatpipe.generation.ask import Ask
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.tokenization.token_cache import TEXTS, digest_of, token_file
+from chatpipe.training.finetune import Finetune
 from tests.rows import alpaca_rows, write_jsonl
 
 REQUESTS = {step.__name__: step for step in (FetchDataset, Normalize, Merge, Finetune, Score, Ask)}
@@ -287,7 +287,7 @@ def test_rows_are_known_by_their_texts_however_they_are_cut(rows, cuts, others):
 def test_a_token_cache_is_found_by_tokenizer_template_and_text_alone(chatpipe_home, tiny_model_dir):
     from transformers import AutoTokenizer
 
-    from chatpipe.prompts import template
+    from chatpipe.config.prompts import template
 
     def made(tokenizer, name, rows):
         """The number of files that are there after these were asked for."""

@@ -13,15 +13,21 @@ from transformers import (
     TrainingArguments,
 )
 
-from chatpipe import lanes, packed_trainer
-from chatpipe.config import Lora, Quantization
-from chatpipe.finetuning import with_adapter
-from chatpipe.lanes import lanes_for, most_lanes, side_by_side
-from chatpipe.modeling import load_base
-from chatpipe.packed_trainer import PackedTrainer, PackingCollator, packed_training, training_lanes
-from chatpipe.packing import pack, packs
-from chatpipe.scoring import MOST_READ, row_nats
-from chatpipe.tokenization import IGNORED, TokenizedRow
+from chatpipe.config.schema import Lora, Quantization
+from chatpipe.evaluation.score import MOST_READ, row_nats
+from chatpipe.models import concurrency
+from chatpipe.models.concurrency import lanes_for, most_lanes, side_by_side
+from chatpipe.models.loading import load_base
+from chatpipe.models.lora import with_adapter
+from chatpipe.packing.packing import pack, packs
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
+from chatpipe.training import trainer
+from chatpipe.training.trainer import (
+    PackedTrainer,
+    PackingCollator,
+    packed_training,
+    training_lanes,
+)
 
 
 def rows_of(*lengths, seed=0):
@@ -62,9 +68,9 @@ def short_lanes(monkeypatch):
         used.append(lanes)
         return side_by_side(function, items, lanes)
 
-    monkeypatch.setattr(lanes, "LEAST_TOKENS", 16)
-    monkeypatch.setattr(lanes, "side_by_side", noted)
-    monkeypatch.setattr(packed_trainer, "side_by_side", noted)
+    monkeypatch.setattr(concurrency, "LEAST_TOKENS", 16)
+    monkeypatch.setattr(concurrency, "side_by_side", noted)
+    monkeypatch.setattr(trainer, "side_by_side", noted)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield used
@@ -208,7 +214,7 @@ def packs_made(monkeypatch):
         made.append(packed)
         return packed
 
-    monkeypatch.setattr("chatpipe.packing.pack", noted)
+    monkeypatch.setattr("chatpipe.packing.packing.pack", noted)
     return made
 
 
@@ -217,7 +223,7 @@ def test_rows_score_the_same(short_lanes, monkeypatch):
     model = small()
     at_once = row_nats(model, ROWS, 128)
     assert short_lanes == [2] and max(packed["input_ids"].numel() for packed in made) <= 64
-    monkeypatch.setattr(lanes, "most_lanes", lambda _: 1)
+    monkeypatch.setattr(concurrency, "most_lanes", lambda _: 1)
     assert at_once == pytest.approx(row_nats(model, ROWS, 128), rel=1e-5)
 
 
@@ -323,9 +329,7 @@ def test_a_resumed_training_with_dropout_goes_on_to_the_bit(short_lanes, tmp_pat
 def test_packs_of_a_step_have_noise_of_their_own(short_lanes, tmp_path, monkeypatch):
     """And not all of them the same."""
     seeds = []
-    drawn_from = packed_trainer.drawn_from
-    monkeypatch.setattr(
-        packed_trainer, "drawn_from", lambda seed: seeds.append(seed) or drawn_from(seed)
-    )
+    drawn_from = trainer.drawn_from
+    monkeypatch.setattr(trainer, "drawn_from", lambda seed: seeds.append(seed) or drawn_from(seed))
     trained(2, tmp_path, dropout=0.3)
     assert len(set(seeds)) == len(seeds) >= 18

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from chatpipe.libraries import ENVIRONMENT, environment
+from chatpipe.runtime.environment import ENVIRONMENT, environment
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +34,9 @@ def test_what_the_user_said_stands(monkeypatch, said, left_out):
 
 READ = """
 import json, os, sys
-from chatpipe import child
+from chatpipe.runtime import worker
 assert "torch" not in sys.modules  # which reads it when it is imported
-from chatpipe.libraries import prepare
+from chatpipe.runtime.environment import prepare
 prepare()
 print(json.dumps(dict(os.environ)))
 """

@@ -5,9 +5,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from chatpipe import lora_products
-from chatpipe.dropout import draw_dropped_places
-from chatpipe.lora_products import joined_products
+from chatpipe.kernels import lora_training
+from chatpipe.kernels.lora_training import joined_products
+from chatpipe.kernels.sparse_dropout import draw_dropped_places
 
 IDS = torch.arange(3, 43).reshape(2, 20)
 
@@ -100,7 +100,7 @@ def test_dropout_is_that_of_the_drawn_places_once_for_layers_that_read_the_same(
     x = torch.randn(1, 10, layers[0].in_features, requires_grad=True)
     places = torch.randint(x.numel(), (x.numel() // 4,))
     drawn = []
-    monkeypatch.setattr(lora_products, "drawn_places", lambda *asked: drawn.append(asked) or places)
+    monkeypatch.setattr(lora_training, "drawn_places", lambda *asked: drawn.append(asked) or places)
     with joined_products(model):
         outputs = [layer(x) for layer in layers]
     assert drawn == [(x.numel(), p)]

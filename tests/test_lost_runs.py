@@ -36,10 +36,10 @@ def site(tmp_path_factory, tiny_model_dir):
     raw = yaml.safe_load(automation.read_text())
     raw["trigger"]["within"] = LOST_WITHIN_S
     automation.write_text(yaml.safe_dump(raw))
-    made.run("flows.cli", "up", "--port", made.port)
+    made.run("chatpipe", "up", "--port", made.port)
     made.run("tests.waiting", api=True)
     yield made
-    made.run("flows.cli", "down")
+    made.run("chatpipe", "down")
 
 
 def test_a_killed_run_is_found_its_slot_given_on_and_a_healthy_run_left_alone(site, tmp_path):

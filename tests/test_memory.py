@@ -4,18 +4,25 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, LlamaConfig
 
-from chatpipe.config import Dataset, Lora, Quantization, Training, Variant
-from chatpipe.distributed import SHARDING
-from chatpipe.dropout import draw_dropped_places
+from chatpipe.config.schema import Dataset, Lora, Quantization, Training, Variant
 from chatpipe.errors import ConfigError
-from chatpipe.finetuning import lora_config
-from chatpipe.fitting import exceeds, fit
-from chatpipe.memory import Batch, Device, estimate, layer_bytes, training_flops, weight_bytes
-from chatpipe.modeling import load_fast_base
-from chatpipe.packed_trainer import packed_training
-from chatpipe.packing import pack, packed_nats
-from chatpipe.shapes import shapes_of, shapes_of_config
-from chatpipe.tokenization import TokenizedRow
+from chatpipe.kernels.sparse_dropout import draw_dropped_places
+from chatpipe.models.loading import load_fast_base
+from chatpipe.models.lora import lora_config
+from chatpipe.models.memory import (
+    Batch,
+    Device,
+    estimate,
+    layer_bytes,
+    training_flops,
+    weight_bytes,
+)
+from chatpipe.models.placement import exceeds, fit
+from chatpipe.models.shapes import shapes_of, shapes_of_config
+from chatpipe.packing.packing import pack, packed_nats
+from chatpipe.runtime.processes import SHARDING
+from chatpipe.tokenization.encoder import TokenizedRow
+from chatpipe.training.trainer import packed_training
 
 CUDA = Device(kind="cuda", name="a GPU", compute_bytes=2)
 CPU = Device(kind="cpu", name="a processor", compute_bytes=2)

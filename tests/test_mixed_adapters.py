@@ -13,15 +13,16 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from chatpipe import completion, modeling
-from chatpipe.artifacts import store
-from chatpipe.completion import complete
-from chatpipe.config import BaseModelRef, Generation, Lora, Quantization
-from chatpipe.finetuning import lora_config
-from chatpipe.mixed_adapters import active, can_mix, row_by_row, through
-from chatpipe.prompts import template
-from chatpipe.sources import FetchModel
-from chatpipe.tokenization import Encoder
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import BaseModelRef, Generation, Lora, Quantization
+from chatpipe.generation import batch
+from chatpipe.generation.batch import complete
+from chatpipe.kernels.lora_inference import active, can_mix, row_by_row, through
+from chatpipe.models import devices, inference, loading
+from chatpipe.models.lora import lora_config
+from chatpipe.sources.fetch import FetchModel
+from chatpipe.store.store import store
+from chatpipe.tokenization.encoder import Encoder
 from tests.adapters import RandomAdapter, draw_weights
 
 EXACT = Quantization(method="none", compute_dtype="float32")
@@ -44,11 +45,11 @@ def adapters(base):
 
 @pytest.fixture
 def encoder(base):
-    return Encoder(modeling.load_tokenizer(base.path), template("alpaca"), "all", 4096)
+    return Encoder(loading.load_tokenizer(base.path), template("alpaca"), "all", 4096)
 
 
 def lent(base, adapters):
-    return modeling.lent_model(base.path, [adapter.path for adapter in adapters], EXACT)
+    return inference.lent_model(base.path, [adapter.path for adapter in adapters], EXACT)
 
 
 def alone(base, adapter, encoder, prompts=PROMPTS, settings=SETTINGS):
@@ -68,16 +69,16 @@ def test_every_row_has_the_logits_of_its_own_model(
     base, adapters, method, dequantized, monkeypatch
 ):
     if not dequantized:
-        monkeypatch.setattr(modeling, "dequantize_if_it_fits", lambda model, dtype: model)
+        monkeypatch.setattr(loading, "dequantize_if_it_fits", lambda model, dtype: model)
     quantization = Quantization(method=method, compute_dtype="float32")
     ids = torch.arange(3, 43).reshape(4, 10)
     models = [adapters[1], None, adapters[0], adapters[1]]
     expected = []
     for model, row in zip(models, ids, strict=True):
-        with modeling.lent_model(base.path, [model.path] if model else [], quantization) as one:
+        with inference.lent_model(base.path, [model.path] if model else [], quantization) as one:
             expected.append(one(row[None]).logits[0])
     paths = [adapter.path for adapter in adapters]
-    with modeling.lent_model(base.path, paths, quantization) as every:
+    with inference.lent_model(base.path, paths, quantization) as every:
         with row_by_row(every, [model and model.key for model in models]):
             found = every(ids).logits
         after = every(ids[2:3]).logits[0]  # the first adapter is on, as before
@@ -93,7 +94,7 @@ def test_in_bfloat16_an_adapter_is_rounded_as_in_training(base, adapters):
 
     def read(dtype, as_we_do):
         quantization = Quantization(method="none", compute_dtype=dtype)
-        with modeling.lent_model(base.path, [adapters[0].path], quantization) as model:
+        with inference.lent_model(base.path, [adapters[0].path], quantization) as model:
             how = through(model, active(model)) if as_we_do else nullcontext()
             with torch.no_grad(), how:
                 return model(ids).logits.float()
@@ -168,7 +169,7 @@ def test_a_load_that_fails_leaves_no_adapter_on_the_base(base, adapters, encoder
 
 @pytest.mark.parametrize("at_once", [3, 64])
 def test_each_model_writes_what_it_writes_alone(base, adapters, encoder, monkeypatch, at_once):
-    monkeypatch.setattr(completion, "AT_ONCE", at_once)
+    monkeypatch.setattr(batch, "AT_ONCE", at_once)
     models = [adapters[0], None, adapters[1]]
     apart = [answer for model in models for answer in alone(base, model, encoder)]
     assert together(base, adapters, encoder, models) == apart
@@ -183,7 +184,7 @@ def test_sampled_text_depends_neither_on_who_else_is_asked_nor_on_memory(
     apart = [answer for model in models for answer in alone(base, model, encoder, settings=sampled)]
     assert apart != together(base, adapters, encoder, models)
     assert together(base, adapters, encoder, models, sampled) == apart
-    monkeypatch.setattr(modeling, "free_memory_bytes", lambda: 0)
+    monkeypatch.setattr(devices, "free_memory_bytes", lambda: 0)
     assert together(base, adapters, encoder, models, sampled) == apart
 
 
@@ -200,19 +201,19 @@ def test_an_adapter_of_another_kind_is_asked_by_itself(base, adapters, encoder):
 def test_a_batch_is_no_larger_than_the_memory_that_is_free(base, encoder, monkeypatch):
     """2 layers of 4 heads of 16 numbers: 2 · 2 · 64 · 4 = 1,024 bytes a token."""
     sizes = []
-    complete_batch = completion._complete_batch
+    complete_batch = batch._complete_batch
 
     def counted(model, encoder, questions, generation):
         sizes.append(len(questions))
         return complete_batch(model, encoder, questions, generation)
 
-    monkeypatch.setattr(completion, "_complete_batch", counted)
+    monkeypatch.setattr(batch, "_complete_batch", counted)
     longest = max(map(len, encoder.prompt_ids(PROMPTS))) + SETTINGS.max_new_tokens
     whole = alone(base, None, encoder)
-    monkeypatch.setattr(modeling, "free_memory_bytes", lambda: 3 * 1024 * 2 * longest)
+    monkeypatch.setattr(devices, "free_memory_bytes", lambda: 3 * 1024 * 2 * longest)
     assert alone(base, None, encoder) == whole
     assert sizes[0] == 4 and max(sizes[1:]) in (2, 3) and sum(sizes[1:]) == 4
     sizes.clear()
-    monkeypatch.setattr(modeling, "free_memory_bytes", lambda: 0)
+    monkeypatch.setattr(devices, "free_memory_bytes", lambda: 0)
     assert alone(base, None, encoder) == whole
     assert sizes == [1] * 4

@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
-from chatpipe.adapter_files import base_name
-from chatpipe.artifacts import store
-from chatpipe.chatting import Conversation
-from chatpipe.config import Generation, PromptTemplate, Quantization
-from chatpipe.export import export_directory
+from chatpipe.config.prompt_schema import PromptTemplate
+from chatpipe.config.schema import Generation, Quantization
+from chatpipe.generation.chat import Conversation
+from chatpipe.store.store import store
+from chatpipe.study.export import export_directory
+from chatpipe.training.adapter_files import base_name
 from tests import bases
 from tests.requests import finetune_request
 
@@ -131,7 +132,7 @@ def test_a_template_with_a_fence_of_its_own_stays_within_the_card_s(
 
 
 def write_card(into, asked, base):
-    from chatpipe.model_card import write_model_card
+    from chatpipe.training.model_card import write_model_card
 
     facts = {
         "rows_trained": 1, "optimizer_steps": 1, "trained_tokens": 1, "rows_cut": 0,

@@ -20,7 +20,7 @@ def chatpipe(tmp_path_factory):
 
     def run(*arguments, answers=None):
         return subprocess.run(
-            [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+            [sys.executable, "-m", "chatpipe", *map(str, arguments)],
             env={**os.environ, "CHATPIPE_HOME": str(home)},
             input=answers,
             capture_output=True,

@@ -5,11 +5,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import training
-from chatpipe.config import Lora, Quantization
-from chatpipe.packed_trainer import PackingCollator, packed_training
-from chatpipe.packing import packed_nats
-from chatpipe.shapes import shapes_of
-from chatpipe.tokenization import IGNORED, TokenizedRow
+from chatpipe.config.schema import Lora, Quantization
+from chatpipe.models.shapes import shapes_of
+from chatpipe.packing.packing import packed_nats
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
+from chatpipe.training.trainer import PackingCollator, packed_training
 from tests.tiny import tiny_model
 
 

@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from chatpipe.errors import ServiceError
-from flows.database_check import check_database
-from flows.environment import bypass_proxies, proxy_faults
-from flows.service_processes import MARKER, Service, left_behind, service_directory
-from flows.serving import api_url, check_servers_database, down, healthy, up
+from chatpipe.server.database_check import check_database
+from chatpipe.server.environment import bypass_proxies, proxy_faults
+from chatpipe.server.local import api_url, check_servers_database, down, healthy, up
+from chatpipe.server.processes import MARKER, Service, left_behind, service_directory
 from tests.site import foreign_project
 
 
@@ -75,7 +75,7 @@ def sleeper(tmp_path):
 def test_a_watched_process_ends_with_a_parent_that_is_killed(tmp_path, sleeper):
     start = (
         "import os, subprocess, sys, time\n"
-        "watched = ['-P', '-m', 'flows.parent_watch', str(os.getpid()), 'sleeper']\n"
+        "watched = ['-P', '-m', 'chatpipe.runtime.parent_watch', str(os.getpid()), 'sleeper']\n"
         "subprocess.Popen([sys.executable, *watched], process_group=0)\n"
         "time.sleep(60)\n"
     )
@@ -91,8 +91,8 @@ def test_a_watched_process_ends_with_a_parent_that_is_killed(tmp_path, sleeper):
 @pytest.mark.slow
 def test_a_commands_own_server_ends_with_a_command_that_is_killed(tmp_path):
     start = (
-        "from flows import environment; environment.prepare()\n"
-        "from flows.own_server import prepare_own_server; prepare_own_server()\n"
+        "from chatpipe.server import environment; environment.prepare()\n"
+        "from chatpipe.cli.temporary_server import prepare_own_server; prepare_own_server()\n"
         "from prefect.server.api.server import SubprocessASGIServer\n"
         "server = SubprocessASGIServer(); server.start()\n"
         "print(server.server_process.pid, flush=True)\n"
@@ -112,7 +112,7 @@ def test_a_commands_own_server_ends_with_a_command_that_is_killed(tmp_path):
 
 
 def test_a_watched_process_does_not_start_without_its_parent(tmp_path, sleeper):
-    command = [sys.executable, "-P", "-m", "flows.parent_watch", "1", "sleeper"]
+    command = [sys.executable, "-P", "-m", "chatpipe.runtime.parent_watch", "1", "sleeper"]
     done = subprocess.run(command, cwd=tmp_path, env=sleeper, capture_output=True, text=True)
     assert (
         done.returncode == 1 and "sleeper: the process that started it, 1, is gone" in done.stderr
@@ -169,10 +169,11 @@ def test_machines_that_share_a_home_have_records_of_their_own(chatpipe_home, mon
 def test_nothing_is_imported_from_another_projects_directory(tmp_path):
     foreign_project(tmp_path)
     script = (
-        "import os, subprocess, sys; from flows import environment; environment.prepare();"
+        "import os, subprocess, sys; from chatpipe.server import environment;"
+        "environment.prepare();"
         "assert os.environ['PYTHONPATH'] == '/absolute', os.environ['PYTHONPATH'];"
-        "import chatpipe, flows.cli, tasks;"
-        "subprocess.run([sys.executable, '-m', 'chatpipe.child'], input=b'', check=True)"
+        "import chatpipe.cli.app, flows.finetune, tasks;"
+        "subprocess.run([sys.executable, '-m', 'chatpipe.runtime.worker'], input=b'', check=True)"
     )
     # As `export PYTHONPATH=$PYTHONPATH:/absolute` makes it; empty, it means the current directory.
     path = os.pathsep.join(["/absolute", "", "."])
@@ -205,7 +206,7 @@ def test_the_console_script_imports_nothing_of_another_projects_directory(tmp_pa
 def test_the_checkout_is_no_other_project():
     root = Path(__file__).parents[1]
     script = (
-        "from chatpipe.import_path import leave_current_directory as leave; leave(); import tasks"
+        "from chatpipe.utils import import_path as p; p.leave_current_directory(); import tasks"
     )
     environment = {**os.environ, "PYTHONPATH": ""}
     subprocess.run([sys.executable, "-c", script], cwd=root, env=environment, check=True)
@@ -243,7 +244,7 @@ def test_a_port_where_the_server_of_another_home_listens_is_refused(chatpipe_hom
 def test_a_worker_leaves_another_projects_directory(tmp_path):
     foreign = foreign_project(tmp_path / "foreign")
     script = (
-        "from flows.worker_process import prepare; prepare();"
+        "from chatpipe.server.worker import prepare; prepare();"
         "import os; print(os.environ['CHATPIPE_HOME'], os.environ['no_proxy']);"
         "from prefect.utilities.importtools import import_object;"
         "import_object('flows.finetune.finetune')"
@@ -262,7 +263,7 @@ def test_a_worker_leaves_another_projects_directory(tmp_path):
 
 
 def test_a_worker_whose_variables_cannot_be_does_not_start(tmp_path):
-    command = [sys.executable, "-P", "-m", "flows.worker_process", "worker", "start"]
+    command = [sys.executable, "-P", "-m", "chatpipe.server.worker", "worker", "start"]
     environment = {**os.environ, "CHATPIPE_SHARDING": "perhaps", "CHATPIPE_HOME": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
@@ -271,7 +272,7 @@ def test_a_worker_whose_variables_cannot_be_does_not_start(tmp_path):
 
 def test_a_worker_without_a_home_does_not_start(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "CHATPIPE_HOME"}
-    command = [sys.executable, "-P", "-m", "flows.worker_process", "worker", "start"]
+    command = [sys.executable, "-P", "-m", "chatpipe.server.worker", "worker", "start"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
     )
@@ -301,7 +302,7 @@ def test_no_proxy_is_asked_for_this_machine(monkeypatch, name, scheme):
 
 def test_a_proxy_that_no_client_can_use_is_named(monkeypatch):
     monkeypatch.setenv("ALL_PROXY", "socks4://127.0.0.1:9")
-    command = [sys.executable, "-m", "flows.cli", "show"]
+    command = [sys.executable, "-m", "chatpipe", "show"]
     done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 2
     expected = (

@@ -6,12 +6,12 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from chatpipe.config.prompts import template
 from chatpipe.errors import ModelError
-from chatpipe.modeling import load_tokenizer
-from chatpipe.packing import example_nats, pack, packed_attention, packed_nats, packs
-from chatpipe.prefill import prefill
-from chatpipe.prompts import template
-from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow
+from chatpipe.generation.prefill import prefill
+from chatpipe.models.loading import load_tokenizer
+from chatpipe.packing.packing import example_nats, pack, packed_attention, packed_nats, packs
+from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
 from tests.rows import alpaca_rows
 
 BATCH = 4
@@ -280,7 +280,7 @@ def test_training_goes_as_the_trainer_s_own_padded_training(
 ):
     """The reference is transformers' Trainer with its own collator and loss."""
     from benchmarks.padded import TrainerInOurOrder, pad
-    from chatpipe.packed_trainer import PackedTrainer, PackingCollator
+    from chatpipe.training.trainer import PackedTrainer, PackingCollator
 
     reference = trained(TrainerInOurOrder, pad, model, rows, tmp_path / "padded")
     other = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatpipe.config import Quantization
-from chatpipe.modeling import load_base
-from chatpipe.packing import packs
-from chatpipe.scoring import row_nats
-from chatpipe.tokenization import IGNORED, TokenizedRow
+from chatpipe.config.schema import Quantization
+from chatpipe.evaluation.score import row_nats
+from chatpipe.models.loading import load_base
+from chatpipe.packing.packing import packs
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 
 TOKENS = st.integers(2, 319)
 

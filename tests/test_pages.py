@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import app
+from chatpipe.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks/README.md"]

@@ -2,10 +2,10 @@
 
 import pytest
 
-from chatpipe.config import Variant
+from chatpipe.config.parameter_merging import differences, merge_sections, parse_section
+from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
-from chatpipe.loading import load_variant
-from flows.parameter_merging import differences, merge_sections, parse_section
+from chatpipe.study.loading import load_variant
 from flows.run_parameters import RunParameters
 
 

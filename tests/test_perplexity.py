@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+from chatpipe.config.prompts import template
 from chatpipe.errors import ModelError
-from chatpipe.metrics.perplexity import difference, interval, paper_perplexity, perplexity
-from chatpipe.modeling import load_tokenizer
-from chatpipe.packing import pack, packs
-from chatpipe.prompts import template
-from chatpipe.scoring import row_nats
-from chatpipe.tokenization import IGNORED, Encoder
+from chatpipe.evaluation.perplexity import difference, interval, paper_perplexity, perplexity
+from chatpipe.evaluation.score import row_nats
+from chatpipe.models.loading import load_tokenizer
+from chatpipe.packing.packing import pack, packs
+from chatpipe.tokenization.encoder import IGNORED, Encoder
 from tests.rows import alpaca_rows
 
 

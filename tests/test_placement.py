@@ -5,7 +5,7 @@ Two machines: two homes and one shared store. The pool's worker here has no GPU 
 
 import pytest
 
-from chatpipe.seals import SEAL
+from chatpipe.store.manifest import SEAL
 from tests.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.live]
@@ -16,9 +16,9 @@ ON_GPU = ["-p", 'gpu_workers="gpu-steps/gpu"']
 @pytest.fixture
 def site(tmp_path, tiny_model_dir):
     made = Site(tmp_path, tiny_model_dir, {"CHATPIPE_SHARED_STORE": str(tmp_path / "shared")})
-    made.run("flows.cli", "up", "--port", made.port)
+    made.run("chatpipe", "up", "--port", made.port)
     yield made
-    made.run("flows.cli", "down")
+    made.run("chatpipe", "down")
 
 
 def run(site, *more):

@@ -12,10 +12,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from transformers import LlamaConfig
 
-from chatpipe.loading import parse_variant
-from chatpipe.memory import Device
-from chatpipe.planning import plan
-from flows.plan_view import drawn, print_plan
+from chatpipe.cli.plan_view import drawn, print_plan
+from chatpipe.models.memory import Device
+from chatpipe.planning.planner import plan
+from chatpipe.study.loading import parse_variant
 from tests.hub import COMMIT, Repo, hub
 from tests.rows import alpaca_rows, write_jsonl
 
@@ -73,7 +73,7 @@ def command(folder, address, **changes):
     (folder / "large.yaml").write_text(yaml.safe_dump(raw))
     hub_settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address, "HF_HOME": str(folder / "hf")}
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "plan", str(folder / "large.yaml"), "--json"],
+        [sys.executable, "-m", "chatpipe", "plan", str(folder / "large.yaml"), "--json"],
         env={**os.environ, **hub_settings, "CHATPIPE_HOME": str(folder / "home")},
         capture_output=True,
         text=True,

@@ -8,21 +8,22 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from chatpipe import estimates, planning
-from chatpipe.artifacts import store
-from chatpipe.config import Training
+from chatpipe.config.prompts import render
+from chatpipe.config.schema import Training
 from chatpipe.errors import ConfigError
-from chatpipe.estimates import Need, lacking_room, measured_rate
-from chatpipe.finetuning import Finetune
-from chatpipe.global_batches import GlobalBatches
-from chatpipe.lengths import histogram
-from chatpipe.loading import parse_variant
-from chatpipe.memory import Device, training_flops
-from chatpipe.modeling import load_tokenizer
-from chatpipe.plan_words import cost_rows, in_bytes, in_time, summary
-from chatpipe.planning import Plan, plan, preflight
-from chatpipe.prompts import render
-from chatpipe.published import find
+from chatpipe.models.loading import load_tokenizer
+from chatpipe.models.memory import Device, training_flops
+from chatpipe.planning import cost, planner
+from chatpipe.planning.cost import Need, lacking_room, measured_rate
+from chatpipe.planning.planner import Plan, plan, preflight
+from chatpipe.planning.summary import cost_rows, summary
+from chatpipe.planning.token_stats import histogram
+from chatpipe.store.store import store
+from chatpipe.study.loading import parse_variant
+from chatpipe.study.lookup import find
+from chatpipe.training.finetune import Finetune
+from chatpipe.training.sampler import GlobalBatches
+from chatpipe.utils.quantities import in_bytes, in_time
 from tests.rows import alpaca_rows, write_jsonl
 
 LARGE = Device(kind="cuda", name="a large GPU", compute_bytes=2, free_bytes=80 * 2**30)
@@ -214,7 +215,7 @@ def test_all_faults_come_at_once_and_name_the_variant(variant):
 
 
 def test_a_disk_without_room_is_refused_with_all_that_it_should_hold(tmp_path):
-    room = estimates.free_bytes(tmp_path)
+    room = cost.free_bytes(tmp_path)
     halves = [
         Need(what=what, path=tmp_path / what / "new", bytes=room // 2 + 2**20) for what in "ab"
     ]
@@ -257,7 +258,7 @@ def test_time_follows_the_rate_that_was_measured_on_the_same_device(variant):
 
 def test_time_is_said_to_be_assumed_where_nothing_was_measured(variant):
     made = plan(variant(), LARGE)
-    rate = estimates.ASSUMED_FLOPS["cuda"] / training_flops(made.shapes, Training())
+    rate = cost.ASSUMED_FLOPS["cuda"] / training_flops(made.shapes, Training())
     assert made.duration.tokens_per_s == rate and "assumed" in made.duration.basis
 
 
@@ -298,9 +299,9 @@ def test_a_plan_survives_json_and_tells_the_same(variant):
 
 @pytest.mark.slow
 def test_a_child_process_can_be_asked_for_plans(variant, tmp_path):
-    from chatpipe.child import SharedChild
+    from chatpipe.runtime.worker import SharedChild
 
-    request = planning.MakePlan(variants=(variant(),))
+    request = planner.MakePlan(variants=(variant(),))
     details = SharedChild().build(request, tmp_path, lambda event: None, lambda line: None)
     [made] = [Plan.model_validate(found) for found in details["plans"]]
     assert made.tokens == plan(variant(), LARGE).tokens and made.device.free_bytes > 0

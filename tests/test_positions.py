@@ -3,18 +3,18 @@
 import pytest
 import transformers
 
-from chatpipe.artifacts import store
-from chatpipe.chatting import Conversation
-from chatpipe.config import Generation, Quantization
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import ModelError
-from chatpipe.finetuning import Finetune
-from chatpipe.generation import Ask
-from chatpipe.loading import parse_variant
-from chatpipe.planning import MakePlan, plan
-from chatpipe.positions import positions_of
-from chatpipe.prompts import template
-from chatpipe.scoring import Score
-from chatpipe.sources import FetchModel
+from chatpipe.evaluation.score import Score
+from chatpipe.generation.ask import Ask
+from chatpipe.generation.chat import Conversation
+from chatpipe.models.positions import positions_of
+from chatpipe.planning.planner import MakePlan, plan
+from chatpipe.sources.fetch import FetchModel
+from chatpipe.store.store import store
+from chatpipe.study.loading import parse_variant
+from chatpipe.training.finetune import Finetune
 from tests.rows import alpaca_rows, write_jsonl
 
 FULL = Quantization(method="none", compute_dtype="float32")

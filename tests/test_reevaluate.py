@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chatpipe import history, published
-from chatpipe.artifacts import home, store
 from chatpipe.errors import ArtifactError, ConfigError, GateError
-from chatpipe.generation import Ask
-from chatpipe.loading import load_variant
+from chatpipe.generation.ask import Ask
+from chatpipe.reevaluation import history
+from chatpipe.store.paths import home
+from chatpipe.store.store import store
+from chatpipe.study import lookup
+from chatpipe.study.loading import load_variant
 from tests.requests import prefect_for_tests
 from tests.rows import alpaca_rows, dialogue_rows, write_jsonl
 
@@ -131,7 +133,7 @@ def test_a_machine_that_trained_nothing_checks_what_the_shared_store_holds(
     monkeypatch.setenv("CHATPIPE_SHARED_STORE", str(tmp_path / "bucket"))
     trained(made)  # all there already: it is shared
     monkeypatch.setenv("CHATPIPE_HOME", str(tmp_path / "another machine"))
-    _, adapter = published.find(made)
+    _, adapter = lookup.find(made)
     assert not adapter.path.exists()  # known by its seal; nothing was fetched
     state, _, _ = reevaluate(made)
     assert state.name == "Completed"
@@ -174,7 +176,7 @@ def test_adapters_of_one_base_are_asked_together(first, folder):
 
 def asked_of(made):
     """Where in the store the answers of that variant's adapter are."""
-    base, adapter = published.find(made)
+    base, adapter = lookup.find(made)
     request = Ask.of(made, base, adapter)
     return f"{request.kind}/{request.key()}"
 
@@ -198,7 +200,7 @@ def test_a_worse_adapter_under_the_same_name_fails_the_run_with_a_state_and_an_e
 
 def test_a_damaged_adapter_is_noticed_by_its_digest_and_the_others_are_still_checked(first, folder):
     made, _ = first
-    weights = published.find(made)[1].path / "adapter_model.safetensors"
+    weights = lookup.find(made)[1].path / "adapter_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     other = variant(folder, WORSE).model_copy(update={"name": "other"})
@@ -274,7 +276,7 @@ def test_what_was_never_trained_is_refused_by_name(folder):
 
 
 def chatpipe(*words):
-    command = [sys.executable, "-m", "flows.cli", *words]
+    command = [sys.executable, "-m", "chatpipe", *words]
     return subprocess.run(command, env={**os.environ}, capture_output=True, text=True)
 
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from chatpipe.artifacts import store
-from chatpipe.config import Quantization
+from chatpipe.config.schema import Quantization
+from chatpipe.store.store import store
 from tests.requests import finetune_request
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def cut_at(monkeypatch):
     def train(request, step):
         from transformers import TrainerCallback
 
-        from chatpipe import finetuning, tracking
+        from chatpipe.training import finetune, tracking
 
         class Cut(TrainerCallback):
             def on_step_begin(self, args, state, control, **kwargs):
@@ -37,8 +37,8 @@ def cut_at(monkeypatch):
                     raise PowerCutError
 
         with monkeypatch.context() as patch:
-            patch.setattr(finetuning.tracking, "callbacks", lambda *_: [Cut()])
-            assert finetuning.tracking is tracking
+            patch.setattr(finetune.tracking, "callbacks", lambda *_: [Cut()])
+            assert finetune.tracking is tracking
             with pytest.raises(PowerCutError):
                 store().obtain(request)
         return store().work_path(request.kind, request.key())
@@ -48,12 +48,12 @@ def cut_at(monkeypatch):
 
 def cut_before_the_end(patch, request):
     """Train to the last step, and cut the power before the adapter is saved."""
-    from chatpipe import finetuning
+    from chatpipe.training import adapter_checks
 
     def cut(*_):
         raise PowerCutError
 
-    patch.setattr(finetuning, "check_adapter", cut)
+    patch.setattr(adapter_checks, "check_adapter", cut)
     with pytest.raises(PowerCutError):
         store().obtain(request)
 
@@ -98,7 +98,7 @@ def test_a_resumed_training_gives_the_bytes_of_an_uninterrupted_one(
 
 def as_if_written_by(torn_work, **setup):
     """The checkpoints in their place, as if another setup had written them."""
-    from chatpipe.checkpoints import read_checkpoint, seal_checkpoint
+    from chatpipe.training.checkpoints import read_checkpoint, seal_checkpoint
 
     request, _, whole = torn_work
     work = store().work_path(request.kind, request.key())

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatpipe.artifacts import store
-from chatpipe.config import Dataset
-from chatpipe.corpus import Normalize
+from chatpipe.config.schema import Dataset
 from chatpipe.data import csv_rows, json_values
+from chatpipe.data.normalize import Normalize
 from chatpipe.errors import ChatpipeError, ConfigError, DataError
-from chatpipe.row_checks import checked_rows, format_of
-from chatpipe.sources import FetchDataset
+from chatpipe.planning.row_checks import checked_rows, format_of
+from chatpipe.sources.fetch import FetchDataset
+from chatpipe.store.store import store
 from tests.rows import alpaca_rows, write_jsonl
 
 ROWS = alpaca_rows(6)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from chatpipe.artifacts import store
-from chatpipe.config import Dataset, Variant
-from chatpipe.corpus import Normalize
+from chatpipe.config.schema import Dataset, Variant
 from chatpipe.data.folders import DEFAULT_PATTERNS, hub_patterns, row_files
+from chatpipe.data.normalize import Normalize
 from chatpipe.errors import ConfigError, SourceError
-from chatpipe.hub import selected
-from chatpipe.row_checks import check_rows
-from chatpipe.sources import FetchDataset
+from chatpipe.planning.row_checks import check_rows
+from chatpipe.sources.fetch import FetchDataset
+from chatpipe.sources.hub import selected
+from chatpipe.store.store import store
 from tests.rows import alpaca_rows, write_jsonl
 
 

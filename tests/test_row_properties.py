@@ -14,14 +14,15 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chatpipe.artifacts import store
-from chatpipe.config import Dataset, Split
-from chatpipe.corpus import Merge, Normalize
+from chatpipe.config.schema import Dataset, Split
 from chatpipe.data import reading
-from chatpipe.data.ids import heldout_mask
+from chatpipe.data.hashing import heldout_mask
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import Normalize
 from chatpipe.data.text import is_blank, trimmed
-from chatpipe.row_checks import checked_rows
-from chatpipe.sources import FetchDataset
+from chatpipe.planning.row_checks import checked_rows
+from chatpipe.sources.fetch import FetchDataset
+from chatpipe.store.store import store
 
 TEXTS = ("instruction", "input", "output")
 RUNS = settings(

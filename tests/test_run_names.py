@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from chatpipe import listing
-from chatpipe.config import Variant
+from chatpipe.config.run_names import MAX_LENGTH, plain_name, rename_run, rename_study, settings_in
+from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
-from chatpipe.export import export_variant
-from chatpipe.loading import load_study, load_variant, parse_variant, study_variants
-from chatpipe.run_names import MAX_LENGTH, plain_name, rename_run, rename_study, settings_in
+from chatpipe.study import inspect
+from chatpipe.study.export import export_variant
+from chatpipe.study.loading import load_study, load_variant, parse_variant, study_variants
 
 PORTABLE = re.compile(r"[a-z0-9][a-z0-9._=,+-]*[a-z0-9]")
 
@@ -58,9 +58,9 @@ def test_every_name_is_a_file_name_and_names_the_run_again(overrides, chatpipe_h
 
 
 def test_runs_without_a_file_are_listed(chatpipe_home):
-    assert listing.everything()["runs"] == []
+    assert inspect.everything()["runs"] == []
     export_variant(load_variant("smol-merge", ["training.epochs=2"]))
-    assert listing.everything()["runs"] == ["smol-merge+training.epochs=2"]
+    assert inspect.everything()["runs"] == ["smol-merge+training.epochs=2"]
 
 
 def test_values_that_look_alike_in_a_name_have_different_names():

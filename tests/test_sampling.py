@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from chatpipe.config import Generation
-from chatpipe.sampling import generation_arguments
+from chatpipe.config.schema import Generation
+from chatpipe.generation.sampling import generation_arguments
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])
 

@@ -38,12 +38,12 @@ def site(tmp_path_factory, tiny_model_dir):
     raw["deployments"][0]["schedules"] = [daily, {**daily, "slug": "weekly"}]
     path.write_text(yaml.safe_dump(raw))
     made.environment |= PROXIES  # which the worker and its runs inherit
-    made.run("flows.cli", "up", "--port", made.port)
+    made.run("chatpipe", "up", "--port", made.port)
     for name in PROXIES:
         del made.environment[name]
     made.run("tests.waiting", api=True)
     yield made
-    made.run("flows.cli", "down")
+    made.run("chatpipe", "down")
 
 
 def run_deployment(site, deployment, **parameters):
@@ -202,7 +202,7 @@ def test_what_was_changed_on_the_server_is_seen_and_what_was_added_is_left(site)
 
 
 def deploy(site):
-    return site.run("flows.cli", "deploy", api=True)
+    return site.run("chatpipe", "deploy", api=True)
 
 
 def smol_merge(site):
@@ -245,7 +245,7 @@ def test_a_run_ends_with_its_killed_worker_and_up_starts_another_worker(site, tm
     recorded(site, "worker-cpu").kill()
     psutil.wait_procs([process], timeout=30)
     assert flow_run_processes(site) == []
-    assert "worker-cpu: started" in site.run("flows.cli", "up", "--port", site.port)
+    assert "worker-cpu: started" in site.run("chatpipe", "up", "--port", site.port)
     (tmp_path / "done").touch()
     after = start(site, "free", tmp_path / "done")
     until(site, after, "Completed")
@@ -255,7 +255,7 @@ def test_a_run_outlives_a_killed_server(site, tmp_path):
     run = start(site, "free", tmp_path / "done")
     until(site, run, "Running")
     recorded(site, "server").kill()
-    printed = site.run("flows.cli", "up", "--port", site.port)
+    printed = site.run("chatpipe", "up", "--port", site.port)
     assert "server: started" in printed and "worker-cpu: runs already" in printed
     (tmp_path / "done").touch()
     until(site, run, "Completed")
@@ -265,8 +265,8 @@ def test_down_ends_all_of_this_home(site, tmp_path):
     run = start(site, "free", tmp_path / "never")
     until(site, run, "Running")
     recorded(site, "worker-cpu").kill()
-    printed = site.run("flows.cli", "down")
+    printed = site.run("chatpipe", "down")
     assert "worker-cpu: was not running any more" in printed and "server: ended" in printed
     ours = [process for process in psutil.process_iter() if home_of(process) == str(site.home)]
     assert ours == []
-    assert "nothing that chatpipe started is running" in site.run("flows.cli", "down")
+    assert "nothing that chatpipe started is running" in site.run("chatpipe", "down")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from chatpipe.config import Dataset, Variant
+from chatpipe.config.schema import Dataset, Variant
 
 PAGE = (Path(__file__).parents[1] / "docs" / "variants.md").read_text("utf-8")
 ELSEWHERE = {"name", "base_model", "datasets", "prompt_template", "panel", "paper_reported"}

@@ -11,12 +11,12 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import distributed
 
-from chatpipe.completion import complete
-from chatpipe.config import Generation, Lora, Quantization
-from chatpipe.distributed import end_at_once
-from chatpipe.prompts import template
-from chatpipe.scoring import row_nats
-from chatpipe.tokenization import Encoder, TokenizedRow
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import Generation, Lora, Quantization
+from chatpipe.evaluation.score import row_nats
+from chatpipe.generation.batch import complete
+from chatpipe.runtime.launcher import end_at_once
+from chatpipe.tokenization.encoder import Encoder, TokenizedRow
 from tests.rows import alpaca_rows
 from tests.tiny import tiny_model
 
@@ -33,7 +33,7 @@ def test_a_shared_base_computes_what_the_whole_one_does(tmp_path, double, checkp
 
 def _compare(rank, folder, double, checkpointing):
     """In each of two processes: the shared base beside a whole one, on rows of its own."""
-    from chatpipe.sharding import shard_base
+    from chatpipe.models.sharding import shard_base
 
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
@@ -72,8 +72,8 @@ def _train(rank, folder):
     import accelerate
     from transformers import TrainingArguments
 
-    from chatpipe.packed_trainer import PackedTrainer, PackingCollator, packed_training
-    from chatpipe.sharding import is_sharded, shard_base
+    from chatpipe.models.sharding import is_sharded, shard_base
+    from chatpipe.training.trainer import PackedTrainer, PackingCollator, packed_training
 
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
@@ -111,15 +111,13 @@ def test_a_base_in_main_memory_scores_and_answers_as_the_whole_one_does(tmp_path
 def _measure(_, folder):
     from peft import PeftModel
 
-    from chatpipe import modeling
+    from chatpipe.models import loading
 
     quantization = Quantization(compute_dtype="float32")
     _model(folder / "base", quantization, checkpointing=False).save_pretrained(folder / "adapter")
-    whole = modeling.load_base(folder / "base", quantization)
-    streamed = modeling.load_streamed_base(folder / "base", quantization)
-    encoder = Encoder(
-        modeling.load_tokenizer(folder / "base"), template("alpaca"), "response", 1024
-    )
+    whole = loading.load_base(folder / "base", quantization)
+    streamed = loading.load_streamed_base(folder / "base", quantization)
+    encoder = Encoder(loading.load_tokenizer(folder / "base"), template("alpaca"), "response", 1024)
     rows = encoder.encode(pa.Table.from_pylist(alpaca_rows(9))).rows
     asked = ["Be brief.", "Be brief, and be kind.", "No."]
     figures = []
@@ -142,10 +140,10 @@ def _measure(_, folder):
 
 
 def _model(path, quantization, checkpointing):
-    from chatpipe import modeling
-    from chatpipe.finetuning import with_adapter
+    from chatpipe.models import loading
+    from chatpipe.models.lora import with_adapter
 
-    base = modeling.load_base(path, quantization)
+    base = loading.load_base(path, quantization)
     if checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
     model = with_adapter(base, LORA).train()

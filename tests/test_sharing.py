@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from chatpipe.artifacts import Artifact, Request, store
 from chatpipe.errors import ArtifactError, ConfigError, SharedStoreError
-from chatpipe.seals import SEAL
-from chatpipe.sharing import ADDRESS, shared_store
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.store.manifest import SEAL
+from chatpipe.store.remote import ADDRESS, shared_store
+from chatpipe.store.store import store
 from tasks.caching import VerifiedArtifact
 
 

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from chatpipe.artifacts import store
-from chatpipe.config import BaseModelRef, Dataset
+from chatpipe.config.schema import BaseModelRef, Dataset
 from chatpipe.errors import SourceError
-from chatpipe.sources import FetchDataset, FetchModel, Wheel, check_model_directory
+from chatpipe.sources.fetch import FetchDataset, FetchModel, Wheel, check_model_directory
+from chatpipe.store.store import store
 from tests.rows import alpaca_rows, write_jsonl
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import chatpipe
-from chatpipe.artifacts import Request
+from chatpipe.store.artifact import Request
 from tests.step_pins import Package, digest_of
 
 PINS = Path(__file__).with_name("step_versions.json")
@@ -20,12 +20,12 @@ SOURCE = Path(chatpipe.__file__).parent
 # A step, and what else gives its product: all answers of a base at once, a process's settings.
 STEPS = {
     "FetchDataset": (),
-    "FetchModel": ("prepare",),
+    "FetchModel": ("chatpipe.runtime.environment:prepare",),
     "Normalize": (),
     "Merge": (),
-    "Finetune": ("prepare",),
-    "Score": ("prepare",),
-    "Ask": ("AskInCompany", "prepare"),
+    "Finetune": ("chatpipe.runtime.environment:prepare",),
+    "Score": ("chatpipe.runtime.environment:prepare",),
+    "Ask": ("AskInCompany", "chatpipe.runtime.environment:prepare"),
     "MakeReport": (),
 }
 NOT_STORED = {"MakePlan", "AskInCompany"}

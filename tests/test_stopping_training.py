@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from chatpipe.artifacts import store
+from chatpipe.store.store import store
 from tests.requests import finetune_request
 
 pytestmark = [
@@ -22,10 +22,10 @@ SAVING = "saving a checkpoint"
 # A process that has an adapter trained by a child, as a flow's task does.
 TRAINS = """
 import signal, sys
-from chatpipe.artifacts import store
-from chatpipe.child import SharedChild
+from chatpipe.store.store import store
+from chatpipe.runtime.worker import SharedChild
 from chatpipe.errors import ChatpipeError
-from chatpipe.finetuning import Finetune
+from chatpipe.training.finetune import Finetune
 signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 request = Finetune.model_validate_json(sys.argv[1])
 build = SharedChild().build

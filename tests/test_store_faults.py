@@ -13,16 +13,16 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from chatpipe import verifying
-from chatpipe.artifacts import LEFT_OVER_AFTER_S, store
-from chatpipe.checkpoints import newest_checkpoint, seal_checkpoint
-from chatpipe.disk_errors import as_disk_error, disk_errors
+from chatpipe.cli.app import app
 from chatpipe.errors import ArtifactError, ConfigError, DiskError
-from chatpipe.export import check_target, export_directory, export_variant
-from chatpipe.loading import load_variant
-from chatpipe.seals import RECORD, SEAL, stranger_fault
-from flows.cli import app
-from flows.prefect_disk import check_room
+from chatpipe.server.prefect_disk import check_room
+from chatpipe.store.disk_errors import as_disk_error, disk_errors
+from chatpipe.store.manifest import RECORD, SEAL, stranger_fault
+from chatpipe.store.store import LEFT_OVER_AFTER_S, store
+from chatpipe.study import verification
+from chatpipe.study.export import check_target, export_directory, export_variant
+from chatpipe.study.loading import load_variant
+from chatpipe.training.checkpoints import newest_checkpoint, seal_checkpoint
 from tests.disks import fill, make_read_only, small_disk
 from tests.test_artifacts import BUILDER, Note, no_build
 
@@ -178,9 +178,9 @@ def test_a_file_that_was_put_into_an_artifact_is_neither_used_nor_removed_in_sil
     ):
         with pytest.raises(ArtifactError, match=sentence.replace("^", "")):
             use()
-    [checked] = verifying.check_all()
+    [checked] = verification.check_all()
     assert [stranger_fault(stranger)] == list(checked.faults)
-    assert verifying.remove(checked) == [str(stranger)]
+    assert verification.remove(checked) == [str(stranger)]
     assert store().obtain(Note(text="first"), no_build) == made
 
 
@@ -193,7 +193,7 @@ def test_verify_reads_checkpoints_too(chatpipe_home):
             seal_checkpoint(work / f"checkpoint-{step}", 1.0)
     (work / "checkpoint-2/optimizer.pt").write_text("sOme")
     with store()._lock("adapter-key", wait=False):
-        assert not list(verifying.check_all())  # another process goes on with them
+        assert not list(verification.check_all())  # another process goes on with them
     done = CliRunner().invoke(app, ["verify"])
     name = ".work/adapter-key/checkpoint-2"
     assert done.exit_code == 1 and done.output.splitlines() == [
@@ -222,7 +222,7 @@ def test_verify_removes_nothing_that_it_could_not_read(chatpipe_home, monkeypatc
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied", str(made.path / "folder/note.txt"))
 
-    monkeypatch.setattr(verifying, "faults", refuse)  # root may read everything
+    monkeypatch.setattr(verification, "faults", refuse)  # root may read everything
     done = CliRunner().invoke(app, ["verify", "--mend"])
     assert done.exit_code == 1 and done.output.splitlines()[0].startswith(
         f"unreadable: note/{made.key}: {made.path}/folder/note.txt: this user may not do that here"

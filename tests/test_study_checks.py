@@ -2,11 +2,11 @@
 
 import pytest
 
-from chatpipe.base_names import base_names
-from chatpipe.config import Variant
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
-from chatpipe.prompts import template
-from chatpipe.study_checks import check_study, study_faults
+from chatpipe.study.base_names import base_names
+from chatpipe.study.checks import check_study, study_faults
 
 ROWS = {"name": "rows", "path": "rows.jsonl"}
 
@@ -55,7 +55,7 @@ def test_one_name_for_two_variants_is_refused():
 
 
 def test_the_flow_refuses_before_it_plans():
-    from flows.story import study_story
+    from flows.study import study_story
 
     with pytest.raises(ConfigError, match="split differently"):
         study_story("s", [variant("a"), variant("b", split={"heldout": 0.5})], gpu=None)
@@ -147,9 +147,9 @@ def test_many_differences_are_said_by_the_name_of_a_variant():
 
 @pytest.mark.usefixtures("chatpipe_home")
 def test_the_demo_compares_data_after_the_same_number_of_steps():
-    from chatpipe.finetuning import optimizer_steps
-    from chatpipe.loading import load_study, study_variants
-    from chatpipe.planned_steps import data_of
+    from chatpipe.planning.steps import data_of
+    from chatpipe.study.loading import load_study, study_variants
+    from chatpipe.training.finetune import optimizer_steps
 
     variants = study_variants(load_study("demo"))
     rows = [data_of(variant)[0].train_rows for variant in variants]

@@ -4,12 +4,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from chatpipe.artifacts import store
-from chatpipe.config import Variant
-from chatpipe.metrics.perplexity import perplexity
-from chatpipe.planning import plan
+from chatpipe.config.schema import Variant
+from chatpipe.evaluation.perplexity import perplexity
+from chatpipe.planning.planner import plan
 from chatpipe.report import read_report
-from chatpipe.seals import read_seal
+from chatpipe.store.manifest import read_seal
+from chatpipe.store.store import store
 from tests.requests import prefect_for_tests
 from tests.rows import alpaca_rows, write_jsonl
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from chatpipe.artifacts import store
-from chatpipe.config import Variant
+from chatpipe.config.schema import Variant
 from chatpipe.report import read_report
+from chatpipe.report.build import MakeReport
 from chatpipe.report.comparability import statements
 from chatpipe.report.findings import summary
-from chatpipe.reporting import MakeReport
+from chatpipe.store.store import store
 from tests.measured import Rows, corpus, heldout, model
 
 SAMPLES, SEED = 400, 7

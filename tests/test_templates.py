@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from chatpipe.config import PromptTemplate
-from chatpipe.prompts import TEMPLATES, render
+from chatpipe.config.prompt_schema import PromptTemplate
+from chatpipe.config.prompts import TEMPLATES, render
 
 END = "\n\n### Response:\n"
 

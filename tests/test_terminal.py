@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
+from chatpipe.cli.console import _worth_reading, print_report
 from chatpipe.report import Report
-from flows.terminal import _worth_reading, print_report
 from tests.test_report import BASE, example
 
 

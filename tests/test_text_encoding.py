@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from chatpipe.config import Generation, PromptTemplate, Quantization
+from chatpipe.config.prompt_schema import PromptTemplate
+from chatpipe.config.prompts import TEMPLATES, segments, template
+from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import ModelError
-from chatpipe.modeling import load_tokenizer
-from chatpipe.prompts import TEMPLATES, segments, template
-from chatpipe.text_encoding import TextEncoder
-from chatpipe.tokenization import IGNORED, Encoder, start_ids
+from chatpipe.models.loading import load_tokenizer
+from chatpipe.tokenization.encoder import IGNORED, Encoder, start_ids
+from chatpipe.tokenization.text_encoder import TextEncoder
 
 SPELLED = [
     "</s>",
@@ -161,7 +162,7 @@ def tiny_model_dir_(tiny_model_dir):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_training_scoring_and_asking_begin_with_the_same_ids(tiny_model_dir, name):
-    from chatpipe.chatting import Conversation
+    from chatpipe.generation.chat import Conversation
 
     row = {"instruction": "Say </s> and <s>.", "input": "{instruction} </s>", "output": "ok"}
     conversation = Conversation(

@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from chatpipe import token_files
-from chatpipe.artifacts import home
+from chatpipe.config.prompts import template
 from chatpipe.errors import ArtifactError
-from chatpipe.modeling import load_tokenizer
-from chatpipe.prompts import template
-from chatpipe.tokenization import Encoder
+from chatpipe.models.loading import load_tokenizer
+from chatpipe.store.paths import home
+from chatpipe.tokenization import token_cache
+from chatpipe.tokenization.encoder import Encoder
 from tests.rows import alpaca_rows
 
 ROWS = pa.Table.from_pylist(alpaca_rows(20))
@@ -33,7 +33,7 @@ def encoded(tokenizer):
 
 
 def the_file() -> Path:
-    [path] = token_files.tokens_folder().glob("*.arrow")
+    [path] = token_cache.tokens_folder().glob("*.arrow")
     return path
 
 
@@ -45,7 +45,7 @@ def test_a_byte_flipped_anywhere_is_found_and_the_file_is_written_anew(tokenizer
         content[place] ^= 4
         the_file().write_bytes(content)
         with pytest.raises(ArtifactError, match="tokens are damaged"):
-            token_files.check_token_file(the_file())
+            token_cache.check_token_file(the_file())
         assert encoded(tokenizer) == rows
         assert the_file().read_bytes() == whole
 
@@ -75,7 +75,7 @@ def test_what_a_killed_process_left_unfinished_goes_and_what_is_being_written_st
 def test_a_file_from_before_digests_is_written_anew(tokenizer):
     rows = encoded(tokenizer)
     whole = the_file().read_bytes()
-    the_file().write_bytes(whole[: -token_files.TRAILER_BYTES])
+    the_file().write_bytes(whole[: -token_cache.TRAILER_BYTES])
     assert encoded(tokenizer) == rows
     assert the_file().read_bytes() == whole
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatpipe import token_files
-from chatpipe.modeling import load_tokenizer
-from chatpipe.prompts import render, template
-from chatpipe.tokenization import IGNORED, Encoder, TokenizedRow
+from chatpipe.config.prompts import render, template
+from chatpipe.models.loading import load_tokenizer
+from chatpipe.tokenization import token_cache
+from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
 from tests.rows import alpaca_rows
 
 ROW = {"instruction": "Greet.", "input": "", "output": "Hello there."}
@@ -109,7 +109,7 @@ def plainly(encoder, rows):
 def test_rows_in_memory_and_rows_on_the_disk_are_those_of_plain_python(
     tokenizer, tmp_path, monkeypatch, labels, too_long, max_length
 ):
-    monkeypatch.setattr(token_files, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(token_cache, "ROWS_AT_ONCE", 7)
     rows = [*alpaca_rows(30), {**ROW, "output": "long " * 60}, {**ROW, "instruction": "so " * 99}]
     pq.write_table(table(*rows), tmp_path / "rows.parquet", row_group_size=5)
     encoder_ = encoder(tokenizer, labels, max_length, too_long=too_long)
@@ -126,7 +126,7 @@ def test_rows_in_memory_and_rows_on_the_disk_are_those_of_plain_python(
 
 def test_the_same_texts_are_tokenized_once(tokenizer, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(token_files, "_write", spy(token_files._write, asked))
+    monkeypatch.setattr(token_cache, "_write", spy(token_cache._write, asked))
     rows = alpaca_rows(20)
     pq.write_table(table(*rows), tmp_path / "rows.parquet")
     first = encoder(tokenizer).encode(table(*rows))
@@ -162,7 +162,7 @@ def test_a_file_that_was_not_finished_is_not_found(tokenizer, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(token_files, "_write", breaks)
+        broken.setattr(token_cache, "_write", breaks)
         encoder(tokenizer).encode(table(ROW))
     assert list((tmp_path / "cache" / "tokens").iterdir()) == []
     assert len(encoder(tokenizer).encode(table(ROW)).rows) == 1

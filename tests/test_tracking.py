@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from chatpipe.artifacts import store
-from chatpipe.checking import check_variant
-from chatpipe.config import Variant
+from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
-from chatpipe.finetuning import Finetune
-from chatpipe.loading import load_variant
-from chatpipe.reporting import MakeReport, Measured, settings
-from chatpipe.tracking import Tracked, folder, missing, run_name
+from chatpipe.planning.checks import check_variant
+from chatpipe.report.build import MakeReport, Measured, settings
+from chatpipe.store.store import store
+from chatpipe.study.loading import load_variant
+from chatpipe.training.finetune import Finetune
+from chatpipe.training.tracking import Tracked, folder, missing, run_name
 from tests.requests import finetune_request
 
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
@@ -28,7 +28,7 @@ def request_(chatpipe_home, tiny_model_dir):
 
 def train(request, tracker):
     """(adapter, its request), trained in a process of its own as in a run."""
-    from chatpipe.child import SharedChild
+    from chatpipe.runtime.worker import SharedChild
 
     told = Tracked(tracker=tracker, variant="tiny") if tracker else None
     tracked = request.model_copy(update={"tracked": told})

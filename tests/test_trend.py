@@ -3,7 +3,7 @@
 import re
 from xml.etree import ElementTree
 
-from chatpipe import history, trend
+from chatpipe.reevaluation import history, trend
 from tests.entries import entry
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from chatpipe.artifacts import store
-from chatpipe.atomic_writes import write_atomically
-from chatpipe.config import BaseModelRef, Dataset
+from chatpipe.config.schema import BaseModelRef, Dataset
 from chatpipe.errors import SourceError
-from chatpipe.seals import SEAL
-from chatpipe.sources import FetchDataset, FetchModel, check_model_directory
+from chatpipe.sources.fetch import FetchDataset, FetchModel, check_model_directory
+from chatpipe.store.manifest import SEAL
+from chatpipe.store.store import store
+from chatpipe.utils.atomic_writes import write_atomically
 from tests.rows import alpaca_rows, write_jsonl
 
 
@@ -105,7 +105,7 @@ def test_files_that_change_while_they_are_read_are_refused(tmp_path, model):
 
 
 def test_finetune_copies_no_adapter_into_the_base_models_directory(tmp_path, model):
-    from flows.cli import app
+    from chatpipe.cli.app import app
 
     rows = write_jsonl(tmp_path / "rows.jsonl", alpaca_rows(40))
     (tmp_path / "link").symlink_to(model)

@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from chatpipe import unused_gpu
-from chatpipe.modeling import device
+from chatpipe.models import unused_gpu
+from chatpipe.models.devices import device
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU here")
 

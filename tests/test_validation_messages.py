@@ -5,10 +5,10 @@ import re
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from chatpipe.config import Variant
+from chatpipe.config.schema import Variant
+from chatpipe.config.validation import sentences
 from chatpipe.errors import ConfigError
-from chatpipe.loading import load_study, load_variant
-from chatpipe.validation_messages import sentences
+from chatpipe.study.loading import load_study, load_variant
 
 PROGRAMMERS_WORDS = re.compile(
     r"[Ii]nput should|valid (tuple|dict|list|string|integer|number|boolean)|instance of|NoneType"

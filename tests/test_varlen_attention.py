@@ -6,10 +6,10 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
-from chatpipe import attention
-from chatpipe.attention import Asked
-from chatpipe.packing import pack, packed_attention, packed_nats
-from chatpipe.tokenization import IGNORED, TokenizedRow
+from chatpipe.packing import attention
+from chatpipe.packing.attention import Asked
+from chatpipe.packing.packing import pack, packed_attention, packed_nats
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 
 from .test_attention import model_of
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from chatpipe.errors import ConfigError, SourceError
-from chatpipe.visible_text import visible, visible_line
+from chatpipe.utils.visible_text import visible, visible_line
 
 
 @pytest.mark.parametrize(

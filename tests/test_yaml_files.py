@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from chatpipe.config.yaml_files import read_mapping, read_value, to_yaml
 from chatpipe.errors import ConfigError
-from chatpipe.yaml_files import read_mapping, read_value, to_yaml
 
 
 def read(tmp_path, content):

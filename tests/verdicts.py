@@ -12,15 +12,17 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from chatpipe.artifacts import Artifact, store
-from chatpipe.config import Variant
-from chatpipe.corpus import Merge, Normalize
-from chatpipe.finetuning import Finetune
-from chatpipe.generation import Ask
-from chatpipe.loading import load_variant
-from chatpipe.scoring import Score
-from chatpipe.sources import FetchDataset, FetchModel
-from flows.cli import app
+from chatpipe.cli.app import app
+from chatpipe.config.schema import Variant
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import Normalize
+from chatpipe.evaluation.score import Score
+from chatpipe.generation.ask import Ask
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.store.artifact import Artifact
+from chatpipe.store.store import store
+from chatpipe.study.loading import load_variant
+from chatpipe.training.finetune import Finetune
 from tests.rows import alpaca_rows
 
 SETTINGS: dict[str, Any] = {

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chatpipe.visible_text import visible_line
+from chatpipe.utils.visible_text import visible_line
 
 
 class ChatpipeError(Exception):

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import yaml
 
-from chatpipe.seals import SEAL
+from chatpipe.store.manifest import SEAL
 from tests.requests import prefect_for_tests
 from tests.rows import alpaca_rows, dialogue_rows, write_jsonl
 from tests.tiny import tiny_model
@@ -98,7 +98,7 @@ class Place:
         self.home.mkdir(parents=True, exist_ok=True)
         with (self.home.parent / f"{self.home.name}.log").open("a") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", *(arguments or ("compare", STUDY))],
+                [sys.executable, "-m", "chatpipe", *(arguments or ("compare", STUDY))],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -111,7 +111,7 @@ class Place:
         """The command to its end, with what it says."""
         self.home.mkdir(parents=True, exist_ok=True)
         return subprocess.run(
-            [sys.executable, "-m", "flows.cli", *(arguments or ("compare", STUDY))],
+            [sys.executable, "-m", "chatpipe", *(arguments or ("compare", STUDY))],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -214,7 +214,7 @@ def builds(command: subprocess.Popen[str]) -> bool:
 
 def is_child(process: psutil.Process) -> bool:
     """Whether it is a process in which a step is built."""
-    return "chatpipe.child" in _command_line(process)
+    return "chatpipe.runtime.worker" in _command_line(process)
 
 
 def kill(process: psutil.Process) -> bool:

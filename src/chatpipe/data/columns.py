@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from chatpipe.data.formats import Format
+from chatpipe.data.formats.base import Format
 from chatpipe.errors import DataError
 
 INSTRUCTIONS = ("prompt", "question", "query", "problem", "human", "user")

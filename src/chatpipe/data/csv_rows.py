@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from chatpipe.data.formats import RAGGED
+from chatpipe.data.formats.base import RAGGED
 from chatpipe.data.opening import head, opened
 from chatpipe.errors import DataError
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from chatpipe.artifacts import home
 from chatpipe.data.columns import MEANT
 from chatpipe.data.json_values import decoded
 from chatpipe.data.opening import COMPRESSIONS, KINDS, as_text, kind_of, name_fault
 from chatpipe.errors import SourceError
+from chatpipe.store.paths import home
 
 # What a data set reads where it names no patterns (`Dataset.files`).
 ROWS = "rows"  # the folder of a raw artifact that holds the source's files

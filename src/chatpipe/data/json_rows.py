@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from chatpipe.data.columns import ColumnNames, described_type, printable
-from chatpipe.data.formats import KEY_TWICE, NOT_TEXT, READ_REASON, UNDECODABLE
+from chatpipe.data.formats.base import KEY_TWICE, NOT_TEXT, READ_REASON, UNDECODABLE
 from chatpipe.data.json_values import Undecodable, decoded, decoded_lines, why_undecodable
 from chatpipe.data.text import encodable
 

@@ -19,7 +19,7 @@ import pyarrow.parquet
 
 from chatpipe.data.columns import ColumnNames, described_type, printable
 from chatpipe.data.csv_rows import CSVFile
-from chatpipe.data.formats import NOT_TEXT, READ_REASON, Format
+from chatpipe.data.formats.base import NOT_TEXT, READ_REASON, Format
 from chatpipe.data.json_rows import JSONRows
 from chatpipe.data.json_values import JSONListError, decoded, is_list, list_items
 from chatpipe.data.opening import READ_ERRORS, SUFFIXES, content_kind, head, not_utf8, opened

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from chatpipe.visible_text import visible
+from chatpipe.utils.visible_text import visible
 
 CHAR = 9.2  # width of one character at the charts' 13 px, on the wide side
 DASHES = ("", "8 4", "3 3", "10 3 3 3")

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from chatpipe.report import charts, comparability, findings, formatting, tables
 from chatpipe.report.schema import Report
-from chatpipe.visible_text import visible
+from chatpipe.utils.visible_text import visible
 
 NUMBER = re.compile(
     rf"[+{formatting.MINUS}]?(\d[\d,]*(\.\d+)?|∞|{formatting.MISSING})"

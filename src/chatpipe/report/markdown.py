@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from chatpipe.report import comparability, findings, formatting, tables
 from chatpipe.report.schema import Answer, Report
-from chatpipe.visible_text import visible
+from chatpipe.utils.visible_text import visible
 
 
 def render_markdown(report: Report) -> str:

@@ -1,0 +1,99 @@
+"""The commands that talk with a model: ask, chat."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from chatpipe.cli.errors import refusals
+from chatpipe.cli.options import Overrides, VariantName
+from chatpipe.errors import ConfigError
+from chatpipe.utils.visible_text import visible
+
+OWN = "The variant's own, where left out."
+MaxNewTokens = Annotated[int | None, typer.Option(help=OWN)]
+Temperature = Annotated[float | None, typer.Option(help=f"0 is greedy. {OWN}")]
+Seed = Annotated[int | None, typer.Option(help=f"Of what is drawn. {OWN}")]
+
+
+def ask(
+    variant: VariantName,
+    prompt: Annotated[str, typer.Argument(help="The instruction.")],
+    input_text: Annotated[str, typer.Option("--input", help="The instruction's input.")] = "",
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    overrides: Overrides = None,
+) -> None:
+    """Ask a variant one question, as its panel is asked."""
+    with refusals():
+        if not prompt.strip():
+            raise ConfigError(["ask: the prompt is empty."])
+        generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        conversation, settings = _conversation(variant, overrides or [], generation)
+        for piece in conversation.reply(prompt, settings, input_text):
+            typer.echo(visible(piece), nl=False)
+        typer.echo()
+
+
+def chat(
+    variant: VariantName,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    overrides: Overrides = None,
+) -> None:
+    """Talk with a variant; an empty line or Ctrl-D ends it, Ctrl-C stops a reply."""
+    with refusals():
+        generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        conversation, settings = _conversation(variant, overrides or [], generation)
+        _ = conversation.model  # before the first question, not after it
+        typer.echo(f"{variant}: an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply.")
+        for line in _lines():
+            replies = conversation.reply(line, settings)
+            try:
+                for piece in replies:
+                    typer.echo(visible(piece), nl=False)
+            except KeyboardInterrupt:
+                replies.close()
+                typer.echo(" …", nl=False)
+            typer.echo()
+
+
+def _lines() -> Iterator[str]:
+    while sys.stdin is not None:  # None: the command was started without an input
+        try:
+            line = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            typer.echo()
+            return
+        if not line:
+            return
+        yield line
+
+
+def _conversation(
+    name: str, overrides: list[str], generation: dict[str, float | None]
+) -> tuple[Any, Any]:
+    """(a conversation with that variant, its settings of `generation` with these laid over)."""
+    from chatpipe.runtime.environment import prepare
+    from chatpipe.store.store import store
+    from chatpipe.study.loading import load_variant
+    from chatpipe.study.lookup import find
+
+    given = [f"generation.{key}={value}" for key, value in generation.items() if value is not None]
+    settings = load_variant(name, [*overrides, *given]).generation
+    # What is asked for here is no part of the run: the adapter is the same, and so is its name.
+    variant = load_variant(name, overrides)
+    base, adapter = map(store().bring, find(variant))
+    prepare()
+
+    from chatpipe.generation.chat import Conversation
+
+    conversation = Conversation(
+        base.path, adapter.path, variant.quantization, variant.prompt_template
+    )
+    return conversation, settings

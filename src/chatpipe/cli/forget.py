@@ -1,0 +1,76 @@
+"""The command `forget`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from chatpipe.cli.errors import refusals
+from chatpipe.cli.options import OptionalVariant, Overrides
+from chatpipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from chatpipe.config.schema import Variant
+
+
+def forget(
+    variant: OptionalVariant = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="What of it: adapter (where left out), scores, generations, report, sources, all."
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Of all variants; the whole store, where no --kind is.")
+    ] = False,
+    overrides: Overrides = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+) -> None:
+    """Remove artifacts, so that the next run makes them anew; --all and sources are asked about."""
+    with refusals():
+        from chatpipe.study import removal
+        from chatpipe.study.loading import load_variant
+
+        if (variant is None) == (not everything):
+            raise ConfigError(["forget: name a variant, or give --all."])
+        if variant is None and overrides:
+            raise ConfigError(["forget: --set goes with a variant, not with --all."])
+        if kind is not None:
+            removal.check_kind(kind)
+        chosen = load_variant(variant, overrides or [], must_exist=False) if variant else None
+        kind = kind or ("adapter" if chosen else removal.ALL)
+        paths = removal.artifacts_of(chosen, kind) if chosen else removal.all_artifacts(kind)
+        if chosen is None or kind == removal.SOURCES:
+            _confirm("forget --all" if chosen is None else f"forget {variant}", paths, yes)
+        removed = [*_remove_checkpoints(chosen, kind), *removal.remove(paths)]
+        if chosen and not removed:
+            raise removal.missing(chosen, kind)
+        typer.echo(f"forgotten: {len(removed)} artifacts")
+        for name in removed:
+            typer.echo(f"  {name}")
+
+
+def _remove_checkpoints(variant: Variant | None, kind: str) -> list[str]:
+    from chatpipe.study import removal
+
+    return removal.remove_checkpoints(variant) if kind in ("adapter", removal.ALL) else []
+
+
+def _confirm(command: str, paths: Sequence[Path], yes: bool) -> None:
+    """Ask whether all that is to be removed; without a terminal, only --yes is an answer."""
+    if yes or not paths:
+        return
+    from chatpipe.store.store import store
+    from chatpipe.utils.quantities import in_bytes
+
+    size = sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
+    subject = f"{len(paths)} artifacts ({in_bytes(size)}) of {store().root}"
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise ConfigError([f"{command}: would remove {subject}; add --yes to do so."])
+    if not typer.confirm(f"{command}: remove {subject}?", err=True):
+        raise ConfigError([f"{command}: nothing was removed."])

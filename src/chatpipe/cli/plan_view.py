@@ -1,0 +1,134 @@
+"""A plan on a terminal: rows, tokens, cost, and what exists already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from chatpipe.data.normalize import RowAccount
+from chatpipe.planning.planner import Plan
+from chatpipe.planning.steps import Step
+from chatpipe.planning.summary import cost_rows
+from chatpipe.planning.token_stats import Tokens
+from chatpipe.utils.quantities import in_bytes, in_count
+
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+WIDEST = 40  # characters of the longest bar
+STATES = {"exists": "exists", "make": "to make", "download": "to download"}
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """Everything that is known, in the order in which it happens."""
+    console = console or Console()
+    sets = " + ".join(dataset.name for dataset in plan.data.datasets)
+    lines: list[RenderableType] = [
+        f"\n[bold]{plan.variant}[/]: {escape(plan.base_model)} on {sets}"
+    ]
+    lines += _rows(plan)
+    if plan.tokens:
+        lines += token_lines(plan.tokens, console.width)
+    lines += _cost(plan)
+    lines += _memory(plan)
+    lines += [_title("Artifacts"), _steps(plan.steps)]
+    if plan.notes:
+        lines.append(_title("Notes"))
+        lines += [f"• {escape(note)}" for note in plan.notes]
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def token_lines(tokens: Tokens, width: int) -> Iterator[str]:
+    """The histogram of token lengths and what is trained of them, `width` characters wide."""
+    yield _title(
+        f"Tokens a row: {tokens.shortest:,} to {tokens.longest:,}, median {tokens.median:g}"
+    )
+    most = max(bar.rows for bar in tokens.lengths)
+    for bar in tokens.lengths:
+        drawing = drawn(bar.rows / most, min(WIDEST, width - 24))
+        yield f"{bar.above + 1:>6}–{bar.upto:<6} {drawing} {bar.rows:,}"
+    yield (
+        f"{tokens.trained_tokens:,} of {tokens.tokens:,} tokens are trained "
+        f"({tokens.trained_share:.1%}); the EOS in {tokens.eos_rows:,} of {tokens.rows:,} rows."
+    )
+    if tokens.cut_rows:
+        yield (
+            f"{tokens.cut_rows:,} rows are cut, by {tokens.cut_tokens:,} tokens together, "
+            f"{tokens.most_cut:,} at most."
+        )
+    for reason, rows in tokens.left_out.items():
+        yield f"{rows:,} rows are left out: {reason}."
+
+
+def drawn(share: float, width: int) -> str:
+    """A bar of block characters, in eighths of a character; never nothing for something."""
+    eighths = round(share * width * 8)
+    if share > 0:
+        eighths = max(eighths, 1)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (EIGHTHS[rest] if rest else "")
+
+
+def _rows(plan: Plan) -> Iterator[RenderableType]:
+    table = _table("Data set", "Read", "Kept", "Dropped", "Flagged")
+    for dataset in plan.data.datasets:
+        if dataset.account:
+            table.add_row(dataset.name, *_account(dataset.account))
+        else:
+            expected = f"{dataset.expected_rows:,} expected" if dataset.expected_rows else "unknown"
+            table.add_row(dataset.name, expected)
+    merged = plan.data.merged
+    if merged and (len(plan.data.datasets) > 1 or merged.dropped):
+        table.add_row("merged", *_account(merged))
+    train = in_count(plan.data.train_rows, plan.data.exact)
+    heldout = in_count(plan.data.heldout_rows, plan.data.exact)
+    yield from (_title("Rows"), table, f"{train} to train on, {heldout} held out.")
+
+
+def _account(account: RowAccount) -> tuple[str, ...]:
+    reasons = (account.dropped, account.flagged)
+    told = ["\n".join(f"{rows:,} {reason}" for reason, rows in found.items()) for found in reasons]
+    return f"{account.read:,}", f"{account.kept:,}", *(text or "0" for text in told)
+
+
+def _cost(plan: Plan) -> Iterator[RenderableType]:
+    yield _title("Training" + (", done: the adapter is in the store" if plan.trained else ""))
+    table = _table(show_header=False)
+    for name, value in cost_rows(plan):
+        table.add_row(name, value)
+    yield table
+    if plan.duration:
+        yield escape(f"{plan.duration.tokens_per_s:,.0f} tokens/s: {plan.duration.basis}.")
+
+
+def _memory(plan: Plan) -> Iterator[RenderableType]:
+    if plan.memory is None:
+        return
+    batch, free = plan.memory.batch, plan.device.free_bytes
+    scored = f", {batch.scored:,} of them scored" if plan.tokens else ""
+    yield _title(f"Memory: {batch.tokens:,} tokens at once{scored}")
+    table = _table(show_header=False)
+    for name, size in plan.memory.parts.items():
+        table.add_row(name, in_bytes(size))
+    table.add_row("[bold]together", f"[bold]{in_bytes(plan.memory.total)}")
+    yield table
+    if free is not None:
+        yield f"{in_bytes(free)} are free on {escape(plan.device.name)}."
+
+
+def _steps(steps: tuple[Step, ...]) -> Table:
+    table = _table("Kind", "Of", "State", "Size")
+    for step in steps:
+        size = in_bytes(step.bytes) if step.bytes is not None else ""
+        table.add_row(step.kind, escape(step.what), STATES[step.state], size)
+    return table
+
+
+def _title(text: str) -> str:
+    return f"\n[bold]{escape(text)}[/]"
+
+
+def _table(*columns: str, show_header: bool = True) -> Table:
+    return Table(*columns, show_header=show_header, header_style="", box=None, pad_edge=False)

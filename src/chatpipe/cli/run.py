@@ -1,0 +1,138 @@
+"""Runs a variant or a study from the command line: in this process, or on a deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from chatpipe.errors import ConfigError, ServiceError
+from chatpipe.server.errors import require_server
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+    from chatpipe.config.schema import Study, Variant
+    from chatpipe.store.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to run: here or on a deployment (and wait for it), as tables or as JSON."""
+
+    deployment: bool = False
+    watch: bool = False
+    as_json: bool = False
+
+    def __post_init__(self) -> None:
+        """ConfigError where one option needs another."""
+        if self.watch and not self.deployment:
+            raise ConfigError(["--watch: goes with --deployment; a run here is waited for anyway."])
+
+
+def run_variant(variant: Variant, way: Way) -> None:
+    """Run the flow `finetune`."""
+    if way.deployment:
+        from chatpipe.config.run_names import plain_name
+
+        _submit(f"finetune/{plain_name(variant.name)}", variant.model_dump(mode="json"), way.watch)
+        return
+    check([variant])
+
+    from flows.finetune import finetune
+
+    _run_here(lambda: finetune(**variant.sections()), variant.name, way.as_json)
+
+
+def run_study(study: Study, variants: list[Variant], way: Way) -> None:
+    """Run the flow `compare`."""
+    if way.deployment:
+        settings = [variant.model_dump(mode="json") for variant in variants]
+        from chatpipe.config.run_names import plain_name
+
+        parameters = {"study": study.name, "variants": settings}
+        _submit(f"compare/{plain_name(study.name)}", parameters, way.watch)
+        return
+    check(variants)
+
+    from flows.compare import compare
+
+    _run_here(lambda: compare(study.name, variants), study.name, way.as_json)
+
+
+def check(variants: Sequence[Variant]) -> None:
+    """ConfigError with the faults of all of them that show before anything is downloaded."""
+    from chatpipe.planning.checks import check_variant
+
+    faults: list[str] = []
+    for variant in variants:
+        try:
+            check_variant(variant)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(list(dict.fromkeys(faults)))
+
+
+def _run_here(story: Callable[[], Artifact], name: str, as_json: bool) -> None:
+    """Run a flow, print its report's tables and where it is."""
+    from chatpipe.cli.console import print_report, quiet_console
+    from chatpipe.cli.interrupts import end_at_second_interrupt
+    from chatpipe.cli.temporary_server import prepare_own_server
+    from chatpipe.report import read_report
+    from chatpipe.study.export import report_directory
+    from tasks.caching import BUILT, HITS
+
+    end_at_second_interrupt()
+    quiet_console()
+    prepare_own_server()
+    story()
+    pages = report_directory(name)
+    report = read_report(pages)
+    if as_json:
+        typer.echo(report.model_dump_json(indent=1))
+        return
+    print_report(report)
+    cached = len(HITS.difference(BUILT))
+    said = f"{len(BUILT)} steps run, {cached} cached" if BUILT else "everything was cached"
+    typer.echo(f"\n{said}\nreport: {pages / 'report.html'}")
+
+
+def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:
+    """Ask the server for a run with whole sections, and say where it can be followed."""
+    require_server()
+
+    import asyncio
+
+    from prefect.deployments import arun_deployment
+    from prefect.exceptions import ObjectNotFound
+    from prefect.utilities.urls import url_for
+
+    from chatpipe.study.loading import deployments_dir
+
+    try:
+        run = asyncio.run(arun_deployment(deployment, parameters=parameters, timeout=0))
+    except (ObjectNotFound, ValueError):
+        kind, _, name = deployment.partition("/")
+        raise ServiceError(
+            f"{deployment}: is not on the server; put `- {{name: {name}, <<: *{kind}}}` among the "
+            f"deployments of {deployments_dir() / 'prefect.yaml'}, if it is not there, and run "
+            "`chatpipe deploy`."
+        ) from None
+    typer.echo(f"{deployment}: {url_for('flow-run', run.id)}")
+    if watch:
+        _wait_for(run.id)
+
+
+def _wait_for(run_id: Any) -> None:
+    import asyncio
+
+    from prefect.flow_runs import wait_for_flow_run
+
+    ended: FlowRun = asyncio.run(wait_for_flow_run(run_id, timeout=None))
+    state = ended.state
+    typer.echo(f"{ended.name}: {state.name if state else 'without a state'}")
+    if state is None or not state.is_completed():
+        raise ServiceError((state and state.message) or "the run did not complete.")

@@ -1,0 +1,53 @@
+"""Commands around a Prefect server: deploy, up, down."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from chatpipe.cli.errors import refusals
+from chatpipe.server import environment
+from chatpipe.server.errors import require_server
+
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Where the server listens.")]
+
+
+def deploy() -> None:
+    """Put what deployments/prefect.yaml lists on the server that PREFECT_API_URL names."""
+    with refusals():
+        from chatpipe.server.deployments_file import load_deployments
+
+        load_deployments()  # refuses a faulty file before Prefect is imported
+        require_server()
+
+        from chatpipe.server.deploy import deploy as apply
+
+        for line in apply():
+            typer.echo(line)
+
+
+def up(port: Port = 4200) -> None:
+    """Start a local server and its workers in the background; run again, find them."""
+    with refusals():
+        from chatpipe.server import local
+        from chatpipe.server.deployments_file import load_deployments
+
+        load_deployments()
+        for line in local.up(port):
+            typer.echo(line)
+        typer.echo(
+            f"dashboard: http://{local.HOST}:{port}\n"
+            f"for Prefect's own commands: export PREFECT_API_URL={local.api_url(port)}"
+            + (f" NO_PROXY={os.environ['NO_PROXY']}" if environment.uses_proxy() else "")
+        )
+
+
+def down() -> None:
+    """End the server and the workers that `up` started, and nothing else."""
+    with refusals():
+        from chatpipe.server import local
+
+        for line in local.down():
+            typer.echo(line)

@@ -1,0 +1,51 @@
+"""The command that checks every byte of the store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from chatpipe.cli.errors import refusals
+from chatpipe.cli.options import OptionalVariant, Overrides
+
+
+def verify(
+    variant: OptionalVariant = None,
+    mend: Annotated[
+        bool,
+        typer.Option("--mend", help="Remove what is damaged, here only; a run makes it anew."),
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Read every byte of what is stored and compare; exit code 1 if anything is damaged."""
+    with refusals():
+        from chatpipe.errors import ConfigError
+        from chatpipe.study import verification
+        from chatpipe.study.loading import load_variant
+        from chatpipe.utils.quantities import in_bytes
+
+        if variant is None and overrides:
+            raise ConfigError(["verify: --set goes with a variant; name one."])
+        checks = (
+            verification.check_variant(load_variant(variant, overrides or [], must_exist=False))
+            if variant
+            else verification.check_all()
+        )
+        count, size, damaged, unreadable = 0, 0, 0, 0
+        for checked in checks:
+            count, size = count + 1, size + checked.size
+            if not checked.faults:
+                continue
+            more = f" (and {len(checked.faults) - 1} more)" if len(checked.faults) > 1 else ""
+            word = "damaged" if checked.is_readable else "unreadable"
+            typer.echo(f"{word}: {checked.name}: {checked.faults[0]}{more}")
+            damaged += checked.is_readable
+            unreadable += not checked.is_readable
+            if mend and checked.is_readable:
+                for line in verification.remove(checked):
+                    typer.echo(f"removed: {line}")
+        end = f", {unreadable} unreadable" if unreadable else ""
+        typer.echo(f"{count} checked ({in_bytes(size)}), {damaged} damaged{end}")
+        if damaged or unreadable:
+            raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Settings: schema, prompts, presets, YAML files, validation."""

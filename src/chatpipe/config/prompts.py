@@ -1,0 +1,67 @@
+"""Prompt templates and the panel: the words that a model is asked with."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+import yaml
+
+from chatpipe.config.prompt_schema import RESPONSE_MARKER, Prompt, PromptTemplate
+from chatpipe.config.template_text import Segment, fill
+
+# The Alpaca project's prompts (Apache-2.0, github.com/tatsu-lab/stanford_alpaca): every model of
+# the Alpaca family was trained on these exact words, so a fair comparison has to use them.
+_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n" + RESPONSE_MARKER + "\n"
+)
+_WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. Write a response that appropriately "
+    "completes the request.\n\n### Instruction:\n{instruction}\n\n" + RESPONSE_MARKER + "\n"
+)
+# A short form: the constant text of the long one costs a third of a typical row's tokens.
+_SHORT_WITH_INPUT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n" + (
+    RESPONSE_MARKER + "\n"
+)
+_SHORT_WITHOUT_INPUT = "### Instruction:\n{instruction}\n\n" + RESPONSE_MARKER + "\n"
+
+TEMPLATES: dict[str, PromptTemplate] = {
+    "alpaca": PromptTemplate(name="alpaca", with_input=_WITH_INPUT, without_input=_WITHOUT_INPUT),
+    "paper": PromptTemplate(name="paper", with_input=_WITH_INPUT, without_input=_WITH_INPUT),
+    "short": PromptTemplate(
+        name="short", with_input=_SHORT_WITH_INPUT, without_input=_SHORT_WITHOUT_INPUT
+    ),
+}
+
+
+def template(name: str) -> PromptTemplate:
+    """The template of that name; ValueError names the known ones."""
+    if name not in TEMPLATES:
+        known = ", ".join(TEMPLATES)
+        raise ValueError(f"no prompt template is named {name!r}; known are {known}")
+    return TEMPLATES[name]
+
+
+def render(prompt_template: PromptTemplate, instruction: str, input_text: str) -> str:
+    """The prompt up to where the response begins; braces in the row's text stay as they are."""
+    return "".join(part.text for part in segments(prompt_template, instruction, input_text))
+
+
+def segments(prompt_template: PromptTemplate, instruction: str, input_text: str) -> list[Segment]:
+    """As `render`, in pieces that are the template's or the row's."""
+    text = prompt_template.with_input if input_text else prompt_template.without_input
+    return fill(text, {"instruction": instruction, "input": input_text})
+
+
+def raw_prompt(prompt: Prompt) -> str:
+    """The prompt without any template, as the paper asked its base models."""
+    return "\n".join(part for part in (prompt.instruction, prompt.input) if part)
+
+
+@cache
+def default_panel() -> tuple[Prompt, ...]:
+    """The packaged panel.yaml: the paper's three prompts."""
+    text = files("chatpipe.config").joinpath("panel.yaml").read_text("utf-8")
+    return tuple(Prompt.model_validate(item) for item in yaml.safe_load(text))

@@ -1,0 +1,228 @@
+"""What a user asks for: a variant and its parts, every number declared once with unit and bound."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from chatpipe.config.base import Name, Section
+from chatpipe.config.prompt_schema import Prompt, PromptTemplate
+
+# A name, and the settings in which a run differs from the variant or study of that name
+# (`run_names`).
+RunName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,79}(\+[a-z0-9._=,+-]+)?$",
+        max_length=120,
+        description="a-z, 0-9, . _ -; a run with other settings adds them, like +training.epochs=2",
+    ),
+]
+
+Tracker = Literal["none", "tensorboard", "mlflow", "wandb", "trackio"]
+
+
+class BaseModelRef(Section):
+    """Which base model: a catalogue name, a hub repository or a local directory."""
+
+    repo: str = Field("smollm2-135m-instruct", min_length=1, description="catalogue, hub or path")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
+
+
+class Fallback(Section):
+    """A hub data set with the same rows, for when the first one cannot be had."""
+
+    repo: str
+    revision: str | None = None
+    files: tuple[str, ...]
+    columns: dict[str, str] = Field({}, description="our column name -> the name in the files")
+
+
+class Dataset(Section):
+    """One data set: where its rows are, their layout, and what is known of them beforehand."""
+
+    name: Name
+    repo: str | None = Field(
+        None, min_length=1, description="hub data set, or a local directory of that layout"
+    )
+    path: str | None = Field(None, min_length=1, description="local file or directory")
+    revision: str | None = Field(None, description="branch, tag or commit of the hub data set")
+    files: tuple[str, ...] = Field(
+        ("**/*.parquet", "**/*.jsonl", "**/*.json", "**/*.csv"),
+        min_length=1,
+        description="glob patterns, read in this order",
+    )
+    format: Literal["alpaca", "dialogues", "messages"] = "alpaca"
+    columns: dict[str, str] = Field({}, description="our column name -> the name in the files")
+    fallbacks: tuple[Fallback, ...] = Field(
+        (), description="tried in this order where repo is missing, gated or refused"
+    )
+    licence: str | None = Field(None, description="SPDX id or a short text")
+    expected_rows: int | None = Field(None, ge=1, description="rows, all files together")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Dataset:
+        if (self.repo is None) == (self.path is None):
+            raise ValueError("give exactly one of repo and path")
+        return self
+
+
+def _split_shorthand(value: Any) -> Any:
+    return {"method": value} if isinstance(value, str) else value
+
+
+class Split(Section):
+    """How rows are divided into training and held-out; a row's side depends on its text alone."""
+
+    method: Literal["hash", "none"] = Field(
+        "hash", description="none: every row is trained on, nothing is dropped but counted"
+    )
+    heldout: float = Field(0.1, gt=0, lt=1, description="share of the prompts that is held out")
+
+
+class Quantization(Section):
+    """How the frozen base weights are held."""
+
+    method: Literal["nf4", "none"] = Field("nf4", description="bitsandbytes NF4, or full precision")
+    double: bool = Field(True, description="quantize the quantization constants too")
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="auto: bfloat16 where the device computes in it, else float32"
+    )
+
+
+class Lora(Section):
+    """The adapter's shape (peft's LoraConfig)."""
+
+    rank: int = Field(16, ge=1, le=512, description="rank of the update matrices")
+    alpha: int = Field(32, ge=1, le=4096, description="scale: the update is times alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names_a_layer(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        if not value:
+            raise ValueError(
+                "names no layer; write all-linear, or names of the base's linear layers"
+            )
+        repeated = sorted({name for name in value if list(value).count(name) > 1})
+        if repeated and not isinstance(value, str):
+            raise ValueError(f"names {', '.join(repeated)} more than once")
+        return value
+
+
+class Training(Section):
+    """The optimization (transformers' Trainer)."""
+
+    epochs: float = Field(3.0, gt=0, le=100, description="passes over the training rows")
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="peak, after the warm-up")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    micro_batch_tokens: int = Field(
+        2048,
+        ge=16,
+        le=1 << 20,
+        description="tokens at once, shared ones of each row; a longer row stands alone",
+    )
+    global_batch_size: int = Field(16, ge=1, le=65536, description="rows an optimizer step")
+    max_length: int = Field(1024, ge=16, le=131072, description="tokens a row")
+    too_long: Literal["drop", "cut_left", "cut_right"] = Field(
+        "drop", description="rows over max_length: left out and counted, or cut on a side"
+    )
+    loss: Literal["response", "all"] = Field(
+        "response", description="which tokens are scored: response and EOS, or every token"
+    )
+    gradient_checkpointing: bool = False
+    save_steps: int = Field(100, ge=1, description="optimizer steps between checkpoints")
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+
+class Evaluation(Section):
+    """How the held-out rows are scored."""
+
+    batch_tokens: int = Field(
+        4096, ge=16, description="tokens computed at once, shared ones but once"
+    )
+    max_length: int = Field(2048, ge=16, description="tokens a row; longer rows are counted out")
+    bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="for the intervals")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="of the bootstrap")
+
+
+class Generation(Section):
+    """How the panel is answered; temperature 0 is greedy."""
+
+    max_new_tokens: int = Field(128, ge=1, le=8192)
+    temperature: float = Field(0.0, ge=0, le=5)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+
+class PaperReported(Section):
+    """What the 2023 study reports of the variant, to stand beside what is measured here."""
+
+    perplexity: float = Field(gt=0, description="by the paper's protocol")
+    training_s: float = Field(gt=0, description="seconds of training")
+
+
+def _panel_default() -> tuple[Prompt, ...]:
+    from chatpipe.config.prompts import default_panel
+
+    return default_panel()
+
+
+def _template_by_name(value: Any) -> Any:
+    from chatpipe.config.prompts import template
+
+    return template(value) if isinstance(value, str) else value
+
+
+class Variant(Section):
+    """One row of a study: base × data × settings. Its name is for people and is in no key."""
+
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"tracking", "paper_reported"})
+
+    name: RunName
+    base_model: BaseModelRef = BaseModelRef()
+    datasets: tuple[Dataset, ...] = Field(min_length=1)
+    split: Annotated[Split, BeforeValidator(_split_shorthand)] = Split()
+    prompt_template: Annotated[PromptTemplate, BeforeValidator(_template_by_name)] = Field(
+        "alpaca", validate_default=True
+    )
+    quantization: Quantization = Quantization()
+    lora: Lora = Lora()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    panel: tuple[Prompt, ...] = Field(default_factory=_panel_default, min_length=1)
+    generation: Generation = Generation()
+    tracking: Tracker = Field("none", description="where training is logged; changes no result")
+    paper_reported: PaperReported | None = Field(None, description="figures of the 2023 study")
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Variant:
+        for what, names in (
+            ("datasets", [dataset.name for dataset in self.datasets]),
+            ("panel", [prompt.id for prompt in self.panel]),
+        ):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise ValueError(f"{what} names {', '.join(repeated)} more than once")
+        return self
+
+    def sections(self) -> dict[str, Any]:
+        """Name and parts, as the parameters of the flow that runs the variant."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+class Study(Section):
+    """Which variants stand side by side in one report."""
+
+    name: RunName
+    variants: tuple[RunName, ...] = Field(min_length=1)

@@ -1,0 +1,253 @@
+"""Pydantic's errors as sentences: file or override, key, what is expected, the value there."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from chatpipe.config.schema import Variant
+from chatpipe.utils.visible_text import visible
+
+MAX_SHOWN = 60  # characters of a value
+_Location = tuple[int | str, ...]
+
+
+def sentences(
+    error: ValidationError, origin: str, model: type[BaseModel], overrides: Sequence[str] = ()
+) -> list[str]:
+    """Return a sentence for each fault of a `model` that was read from `origin`.
+
+    overrides: what --set laid over the file; a fault names the one that set the value.
+    """
+    grouped: dict[_Location, list[ErrorDetails]] = {}
+    details = error.errors(include_url=False)
+    for detail in details:
+        grouped.setdefault(_key_path(detail["loc"], model), []).append(detail)
+    result = []
+    for path, group in grouped.items():
+        within = any(len(other) > len(path) and other[: len(path)] == path for other in grouped)
+        # An empty list, or another form that was possible: only because of the faults within.
+        if within and all(d["type"] == "too_short" or len(d["loc"]) > len(path) for d in group):
+            continue
+        key = visible(" ".join(".".join(map(str, path)).split("\n")))
+        message = _message(group, path, model)
+        end = "" if message.endswith("?") else "."
+        setter = setting_origin(key, origin, overrides) if key else origin
+        result.append(": ".join([setter, *([key] if key else []), f"{message}{end}"]))
+    return result
+
+
+def setting_origin(key: str, origin: str, overrides: Sequence[str]) -> str:
+    """Return what set the value at that key: the last override of it, of its section or of a part
+    of it, or the file."""
+    for override in reversed(overrides):
+        set_key = override.partition("=")[0]
+        if f"{key}.".startswith(f"{set_key}.") or f"{set_key}.".startswith(f"{key}."):
+            return f"--set {override}"
+    return origin
+
+
+def unknown_name(name: str, known: Sequence[str]) -> str:
+    """Return 'did you mean …?', or the names that are known."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}"
+
+
+def _message(group: Sequence[ErrorDetails], path: _Location, model: type[BaseModel]) -> str:
+    detail = group[0]
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key{_key_hint(path, model)}"
+    if kind == "missing":
+        return "this key is required"
+    if kind == "value_error":
+        return _with_value(detail["msg"].removeprefix("Value error, "), detail.get("input"))
+    if kind == "too_short":
+        return f"at least {detail['ctx']['min_length']} is required"
+    expected = list(dict.fromkeys(_expected(d, path, model) for d in group))
+    hint = next((hint for d in group if (hint := _hint(d))), "")
+    return _with_value(f"expected {' or '.join(expected)}", detail.get("input")) + hint
+
+
+def _expected(detail: ErrorDetails, path: _Location, model: type[BaseModel]) -> str:
+    """What stands where the value should have been, in words of YAML."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "literal_error":
+        return _choices(context["expected"])
+    if kind in {"model_type", "model_attributes_type", "dataclass_type"}:
+        section = _section(path, model)
+        fields = ", ".join(section.model_fields) if section else ""
+        return f"keys and values ({fields})" if fields else "keys and values"
+    if kind == "string_pattern_mismatch" and context.get("pattern", "").startswith("^[a-z0-9]"):
+        return "lower-case letters, digits and . _ -, with a letter or digit first"
+    word = _WORDS.get(kind)
+    return word(context) if word else _pydantic_words(detail["msg"])
+
+
+_Words = Callable[[Mapping[str, Any]], str]
+_WORDS: dict[str, _Words] = {
+    **dict.fromkeys(("string_type", "string_sub_type", "string_unicode"), lambda c: "text"),
+    **dict.fromkeys(
+        ("int_type", "int_parsing", "int_from_float", "int_parsing_size"),
+        lambda c: "a whole number",
+    ),
+    **dict.fromkeys(
+        ("float_type", "float_parsing", "decimal_type", "decimal_parsing"),
+        lambda c: "a number",
+    ),
+    **dict.fromkeys(("bool_type", "bool_parsing"), lambda c: "true or false"),
+    **dict.fromkeys(
+        ("tuple_type", "list_type", "set_type", "frozen_set_type", "iterable_type"),
+        lambda c: "a list, like [a, b]",
+    ),
+    **dict.fromkeys(("dict_type", "mapping_type"), lambda c: "keys and values, like {a: b}"),
+    "finite_number": lambda c: "a finite number",
+    "none_required": lambda c: "nothing",
+    "greater_than": lambda c: f"a number greater than {c['gt']:g}",
+    "greater_than_equal": lambda c: f"a number of at least {_number(c['ge'])}",
+    "less_than": lambda c: f"a number less than {c['lt']:g}",
+    "less_than_equal": lambda c: f"a number of at most {_number(c['le'])}",
+    "string_too_short": lambda c: "text that is not empty",
+    "string_too_long": lambda c: f"at most {c['max_length']} characters",
+    "string_pattern_mismatch": lambda c: (
+        "text that is not blank" if c["pattern"] == r"\S" else f"text of the form {c['pattern']}"
+    ),
+    "too_long": lambda c: f"at most {c['max_length']} items",
+    "invalid_key": lambda c: "a key that is text",
+}
+
+
+def _pydantic_words(message: str) -> str:
+    """A message that is not in the table, without what only a programmer can read."""
+    text = re.sub(r"^Input should be (an? )?(valid )?(instance of )?", "", message)
+    return text[:1].lower() + text[1:]
+
+
+def _hint(detail: ErrorDetails) -> str:
+    """How to mend it, where the value shows what was meant."""
+    value, kind = detail.get("input"), detail["type"]
+    if kind == "string_type" and isinstance(value, int | float) and not isinstance(value, bool):
+        return "; put it in quotes"
+    if kind == "literal_error" and isinstance(value, str):
+        choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        close = difflib.get_close_matches(value, choices, 1)
+        return f"; did you mean {close[0]}?" if close and len(choices) > 1 else ""
+    if kind == "string_pattern_mismatch" and isinstance(value, str):
+        cleaned = re.sub(r"[^a-z0-9._-]+", "-", value.lower()).strip("-._")
+        pattern = detail["ctx"]["pattern"]
+        return f"; did you mean {cleaned}?" if cleaned and re.search(pattern, cleaned) else ""
+    if kind == "tuple_type" and isinstance(value, str):
+        return f"; write [{value}]" if len(value) < MAX_SHOWN else ""
+    return ""
+
+
+def _with_value(message: str, value: Any) -> str:
+    text = shown(value)
+    is_named = isinstance(value, str) and text in message
+    return f"{message}, found {text}" if text and not is_named else message
+
+
+def shown(value: Any) -> str:
+    """Return a value as YAML writes it; empty where it is too long to help."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            text = f"{value}"
+        case str():
+            text = repr(value)
+        case list():
+            return "a list"
+        case _:
+            return ""
+    return text if len(text) <= MAX_SHOWN else ""
+
+
+def _choices(expected: str) -> str:
+    """pydantic's "'a', 'b' or 'c'" without its quotes."""
+    return expected.replace("'", "")
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _key_path(location: _Location, model: type[BaseModel]) -> _Location:
+    """The keys of the file: without the names that pydantic gives the forms of a union."""
+    path: list[int | str] = []
+    sections: list[type[BaseModel]] = [model]
+    for part in location:
+        is_field = any(part in section.model_fields for section in sections)
+        if isinstance(part, str) and not is_field and _is_form(part):
+            continue
+        path.append(part)
+        if isinstance(part, str):
+            sections = [s for section in sections for s in _sections_of(section, part)]
+    return tuple(path)
+
+
+def _is_form(part: str) -> bool:
+    return bool(
+        re.match(r"(tuple|list|dict|literal|nullable|constrained|function|union)\b.*\[", part)
+    )
+
+
+def _section(path: _Location, model: type[BaseModel]) -> type[BaseModel] | None:
+    """The model whose keys stand at that path."""
+    sections = [model]
+    for part in path:
+        if isinstance(part, str):
+            sections = [s for section in sections for s in _sections_of(section, part)]
+    return sections[0] if sections else None
+
+
+def _sections_of(section: type[BaseModel], name: str) -> Iterator[type[BaseModel]]:
+    field = section.model_fields.get(name)
+    waiting = [field.annotation] if field else []
+    while waiting:
+        annotation = waiting.pop(0)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+        waiting += get_args(annotation)
+
+
+def _key_hint(path: _Location, model: type[BaseModel]) -> str:
+    """'; did you mean …?' or the keys that are known at that place."""
+    section = _section(path[:-1], model)
+    if section is None:
+        return ""
+    name = str(path[-1])
+    known = [*section.model_fields, *(["preset"] if section is Variant else [])]
+    elsewhere = _dotted_keys(model)
+    same = [key for key in elsewhere if key.rpartition(".")[2] == name]
+    close = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(
+        name, [key.rpartition(".")[2] for key in elsewhere], 1
+    )
+    if same:
+        return f"; did you mean {_alternatives(same)}?"
+    if close and close[0] not in known:
+        close = [key for key in elsewhere if key.rpartition(".")[2] == close[0]]
+    if close:
+        return f"; did you mean {_alternatives(close)}?"
+    return f"; known here: {', '.join(known)}"
+
+
+def _dotted_keys(model: type[BaseModel]) -> list[str]:
+    """section.key of the sections that hold keys and values, and no lists."""
+    return [
+        f"{name}.{key}"
+        for name, field in model.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        for key in field.annotation.model_fields
+    ]
+
+
+def _alternatives(keys: Sequence[str]) -> str:
+    return " or ".join([", ".join(keys[:-1]), keys[-1]] if len(keys) > 1 else keys)

@@ -1,0 +1,151 @@
+"""Rows of any format → examples → a corpus with a training and a held-out split.
+
+Every row that is read is kept, or kept aside in `dropped.parquet` and counted under a reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chatpipe.config.schema import Split
+from chatpipe.data.hashing import (
+    Digests,
+    Mask,
+    as_digests,
+    first_of_each,
+    heldout_mask,
+)
+from chatpipe.data.normalize import DROPPED_SCHEMA, DUPLICATE, SCHEMA, UNUSABLE, RowAccount, _placed
+from chatpipe.data.parallel import in_order
+from chatpipe.data.reading import batches
+from chatpipe.data.writing import RowWriter, count_values, ordered
+from chatpipe.errors import DataError
+from chatpipe.store.artifact import Artifact, Request
+
+
+class Merge(Request):
+    """Several data sets' examples → train.parquet, heldout.parquet, dropped.parquet."""
+
+    kind: ClassVar[str] = "corpus"
+    version: ClassVar[int] = 3
+
+    examples: tuple[Artifact, ...]
+    split: Split
+
+    @classmethod
+    def held_out_of(cls, examples: Artifact, split: Split) -> Merge:
+        """The request whose held-out rows are those of one data set: the same whether or not a
+        variant trains on them."""
+        return cls(examples=(examples,), split=split.model_copy(update={"method": "hash"}))
+
+    def build(self, into: Path) -> dict[str, Any]:
+        first = first_of_each(self._digests())
+        with (
+            RowWriter(into / "train.parquet", SCHEMA, "source") as train,
+            RowWriter(into / "heldout.parquet", SCHEMA) as heldout,
+            RowWriter(into / "dropped.parquet", DROPPED_SCHEMA, "reason") as dropped,
+        ):
+            for sides in in_order(self._sides, self._parts(first)):
+                train.write(sides.train)
+                heldout.write(sides.heldout)
+                dropped.write(sides.dropped)
+            before, flagged = self._take_back(train, dropped) if self._keeps_all else (0, {})
+        duplicates = int(np.count_nonzero(~first))
+        if self._keeps_all:
+            kept = train.rows
+            flagged |= {DUPLICATE: duplicates} if duplicates else {}
+        else:
+            kept = train.rows + heldout.rows
+            self._check_sides(train.rows, heldout.rows)
+        account = RowAccount(
+            read=len(first) + before, kept=kept, dropped=dropped.counts(), flagged=flagged
+        )
+        return {
+            "account": account.model_dump(),
+            "train_rows": train.rows,
+            "heldout_rows": heldout.rows,
+            "train_rows_by_source": train.counts(),
+        }
+
+    @property
+    def _keeps_all(self) -> bool:
+        """The paper's way: every row with text is trained on; what would go is only counted."""
+        return self.split.method == "none"
+
+    def _digests(self) -> Digests:
+        """Those of all rows: 16 bytes a row are in memory at once, and no text."""
+        parts = [as_digests(batch["id"]) for batch in self._batches("examples", ["id"])]
+        return np.concatenate(parts)
+
+    def _batches(self, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        for part in self.examples:
+            yield from batches(part.path / f"{name}.parquet", columns)
+
+    def _parts(self, first: Mask) -> Iterator[_Rows]:
+        start = 0
+        for batch in self._batches("examples"):
+            table = pa.Table.from_batches([batch])
+            yield _Rows(table, first[start : start + len(table)], start)
+            start += len(table)
+
+    def _sides(self, rows: _Rows) -> _Sides:
+        held = rows.first & heldout_mask(rows.table, self.split.heldout)
+        heldout = rows.table.filter(pa.array(held))
+        if self._keeps_all:
+            return _Sides(rows.table, heldout, DROPPED_SCHEMA.empty_table())
+        again = np.flatnonzero(~rows.first)
+        reasons = pa.repeat(pa.scalar(DUPLICATE, pa.string()), len(again))
+        duplicates = rows.table.take(pa.array(again)).append_column("reason", reasons)
+        aside = _placed(duplicates, again + rows.start, None)
+        return _Sides(rows.table.filter(pa.array(rows.first & ~held)), heldout, aside)
+
+    def _take_back(self, train: RowWriter, dropped: RowWriter) -> tuple[int, dict[str, int]]:
+        """Train on what was dropped before and has text. How many rows were dropped before, and
+        how many of them are back, by reason."""
+        read, reasons = 0, Counter[str]()
+        for batch in self._batches("dropped"):
+            aside = pa.Table.from_batches([batch])
+            unusable = pc.is_in(aside["reason"], pa.array(sorted(UNUSABLE), pa.string()))
+            back = aside.filter(pc.invert(unusable))
+            train.write(back)
+            dropped.write(aside.filter(unusable))
+            reasons += count_values(back["reason"])
+            read += aside.num_rows
+        return read, ordered(reasons)
+
+    def _check_sides(self, train: int, heldout: int) -> None:
+        if fault := split_fault(train, heldout, self.split.heldout):
+            raise DataError(fault)
+
+
+def split_fault(train: int, heldout: int, share: float) -> str | None:
+    """What is wrong where a split leaves one of its sides without a row."""
+    if train and heldout:
+        return None
+    return (
+        f"the split leaves {train} of {train + heldout} rows to train on; "
+        f"both sides need some: change split.heldout ({share}) or add rows."
+    )
+
+
+class _Rows(NamedTuple):
+    """Rows of the merged examples as of `start`; `first`: whether each is the first of its id."""
+
+    table: pa.Table
+    first: Mask
+    start: int
+
+
+class _Sides(NamedTuple):
+    """Where those rows go."""
+
+    train: pa.Table
+    heldout: pa.Table
+    dropped: pa.Table

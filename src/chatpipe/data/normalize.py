@@ -1,0 +1,216 @@
+"""Rows of any format → examples: `instruction`, `input`, `output`, and an account of every row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from chatpipe.config.schema import Dataset, Fallback
+from chatpipe.data.catalog import FORMATS
+from chatpipe.data.columns import unused_warning
+from chatpipe.data.folders import ROWS, left_out_warnings, row_files
+from chatpipe.data.formats.base import (
+    FLAGS_BETWEEN,
+    KEY_TWICE,
+    NOT_TEXT,
+    RAGGED,
+    UNDECODABLE,
+    counted_reasons,
+)
+from chatpipe.data.formats.messages import NO_EXCHANGE, TOOL_CALL, WEIGHT_0
+from chatpipe.data.hashing import (
+    as_ids,
+    text_digests,
+)
+from chatpipe.data.parallel import in_order
+from chatpipe.data.reading import READ_REASON, Part, RowFile
+from chatpipe.data.writing import RowWriter, ordered
+from chatpipe.errors import DataError
+from chatpipe.store.artifact import Artifact, Request
+
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("instruction", "input", "output", "source", "id")]
+)
+DROPPED_SCHEMA = (
+    SCHEMA.append(pa.field("reason", pa.string()))
+    .append(pa.field("file", pa.string()))
+    .append(pa.field("row", pa.int64()))
+)
+DUPLICATE = "duplicate"
+# Rows without text, or whose text is not to be trained, whatever the split.
+UNUSABLE = frozenset({NOT_TEXT, UNDECODABLE, RAGGED, KEY_TWICE, NO_EXCHANGE, TOOL_CALL, WEIGHT_0})
+
+
+class RowAccount(BaseModel):
+    """Where every row went: read = kept + Σ dropped. Flagged rows are kept, and counted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    read: int
+    kept: int
+    dropped: dict[str, int] = {}
+    flagged: dict[str, int] = {}
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> RowAccount:
+        if self.read != self.kept + sum(self.dropped.values()):
+            raise ValueError(f"{self.read} rows read, but {self.kept} kept and {self.dropped}")
+        return self
+
+
+class Normalize(Request):
+    """One data set's files → examples.parquet and dropped.parquet."""
+
+    kind: ClassVar[str] = "examples"
+    version: ClassVar[int] = 3
+
+    raw: Artifact
+    name: str
+    format: str
+    files: tuple[str, ...]
+    columns: dict[str, str]
+    expected_rows: int | None
+    left_out: dict[str, str]  # files of the source that are not read, and why
+
+    @classmethod
+    def of(cls, dataset: Dataset, raw: Artifact) -> Normalize:
+        """The request for that data set, whose files are `raw`."""
+        used = _source_used(dataset, raw)
+        return cls(
+            raw=raw,
+            name=dataset.name,
+            format=dataset.format,
+            files=used.files,
+            columns=used.columns,
+            expected_rows=dataset.expected_rows,
+            left_out=raw.details().get("left_out", {}),
+        )
+
+    def build(self, into: Path) -> dict[str, Any]:
+        files = [RowFile(path, FORMATS[self.format], self.columns) for path in self._files()]
+        read = 0
+        with (
+            RowWriter(into / "examples.parquet", SCHEMA, "flag") as kept,
+            RowWriter(into / "dropped.parquet", DROPPED_SCHEMA, "reason") as dropped,
+        ):
+            for file in files:
+                with self._source_named(file.path):
+                    read += self._sort_out(file, kept, dropped)
+        if not kept.rows:
+            details = {why: what for file in files for why, what in file.details().items()}
+            raise DataError(_none_usable(self._named(), read, dropped.counts(), details))
+        account = RowAccount(
+            read=read,
+            kept=kept.rows,
+            dropped=dropped.counts(),
+            flagged=_single_flags(kept.counts()),
+        )
+        warnings = self._unexpected(read) + self._warnings(files)
+        return {"name": self.name, "account": account.model_dump(), "warnings": warnings}
+
+    def _sort_out(self, file: RowFile, kept: RowWriter, dropped: RowWriter) -> int:
+        """Every row of the file to one of the two; how many there were."""
+        rows = 0
+        for table in in_order(self._normalized, file.parts()):
+            unusable = pc.is_valid(table["reason"])
+            kept.write(table.filter(pc.invert(unusable)))
+            places = np.flatnonzero(unusable) + rows
+            dropped.write(_placed(table.filter(unusable), places, file.path.name))
+            rows += table.num_rows
+        file.check()
+        return rows
+
+    @contextmanager
+    def _source_named(self, file: Path) -> Iterator[None]:
+        """Faults name the file where its owner finds it, not the store's copy."""
+        try:
+            yield
+        except DataError as error:
+            source, place = Path(self._source()), file.relative_to(self.raw.path / ROWS)
+            named = source if source.is_file() else source / place
+            raise DataError(str(error).replace(str(file), str(named))) from None
+
+    def _source(self) -> str:
+        """The path or repository that the rows come from, else the data set's name."""
+        details = self.raw.details()
+        return str(details.get("path") or details.get("repo") or self.name)
+
+    def _named(self) -> str:
+        """The data set's name, with what its owner would look into."""
+        source = self._source()
+        return f"{self.name} ({source})" if source != self.name else self.name
+
+    def _warnings(self, files: list[RowFile]) -> list[str]:
+        """What is odd about the files as a whole."""
+        warnings = [warning for file in files for warning in file.warnings()]
+        warnings += left_out_warnings(self.name, self.left_out)
+        unused = {name for file in files for name in file.unused()}
+        if unused:
+            warnings.append(unused_warning(f"data set {self.name}", sorted(unused)))
+        return warnings
+
+    def _files(self) -> list[Path]:
+        """Those that were fetched, in the order of the patterns."""
+        root = self.raw.path / ROWS
+        fetched = [path for path in root.rglob("*") if path.is_file()]
+        if len(fetched) == 1:  # perhaps named by itself, whatever it is called
+            return fetched
+        return row_files(root, self.files, f"data set {self.name}").files
+
+    def _normalized(self, part: Part) -> pa.Table:
+        row_format = FORMATS[self.format]
+        rows = part()
+        table = row_format.normalize(rows.select(list(row_format.columns)))
+        reason = pc.coalesce(rows[READ_REASON], table["reason"])
+        source = pa.repeat(pa.scalar(self.name, pa.string()), table.num_rows)
+        return (
+            table.set_column(table.column_names.index("reason"), "reason", reason)
+            .append_column("source", source)
+            .append_column("id", as_ids(text_digests(table, ("instruction", "input", "output"))))
+        )
+
+    def _unexpected(self, rows: int) -> list[str]:
+        if self.expected_rows in (None, rows):
+            return []
+        return [
+            f"data set {self.name}: {self.expected_rows:,} rows expected, {rows:,} found; "
+            "the source has changed, or only a part of it is here."
+        ]
+
+
+def _single_flags(counts: dict[str, int]) -> dict[str, int]:
+    """Rows by each flag, where a row may have several."""
+    single = Counter[str]()
+    for flags, rows in counts.items():
+        for flag in flags.split(FLAGS_BETWEEN):
+            single[flag] += rows
+    return ordered(single)
+
+
+def _none_usable(name: str, read: int, dropped: dict[str, int], details: dict[str, str]) -> str:
+    if not read:
+        return f"data set {name}: has no rows."
+    return (
+        f"data set {name}: none of {read:,} rows can be used: {counted_reasons(dropped, details)}."
+    )
+
+
+def _source_used(dataset: Dataset, raw: Artifact) -> Dataset | Fallback:
+    """Whose files and columns these are: the data set's own, or those of a fallback."""
+    repo = raw.details().get("repo") if dataset.fallbacks else None
+    return next((other for other in dataset.fallbacks if other.repo == repo), dataset)
+
+
+def _placed(table: pa.Table, rows: npt.NDArray[np.int64], file: str | None) -> pa.Table:
+    """With the file and the row numbers that they come from."""
+    files = pa.repeat(pa.scalar(file, pa.string()), len(rows))
+    return table.append_column("file", files).append_column("row", pa.array(rows, pa.int64()))

@@ -1,0 +1,1 @@
+"""Held-out rows scored, and the metrics computed from the scores."""

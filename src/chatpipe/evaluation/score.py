@@ -1,0 +1,163 @@
+"""A model's negative log-likelihood of every held-out row, in nats."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chatpipe.config.prompt_schema import PromptTemplate
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import Evaluation, Quantization
+from chatpipe.errors import DataError, ModelError
+from chatpipe.models.positions import check_positions
+from chatpipe.runtime.progress import Reporter
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
+
+# Tokens that may be read for each that is computed at once, where rows share them: few are kept,
+# as there is no backward pass.
+MOST_READ = 4
+
+
+class Score(Request):
+    """One model on one held-out set; no adapter means the base itself."""
+
+    kind: ClassVar[str] = "scores"
+    version: ClassVar[int] = 8
+    spares_memory: ClassVar[str] = "lower evaluation.batch_tokens"
+
+    base: Artifact
+    adapter: Artifact | None
+    heldout: Artifact
+    prompt_template: PromptTemplate
+    quantization: Quantization
+    max_length: int
+    batch_tokens: int
+
+    @classmethod
+    def of(
+        cls, models: tuple[Artifact, Artifact | None], heldout: Artifact, settings: ScoreSettings
+    ) -> Score:
+        """The request for that (base, adapter) pair on that set."""
+        prompt_template, quantization, evaluation = settings
+        return cls(
+            base=models[0],
+            adapter=models[1],
+            heldout=heldout,
+            prompt_template=prompt_template,
+            quantization=quantization,
+            max_length=evaluation.max_length,
+            batch_tokens=evaluation.batch_tokens,
+        )
+
+    def build(self, into: Path) -> dict[str, Any]:
+        from chatpipe.models import inference, loading, sharding
+
+        started = time.monotonic()
+        table = pq.read_table(self.heldout.path / "heldout.parquet")
+        tokenizer = loading.load_tokenizer(self.base.path)
+        kinds = {
+            # The paper's figure is over its own template, whatever this variant was trained on.
+            "all": Encoder(tokenizer, template("paper"), "all", self.max_length),
+            "response": Encoder(tokenizer, self.prompt_template, "response", self.max_length),
+        }
+        encoded = {kind: encoder.encode(table) for kind, encoder in kinds.items()}
+        if not all(tokenized.rows for tokenized in encoded.values()):
+            raise DataError(f"no held-out row fits into evaluation.max_length {self.max_length}.")
+        longest = max(
+            len(row.input_ids) for tokenized in encoded.values() for row in tokenized.rows
+        )
+        remedy = "lower evaluation.max_length"
+        check_positions(self.base.path, longest, "the longest held-out row", remedy)
+        adapters = [self.adapter.path] if self.adapter else []
+        # Together: where both templates make the same of a row, it is computed once.
+        rows = [row for tokenized in encoded.values() for row in tokenized.rows]
+        report = Reporter(len(rows), "rows")
+        with inference.lent_model(self.base.path, adapters, self.quantization) as model:
+            streamed = sharding.is_sharded(model)
+            nats = iter(row_nats(model, rows, self.batch_tokens, report))
+        columns = [
+            _column(kind, table, tokenized.rows, list(islice(nats, len(tokenized.rows))))
+            for kind, tokenized in encoded.items()
+        ]
+        pq.write_table(pa.concat_tables(columns), into / "nats.parquet")
+        left_out = {kind: t.left_out for kind, t in encoded.items() if t.left_out}
+        return {
+            "wall_s": round(time.monotonic() - started, 3),
+            "left_out": left_out,
+            "base_streamed": streamed,
+        }
+
+
+ScoreSettings = tuple[PromptTemplate, Quantization, Evaluation]
+
+
+def row_nats(
+    model: Any, rows: Sequence[TokenizedRow], batch_tokens: int, report: Any = None
+) -> list[float]:
+    """Σ −log p of the scored tokens of each row, in the order of `rows`; ModelError where one is
+    not finite.
+
+    Rows are packed and do not see each other, so a row's value depends on its company by rounding
+    alone.
+    """
+    from accelerate.utils import send_to_device
+
+    from chatpipe.kernels.lora_inference import active, through
+    from chatpipe.models.concurrency import lanes_for, most_lanes, side_by_side
+    from chatpipe.packing.packing import example_nats, pack, packed_attention, packs
+
+    placed = [replace(row, index=place) for place, row in enumerate(rows)]
+    nats = [0.0] * len(placed)
+    device = next(model.parameters()).device
+    lanes = lanes_for(placed, batch_tokens, most_lanes(model))
+    most = batch_tokens // lanes
+    groups = packs(placed, most, lanes, MOST_READ * most)
+
+    def nats_of(group: Sequence[TokenizedRow]) -> list[float]:
+        return example_nats(model, send_to_device(pack(group), device))
+
+    done = 0
+    with packed_attention(model), through(model, active(model)):
+        for group, values in zip(groups, side_by_side(nats_of, groups, lanes), strict=True):
+            for row, value in zip(group, values, strict=True):
+                nats[row.index] = value
+            done += len(group)
+            if report:
+                report(done)
+    _check_finite(nats)
+    return nats
+
+
+def _check_finite(nats: Sequence[float]) -> None:
+    """ModelError where the model overflowed, as some do in float16."""
+    lost = sum(not math.isfinite(value) for value in nats)
+    if lost:
+        raise ModelError(
+            f"{lost:,} of {len(nats):,} texts have no finite likelihood; set "
+            "quantization.compute_dtype to float32, or check the model's weights."
+        )
+
+
+def _column(
+    kind: str, table: pa.Table, rows: Sequence[TokenizedRow], nats: Sequence[float]
+) -> pa.Table:
+    """id, labels, tokens (those predicted: a first token has nothing before it), nats."""
+    ids = table["id"].take(pa.array([row.index for row in rows], pa.int64()))
+    tokens = [sum(label != IGNORED for label in row.labels[1:]) for row in rows]
+    return pa.table(
+        {
+            "id": ids,
+            "labels": [kind] * len(rows),
+            "tokens": pa.array(tokens, pa.int64()),
+            "nats": pa.array(nats, pa.float64()),
+        }
+    )

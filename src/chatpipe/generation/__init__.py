@@ -1,0 +1,1 @@
+"""Prompts answered: the panel, batches, chat."""

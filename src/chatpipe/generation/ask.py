@@ -1,0 +1,125 @@
+"""The prompt panel, asked of models of one base in one batch: raw and with the template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from chatpipe.config.prompt_schema import Prompt, PromptTemplate
+from chatpipe.config.prompts import raw_prompt, segments
+from chatpipe.config.schema import Generation, Quantization, Variant
+from chatpipe.generation.batch import Completion, complete
+from chatpipe.models.positions import check_positions
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.tokenization.encoder import Encoder
+from chatpipe.tokenization.text_encoder import PromptText
+
+
+class Ask(Request):
+    """One model on the panel. Raw: the prompt alone, as the paper asked its base models."""
+
+    kind: ClassVar[str] = "generations"
+    version: ClassVar[int] = 7
+    spares_memory: ClassVar[str] = "lower generation.max_new_tokens or ask fewer prompts"
+
+    base: Artifact
+    adapter: Artifact | None
+    prompt_template: PromptTemplate
+    quantization: Quantization
+    panel: tuple[Prompt, ...]
+    generation: Generation
+    asked: tuple[str, ...]  # "template", "raw" or both
+
+    @classmethod
+    def of(cls, variant: Variant, base: Artifact, adapter: Artifact | None) -> Ask:
+        """The variant's panel for its adapter, or for the base (which is asked raw as well)."""
+        return cls(
+            base=base,
+            adapter=adapter,
+            prompt_template=variant.prompt_template,
+            quantization=variant.quantization,
+            panel=variant.panel,
+            generation=variant.generation,
+            asked=("template",) if adapter else ("template", "raw"),
+        )
+
+    def build(self, into: Path) -> dict[str, Any]:
+        return answered([self])[0].written(into)
+
+    def questions(self) -> list[tuple[Prompt, str, PromptText]]:
+        """(prompt, how it is asked, the text that the model goes on from)."""
+        return [
+            (prompt, asked, self._text(prompt, asked))
+            for asked in self.asked
+            for prompt in self.panel
+        ]
+
+    def answer(self, prompt: Prompt, asked: str, completion: Completion) -> dict[str, Any]:
+        """That answer as answers.json has it."""
+        return {
+            "prompt_id": prompt.id,
+            "asked": asked,
+            "instruction": prompt.instruction,
+            "input": prompt.input,
+            "text": completion.text,
+            "tokens": completion.tokens,
+            "stop": completion.stop,
+            "settings": self.generation.model_dump(),
+        }
+
+    def _text(self, prompt: Prompt, asked: str) -> PromptText:
+        if asked == "raw":
+            return raw_prompt(prompt)
+        return segments(self.prompt_template, prompt.instruction, prompt.input)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model said to its panel, and how it was asked."""
+
+    answers: list[dict[str, Any]]
+    details: dict[str, Any]
+
+    def written(self, into: Path) -> dict[str, Any]:
+        """Write answers.json there; the details."""
+        text = json.dumps(self.answers, indent=1, ensure_ascii=False)
+        (into / "answers.json").write_text(text, "utf-8")
+        return self.details
+
+
+def answered(asks: Sequence[Ask]) -> list[Answers]:
+    """The answers to each of these, which must be of one base, quantization and generation."""
+    from chatpipe.kernels.lora_inference import can_mix
+    from chatpipe.models import devices, inference, loading, sharding
+
+    base, quantization, generation = asks[0].base, asks[0].quantization, asks[0].generation
+    tokenizer = loading.load_tokenizer(base.path)
+    encoder = Encoder(tokenizer, asks[0].prompt_template, "all", 1 << 20)
+    questions = [(ask, text) for ask in asks for *_, text in ask.questions()]
+    longest = max(map(len, encoder.prompt_ids([text for _, text in questions])))
+    check_positions(
+        base.path,
+        longest + generation.max_new_tokens,
+        "the longest prompt of the panel with generation.max_new_tokens",
+        "shorten it or lower max_new_tokens",
+    )
+    through = [ask.adapter.key if ask.adapter else None for ask, _ in questions]
+    adapters = [ask.adapter.path for ask in asks if ask.adapter]
+    with inference.lent_model(base.path, adapters, quantization) as model:
+        details = {
+            "device": devices.device_name(),
+            "base_streamed": sharding.is_sharded(model),
+            "models_asked_together": len(asks) if can_mix(model) else 1,
+        }
+        texts = [text for _, text in questions]
+        completions = iter(complete(model, encoder, texts, generation, through))
+    return [
+        Answers(
+            [ask.answer(prompt, asked, next(completions)) for prompt, asked, _ in ask.questions()],
+            details,
+        )
+        for ask in asks
+    ]

@@ -1,0 +1,86 @@
+"""Models of one base are asked the panel in the same batches: a few dozen rows take hardly longer
+than a few."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from chatpipe.generation.ask import Answers, Ask, answered
+from chatpipe.generation.batch import AT_ONCE
+from chatpipe.runtime import oom
+from chatpipe.store.artifact import Request
+from chatpipe.store.store import store
+
+LOG = logging.getLogger(__name__)
+# Of the adapters that are in memory together, and then once more, stacked.
+ADAPTERS_BYTES = 1 << 30
+
+# What was asked in the company of another request, until it is asked for itself.
+_AHEAD: dict[str, Answers] = {}
+
+
+class AskInCompany(Request):
+    """An Ask, with others in its batches that are still to be asked; this process keeps their
+    answers until their turn comes. What is made is what the Ask alone would make, but for ties that
+    rounding breaks otherwise."""
+
+    kind: ClassVar[str] = Ask.kind
+    version: ClassVar[int] = Ask.version
+    spares_memory: ClassVar[str] = Ask.spares_memory
+
+    ask: Ask
+    company: tuple[Ask, ...]
+
+    @classmethod
+    def of(cls, ask: Ask, others: Iterable[Ask]) -> AskInCompany:
+        """With as many of the others as may join it."""
+        together = [ask]
+        keys = {ask.key()}
+        for other in others:
+            key = other.key()
+            if key not in keys and _may_join(other, ask) and _fit([*together, other]):
+                keys.add(key)
+                together.append(other)
+        return cls(ask=ask, company=tuple(together[1:]))
+
+    def key(self) -> str:
+        return self.ask.key()
+
+    def build(self, into: Path) -> dict[str, Any]:
+        if self.key() not in _AHEAD:
+            asks = [self.ask, *self.company]
+            _AHEAD.update(zip((ask.key() for ask in asks), self._answers(), strict=False))
+        return _AHEAD.pop(self.key()).written(into)
+
+    def _answers(self) -> list[Answers]:
+        """Those of all; of the Ask alone where its company is in the way."""
+        if self.company:
+            try:
+                return answered([self.ask, *self.company])
+            except Exception as error:
+                many = 1 + len(self.company)
+                LOG.warning("%s models could not be asked together, so one alone: %s", many, error)
+            oom.give_back()
+        return answered([self.ask])
+
+
+def _may_join(other: Ask, ask: Ask) -> bool:
+    """Whether it would be asked in the same way and of the same base, with an adapter that is here,
+    and was not yet."""
+    parts = ("base", "quantization", "generation")
+    same = all(getattr(other, part) == getattr(ask, part) for part in parts)
+    if not same:
+        return False
+    adapter = other.adapter
+    is_here = adapter is None or store().find(adapter.kind, adapter.key) == adapter
+    return is_here and store().held(other) is None
+
+
+def _fit(asks: Iterable[Ask]) -> bool:
+    """Whether they are a batch, with adapters that memory is sure to have room for."""
+    questions = sum(len(ask.asked) * len(ask.panel) for ask in asks)
+    size = sum(ask.adapter.size() for ask in asks if ask.adapter)
+    return questions <= AT_ONCE and size <= ADAPTERS_BYTES

@@ -1,0 +1,67 @@
+"""Reading the prompts of a batch: packed, so that what they begin with in common is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from transformers import DynamicCache
+
+from chatpipe.kernels.lora_inference import through
+from chatpipe.packing.packing import pack, packed_attention, packed_cache, packs, places_of_each
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
+
+AT_ONCE = 4096  # tokens of a pack
+
+Layer = tuple[torch.Tensor, ...]  # its keys and its values
+
+
+def prefill(
+    model: Any, prompts: Sequence[list[int]], adapters: Sequence[str | None]
+) -> DynamicCache:
+    """What `generate` goes on from: in every layer keys and values (N, key heads, W - 1, size) of
+    N prompts, padded on the left to W tokens, without each prompt's last token. Padding is zeros,
+    which the attention mask hides. Each prompt is read through its adapter, or by the base."""
+    width = max(map(len, prompts)) - 1
+    rows = [TokenizedRow(ids[:-1], [IGNORED] * (len(ids) - 1), n) for n, ids in enumerate(prompts)]
+    device = next(model.parameters()).device
+    made: list[Layer] = []
+    with torch.no_grad(), packed_attention(model):
+        for adapter, group in _packs(rows, adapters):
+            packed = send_to_device(pack(group), device)
+            with through(model, adapter):
+                layers = packed_cache(model, packed)
+            made = made or [_padding(layer, len(prompts), width) for layer in layers]
+            for row, places in zip(group, places_of_each(packed["layout"]), strict=True):
+                for whole, part in zip(made, layers, strict=True):
+                    for padded, read in zip(whole, part, strict=True):
+                        padded[row.index, :, width - len(places) :] = read[0, :, places]
+            del layers  # the next pack's need the room
+    return _cache_of(made)
+
+
+def _cache_of(made: list[Layer]) -> DynamicCache:
+    """The cache with those keys and values, which it copies: the list is emptied, so that hardly
+    more than one cache is held."""
+    cache = DynamicCache()
+    for number in range(len(made)):
+        cache.update(*made.pop(0), number)
+    return cache
+
+
+def _packs(
+    rows: Sequence[TokenizedRow], adapters: Sequence[str | None]
+) -> list[tuple[str | None, list[TokenizedRow]]]:
+    """What is read at once, and through what: rows of one adapter that have tokens."""
+    return [
+        (adapter, group)
+        for adapter, of_one in groupby(rows, lambda row: adapters[row.index])
+        for group in packs([row for row in of_one if row.input_ids], AT_ONCE)
+    ]
+
+
+def _padding(layer: Layer, prompts: int, width: int) -> Layer:
+    return tuple(part.new_zeros(prompts, part.shape[1], width, part.shape[3]) for part in layer)

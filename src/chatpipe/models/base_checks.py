@@ -1,0 +1,325 @@
+"""Whether a base model can be used as it lies there: its kind, its weights against its config, its
+tokenizer against its embedding. No weights are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from chatpipe.errors import ModelError
+from chatpipe.sources.base_files import (
+    CONFIG,
+    TensorHeader,
+    json_faults,
+    listed,
+    read_object,
+    read_weights,
+)
+from chatpipe.tokenization.text_encoder import TextEncoder
+
+# Constants that older versions of libraries saved with the weights, and that models make anew.
+_CONSTANTS = re.compile(
+    r"(^|\.)(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias|position_ids|rope\.freqs)$"
+)
+_FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+GENERATION = "generation_config.json"
+_WRAPPER = re.compile(
+    r"(^|\.)(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer|"
+    r"lora_[AB]|lora_embedding_[AB]|modules_to_save|original_module)\."
+)
+_SAVE_ITSELF = "save the model itself with save_pretrained (an adapter merged first)"
+_TAKE_BOTH = f"take weights and {CONFIG} of one causal language model"
+_OTHER_HEADS = re.compile(
+    r"For(SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice|MaskedLM|"
+    r"NextSentencePrediction|ImageClassification|RewardModel)$|RewardModel$"
+)
+
+
+def check_base(directory: Path) -> None:
+    """ModelError with everything that is wrong with the base in that directory."""
+    faults = base_faults(directory)
+    if faults:
+        raise ModelError("the base model cannot be used: " + " ".join(faults))
+
+
+def base_faults(directory: Path) -> list[str]:
+    """Sentences on what is wrong with the base: its files, its kind, its weights."""
+    faults = json_faults(directory)
+    if faults:
+        return faults
+    try:
+        config = base_config(directory)
+    except ModelError as error:
+        return [str(error)]
+    faults = kind_faults(config) or _generation_faults(directory)
+    if faults:
+        return faults
+    weights = read_weights(directory)
+    if weights.faults or not weights.tensors:  # none at all: only small files are here yet
+        return weights.faults
+    return weight_faults(config, weights.tensors)
+
+
+def base_config(directory: Path) -> Any:
+    """transformers' configuration of the base; ModelError where there is none that it knows."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    try:
+        content = read_object(directory / CONFIG)
+    except (ValueError, OSError) as error:
+        raise ModelError(str(error)) from None
+    model_type = content.get("model_type")
+    own_code = "auto_map" in content
+    if not isinstance(model_type, str):
+        raise ModelError(f"{CONFIG}: names no model_type, so its architecture is not known.")
+    if model_type not in CONFIG_MAPPING:
+        reason = (
+            "the model brings code of its own, which is never run here"
+            if own_code
+            else "this version of transformers does not know it"
+        )
+        raise ModelError(f"{CONFIG}: model_type {model_type!r}: {reason}; take another base.")
+    names = content.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"{CONFIG}: architectures is no list of names.")
+    try:
+        return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # whatever a configuration class makes of values it cannot use
+        raise ModelError(f"{CONFIG}: cannot be used: {first_line(error)}") from error
+
+
+def kind_faults(config: Any) -> list[str]:
+    """Why a model of that configuration is no causal language model in full precision."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
+
+    kind = config.model_type
+    method = _quantization(config)
+    if method:
+        return [
+            f"{CONFIG}: the base is quantized already ({method}); take the original weights, which "
+            "are quantized here as quantization.method says."
+        ]
+    if getattr(config, "is_encoder_decoder", False):
+        return [f"{CONFIG}: {kind} is an encoder and a decoder; take a causal language model."]
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING or kind == "bert-generation"
+    if masked and not getattr(config, "is_decoder", False):
+        return [f"{CONFIG}: {kind} is an encoder, which sees what follows; take a causal model."]
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return [f"{CONFIG}: {kind} is no causal language model; take another base."]
+    if getattr(config, "return_dict", True) is not True:
+        return [f"{CONFIG}: return_dict is {config.return_dict}, which it must not be; remove it."]
+    odd = _odd_values(config)
+    if odd:
+        return [f"{CONFIG}: {odd}; mend or replace it."]
+    heads = [name for name in config.architectures or () if _OTHER_HEADS.search(name)]
+    if heads:
+        return [f"{CONFIG}: {heads[0]} has another head than a language model's."]
+    return _class_faults(config)
+
+
+def _class_faults(config: Any) -> list[str]:
+    """Why its class and its model_type are not of one model. A Gemma of Llama's weights, which
+    have the same names and sizes, is loaded without a word, and computes something else."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = str(config.model_type)
+    for name in config.architectures or ():
+        kinds = {key for key, value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if value == name}
+        if kinds and not any(_family(kind) == _family(other) for other in kinds):
+            return [
+                f"{CONFIG}: model_type is {kind}, and {name} in architectures is a "
+                f"{'/'.join(sorted(kinds))}; write the one that the weights are of in both."
+            ]
+    return []
+
+
+def _family(model_type: str) -> str:
+    """Of `gemma3_text` and `gemma3` the same: a model and its part for text."""
+    return model_type.partition("_")[0]
+
+
+def _odd_values(config: Any) -> str | None:
+    """A value that transformers takes, and that fails when the model is built or trained."""
+    text = config.get_text_config()
+    rows, padding = getattr(text, "vocab_size", None), getattr(text, "pad_token_id", None)
+    if isinstance(rows, int) and isinstance(padding, int) and not -rows <= padding < rows:
+        return f"pad_token_id is {padding}, the embedding has {rows} rows"
+    for name, value in vars(text).items():
+        share = name.endswith(("dropout", "pdrop")) and isinstance(value, int | float)
+        if share and not 0 <= value <= 1:
+            return f"{name} is {value}, which is no share from 0 to 1"
+    return None
+
+
+def _generation_faults(directory: Path) -> list[str]:
+    """Why transformers cannot read the base's settings of generation, which it does at load."""
+    from transformers import GenerationConfig
+
+    if not (directory / GENERATION).is_file():
+        return []
+    try:
+        with _quiet():
+            GenerationConfig.from_pretrained(directory)
+    except Exception as error:  # whatever it makes of values it cannot use
+        return [
+            f"{GENERATION}: cannot be used: {first_line(error)}; remove the file: generation is "
+            "asked for here in the variant."
+        ]
+    return []
+
+
+def _quantization(config: Any) -> str | None:
+    for part in (config, config.get_text_config()):
+        for name in ("quantization_config", "compression_config"):
+            settings = getattr(part, name, None)
+            if settings:
+                if not isinstance(settings, dict) and not hasattr(settings, "to_dict"):
+                    return "unknown method"
+                plain = settings if isinstance(settings, dict) else settings.to_dict()
+                return str(plain.get("quant_method", "unknown method"))
+    return None
+
+
+def weight_faults(config: Any, tensors: dict[str, TensorHeader]) -> list[str]:
+    """How tensors of those shapes differ from what the model of that configuration has.
+
+    transformers itself takes them over, on the meta device: prefixes, fused experts and tied heads
+    are as it has them.
+    """
+    import torch
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    others = [name for name, header in tensors.items() if _is_no_weight(name, header)]
+    if others:
+        return [
+            f"{listed(others, 1)}: is {tensors[others[0]].dtype}, and weights must be F64, F32, "
+            "F16 or BF16; take the original weights."
+        ]
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > len(tensors):  # nothing is built of so many
+        return [
+            f"{CONFIG} says {layers:,} layers, the weights hold {len(tensors):,} tensors; "
+            f"{_TAKE_BOTH}."
+        ]
+    state = {
+        name: torch.empty(
+            header.shape, dtype=getattr(torch, _FLOATS.get(header.dtype, "int64")), device="meta"
+        )
+        for name, header in tensors.items()
+    }
+    try:
+        with _quiet():
+            _, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                device_map={"": "meta"},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # whatever a model's class makes of sizes it cannot use
+        return [f"no model can be built of {CONFIG}: {first_line(error)}; mend or replace it."]
+    return report_faults(report)
+
+
+def _is_no_weight(name: str, header: TensorHeader) -> bool:
+    """Integers, complex numbers and types of 8 bits or fewer, but for a model's constants."""
+    constant = _CONSTANTS.search(name) or not name.endswith((".weight", ".bias"))
+    return header.dtype not in _FLOATS and (header.dtype.startswith("F") or not constant)
+
+
+def report_faults(report: dict[str, Any]) -> list[str]:
+    """Sentences on what transformers' loading info says is not as the configuration has it."""
+    missing = sorted(report["missing_keys"])
+    unexpected = sorted(n for n in report["unexpected_keys"] if not _CONSTANTS.search(n))
+    prefix = _prefix(missing, unexpected)
+    if prefix:
+        return [
+            f"the weights' names begin with {prefix!r}, as a wrapper saved them; {_SAVE_ITSELF}."
+        ]
+    wrapped = [name for name in unexpected if _WRAPPER.search(name)]
+    if wrapped:
+        return [
+            f"the weights hold {listed(wrapped, 1)}, named as a wrapper of the model (peft, "
+            f"torch.compile, FSDP) names it; {_SAVE_ITSELF}."
+        ]
+    faults = []
+    if missing:
+        faults.append(
+            f"the weights lack {listed(missing)}, which {CONFIG} asks for and which would be drawn "
+            f"at random; {_TAKE_BOTH}."
+        )
+    if unexpected:
+        faults.append(
+            f"the weights hold {listed(unexpected)}, which {CONFIG} has no place for; {_TAKE_BOTH}."
+        )
+    different = sorted(report["mismatched_keys"])
+    if different:
+        name, shape, expected = different[0]
+        more = f" (and {len(different) - 1:,} more)" if len(different) > 1 else ""
+        faults.append(
+            f"{name} is {_shape(shape)} where {CONFIG} says {_shape(expected)}{more}; {_TAKE_BOTH}."
+        )
+    return faults
+
+
+def _shape(shape: Any) -> str:
+    return " × ".join(str(int(size)) for size in shape)
+
+
+def _prefix(missing: list[str], unexpected: list[str]) -> str | None:
+    """What stands before all names of missing tensors in those that were not expected."""
+    if not missing or not unexpected:
+        return None
+    ends = [name for name in unexpected if name.endswith("." + missing[0])]
+    prefix = ends[0].removesuffix(missing[0]) if ends else None
+    whole = prefix and all(prefix + name in set(unexpected) for name in missing)
+    return prefix if whole else None
+
+
+def check_tokenizer(tokenizer: Any, config: Any) -> None:
+    """ModelError where the tokenizer has no EOS, or gives ids that the embedding has no row for."""
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no EOS token, so a model would never stop.")
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if rows is None:
+        return
+    control = set(TextEncoder(tokenizer).control.values())
+    needed = {tokenizer.eos_token: tokenizer.eos_token_id}
+    needed |= {t: int(n) for t, n in tokenizer.get_vocab().items() if n not in control}
+    token = max(needed, key=lambda name: needed[name])
+    if needed[token] >= rows:
+        raise ModelError(
+            f"the tokenizer gives ids up to {needed[token]} ({token!r}), the embedding has {rows} "
+            "rows; take the tokenizer that belongs to the weights."
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """The first sentence of another library's error, with the reason where that follows a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    text = text.partition(" Errors: ")[0]  # the same again, for each type that is allowed
+    bare = isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError)
+    return (f"{type(error).__name__}: {text}" if bare else text).rstrip(".")[:300]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own table and bar of what it loads: the report is read here."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(50)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

@@ -1,0 +1,83 @@
+"""Models as scoring and generation use them: a base kept in memory, with its adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatpipe.config.schema import Quantization
+from chatpipe.kernels.dequantize import is_quantized
+from chatpipe.models.devices import device
+from chatpipe.models.loading import LOG, load_fast_base, load_streamed_base
+
+
+def _load_for_inference(path: Path, quantization: Quantization) -> Any:
+    """As load_fast_base, but a base that is too large for the GPU stays in main memory."""
+    if torch.cuda.is_available():
+        from chatpipe.models.placement import exceeds, this_device
+
+        if exceeds(path, quantization, this_device(quantization)):
+            LOG.warning(
+                "the GPU has no room for this base: its layers stay in main memory and are "
+                "fetched for every pass, which is slow."
+            )
+            return load_streamed_base(path, quantization)
+    return load_fast_base(path, quantization)
+
+
+def load_model(base: Path, adapter: Path | None, quantization: Quantization) -> Any:
+    """The base, with the adapter on it where there is one, ready for inference."""
+    adapters = {adapter.name: adapter} if adapter else {}
+    return _with_adapters(_load_for_inference(base, quantization), adapters)
+
+
+@contextmanager
+def lent_model(base: Path, adapters: Sequence[Path], quantization: Quantization) -> Iterator[Any]:
+    """As load_model, on a base that this process keeps for the next models of the same base. Each
+    adapter has its directory's name; the first one is on.
+
+    They are taken off again afterwards, so no model leaves a trace in another's figures.
+    """
+    kept = _kept_base(base, quantization)
+    try:
+        model = _with_adapters(kept, {path.name: path for path in adapters})
+    except BaseException:
+        _KEPT.clear()  # an adapter may be on it
+        raise
+    try:
+        yield model
+    finally:
+        if model is not kept:
+            model.unload()
+
+
+_KEPT: dict[tuple[Path, Quantization], Any] = {}
+
+
+def _kept_base(path: Path, quantization: Quantization) -> Any:
+    if (path, quantization) not in _KEPT:
+        _KEPT.clear()  # first: two bases need not fit into memory together
+        model = _load_for_inference(path, quantization)
+        if not torch.cuda.is_available() and is_quantized(model):
+            return model  # its constants are rounded at every move: not to be used twice
+        _KEPT[path, quantization] = model
+    return _KEPT[path, quantization]
+
+
+def _with_adapters(model: Any, adapters: Mapping[str, Path]) -> Any:
+    if not adapters:
+        return model
+    from peft import PeftModel
+
+    from chatpipe.models.sharding import bring
+
+    (first, path), *others = adapters.items()
+    adapted = PeftModel.from_pretrained(model, path, adapter_name=first)
+    for name, path in others:
+        adapted.load_adapter(path, adapter_name=name)
+    bring(adapted, device())  # peft puts it where the base's weights are, if only to be fetched
+    return adapted.eval()

@@ -1,0 +1,45 @@
+"""LoRA adapters by peft: their configuration, and a model with a new one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from chatpipe.config.schema import Lora
+from chatpipe.errors import ConfigError
+from chatpipe.models.lora_targets import target_faults
+
+if TYPE_CHECKING:
+    pass
+
+
+def with_adapter(model: Any, lora: Lora) -> Any:
+    """The base model with a fresh adapter on it, to be trained."""
+    import torch
+    from peft import get_peft_model
+
+    from chatpipe.kernels.sparse_dropout import draw_dropped_places
+
+    faults = target_faults(model, lora)
+    if faults:
+        raise ConfigError(faults)
+    try:
+        adapted = get_peft_model(model, lora_config(lora))
+    except ValueError as error:  # peft names the modules that it did not find
+        raise ConfigError([f"lora.target_modules: {error}"]) from error
+    if not torch.cuda.is_available():
+        draw_dropped_places(adapted)
+    return adapted
+
+
+def lora_config(lora: Lora) -> Any:
+    """The adapter's shape as peft knows it."""
+    from peft import LoraConfig
+
+    modules = lora.target_modules
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        task_type="CAUSAL_LM",
+    )

@@ -1,0 +1,94 @@
+"""Whether a training fits the devices that there are, and whether its base must be shared out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chatpipe.config.schema import Lora, Quantization, Training
+from chatpipe.errors import ModelError
+from chatpipe.models.memory import Batch, Device, MemoryEstimate, Settings, base_bytes, estimate
+from chatpipe.models.shapes import Shapes, shapes_of
+from chatpipe.runtime import processes
+
+BESIDE = 1.25  # how much of a GPU scoring and answering take, for every byte of the base
+
+
+def this_device(quantization: Quantization) -> Device:
+    """Where this process would train: its GPU, or its processors."""
+    import gc
+
+    import torch
+
+    from chatpipe.models import devices
+
+    cuda = torch.cuda.is_available()
+    if cuda:
+        # A base that is no longer used is in reference cycles, then in torch's cache.
+        gc.collect()
+        torch.cuda.empty_cache()
+    return Device(
+        kind="cuda" if cuda else "cpu",
+        name=devices.device_name(),
+        compute_bytes=devices.compute_dtype(quantization).itemsize,
+        free_bytes=devices.free_memory_bytes(),
+        count=processes.processes(),
+    )
+
+
+def largest_pack(training: Training, rows: int, longest: int, scored_share: float) -> Batch:
+    """The most that is computed at once: as many tokens as are allowed, the longest row alone, or
+    all rows of an optimizer step."""
+    step = longest * min(training.global_batch_size, rows)
+    size = max(longest, min(training.micro_batch_tokens, step))
+    return Batch(tokens=size, scored=round(size * scored_share))
+
+
+def exceeds(base: Path, quantization: Quantization, device: Device) -> bool:
+    """Whether a 4-bit base is too large for one GPU even where nothing is trained, or (with
+    $CHATPIPE_SHARDING) is to be handled so."""
+    if quantization.method != "nf4" or device.free_bytes is None:
+        return False
+    try:
+        shapes = known_shapes(base, Lora())
+    except ModelError:
+        shapes = None  # rows of it cannot be packed, but it can be talked to
+    needed = BESIDE * base_bytes(shapes, quantization, device) if shapes else 0
+    return _shares_out(device.kind == "cuda" and needed > device.free_bytes)
+
+
+def known_shapes(base: Path, lora: Lora) -> Shapes | None:
+    """The base's shapes; None for an architecture that names its sizes in a way of its own."""
+    try:
+        return shapes_of(base, lora)
+    except AttributeError:
+        return None
+
+
+def is_shared(base: Path, settings: Settings, batch: Batch, device: Device) -> bool:
+    """Whether each of several devices is to hold a share of the base."""
+    if not _may_share(settings, device):
+        return False
+    shapes = known_shapes(base, settings.lora)
+    return _shares_out(False) if shapes is None else fit(shapes, settings, batch, device).shares > 1
+
+
+def fit(shapes: Shapes, settings: Settings, batch: Batch, device: Device) -> MemoryEstimate:
+    """The peak with the whole base on every device or, where it is 4-bit and $CHATPIPE_SHARDING
+    or the memory of several GPUs asks for it, with a share of it on each."""
+    whole = estimate(shapes, settings, batch, device)
+    if not _may_share(settings, device):
+        return whole
+    lacking = (
+        device.kind == "cuda" and device.free_bytes is not None and whole.total > device.free_bytes
+    )
+    if _shares_out(lacking):
+        return estimate(shapes, settings, batch, device, device.count)
+    return whole
+
+
+def _may_share(settings: Settings, device: Device) -> bool:
+    return device.count > 1 and settings.quantization.method == "nf4"
+
+
+def _shares_out(lacking: bool) -> bool:
+    return {"auto": lacking, "always": True, "never": False}[processes.sharding()]

@@ -1,0 +1,1 @@
+"""Several rows in one forward pass, and their attention."""

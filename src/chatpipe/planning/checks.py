@@ -1,0 +1,119 @@
+"""Checks before anything is downloaded: row files row by row, model directories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from chatpipe.config.schema import Dataset, Variant
+from chatpipe.data.catalog import FORMATS
+from chatpipe.data.folders import row_files
+from chatpipe.data.opening import kind_of
+from chatpipe.data.reading import RowFile
+from chatpipe.errors import ConfigError, DataError, SourceError
+from chatpipe.sources.fetch import (
+    WHEEL_MODELS,
+    check_model_directory,
+    local_path,
+    looks_like_hub_id,
+    source_directories,
+)
+from chatpipe.store.paths import home
+from chatpipe.training.tracking import missing
+
+NO_REVISION = "is no repository of the hub, and has no revisions; leave it out."
+DEFAULT_FILES = Dataset.model_fields["files"].default
+
+
+def check_variant(variant: Variant) -> None:
+    """ConfigError with every fault that local files and the disk show, before any download."""
+    faults = [*_base_faults(variant), *_home_faults(variant), *_tracking_faults(variant)]
+    for dataset in variant.datasets:
+        root = local_path(dataset.path or dataset.repo)
+        key = f"datasets.{dataset.name}"
+        faults += _unused_settings(dataset, root)
+        if root is None:
+            if not looks_like_hub_id(dataset.repo or ""):
+                faults.append(f"{key}.repo: {dataset.repo} is neither a directory nor a hub id.")
+            continue
+        faults += _dataset_faults(root, dataset)
+    if faults:
+        raise ConfigError([f"{variant.name}: {fault}" for fault in faults])
+
+
+def _unused_settings(dataset: Dataset, root: Path | None) -> Iterator[str]:
+    """Settings of a data set that its source has no use for."""
+    key = f"datasets.{dataset.name}"
+    place = dataset.path or dataset.repo
+    if dataset.path or root is not None:
+        if dataset.revision is not None:
+            yield f"{key}.revision: {place} {NO_REVISION}"
+        if dataset.fallbacks:
+            yield (
+                f"{key}.fallbacks: {place} is on this machine, and nothing is read in its place; "
+                "leave them out."
+            )
+    if root is not None and root.is_file() and dataset.files != DEFAULT_FILES:
+        yield f"{key}.files: {place} is one file, all of which is read; leave it out."
+
+
+def _dataset_faults(root: Path, dataset: Dataset) -> Iterator[str]:
+    try:
+        found = row_files(root, dataset.files, f"datasets.{dataset.name}").files
+    except SourceError as error:
+        yield str(error)
+        return
+    blank = True
+    for path in found:
+        try:
+            blank = not _has_rows(path, dataset) and blank
+        except DataError as error:
+            blank = False
+            yield str(error)
+    if blank:
+        yield f"{root}: has no rows."
+
+
+def _has_rows(path: Path, dataset: Dataset) -> bool:
+    """By as many of the file's first parts as it takes. DataError where it cannot be read or lacks
+    a column."""
+    if kind_of(path) and path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty.")
+    file = RowFile(path, FORMATS[dataset.format], dataset.columns)
+    some = False
+    for part in file.parts():
+        some = part().num_rows > 0 or some
+        if some and not file.missing():
+            return True
+    file.check()
+    return some
+
+
+def _base_faults(variant: Variant) -> Iterator[str]:
+    repo = variant.base_model.repo
+    local = local_path(repo)
+    if variant.base_model.revision is not None and (repo in WHEEL_MODELS or local is not None):
+        yield f"base_model.revision: {repo} {NO_REVISION}"
+    if repo in WHEEL_MODELS:
+        return
+    if local is not None:
+        try:
+            check_model_directory(local)
+        except SourceError as error:
+            yield f"base_model.repo: {error}"
+    elif not looks_like_hub_id(repo):
+        yield f"base_model.repo: {repo} is neither a directory nor a hub id like owner/name."
+
+
+def _tracking_faults(variant: Variant) -> list[str]:
+    sentence = missing(variant.tracking)
+    return [sentence] if sentence else []
+
+
+def _home_faults(variant: Variant) -> Iterator[str]:
+    for directory in source_directories(variant):
+        if home().resolve().is_relative_to(directory):
+            yield (
+                f"{directory}: is a source, where nothing may be written, and CHATPIPE_HOME "
+                f"({home()}) lies in it; set CHATPIPE_HOME to a place outside of it."
+            )

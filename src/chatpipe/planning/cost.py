@@ -1,0 +1,118 @@
+"""How long training would take, and what it would write where."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from chatpipe.config.schema import Training
+from chatpipe.models.memory import FLOAT32, Device, training_flops
+from chatpipe.models.shapes import Shapes
+from chatpipe.store.artifact import Artifact
+from chatpipe.store.store import store
+from chatpipe.training.finetune import Finetune
+
+# Where nothing was measured yet: a guess to within a factor of three or so, and said to be one.
+ASSUMED_FLOPS = {"cuda": 20e12, "cpu": 200e9}  # a second, of a whole device
+MADE_OF_ROWS = 2  # examples and corpora, as a multiple of the source's files
+CHECKPOINTS = 3  # two are kept, and a third is written before the oldest goes
+
+
+class Duration(BaseModel):
+    """The time of training, without the start of the process."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens: int
+    tokens_per_s: float
+    basis: str
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def seconds(self) -> float:
+        """All epochs."""
+        return self.tokens / self.tokens_per_s
+
+
+class Need(BaseModel):
+    """Bytes that a step would write beneath `path`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    what: str
+    path: Path
+    bytes: int
+
+
+def duration(
+    tokens: int, shapes: Shapes, training: Training, device: Device, base: Artifact | None
+) -> Duration:
+    """At the rate that an adapter of the same base recorded on the same device, else assumed."""
+    measured = measured_rate(device, base) if base else None
+    if measured:
+        return Duration(
+            tokens=tokens,
+            tokens_per_s=measured,
+            basis="the rate of the last adapter of this base on this device",
+        )
+    flops = ASSUMED_FLOPS[device.kind]
+    return Duration(
+        tokens=tokens,
+        tokens_per_s=flops / training_flops(shapes, training),
+        basis=f"{flops / 1e12:g} TFLOP/s assumed; nothing was measured on this device yet",
+    )
+
+
+def measured_rate(device: Device, base: Artifact) -> float | None:
+    """Tokens a second of the newest adapter in the store with that base and device."""
+    newest, rate = "", None
+    for seal in store().seals(Finetune.kind):
+        same = seal["asked"]["base"]["digest"] == base.digest
+        if same and seal["details"].get("device") == device.name and seal["created"] > newest:
+            newest, rate = seal["created"], float(seal["details"]["tokens_per_s"])
+    return rate
+
+
+def adapter_bytes(shapes: Shapes, steps: int, training: Training) -> int:
+    """The adapter, and its checkpoints (weights and Adam's two moments) while it is trained."""
+    checkpoints = min(CHECKPOINTS, -(-steps // training.save_steps))
+    return shapes.lora_parameters * FLOAT32 * (1 + 3 * checkpoints)
+
+
+def hub_cache() -> Path:
+    """Where the hub's downloads go."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def lacking_room(needs: Iterable[Need]) -> list[str]:
+    """One sentence for every disk that has less room than is needed."""
+    from chatpipe.utils.quantities import in_bytes
+
+    by_disk: dict[int, list[Need]] = {}
+    for need in needs:
+        by_disk.setdefault(_existing(need.path).stat().st_dev, []).append(need)
+    faults = []
+    for found in by_disk.values():
+        needed = sum(need.bytes for need in found)
+        free = free_bytes(found[0].path)
+        if needed > free:
+            what = ", ".join(need.what for need in found)
+            faults.append(
+                f"disk: {found[0].path}: {in_bytes(needed)} are needed ({what}), "
+                f"{in_bytes(free)} are free; make room, or move CHATPIPE_HOME or HF_HOME."
+            )
+    return faults
+
+
+def free_bytes(path: Path) -> int:
+    """Room on the disk that the path is or would be on."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if place.exists())

@@ -1,0 +1,85 @@
+"""Held-out rows and panel prompts against evaluation.max_length and the positions of a base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatpipe.config.prompts import raw_prompt, segments, template
+from chatpipe.config.schema import Variant
+from chatpipe.models.positions import position_fault
+from chatpipe.report.schema import FEW_ROWS
+from chatpipe.tokenization.encoder import Encoder
+
+UNBOUNDED = 1 << 30
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What the lengths of a data set's held-out rows mean for a variant; a sentence, or None."""
+
+    fault: str | None = None
+    note: str | None = None
+
+
+def panel_faults(variant: Variant, tokenizer: Any, positions: int | None) -> list[str]:
+    """One for every prompt of the panel that leaves no room for its answer."""
+    encoder = Encoder(tokenizer, variant.prompt_template, "all", UNBOUNDED)
+    faults = []
+    for prompt in variant.panel:
+        asked = [segments(variant.prompt_template, prompt.instruction, prompt.input)]
+        longest = max(map(len, encoder.prompt_ids([*asked, raw_prompt(prompt)])))
+        faults.append(
+            position_fault(
+                positions,
+                longest + variant.generation.max_new_tokens,
+                f"panel: prompt {prompt.id} with generation.max_new_tokens",
+                "shorten it or lower max_new_tokens",
+            )
+        )
+    return [fault for fault in faults if fault]
+
+
+def template_faults(variant: Variant, tokenizer: Any, vocabulary: int | None) -> list[str]:
+    """Whether the template holds a control token that the base's embedding has no row for."""
+    encoder = Encoder(tokenizer, variant.prompt_template, "all", UNBOUNDED)
+    asked = [segments(variant.prompt_template, "a", text) for text in ("", "a")]
+    largest = max(number for ids in encoder.prompt_ids(asked) for number in ids)
+    if vocabulary is None or largest < vocabulary:
+        return []
+    token = tokenizer.convert_ids_to_tokens(largest)
+    return [
+        f"prompt_template: {token!r} has the id {largest}, the base's embedding has {vocabulary} "
+        "rows; take it out of the template, or take another base."
+    ]
+
+
+def heldout_lengths(
+    variant: Variant, dataset: str, heldout: Path, tokenizer: Any, positions: int | None
+) -> Lengths:
+    """The data set's held-out rows as the variant's models would be scored on them; `heldout` is
+    their Parquet file."""
+    most = variant.evaluation.max_length
+    of_set = f"evaluation.max_length: data set {dataset}"
+    kept, left_out = UNBOUNDED, 0
+    for name, used in (("paper's", template("paper")), ("variant's", variant.prompt_template)):
+        rows = Encoder(tokenizer, used, "all", most).encode_file(heldout)
+        if not len(rows.rows):
+            return Lengths(fault=f"{of_set}: no held-out row fits into {most} tokens; raise it.")
+        kept, left_out = len(rows.rows), sum(rows.left_out.values())
+        fault = position_fault(
+            positions,
+            int(rows.row_tokens.max()),
+            f"{of_set}: the longest held-out row in the {name} template",
+            f"lower max_length to {positions}, then longer rows are left out and counted",
+        )
+        if fault:
+            return Lengths(fault=fault)
+    if not left_out:
+        return Lengths()
+    few = f"; intervals over fewer than {FEW_ROWS} are too narrow" if kept < FEW_ROWS else ""
+    return Lengths(
+        note=f"{of_set}: {left_out:,} of {kept + left_out:,} held-out rows are longer than {most} "
+        f"tokens and are not scored, {kept:,} are{few}."
+    )

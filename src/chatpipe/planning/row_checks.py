@@ -1,0 +1,207 @@
+"""Row files, checked row by row before anything is run, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+
+from chatpipe.config.schema import Variant
+from chatpipe.data.catalog import FORMATS
+from chatpipe.data.columns import unused_warning
+from chatpipe.data.folders import left_out_warnings, row_files
+from chatpipe.data.formats.base import FLAGS_BETWEEN, counted_reasons
+from chatpipe.data.hashing import heldout_mask
+from chatpipe.data.merge import split_fault
+from chatpipe.data.reading import READ_REASON, RowFile
+from chatpipe.data.writing import count_values, ordered
+from chatpipe.errors import ConfigError, DataError
+from chatpipe.sources.fetch import local_path
+
+SHOWN = 20  # bad rows that are named one by one; the rest is counted
+
+
+@dataclass
+class Checked:
+    """How many rows were read and cannot be used, and the first of these: (number, reason). What
+    is odd about rows that can be used is counted, and what is odd about the file is said."""
+
+    rows: int = 0
+    heldout: int = 0  # usable rows on the held-out side, where a share was given
+    reasons: Counter[str] = field(default_factory=Counter)
+    shown: list[tuple[int, str]] = field(default_factory=list)
+    flagged: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    details: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def bad(self) -> int:
+        """How many rows cannot be used."""
+        return self.reasons.total()
+
+    def faults(self, path: Path) -> list[str]:
+        """How many rows cannot be used, and why; then a sentence for each, at most 20."""
+        if not self.rows:
+            return [f"{path}: has no rows."]
+        if not self.bad:
+            return []
+        rows = (
+            f"{self.bad:,} of {self.rows:,}" if self.bad < self.rows else f"none of {self.rows:,}"
+        )
+        can = "cannot" if self.bad < self.rows else "can"
+        why = counted_reasons(ordered(self.reasons), self.details)
+        lines = [f"{path}: row {number:,}: {reason}." for number, reason in self.shown]
+        if self.bad > len(self.shown):
+            lines.append(f"{path}: and {self.bad - len(self.shown):,} more rows.")
+        return [f"{path}: {rows} rows {can} be used: {why}.", *lines]
+
+    def notes(self, path: Path) -> list[str]:
+        """How many rows were read, and what is odd but no fault."""
+        flags = [f"{rows:,} rows: {flag}" for flag, rows in ordered(self.flagged).items()]
+        count = f"{path}: {self.rows:,} rows read" + "".join(f"; {flag}" for flag in flags)
+        return [f"{count}.", *self.warnings]
+
+
+def no_file(path: Path) -> str:
+    """What to say of a path that is no file."""
+    if path.is_dir():
+        return "is a directory; name a file"
+    if path.is_symlink() and not path.exists():
+        return f"is a link to {path.readlink()}, which is not there"
+    return "is no regular file; name one" if path.exists() else "there is no such file"
+
+
+def row_faults(path: Path, format_name: str, columns: dict[str, str]) -> list[str]:
+    """One sentence for every row of the file that cannot be used, at most 20 and a count."""
+    try:
+        checked = checked_rows(path, format_name, columns)
+    except DataError as error:
+        return [str(error)]
+    return checked.faults(path)
+
+
+def checked_rows(
+    path: Path, format_name: str, columns: dict[str, str], heldout_share: float | None = None
+) -> Checked:
+    """Every row, part by part; DataError where the file as a whole cannot be read."""
+    row_format = FORMATS[format_name]
+    file = RowFile(path, row_format, columns)
+    checked = Checked()
+    flagged = Counter[str]()
+    for part in file.parts():
+        rows = part()
+        normalized = row_format.normalize(rows.select(list(row_format.columns)))
+        reasons = pc.coalesce(rows[READ_REASON], normalized["reason"])
+        is_bad = pc.is_valid(reasons)
+        bad = np.flatnonzero(is_bad)
+        for place in bad[: SHOWN - len(checked.shown)]:
+            checked.shown.append((checked.rows + int(place) + 1, reasons[int(place)].as_py()))
+        checked.rows += rows.num_rows
+        checked.reasons += count_values(reasons)
+        usable = normalized.filter(pc.invert(is_bad))
+        flagged += count_values(usable["flag"])
+        if heldout_share is not None:
+            checked.heldout += int(np.count_nonzero(heldout_mask(usable, heldout_share)))
+    file.check()
+    for flags, count in flagged.items():
+        checked.flagged.update(dict.fromkeys(flags.split(FLAGS_BETWEEN), count))
+    checked.warnings = list(file.warnings())
+    checked.details = file.details()
+    if unused := file.unused():
+        checked.warnings.append(unused_warning(str(path), unused))
+    return checked
+
+
+@dataclass
+class CheckedVariants:
+    """Lines about the rows that a run sets aside, and about what else is to be known."""
+
+    set_aside: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_rows(variants: Sequence[Variant]) -> CheckedVariants:
+    """The rows of the variants' local files: those that a run sets aside because they cannot be
+    read or used (it finds duplicates, too), how many were read, what is left out of them.
+    ConfigError for files that cannot be read, and for data sets of which nothing is left."""
+    result, faults = CheckedVariants(), []
+    shares = {d.model_dump_json(): (d, v.split.heldout) for v in variants for d in v.datasets}
+    for dataset, share in shares.values():
+        root = local_path(dataset.path or dataset.repo)
+        if root is None:
+            continue
+        key = f"datasets.{dataset.name}"
+        chosen = row_files(root, dataset.files, key)
+        result.notes += left_out_warnings(dataset.name, chosen.left_out)
+        rows = bad = heldout = 0
+        lines: list[str] = []
+        unreadable: list[str] = []
+        for path in chosen.files:
+            try:
+                checked = checked_rows(path, dataset.format, dataset.columns, share)
+            except DataError as error:
+                unreadable.append(str(error))
+                continue
+            rows, bad = rows + checked.rows, bad + checked.bad
+            heldout += checked.heldout
+            lines += checked.faults(path) if checked.rows else []
+            result.notes += checked.notes(path)
+        result.set_aside += lines
+        faults += unreadable
+        if unreadable:
+            continue
+        if rows == bad:
+            several = (
+                [f"{key}: none of {rows:,} rows can be used."] if len(chosen.files) > 1 else []
+            )
+            faults += [*several, *lines]
+        elif fault := split_fault(rows - bad - heldout, heldout, share):
+            faults.append(f"{key}: {fault}")
+    if faults:
+        raise ConfigError(faults)
+    return result
+
+
+def unusable_rows(variants: Sequence[Variant]) -> list[str]:
+    """The lines about rows that a run sets aside; see `check_rows`."""
+    return check_rows(variants).set_aside
+
+
+def format_of(path: Path) -> str:
+    """The format whose required columns the file has and whose rows can be used; ConfigError says
+    what to write where there is none."""
+    if path.stat().st_size == 0:
+        raise ConfigError([f"{path}: the file is empty."])
+    fitting: list[str] = []
+    problems: list[str] = []
+    names: set[str] = set()
+    for name, row_format in FORMATS.items():
+        file = RowFile(path, row_format, {})
+        try:
+            for part in file.parts():
+                if pc.any(pc.is_null(part()[READ_REASON])).as_py():
+                    return name
+            file.check()
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            fitting.append(name)
+        names |= file.found()
+    if fitting:
+        return _with_columns_of(names, fitting)
+    raise ConfigError([_no_format(path, problems)])
+
+
+def _with_columns_of(names: set[str], fitting: list[str]) -> str:
+    """The format that the file's columns are of, though none of its rows is right."""
+    return max(fitting, key=lambda name: len(names & FORMATS[name].columns.keys()))
+
+
+def _no_format(path: Path, problems: list[str]) -> str:
+    """What to say of a file that has the columns of no format: the most telling of the problems."""
+    telling = [problem for problem in problems if " missing; " not in problem]
+    return next(iter([*telling, *problems]), f"{path}: has no rows.")

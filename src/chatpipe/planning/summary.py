@@ -1,0 +1,43 @@
+"""A plan in words: what training would cost, in the order in which people ask."""
+
+from __future__ import annotations
+
+from chatpipe.planning.planner import Plan
+from chatpipe.utils.quantities import in_bytes, in_count, in_time
+
+NOT_KNOWN = "not known"
+
+
+def summary(plan: Plan) -> str:
+    """One line for a log."""
+    if plan.trained:
+        return f"{plan.variant}: its adapter is in the store, nothing to train"
+    return f"{plan.variant}: " + ", ".join(f"{name} {value}" for name, value in cost_rows(plan))
+
+
+def cost_rows(plan: Plan) -> list[tuple[str, str]]:
+    """(what, how much) of training, as far as it is known."""
+    trained = plan.tokens.rows if plan.tokens else plan.data.train_rows
+    rows = [("rows trained", in_count(trained, plan.data.exact))]
+    at_most = "" if plan.tokens else "at most "
+    if plan.duration:
+        rows.append(("tokens", f"{at_most}{plan.duration.tokens:,}"))
+    rows.append(("optimizer steps", in_count(plan.optimizer_steps, plan.data.exact)))
+    rows.append(("device", plan.device.name))
+    if plan.duration:
+        rows.append(("time", f"{at_most}{in_time(plan.duration.seconds)}"))
+    if plan.memory:
+        rows.append(("memory", f"{at_most}{in_bytes(plan.memory.total)}"))
+    rows.append(("disk", _disk(plan)))
+    if plan.download_bytes != 0:
+        download = plan.download_bytes
+        rows.append(("download", NOT_KNOWN if download is None else in_bytes(download)))
+    return rows
+
+
+def _disk(plan: Plan) -> str:
+    """Where a download's size is not known, what is known is the least."""
+    known = sum(need.bytes for need in plan.disk)
+    if plan.download_bytes is not None:
+        return in_bytes(known)
+    return f"at least {in_bytes(known)}" if known else NOT_KNOWN

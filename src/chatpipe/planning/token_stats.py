@@ -1,0 +1,119 @@
+"""The account of tokens: what each row costs, what is cut, and what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from chatpipe.config.schema import Training
+from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY, Encoder, Tokenized
+from chatpipe.training.finetune import Finetune, encode_training_rows, optimizer_steps
+
+BARS = 12
+UNBOUNDED = 1 << 30
+
+
+class Bar(BaseModel):
+    """Rows of `above` < length ≤ `upto` tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    above: int
+    upto: int
+    rows: int
+
+
+class Tokens(BaseModel):
+    """The training rows as tokens, one epoch, as training will see them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    tokens: int
+    trained_tokens: int  # those that the loss is taken over
+    seen_tokens: int  # in all epochs
+    eos_rows: int  # rows whose last label is EOS; the others never learn to stop
+    shortest: int
+    median: float
+    longest: int
+    lengths: tuple[Bar, ...]
+    left_out: dict[str, int]
+    control_rows: int = 0  # whose text spells out a control token; it is trained as text
+    cut_rows: int
+    cut_tokens: int
+    most_cut: int
+    response_lost: tuple[int, ...] = ()  # the first rows (of train.parquet) that lose all of it
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def trained_share(self) -> float:
+        """Share of the tokens that are trained."""
+        return self.trained_tokens / self.tokens
+
+
+def account_tokens(request: Finetune, tokenizer: Any) -> Tokens:
+    """Encode the training split as training does; DataError where no row is left."""
+    encoded = encode_training_rows(request, tokenizer)
+    lengths = [len(row.input_ids) for row in encoded.rows]
+    full = _full_lengths(request, tokenizer) if encoded.cut or encoded.left_out else {}
+    cut = [full[row.index] - len(row.input_ids) for row in encoded.rows if full]
+    return Tokens(
+        rows=len(lengths),
+        tokens=encoded.tokens,
+        trained_tokens=encoded.scored_tokens,
+        seen_tokens=seen_tokens(request.training, encoded),
+        eos_rows=sum(row.labels[-1] == tokenizer.eos_token_id for row in encoded.rows),
+        shortest=min(lengths),
+        median=median(lengths),
+        longest=max(lengths),
+        lengths=histogram(lengths),
+        left_out=encoded.left_out,
+        control_rows=encoded.control_rows,
+        cut_rows=encoded.cut,
+        cut_tokens=sum(cut),
+        most_cut=max(cut, default=0),
+        response_lost=_response_lost(encoded, full),
+    )
+
+
+def seen_tokens(training: Training, encoded: Tokenized) -> int:
+    """The tokens of the rows of all optimizer steps."""
+    from chatpipe.training.sampler import times_seen
+
+    rows = len(encoded.rows)
+    steps = optimizer_steps(training, rows)
+    seen = times_seen(rows, training.global_batch_size, training.seed, steps)
+    return int(seen @ encoded.row_tokens)
+
+
+def histogram(lengths: Sequence[int], bars: int = BARS) -> tuple[Bar, ...]:
+    """Bars of equal, round width from the shortest row to the longest, at most `bars` or so."""
+    width = -(-(max(lengths) - min(lengths) + 1) // bars)
+    step = next(s for s in (1, 2, 5, 10, 16, 32, 64, 128, 256, 512, 1024, width) if s >= width)
+    counts: dict[int, int] = {}
+    for length in lengths:
+        place = (length - 1) // step
+        counts[place] = counts.get(place, 0) + 1
+    return tuple(
+        Bar(above=place * step, upto=(place + 1) * step, rows=counts.get(place, 0))
+        for place in range(min(counts), max(counts) + 1)
+    )
+
+
+def _full_lengths(request: Finetune, tokenizer: Any) -> dict[int, int]:
+    """Row → its tokens before anything is cut or left out."""
+    table: pa.Table = pq.read_table(request.corpus.path / "train.parquet")
+    whole = Encoder(tokenizer, request.prompt_template, "all", UNBOUNDED).encode(table)
+    return {row.index: len(row.input_ids) for row in whole.rows}
+
+
+def _response_lost(encoded: Tokenized, full: dict[int, int]) -> tuple[int, ...]:
+    if not encoded.left_out.get(RESPONSE_CUT_AWAY):
+        return ()
+    kept = {row.index for row in encoded.rows}
+    return tuple(index for index in full if index not in kept)[:5]

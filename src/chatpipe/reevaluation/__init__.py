@@ -1,0 +1,1 @@
+"""Stored adapters scored again: history, gate, trend."""

@@ -1,0 +1,218 @@
+"""The append-only history of evaluations: every figure, when it was checked, what was accepted.
+
+An append is one small Parquet file under `<home>/history/`: written under a hidden name, flushed,
+then renamed. So two writers never meet, and a crash leaves no half of a file under a name that
+is read. Nothing is ever rewritten or removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from chatpipe.config.schema import Variant
+from chatpipe.errors import ArtifactError, ConfigError
+from chatpipe.report.build import Measured, figures
+from chatpipe.store.artifact import Artifact
+from chatpipe.store.paths import home
+
+Figure = tuple[str, str, str]  # variant, held-out set, metric
+
+SCHEMA = pa.schema(
+    [
+        pa.field("record", pa.string(), nullable=False),
+        pa.field("checked_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("model_digest", pa.string(), nullable=False),
+        pa.field("heldout", pa.string(), nullable=False),
+        pa.field("heldout_digest", pa.string(), nullable=False),
+        pa.field("answers_digest", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("low", pa.float64()),
+        pa.field("high", pa.float64()),
+        pa.field("tokens", pa.int64(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("seen", pa.int64(), nullable=False),
+        pa.field("scored", pa.string(), nullable=False),
+        pa.field("settings", pa.string()),
+    ]
+)
+
+
+class Entry(BaseModel):
+    """One figure at one time. record: a check, or the acceptance of a checked figure.
+
+    low, high: 95 % bootstrap interval over rows. heldout: a data set, or a union "a + b", whose
+    digests are joined alike. seen: rows of the set that stood in the model's training split.
+    scored: whether the nats were computed in that check, or were there unchanged. settings: those
+    that the rows were scored with, as JSON; None in what an earlier edition wrote.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    record: Literal["evaluated", "accepted"]
+    checked_at: datetime
+    variant: str
+    model_digest: str
+    heldout: str
+    heldout_digest: str
+    answers_digest: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    tokens: int
+    rows: int
+    seen: int
+    scored: Literal["built", "unchanged"]
+    settings: str | None = None
+
+    @property
+    def figure(self) -> Figure:
+        """What the figure is of."""
+        return (self.variant, self.heldout, self.metric)
+
+
+def folder() -> Path:
+    """Where the history is kept."""
+    return home() / "history"
+
+
+def append(entries: Sequence[Entry]) -> Path:
+    """Write the entries as one file, whole or not at all; the path of that file."""
+    target = folder()
+    target.mkdir(parents=True, exist_ok=True)
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{uuid.uuid4().hex}.parquet"
+    partial = target / f".{name}.partial"
+    table = pa.Table.from_pylist([entry.model_dump() for entry in entries], schema=SCHEMA)
+    try:
+        with partial.open("wb") as file:
+            pq.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(target / name)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _flush_directory(target)
+    return target / name
+
+
+def read(variant: str | None = None) -> list[Entry]:
+    """All entries (of one variant), oldest first; ArtifactError names a file that is not whole."""
+    tables = [_read_file(file) for file in sorted(folder().glob("*.parquet"))]
+    if not tables:
+        return []
+    rows = pa.concat_tables(tables, promote_options="default").to_pylist()
+    entries = [Entry(**row) for row in rows if variant in (None, row["variant"])]
+    return sorted(entries, key=lambda entry: entry.checked_at)
+
+
+def last_accepted(entries: Iterable[Entry]) -> dict[Figure, Entry]:
+    """The newest acceptance of every figure; entries are given oldest first."""
+    return {entry.figure: entry for entry in entries if entry.record == "accepted"}
+
+
+def newest(entries: Sequence[Entry]) -> list[Entry]:
+    """The figures of every variant's newest check; entries are given oldest first."""
+    last = {e.variant: e.checked_at for e in entries if e.record == "evaluated"}
+    return [e for e in entries if e.record == "evaluated" and e.checked_at == last.get(e.variant)]
+
+
+def accepted(entries: Iterable[Entry]) -> list[Entry]:
+    """Those entries as acceptances of now."""
+    now = datetime.now(UTC)
+    return [entry.model_copy(update={"record": "accepted", "checked_at": now}) for entry in entries]
+
+
+def accept(variant: str) -> list[Entry]:
+    """Accept the figures of the variant's newest check: the gate compares with them from now on."""
+    found = newest(read(variant))
+    if not found:
+        raise ConfigError(
+            [f"{variant}: was never evaluated; run `chatpipe reevaluate {variant}` first."]
+        )
+    entries = accepted(found)
+    append(entries)
+    return entries
+
+
+def entries_of(
+    models: Sequence[Measured], heldout: Mapping[str, Artifact], unchanged: Collection[str]
+) -> list[Entry]:
+    """Every figure of the models, checked now.
+
+    heldout: data set -> its held-out rows. unchanged: keys of the scores that were there
+    before this check.
+    """
+    by_name = {model.name: model for model in models}
+    now = datetime.now(UTC)
+    entries = []
+    for cell in figures(models, heldout):
+        model, parts = by_name[cell.model], cell.heldout.split(" + ")
+        assert model.adapter is not None
+        scores = [model.scores[part] for part in parts]
+        entries.append(
+            Entry(
+                record="evaluated",
+                checked_at=now,
+                variant=cell.model,
+                model_digest=model.adapter.digest,
+                heldout=cell.heldout,
+                heldout_digest=" + ".join(heldout[part].digest for part in parts),
+                answers_digest=model.generations.digest,
+                metric=cell.metric,
+                value=cell.value,
+                low=cell.low,
+                high=cell.high,
+                tokens=cell.tokens,
+                rows=cell.rows,
+                seen=cell.seen_in_training,
+                scored="unchanged" if all(s.key in unchanged for s in scores) else "built",
+                settings=scoring_settings(model.variant),
+            )
+        )
+    return entries
+
+
+def scoring_settings(variant: Variant) -> str:
+    """What decides which rows are scored, and as which text: dotted setting → value, as JSON."""
+    template = variant.prompt_template
+    texts = hashlib.sha256(f"{template.with_input}\0{template.without_input}".encode())
+    settings = {
+        "prompt_template": f"{template.name} {texts.hexdigest()[:8]}",
+        "evaluation.max_length": variant.evaluation.max_length,
+    }
+    for key, value in variant.quantization:
+        settings[f"quantization.{key}"] = value
+    return json.dumps(settings)
+
+
+def _read_file(file: Path) -> pa.Table:
+    try:
+        with file.open("rb") as opened:
+            return pq.read_table(opened)
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(
+            f"{file}: is not a whole Parquet file ({error}); move it away to go on without it."
+        ) from None
+
+
+def _flush_directory(path: Path) -> None:
+    """Make the rename itself outlive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,295 @@
+"""Artifacts of a study → report.json (the contract), report.md and report.html."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from chatpipe import report as contract
+from chatpipe.config.schema import PaperReported, Variant
+from chatpipe.evaluation.metrics import METRICS
+from chatpipe.evaluation.perplexity import difference as paired_difference
+from chatpipe.evaluation.perplexity import interval
+from chatpipe.evaluation.row_scores import (
+    Ids,
+    ModelScores,
+    common_rows,
+    count_in_training,
+    heldout_ids,
+)
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.utils.unique import unique_by
+
+TRAINING_FIGURES = (
+    "wall_s",
+    "trained_tokens",
+    "tokens_per_s",
+    "peak_memory_bytes",
+    "optimizer_steps",
+    "trainable_parameters",
+    "rows_trained",
+    "rows_left_out",
+    "rows_cut",
+    "device",
+    "scored_tokens",
+)
+
+
+class Measured(BaseModel):
+    """One model of a study with everything that was found out about it; a base has no adapter.
+
+    base_model: the name under which the report has its base. paper_reported: the variant's own,
+    which is in no key of the variant but in the report's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    base_model: str
+    variant: Variant
+    adapter: Artifact | None
+    corpus: Artifact | None
+    scores: dict[str, Artifact]  # data set -> nats of its held-out rows
+    generations: Artifact
+    paper_reported: PaperReported | None = None
+
+
+class MakeReport(Request):
+    """The one step whose key has names in it: a renamed variant rewrites the report alone."""
+
+    kind: ClassVar[str] = "report"
+    version: ClassVar[int] = 4
+
+    study: str
+    models: tuple[Measured, ...]
+    examples: dict[str, Artifact]
+    heldout: dict[str, Artifact]
+
+    def build(self, into: Path) -> dict[str, Any]:
+        made = build_report(self)
+        (into / "report.json").write_text(made.model_dump_json(indent=1) + "\n", "utf-8")
+        (into / "report.md").write_text(contract.render_markdown(made), "utf-8")
+        (into / "report.html").write_text(contract.render_html(made), "utf-8")
+        return {"study": self.study}
+
+
+def build_report(request: MakeReport) -> contract.Report:
+    """The report's contract from the artifacts; only what they hold is in it."""
+    models = request.models
+    sets = _heldout_sets(models)
+    differences, notes = _differences(models, sets)
+    warnings = [note for made in request.examples.values() for note in made.details()["warnings"]]
+    described = [_model(model) for model in models]
+    adapted = [model for model in described if not model.is_base]
+    return contract.Report(
+        study=request.study,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        models=described,
+        heldout=[
+            contract.HeldoutSet(
+                name=_set_name(s), parts=list(s), rows=len(heldout_ids(request.heldout, s))
+            )
+            for s in sets
+        ],
+        scores=figures(models, request.heldout),
+        differences=differences,
+        answers=list(itertools.chain.from_iterable(map(_answers, models))),
+        accounts=_accounts(request),
+        notes=[*warnings, *notes],
+        settings={m.name: settings(m.variant) for m in models if m.adapter},
+        generation=_shared([model.generation for model in described]),
+        paper=[
+            contract.PaperRow(
+                model=model.name, perplexity=reported.perplexity, wall_s=reported.training_s
+            )
+            for model in models
+            if (reported := model.paper_reported)
+        ],
+        versions=_shared([model.versions for model in adapted]),
+        device="; ".join(dict.fromkeys(m.device for m in adapted if m.device)) or "unknown",
+    )
+
+
+def figures(
+    models: Sequence[Measured], heldout: Mapping[str, Artifact]
+) -> list[contract.ScoreCell]:
+    """Every measure of every model on every held-out set, and on the unions trained on.
+
+    heldout: data set -> its held-out rows.
+    """
+    sets = {parts: heldout_ids(heldout, parts) for parts in _heldout_sets(models)}
+    return [
+        cell
+        for model in models
+        for parts, ids in sets.items()
+        for cell in _cells(model, parts, ids)
+    ]
+
+
+def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
+    """Every setting of a variant by its dotted name; what only names or locates is left out."""
+    plain = variant.model_dump(mode="json", exclude={"name", "panel", "datasets", *Variant.unkeyed})
+    flat = _flat(plain)
+    flat["datasets"] = ", ".join(dataset.name for dataset in variant.datasets)
+    flat["panel"] = ", ".join(prompt.id for prompt in variant.panel)
+    for prompt in variant.panel:
+        flat[f"panel.{prompt.id}"] = "\n".join(filter(None, (prompt.instruction, prompt.input)))
+    return flat
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, contract.JsonScalar]:
+    flat: dict[str, contract.JsonScalar] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return flat
+
+
+def _heldout_sets(models: Sequence[Measured]) -> list[tuple[str, ...]]:
+    """Every data set's held-out rows, and the unions that variants were trained on; each once, in
+    whatever order the variants name its parts."""
+    unions = [tuple(d.name for d in m.variant.datasets) for m in models if m.adapter]
+    singles = [(name,) for union in unions for name in union]
+    return unique_by([*singles, *sorted(unions, key=len)], frozenset)
+
+
+def _set_name(parts: Iterable[str]) -> str:
+    return " + ".join(parts)
+
+
+def _cells(model: Measured, parts: tuple[str, ...], ids: Ids) -> list[contract.ScoreCell]:
+    """The model's figures on a set of rows with those ids; none of a measure without rows."""
+    evaluation = model.variant.evaluation
+    scores = ModelScores(model.scores, parts)
+    trained_on = {dataset.name for dataset in model.variant.datasets} if model.adapter else set()
+    cells = []
+    for name, metric in METRICS.items():
+        rows = scores.labelled(metric.labels)
+        if not len(rows):
+            continue
+        value = interval(
+            metric.measure, rows.nats, rows.tokens, evaluation.bootstrap_samples, evaluation.seed
+        )
+        cells.append(
+            contract.ScoreCell(
+                model=model.name,
+                heldout=_set_name(parts),
+                metric=name,
+                value=value.value,
+                low=value.low,
+                high=value.high,
+                rows=len(rows),
+                tokens=int(rows.tokens.sum()),
+                nats=float(rows.nats.sum()),
+                seen_in_training=count_in_training(model.corpus, rows.ids),
+                own=set(parts) <= trained_on,
+                left_out=len(ids) - len(rows),
+            )
+        )
+    return cells
+
+
+def _differences(
+    models: Sequence[Measured], sets: Sequence[tuple[str, ...]]
+) -> tuple[list[contract.Difference], list[str]]:
+    """(variant minus its base on every set, why some are not there)."""
+    bases = {model.base_model: model for model in models if model.adapter is None}
+    differences, notes = [], []
+    for model in models:
+        base = bases.get(model.base_model)
+        if model.adapter is None or base is None:
+            continue
+        for parts in sets:
+            try:
+                difference = _difference(model, base, parts)
+            except ValueError as error:
+                pair = f"{model.name} and {base.name} on {_set_name(parts)}"
+                notes.append(f"{pair}: not compared, because {error}.")
+                continue
+            differences += [difference] if difference else []
+    return differences, notes
+
+
+def _difference(
+    model: Measured, base: Measured, parts: tuple[str, ...]
+) -> contract.Difference | None:
+    """Over the rows that both were scored on; None where there are none."""
+    metric = METRICS["perplexity"]
+    evaluation = model.variant.evaluation
+    all_rows = [ModelScores(m.scores, parts).labelled(metric.labels) for m in (model, base)]
+    tuned, untuned = common_rows(*all_rows)
+    if not len(tuned):
+        return None
+    value = paired_difference(
+        metric.measure,
+        (tuned.nats, untuned.nats),
+        tuned.tokens,
+        evaluation.bootstrap_samples,
+        evaluation.seed,
+    )
+    return contract.Difference(
+        model=model.name,
+        base=base.name,
+        heldout=_set_name(parts),
+        value=value.value,
+        low=value.low,
+        high=value.high,
+        rows=len(tuned),
+        left_out=sum(map(len, all_rows)) - 2 * len(tuned),
+    )
+
+
+def _shared(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is the same in all of them."""
+    first = mappings[0] if mappings else {}
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in other and other[key] == value for other in mappings)
+    }
+
+
+def _model(model: Measured) -> contract.Model:
+    details = model.adapter.details() if model.adapter else {}
+    return contract.Model(
+        name=model.name,
+        base_model=model.base_model,
+        is_base=model.adapter is None,
+        datasets=[d.name for d in model.variant.datasets] if model.adapter else [],
+        adapter_digest=model.adapter.digest if model.adapter else None,
+        loss_history=[contract.LossPoint(**point) for point in details.get("loss_history", [])],
+        epochs=details.get("epochs"),
+        versions=details.get("versions", {}),
+        measured_on=model.generations.details().get("device"),
+        generation=model.variant.generation.model_dump(),
+        **{name: details.get(name) for name in TRAINING_FIGURES},
+    )
+
+
+def _answers(model: Measured) -> list[contract.Answer]:
+    answers = json.loads((model.generations.path / "answers.json").read_text("utf-8"))
+    return [contract.Answer(model=model.name, **answer) for answer in answers]
+
+
+def _accounts(request: MakeReport) -> list[contract.RowAccountRow]:
+    rows = [
+        contract.RowAccountRow(name=name, step="normalize", **artifact.details()["account"])
+        for name, artifact in request.examples.items()
+    ]
+    corpora = {
+        _set_name(d.name for d in m.variant.datasets) + f" ({m.variant.split.method})": m.corpus
+        for m in request.models
+        if m.corpus
+    }
+    return rows + [
+        contract.RowAccountRow(name=name, step="merge", **artifact.details()["account"])
+        for name, artifact in corpora.items()
+    ]

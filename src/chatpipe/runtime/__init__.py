@@ -1,0 +1,1 @@
+"""Worker processes, signals, progress, failures, and the environment of libraries."""

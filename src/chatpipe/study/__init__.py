@@ -1,0 +1,1 @@
+"""A variant's steps, settings and stored artifacts."""

@@ -1,0 +1,102 @@
+"""What the report calls the bases of a study: one name for each way in which a base is measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from chatpipe.config.schema import BaseModelRef, Variant
+from chatpipe.sources.fetch import local_path
+from chatpipe.utils.unique import unique_by
+
+MOST_SETTINGS = 3  # in a name; more are replaced by the name of a variant that has them
+
+
+def base_names(variants: Sequence[Variant]) -> dict[str, str]:
+    """Name of a variant → name of its base as it is measured for that variant.
+
+    Variants share a name where, and only where, their bases are scored and asked alike. No two
+    names are the same, and none is the name of a variant.
+    """
+    ways = unique_by(variants, measured_alike)
+    references = _reference_names([variant.base_model for variant in ways])
+    taken = {variant.name for variant in variants}
+    names: dict[str, str] = {}
+    for way in ways:
+        same_base = [v for v in ways if _reference(v.base_model) == _reference(way.base_model)]
+        name = references[_reference(way.base_model)] + _settings_suffix(way, same_base)
+        name = _unique(name, taken)
+        taken.add(name)
+        names[measured_alike(way)] = name
+    return {variant.name: names[measured_alike(variant)] for variant in variants}
+
+
+def measured_alike(variant: Variant) -> str:
+    """The same text for variants whose base is scored and asked by the same requests."""
+    evaluation = variant.evaluation
+    settings = (variant.prompt_template, variant.quantization, variant.generation, *variant.panel)
+    parts = [part.model_dump_json() for part in settings]
+    lengths = (evaluation.max_length, evaluation.batch_tokens)
+    return repr((_reference(variant.base_model), lengths, parts))
+
+
+def _reference(base: BaseModelRef) -> tuple[str, str | None]:
+    """(repository or absolute directory, revision)."""
+    local = local_path(base.repo)
+    return (str(local) if local else base.repo.rstrip("/"), base.revision)
+
+
+def _reference_names(bases: Sequence[BaseModelRef]) -> dict[tuple[str, str | None], str]:
+    """The last part of a base's name; as many parts before it, and its revision, as it takes to
+    tell the bases apart."""
+    references = dict.fromkeys(_reference(base) for base in bases)
+    places = dict.fromkeys(place for place, _ in references)
+    tails = {place: _shortest_tail(place, list(places)) for place in places}
+    revisions = Counter(place for place, _ in references)
+    return {
+        (place, revision): tails[place]
+        + (f"@{revision}" if revision and revisions[place] > 1 else "")
+        for place, revision in references
+    }
+
+
+def _shortest_tail(place: str, places: Sequence[str]) -> str:
+    parts = place.split("/")
+    for count in range(1, len(parts) + 1):
+        tail = parts[-count:]
+        if sum(other.split("/")[-count:] == tail for other in places) == 1:
+            return "/".join(tail)
+    return place
+
+
+def _settings_suffix(way: Variant, ways: Sequence[Variant]) -> str:
+    """ " (template short)": the settings that tell this way of measuring a base from others."""
+    if len(ways) == 1:
+        return ""
+    rows = [_settings(other, ways) for other in ways]
+    keys = [key for key in rows[0] if len({row[key] for row in rows}) > 1]
+    if len(keys) > MOST_SETTINGS:
+        return f" (as for {way.name})"
+    settings = _settings(way, ways)
+    return f" ({', '.join(f'{key} {settings[key]}' for key in keys)})"
+
+
+def _settings(way: Variant, ways: Sequence[Variant]) -> dict[str, str]:
+    """The settings by which a base is measured, as a reader knows them."""
+    template = way.prompt_template
+    namesakes = {v.prompt_template for v in ways if v.prompt_template.name == template.name}
+    asked = f"of {way.name}" if len({v.panel for v in ways}) > 1 else ""
+    settings = {"template": template.name + (f" of {way.name}" if len(namesakes) > 1 else "")}
+    for section in ("quantization", "generation"):
+        for key, value in getattr(way, section):
+            settings[f"{section}.{key}"] = str(value)
+    settings["evaluation.max_length"] = str(way.evaluation.max_length)
+    settings["evaluation.batch_tokens"] = str(way.evaluation.batch_tokens)
+    return settings | {"panel": asked}
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    if name not in taken:
+        return name
+    candidates = [f"{name} (base)", *(f"{name} (base {n})" for n in range(2, len(taken) + 3))]
+    return next(candidate for candidate in candidates if candidate not in taken)

@@ -1,0 +1,81 @@
+"""Copies of artifacts where people look for them: reports/NAME, an adapter directory."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+from chatpipe.config.schema import Variant
+from chatpipe.config.yaml_files import to_yaml
+from chatpipe.errors import ConfigError
+from chatpipe.sources.fetch import source_directories
+from chatpipe.store.artifact import Artifact
+from chatpipe.store.disk_errors import disk_errors
+from chatpipe.store.manifest import RECORD
+from chatpipe.store.paths import home
+from chatpipe.utils.atomic_writes import write_atomically
+
+
+def report_directory(name: str) -> Path:
+    """Where people find the report of that study or variant."""
+    return home() / "reports" / name
+
+
+def export_report(report: Artifact, name: str) -> Path:
+    """Copy a report to `<home>/reports/<name>/`, replacing an older one file by file; what is there
+    already is left alone."""
+    target = report_directory(name)
+    with disk_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for source in report.path.glob("report.*"):
+            content, copy = source.read_bytes(), target / source.name
+            if not (copy.is_file() and copy.read_bytes() == content):
+                write_atomically(copy, content)
+    return target
+
+
+def saved_variant(name: str) -> Path:
+    """Where the settings of a run without a file of its own are kept."""
+    return report_directory(name) / f"{name}.yaml"
+
+
+def saved_names() -> list[str]:
+    """Names of the runs whose settings are kept."""
+    files = report_directory("").glob("*/*.yaml")
+    return sorted(file.stem for file in files if file.stem == file.parent.name)
+
+
+def export_variant(variant: Variant) -> Path:
+    """Write `<home>/reports/<name>/<name>.yaml`, so that what was asked for without a file can
+    be run, asked and chatted with again."""
+    target = saved_variant(variant.name)
+    text = to_yaml(variant.model_dump(mode="json"))
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, text.encode())
+    return target
+
+
+def check_target(target: Path, variant: Variant) -> None:
+    """ConfigError where `target` lies in a directory that is read as a source."""
+    for directory in source_directories(variant):
+        if target.resolve().is_relative_to(directory):
+            raise ConfigError(
+                [f"{target}: lies in {directory}, which is a source; name a place outside of it."]
+            )
+
+
+def export_directory(source: Path, target: Path) -> None:
+    """Copy a sealed artifact; the target appears whole or not at all."""
+    target = target.absolute()
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    with disk_errors(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, partial, ignore=shutil.ignore_patterns(RECORD))
+            if target.exists():
+                target.rmdir()  # the caller made sure that it is empty
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,176 @@
+"""Every byte of what the store holds, compared with what was recorded when it was made:
+artifacts, checkpoints of unfinished trainings, token files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatpipe.config.schema import Variant
+from chatpipe.errors import ArtifactError, ChatpipeError, DiskError
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.store.artifact import Artifact, references
+from chatpipe.store.disk_errors import disk_errors
+from chatpipe.store.manifest import faults, read_seal, stranger_fault, strangers
+from chatpipe.store.paths import WORK
+from chatpipe.store.store import store
+from chatpipe.study.lookup import adapter_request, trained
+from chatpipe.tokenization.token_cache import check_token_file, tokens_folder
+from chatpipe.training.checkpoints import read_checkpoint, remove_checkpoint, sealed_checkpoints
+
+MADE_OF_AN_ADAPTER = ("scores", "generations", "report")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One artifact, checkpoint or token file: where it is, its bytes, and what is wrong with it;
+    `strangers` are files that somebody put into an artifact which is whole. What cannot be read,
+    for its rights or its disk, may be whole: it is never removed."""
+
+    path: Path
+    name: str
+    size: int
+    faults: tuple[str, ...] = ()
+    strangers: tuple[Path, ...] = ()
+    is_readable: bool = True
+
+
+def check_all() -> Iterator[Checked]:
+    """Every artifact of this store, every checkpoint, and every token file; what another process
+    makes now is passed over."""
+    yield from map(_check_artifact, store().directories())
+    for work in store().idle_work():
+        yield from map(_check_checkpoint, sealed_checkpoints(work))
+    yield from _check_token_files()
+
+
+def check_variant(variant: Variant) -> Iterator[Checked]:
+    """The variant's artifacts: its sources, what was made of them, its adapters, what was measured
+    of these and of its base; its checkpoints; and artifacts whose seal cannot be read, which may be
+    its own."""
+    chosen = _of_variant(variant)
+    for path in store().directories():
+        if path in chosen or _seal(path) is None:
+            yield _check_artifact(path)
+    unfinished = _unfinished_training(variant)
+    for work in store().idle_work():
+        if work.name == unfinished:
+            yield from map(_check_checkpoint, sealed_checkpoints(work))
+
+
+def remove(damaged: Checked) -> list[str]:
+    """Remove it from this machine alone, or of an artifact that is whole what does not belong to
+    it; return a line for each thing removed."""
+    again = "the next run makes it anew"
+    with disk_errors(damaged.path):
+        if damaged.strangers:
+            for file in damaged.strangers:
+                file.unlink()
+            return [str(file) for file in damaged.strangers]
+        if damaged.path.is_relative_to(store().root / WORK):
+            remove_checkpoint(damaged.path)
+            again = "the next run goes on from the one before it, or starts anew"
+        elif damaged.path.is_dir() and not damaged.path.is_symlink():
+            store().discard(damaged.path)
+        else:
+            damaged.path.unlink()
+    return [f"{damaged.name}; {again}."]
+
+
+def _check_artifact(path: Path) -> Checked:
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        with disk_errors(path):
+            seal = read_seal(path)
+            found = tuple(faults(path, seal))
+    except ChatpipeError as error:
+        return Checked(path, name, 0, (str(error),), is_readable=not isinstance(error, DiskError))
+    if (seal["kind"], seal["key"]) != (path.parent.name, path.name):
+        found += (f"{path}: holds another artifact, {seal['kind']}/{seal['key']}.",)
+    added = strangers(path, seal)
+    return Checked(
+        path,
+        name,
+        sum(file["size"] for file in seal["files"].values()),
+        (*found, *map(stranger_fault, added)),
+        () if found else tuple(added),
+    )
+
+
+def _check_checkpoint(path: Path) -> Checked:
+    found: tuple[str, ...] = ()
+    is_readable = True
+    try:
+        with disk_errors(path):
+            read_checkpoint(path)
+    except ChatpipeError as error:
+        found, is_readable = (str(error),), not isinstance(error, DiskError)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    name = f"{WORK}/{path.parent.name}/{path.name}"
+    return Checked(path, name, size, found, is_readable=is_readable)
+
+
+def _check_token_files() -> Iterator[Checked]:
+    for path in sorted(tokens_folder().glob("*.arrow")):
+        found: tuple[str, ...] = ()
+        try:
+            check_token_file(path, deep=True)
+        except ArtifactError as error:
+            found = (str(error),)
+        size = path.stat().st_size if path.is_file() else 0
+        yield Checked(path, f"tokens/{path.name}", size, found)
+
+
+def _of_variant(variant: Variant) -> set[Path]:
+    chosen: set[Path] = set()
+    requests: list[FetchModel | FetchDataset] = []
+    with suppress(ChatpipeError):  # a source that is gone: what was made of it may be here
+        requests.append(FetchModel.of(variant.base_model))
+        requests += map(FetchDataset.of, variant.datasets)
+    bases = {request.key() for request in requests if isinstance(request, FetchModel)}
+    chosen |= {store().path(request.kind, request.key()) for request in requests}
+    adapters = []
+    with suppress(ChatpipeError):
+        adapters = trained(variant, or_unknown=True)
+    for seal in adapters:
+        _add_upstream(Artifact(**{name: seal[name] for name in Artifact.model_fields}), chosen)
+    digests = [seal["digest"] for seal in adapters]
+    for kind in MADE_OF_AN_ADAPTER:
+        for seal in store().seals(kind):
+            asked = seal["asked"]
+            of_base = asked.get("adapter") is None and _key_of(asked.get("base")) in bases
+            if of_base or any(digest in json.dumps(asked) for digest in digests):
+                chosen.add(store().path(kind, seal["key"]))
+    return chosen
+
+
+def _unfinished_training(variant: Variant) -> str | None:
+    """The name of its work directory; None where its corpus is not there to say so."""
+    with suppress(ChatpipeError):
+        request = adapter_request(variant)
+        return f"{request.kind}-{request.key()}"
+    return None
+
+
+def _key_of(reference: Any) -> str | None:
+    return reference.get("key") if isinstance(reference, dict) else None
+
+
+def _add_upstream(artifact: Artifact, chosen: set[Path]) -> None:
+    if artifact.path in chosen:
+        return
+    chosen.add(artifact.path)
+    seal = _seal(artifact.path)
+    for upstream in references(seal["asked"]) if seal else ():
+        _add_upstream(upstream, chosen)
+
+
+def _seal(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_seal(path)
+    except ArtifactError:
+        return None

@@ -1,0 +1,1 @@
+"""Rows and prompts as token ids, and their cache on disk."""

@@ -1,0 +1,1 @@
+"""QLoRA fine-tuning: trainer, checkpoints, adapter files, model card."""

