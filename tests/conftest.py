@@ -21,7 +21,7 @@ import shutil
 
 import pytest
 
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 
 @pytest.fixture(scope="session", autouse=True)

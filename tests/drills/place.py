@@ -19,9 +19,9 @@ import psutil
 import yaml
 
 from chatpipe.store.manifest import SEAL
-from tests.requests import prefect_for_tests
-from tests.rows import alpaca_rows, dialogue_rows, write_jsonl
-from tests.tiny import tiny_model
+from tests.support.requests import prefect_for_tests
+from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
+from tests.support.tiny import tiny_model
 
 STUDY = "drill"
 # What a browser would run, and what would break a table, in everything that a user may name.

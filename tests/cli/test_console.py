@@ -1,0 +1,54 @@
+"""What a command says of a report."""
+
+import logging
+
+import pytest
+
+from chatpipe.cli.console import _worth_reading, print_report
+from chatpipe.report import Report
+from tests.report.test_report import BASE, example
+
+
+def test_it_tells_of_rows_that_were_set_aside(capsys):
+    print_report(example())
+    told = [line for line in capsys.readouterr().out.splitlines() if "set aside" in line]
+    assert told == ["sample-alpaca: 8 of 400 rows set aside: 2 duplicate, 6 empty output"]
+
+
+def test_names_are_text_whatever_they_hold(capsys):
+    plain = example().model_dump_json().replace(BASE, "[red]b[/]\\u001b[31m")
+    print_report(Report.model_validate_json(plain))
+    told = capsys.readouterr().out
+    assert "[red]b[/]" in told and "\x1b" not in told
+
+
+def test_it_says_how_long_each_variant_was_trained(capsys):
+    print_report(example())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "All variants were trained with the same optimizer steps (96)." in told
+
+
+@pytest.mark.parametrize(
+    ("level", "text", "is_shown"),
+    [
+        (
+            logging.ERROR,
+            "Finished in state Failed('Task run encountered an exception X: y')",
+            False,
+        ),
+        (logging.ERROR, "Task run failed with exception: X('y') - Retry 1/3 will start", True),
+        (logging.WARNING, "no plan could be made, the run goes on without: y", True),
+        (logging.INFO, "Finished in state Completed()", False),
+        (logging.INFO, "fine-tune one: 3/18 steps", True),
+    ],
+)
+def test_a_failure_is_said_once_as_the_last_sentence_of_the_command(level, text, is_shown):
+    record = logging.LogRecord("prefect.task_runs", level, "file", 1, text, None, None)
+    assert _worth_reading(record) is is_shown
+
+
+def test_long_names_that_begin_alike_are_written_out(capsys):
+    plain, long = example().model_dump_json(), f"smol-alpaca+{'training.epochs=2+' * 3}"
+    print_report(Report.model_validate_json(plain.replace('"smol-alpaca"', f'"{long}x"')))
+    shown = capsys.readouterr().out
+    assert "…" not in shown and shown.count("x") > 1

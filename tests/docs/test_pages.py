@@ -1,0 +1,51 @@
+"""README, CONTRIBUTING and docs/: links lead somewhere, and every command has its line."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from chatpipe.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks/README.md"]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def anchors_of(page):
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in words}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    for link in LINK.findall(page.read_text("utf-8")):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+def commands():
+    return {command.name or command.callback.__name__ for command in app.registered_commands}
+
+
+def test_the_page_of_commands_has_every_command():
+    page = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    table = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    assert {word for row in table for word in re.findall(r"`(?:chatpipe )?([a-z]+)", row)} == (
+        commands()
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_pages_name_only_commands_that_exist(page):
+    text = page.read_text("utf-8")
+    code = "\n".join(
+        re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+    )
+    assert set(re.findall(r"^ *chatpipe ([a-z]+)", code, re.MULTILINE)) <= commands()

@@ -1,0 +1,143 @@
+"""The story with real Prefect, real NF4 and a tiny model: what runs again, and what does not."""
+
+import json
+
+import pytest
+import yaml
+
+from chatpipe.report import Report
+from chatpipe.store.manifest import SEAL
+from chatpipe.store.store import store
+from chatpipe.study.loading import load_variant
+from tests.support.requests import prefect_for_tests
+from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prefect():
+    with prefect_for_tests():
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, tiny_model_dir):
+    folder = tmp_path_factory.mktemp("flows")
+    write_jsonl(folder / "a.jsonl", alpaca_rows(24))
+    write_jsonl(folder / "d.jsonl", dialogue_rows(24))
+    return {
+        "folder": folder,
+        "base_model": {"repo": str(tiny_model_dir)},
+        "datasets": [
+            {"name": "a", "path": "a.jsonl"},
+            {"name": "d", "path": "d.jsonl", "format": "dialogues"},
+        ],
+        "split": {"heldout": 0.3},
+        "training": {"epochs": 1, "learning_rate": 0.01},
+        "evaluation": {"bootstrap_samples": 100},
+        "generation": {"max_new_tokens": 4},
+    }
+
+
+def variant(settings, name="first", *overrides):
+    path = settings["folder"] / f"{name}.yaml"
+    plain = {key: value for key, value in settings.items() if key != "folder"}
+    path.write_text(yaml.safe_dump(plain))
+    return load_variant(str(path), overrides)
+
+
+def run(*variants):
+    """(the report, the kinds of what was built, in order)."""
+    from flows.compare import compare
+    from tasks.caching import BUILT
+
+    BUILT.clear()
+    artifact = compare("flows", list(variants))
+    report = Report.model_validate_json((artifact.path / "report.json").read_text("utf-8"))
+    return report, [name.partition("/")[0] for name in BUILT]
+
+
+@pytest.fixture(scope="module")
+def first(settings):
+    return run(variant(settings))
+
+
+def test_every_model_is_scored_on_every_set_and_answers_every_prompt(first):
+    report, built = first
+    assert {"raw", "examples", "corpus", "base-model", "adapter", "scores"} <= set(built)
+    models = [model.name for model in report.models]
+    assert len(models) == 2 and models[1] == "first"
+    assert [heldout.name for heldout in report.heldout] == ["a", "d", "a + d"]
+    assert {(cell.model, cell.heldout) for cell in report.scores} == {
+        (model, heldout.name) for model in models for heldout in report.heldout
+    }
+    asked = {(answer.model, answer.prompt_id, answer.asked) for answer in report.answers}
+    assert len(asked) == 3 + 6
+    assert not report.seen()
+
+
+def test_base_and_adapter_answer_in_one_batch(first):
+    report, _ = first
+    answers = [
+        seal["details"]
+        for seal in store().seals("generations")
+        if (seal["asked"]["adapter"] or {}).get("digest") == report.models[1].adapter_digest
+    ]
+    assert [details["models_asked_together"] for details in answers] == [2]
+
+
+def test_a_second_run_is_all_cached(first, settings):
+    assert run(variant(settings))[1] == []
+
+
+def test_a_new_name_rewrites_only_the_report(first, settings):
+    report, built = run(variant(settings, "renamed"))
+    assert built == ["report"]
+    assert report.models[1].name == "renamed"
+
+
+def test_another_rank_retrains_but_does_not_merge_again(first, settings):
+    _, built = run(variant(settings, "first", "lora.rank=2"))
+    assert built == ["adapter", "scores", "scores", "generations", "report"]
+
+
+def test_a_deleted_artifact_is_rebuilt_and_nothing_else(first, settings):
+    doomed = next(
+        path
+        for path in store().all()
+        if path.parent.name == "corpus" and len(asked(path)["examples"]) == 2
+    )
+    store().forget(doomed)
+    assert run(variant(settings))[1] == ["corpus"]
+
+
+def test_a_damaged_artifact_is_rebuilt(first, settings):
+    [examples] = [
+        p for p in store().all() if p.parent.name == "examples" and asked(p)["name"] == "a"
+    ]
+    (examples / "examples.parquet").write_bytes(b"half")
+    assert run(variant(settings))[1] == ["examples"]
+
+
+def test_a_changed_source_file_is_noticed(first, settings):
+    path = settings["folder"] / "d.jsonl"
+    before = path.read_text()
+    write_jsonl(path, dialogue_rows(26))
+    _, built = run(variant(settings))
+    path.write_text(before)
+    assert built.count("raw") == 1 and built.count("examples") == 1 and "adapter" in built
+
+
+def test_what_a_person_watches_is_in_prefect(first):
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        artifacts = client.read_artifacts()
+    kinds = {artifact.type for artifact in artifacts}
+    assert "plan-first" in {artifact.key for artifact in artifacts}
+    assert {"table", "markdown", "progress"} <= kinds
+
+
+def asked(path):
+    return json.loads((path / SEAL).read_text("utf-8"))["asked"]

@@ -1,0 +1,299 @@
+"""Re-evaluation with real Prefect, real NF4 and a tiny model: what is noticed, at what cost."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from chatpipe.errors import ArtifactError, ConfigError, GateError
+from chatpipe.generation.ask import Ask
+from chatpipe.reevaluation import history
+from chatpipe.store.paths import home
+from chatpipe.store.store import store
+from chatpipe.study import lookup
+from chatpipe.study.loading import load_variant
+from tests.support.requests import prefect_for_tests
+from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
+
+pytestmark = pytest.mark.slow
+WORSE = "training.learning_rate=1.0e-6"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prefect():
+    with prefect_for_tests():
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_model_dir):
+    path = tmp_path_factory.mktemp("reevaluate")
+    write_jsonl(path / "a.jsonl", alpaca_rows(24))
+    write_jsonl(path / "d.jsonl", dialogue_rows(24))
+    plain = {
+        "name": "checked",
+        "base_model": {"repo": str(tiny_model_dir)},
+        "datasets": [
+            {"name": "re-a", "path": "a.jsonl"},
+            {"name": "re-d", "path": "d.jsonl", "format": "dialogues"},
+        ],
+        "split": {"heldout": 0.3},
+        "training": {"epochs": 4, "learning_rate": 0.02},
+        "evaluation": {"bootstrap_samples": 100},
+        "generation": {"max_new_tokens": 4},
+    }
+    (path / "variant.yaml").write_text(yaml.safe_dump(plain))
+    return path
+
+
+def variant(folder, *overrides):
+    """With those overrides as if they stood in its file: under its own name."""
+    made = load_variant(str(folder / "variant.yaml"), overrides)
+    return made.model_copy(update={"name": "checked"})
+
+
+def reevaluate(*variants, tolerance=0.02):
+    """(the state's name, the error that a caller would get, the kinds of what was built)."""
+    from flows.reevaluate import reevaluate as story
+    from tasks.caching import BUILT
+
+    BUILT.clear()
+    state = story(list(variants), tolerance, return_state=True)
+    error = state.result(raise_on_failure=False)
+    return state, error, [name.partition("/")[0] for name in BUILT]
+
+
+def trained(made):
+    from flows.compare import compare
+
+    compare("trained", [made])
+    return made
+
+
+@pytest.fixture(scope="module")
+def first(folder):
+    made = trained(variant(folder))
+    return made, reevaluate(made)
+
+
+def entries_since(count):
+    return history.read("checked")[count:]
+
+
+def events(name):
+    """Events of that name in Prefect, waited for: they are stored by a service in passing."""
+    from prefect.client.orchestration import get_client
+
+    wanted = {"filter": {"event": {"name": [name]}}}
+    deadline = time.monotonic() + 30
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < deadline:
+            found = client.request("POST", "/events/filter", json=wanted).json()["events"]
+            if found:
+                return found
+            time.sleep(0.5)
+    return []
+
+
+def test_the_first_check_uses_the_scores_of_the_run_and_is_accepted(first):
+    _, (state, error, built) = first
+    assert (state.name, error, built) == ("Completed", None, [])
+    entries = history.read("checked")
+    assert {e.heldout for e in entries} == {"re-a", "re-d", "re-a + re-d"}
+    assert {e.metric for e in entries} == {"perplexity", "perplexity_paper"}
+    assert [e.record for e in entries] == ["evaluated"] * 6 + ["accepted"] * 6
+    assert all(e.low < e.value < e.high and e.tokens > e.rows > 0 == e.seen for e in entries)
+
+
+def test_an_unchanged_adapter_on_unchanged_rows_costs_seconds_and_is_recorded(first):
+    made, _ = first
+    before = history.read("checked")
+    started = time.monotonic()
+    state, _, built = reevaluate(made)
+    assert time.monotonic() - started < 10
+    assert state.name == "Completed" and built == []
+    added = entries_since(len(before))
+    assert [e.record for e in added] == ["evaluated"] * 6
+    assert {e.scored for e in added} == {"unchanged"}
+    assert [e.value for e in added] == [e.value for e in before[:6]]
+    page = (home() / "reports" / "reevaluation" / "index.html").read_text("utf-8")
+    assert "checked: no figure is worse than accepted." in page and page.count("<svg") == 3
+
+
+def test_a_machine_that_trained_nothing_checks_what_the_shared_store_holds(
+    first, tmp_path, monkeypatch
+):
+    made, _ = first
+    monkeypatch.setenv("CHATPIPE_SHARED_STORE", str(tmp_path / "bucket"))
+    trained(made)  # all there already: it is shared
+    monkeypatch.setenv("CHATPIPE_HOME", str(tmp_path / "another machine"))
+    _, adapter = lookup.find(made)
+    assert not adapter.path.exists()  # known by its seal; nothing was fetched
+    state, _, _ = reevaluate(made)
+    assert state.name == "Completed"
+    assert store().find("adapter", adapter.key) == adapter
+    assert {entry.scored for entry in entries_since(0)} == {"unchanged"}
+
+
+def test_an_adapter_is_scored_on_rows_that_came_after_it(first, folder):
+    made, _ = first
+    before = history.read("checked")
+    path = folder / "a.jsonl"
+    text = path.read_text("utf-8")
+    write_jsonl(path, alpaca_rows(36))
+    try:
+        state, error, built = reevaluate(made, tolerance=10.0)
+    finally:
+        path.write_text(text, "utf-8")
+    assert state.name == "Completed", error
+    assert "adapter" not in built and built.count("scores") == 1
+    added = entries_since(len(before))
+    assert {e.model_digest for e in added} == {before[0].model_digest}
+    grown = {e.heldout: e.scored for e in added if e.heldout_digest != before[0].heldout_digest}
+    assert grown == {"re-a": "built", "re-a + re-d": "built", "re-d": "unchanged"}
+    assert added[0].rows > before[0].rows
+
+
+def test_adapters_of_one_base_are_asked_together(first, folder):
+    made, _ = first
+    more = ("training.seed=5", "generation.max_new_tokens=5")
+    another = variant(folder, *more).model_copy(update={"name": "another"})
+    trained(another)
+    longer = made.model_copy(update={"generation": another.generation})
+    store().forget(store().root / asked_of(another))
+    state, error, built = reevaluate(longer, another)
+    assert state.name == "Completed", error
+    assert built == ["generations"] * 2
+    newest = sorted(store().seals("generations"), key=lambda seal: seal["created"])[-2:]
+    assert [seal["details"]["models_asked_together"] for seal in newest] == [2, 2]
+
+
+def asked_of(made):
+    """Where in the store the answers of that variant's adapter are."""
+    base, adapter = lookup.find(made)
+    request = Ask.of(made, base, adapter)
+    return f"{request.kind}/{request.key()}"
+
+
+def test_a_worse_adapter_under_the_same_name_fails_the_run_with_a_state_and_an_event(first, folder):
+    worse = trained(variant(folder, WORSE))
+    state, error, _ = reevaluate(worse)
+    assert state.is_failed() and state.name == "Regressed"
+    assert isinstance(error, GateError)
+    sentence = str(error).splitlines()[0]
+    assert "checked on re-a: perplexity" in sentence and "chatpipe accept checked" in sentence
+    [event] = events("chatpipe.gate.failed")
+    assert event["resource"]["prefect.resource.id"] == "chatpipe.variant.checked"
+    assert sentence in event["payload"]["message"]
+    compared = event["payload"]["figures"][0]
+    assert compared["now"]["value"] > compared["accepted"]["value"]
+    assert any("flow-run" in r["prefect.resource.id"] for r in event["related"])
+    page = (home() / "reports" / "reevaluation" / "index.html").read_text("utf-8")
+    assert "another adapter" in page and "worse than the accepted" in page
+
+
+def test_a_damaged_adapter_is_noticed_by_its_digest_and_the_others_are_still_checked(first, folder):
+    made, _ = first
+    weights = lookup.find(made)[1].path / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    other = variant(folder, WORSE).model_copy(update={"name": "other"})
+    before = len(history.read())
+    try:
+        state, error, _ = reevaluate(made, other)
+    finally:
+        weights.write_bytes(whole)
+    assert state.is_failed() and state.name == "Damaged"
+    assert isinstance(error, ArtifactError)
+    assert "checked: " in str(error) and "adapter_model.safetensors" in str(error)
+    assert {e.variant for e in history.read()[before:]} == {"other"}
+    [event] = events("chatpipe.adapter.damaged")
+    assert event["resource"]["prefect.resource.name"] == "checked"
+
+
+def test_figures_under_another_length_are_not_compared_in_silence(first, folder):
+    made = variant(folder, "evaluation.max_length=200")
+    state, error, _ = reevaluate(made, tolerance=1e9)
+    assert error is None and state.is_completed()
+    assert "evaluation.max_length 200, 2048 before" in state.message
+    page = (home() / "reports" / "reevaluation" / "index.html").read_text("utf-8")
+    assert "evaluation.max_length 200, 2048 before" in page
+
+
+def test_two_variants_of_one_name_are_refused(folder):
+    _, error, built = reevaluate(variant(folder), variant(folder, WORSE))
+    assert isinstance(error, ConfigError) and "checked stands there 2 times" in str(error)
+    assert built == []
+
+
+@pytest.mark.usefixtures("first")
+def test_one_bad_thing_keeps_no_other_variant_from_its_check(folder, tmp_path, monkeypatch, caplog):
+    """A YAML whose rows are gone, one whose rows have become bad, and a broken seal."""
+    (tmp_path / "variants").mkdir()
+    raw = yaml.safe_load((folder / "variant.yaml").read_text())
+    for dataset in raw["datasets"]:
+        dataset["path"] = str(folder / dataset["path"])
+    gone = {**raw, "name": "gone", "datasets": [{"name": "x", "path": "nowhere.jsonl"}]}
+    (tmp_path / "rows").mkdir()
+    for letter in "ad":
+        (tmp_path / f"rows/{letter}.jsonl").write_text((folder / f"{letter}.jsonl").read_text())
+    sets = [{**d, "path": str(tmp_path / "rows" / Path(d["path"]).name)} for d in raw["datasets"]]
+    bad = {**raw, "name": "bad", "datasets": sets}
+    for one in (bad, raw, gone):
+        (tmp_path / f"variants/{one['name']}.yaml").write_text(yaml.safe_dump(one))
+    (tmp_path / "rows/a.jsonl").write_text("no JSON\n")
+    broken = store().path("adapter", "0" * 40) / "artifact.json"
+    broken.parent.mkdir()
+    broken.write_text("{")
+    monkeypatch.setenv("CHATPIPE_DEPLOYMENTS", str(tmp_path))
+    before = len(history.read())
+    try:
+        from flows.reevaluate import reevaluate as story
+
+        state = story(return_state=True)
+    finally:
+        shutil.rmtree(broken.parent)
+    assert state.is_failed() and state.name == "Unchecked"
+    said = str(state.result(raise_on_failure=False)).splitlines()
+    rows = f"bad: could not be checked: data set re-a ({tmp_path / 'rows/a.jsonl'}): none of 1 rows"
+    assert any(line.startswith(rows) for line in said), said
+    assert any("gone: could not be checked: " in s and "nowhere.jsonl" in s for s in said), said
+    assert {e.variant for e in history.read()[before:]} == {"checked"}
+    assert any(str(broken) in message for message in caplog.messages)
+
+
+def test_what_was_never_trained_is_refused_by_name(folder):
+    with pytest.raises(ArtifactError, match="chatpipe run checked"):
+        from flows.reevaluate import reevaluate as story
+
+        story([variant(folder, "lora.rank=3")])
+
+
+def chatpipe(*words):
+    command = [sys.executable, "-m", "chatpipe", *words]
+    return subprocess.run(command, env={**os.environ}, capture_output=True, text=True)
+
+
+def test_the_commands_check_accept_and_tell(first, folder):
+    """The accepted figures are made better than any adapter's: the next check is a regression."""
+    name = str(folder / "variant.yaml")
+    entries = history.newest(history.read("checked"))
+    better = {"value": 1.5, "low": 1.4, "high": 1.6}
+    history.append([e.model_copy(update=better) for e in history.accepted(entries)])
+    failed = chatpipe("reevaluate", name, "--json")
+    assert failed.returncode == 1
+    assert "is that right" not in failed.stdout and len(json.loads(failed.stdout)) == 6
+    assert "chatpipe accept checked" in failed.stderr and "Traceback" not in failed.stderr
+    accepted = chatpipe("accept", "checked")
+    assert accepted.returncode == 0 and accepted.stdout.count("accepted: ") == 6
+    passed = chatpipe("reevaluate", name)
+    assert passed.returncode == 0 and "trend: " in passed.stdout, passed.stderr
+    told = json.loads(chatpipe("history", "checked", "--json").stdout)
+    assert told[-1]["record"] == "evaluated" and told[-7]["record"] == "accepted"
+    assert store().root.exists()

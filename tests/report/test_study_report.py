@@ -1,0 +1,236 @@
+"""The figures of a report against numpy: pairs joined by row, common rows, unions, marks."""
+
+import numpy as np
+import pytest
+
+from chatpipe.config.schema import Variant
+from chatpipe.report import read_report
+from chatpipe.report.build import MakeReport
+from chatpipe.report.comparability import statements
+from chatpipe.report.findings import summary
+from chatpipe.store.store import store
+from tests.support.measured import Rows, corpus, heldout, model
+
+SAMPLES, SEED = 400, 7
+IDS = [f"{place:032x}" for place in range(60)]
+
+pytestmark = pytest.mark.usefixtures("chatpipe_home")
+
+
+def variant(name="v", sets=("a",), **settings):
+    plain = {
+        "name": name,
+        "base_model": {"repo": "owner/base"},
+        "datasets": [{"name": data, "path": f"{data}.jsonl"} for data in sets],
+        "evaluation": {"bootstrap_samples": SAMPLES, "seed": SEED},
+    }
+    return Variant.model_validate(plain | settings)
+
+
+def drawn_rows(ids, seed=0) -> Rows:
+    generator = np.random.default_rng(seed)
+    return {i: (float(generator.gamma(9, 4)), int(generator.integers(5, 30))) for i in ids}
+
+
+def shifted(rows: Rows, factor: float) -> Rows:
+    return {i: (nats * factor, tokens) for i, (nats, tokens) in rows.items()}
+
+
+def report(*models, sets=None):
+    ids = sets or {"a": IDS}
+    request = MakeReport(
+        study="s", models=models, examples={}, heldout={d: heldout(i) for d, i in ids.items()}
+    )
+    return read_report(store().obtain(request).path)
+
+
+def paired_by_hand(tuned: Rows, base: Rows):
+    """(difference, low, high) over the rows that both have, in the order of their ids."""
+    ids = sorted(tuned.keys() & base.keys())
+    table = np.array([(tuned[i][0], base[i][0], tuned[i][1]) for i in ids])
+    draws = np.random.default_rng(SEED).integers(0, len(ids), (SAMPLES, len(ids)))
+    nats, base_nats, tokens = np.moveaxis(table[draws].sum(1), -1, 0)
+    low, high = np.quantile(np.exp(nats / tokens) - np.exp(base_nats / tokens), [0.025, 0.975])
+    total = table.sum(0)
+    return np.exp(total[0] / total[2]) - np.exp(total[1] / total[2]), low, high
+
+
+def test_pairs_are_joined_by_row_whatever_order_the_rows_were_scored_in():
+    base = drawn_rows(IDS)
+    tuned = dict(reversed(shifted(base, 0.9).items()))
+    [difference] = report(
+        model("base", variant(), {"a": base}), model("v", variant(), {"a": tuned}, {})
+    ).differences
+    expected = paired_by_hand(tuned, base)
+    assert (difference.value, difference.low, difference.high) == pytest.approx(expected)
+    assert difference.rows == len(IDS) and difference.left_out == 0 and difference.high < 0
+
+
+@pytest.mark.parametrize(("of_base", "of_tuned"), [(40, 60), (60, 40), (50, 45)])
+def test_unequal_rows_are_reduced_to_those_that_both_have_and_counted(of_base, of_tuned):
+    rows = drawn_rows(IDS)
+    base = {i: rows[i] for i in IDS[:of_base]}
+    tuned = shifted({i: rows[i] for i in IDS[-of_tuned:]}, 0.8)
+    made = report(model("base", variant(), {"a": base}), model("v", variant(), {"a": tuned}, {}))
+    [difference] = made.differences
+    both = len(base.keys() & tuned.keys())
+    assert difference.rows == both and difference.left_out == of_base + of_tuned - 2 * both
+    expected = paired_by_hand(tuned, base)
+    assert (difference.value, difference.low, difference.high) == pytest.approx(expected)
+    cells = {cell.model: cell for cell in made.scores if cell.metric == "perplexity"}
+    assert cells["base"].left_out == 60 - of_base and cells["v"].left_out == 60 - of_tuned
+    assert made.heldout[0].rows == 60
+
+
+def test_rows_of_other_tokens_are_not_compared_and_that_is_said():
+    base = drawn_rows(IDS)
+    tuned = {i: (nats, tokens + (i in IDS[:3])) for i, (nats, tokens) in base.items()}
+    made = report(model("base", variant(), {"a": base}), model("v", variant(), {"a": tuned}, {}))
+    assert made.differences == []
+    assert made.notes == [
+        "v and base on a: not compared, because 3 of 60 rows have another number of scored tokens."
+    ]
+
+
+def test_a_union_counts_a_row_of_two_sets_once_for_model_and_base():
+    first, second = IDS[:40], IDS[30:]
+    rows = {"a": drawn_rows(first), "b": drawn_rows(second)}
+    rows["b"].update({i: rows["a"][i] for i in IDS[30:40]})
+    both = variant(sets=("a", "b"))
+    tuned = {data: shifted(of_set, 0.9) for data, of_set in rows.items()}
+    del rows["b"][IDS[35]]  # too long for the base there; the same row of the other set counts
+    made = report(
+        model("base", both, rows), model("v", both, tuned, {}), sets={"a": first, "b": second}
+    )
+    assert [(s.name, s.rows) for s in made.heldout] == [("a", 40), ("b", 30), ("a + b", 60)]
+    by_set = {difference.heldout: difference for difference in made.differences}
+    everything = rows["b"] | rows["a"]
+    expected = paired_by_hand(shifted(everything, 0.9), everything)
+    assert {cell.heldout for cell in made.scores if cell.own} == {"a", "b", "a + b"}
+    union = by_set["a + b"]
+    assert (union.value, union.low, union.high) == pytest.approx(expected)
+    assert (union.rows, by_set["b"].rows, by_set["b"].left_out) == (60, 29, 1)
+
+
+def test_one_union_in_two_orders_is_one_set():
+    rows = {"a": drawn_rows(IDS[:30]), "b": drawn_rows(IDS[30:])}
+    one, two = variant("v"), variant("w", sets=("b", "a"))
+    models = [model(n, v, rows, {}) for n, v in (("v", variant("v", ("a", "b"))), ("w", two))]
+    made = report(model("base", one, rows), *models, sets={"a": IDS[:30], "b": IDS[30:]})
+    assert [s.name for s in made.heldout] == ["a", "b", "a + b"]
+
+
+def test_each_variant_has_the_base_that_was_measured_as_it_was():
+    rows = drawn_rows(IDS)
+    other = shifted(rows, 1.5)
+    short = variant("w", prompt_template="short")
+    tuned = model("w", short, {"a": shifted(other, 0.9)}, {})
+    made = report(
+        model("base", variant(), {"a": rows}),
+        model("base (template short)", short, {"a": other}),
+        model("v", variant(), {"a": shifted(rows, 0.9)}, {}),
+        tuned.model_copy(update={"base_model": "base (template short)"}),
+    )
+    found = {d.model: (d.base, d.value) for d in made.differences}
+    assert found["v"] == ("base", pytest.approx(paired_by_hand(shifted(rows, 0.9), rows)[0]))
+    expected = paired_by_hand(shifted(other, 0.9), other)[0]
+    assert found["w"] == ("base (template short)", pytest.approx(expected))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_single_row_has_no_interval_and_decides_nothing(count):
+    base = drawn_rows(IDS[:count])
+    made = report(
+        model("base", variant(), {"a": base}),
+        model("v", variant(), {"a": shifted(base, 0.5)}, {}),
+        sets={"a": IDS[:count]},
+    )
+    [difference] = made.differences
+    assert (difference.low is None) == (count == 1)
+    assert difference.verdict == ("undecided" if count == 1 else "better")
+    assert all((cell.low is None) == (count == 1) for cell in made.scores)
+
+
+def test_rows_that_are_all_alike_have_an_interval_of_no_width():
+    base = dict.fromkeys(IDS, (20.0, 10))
+    same = report(model("base", variant(), {"a": base}), model("v", variant(), {"a": base}, {}))
+    [nothing] = same.differences
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+    assert nothing.verdict == "undecided"
+    half = shifted(base, 0.5)
+    made = report(model("base", variant(), {"a": base}), model("v", variant(), {"a": half}, {}))
+    expected = np.exp(1) - np.exp(2)
+    [gain] = made.differences
+    assert (gain.value, gain.low, gain.high) == pytest.approx((expected,) * 3)
+    assert gain.verdict == "better"
+
+
+def test_a_set_without_rows_has_no_figures():
+    made = report(
+        model("base", variant(), {"a": {}}), model("v", variant(), {"a": {}}, {}), sets={"a": IDS}
+    )
+    assert made.scores == [] and made.differences == []
+
+
+def test_rows_seen_in_training_are_counted_among_those_scored():
+    rows = drawn_rows(IDS)
+    tuned = model("v", variant(), {"a": rows}, {})
+    made = report(
+        model("base", variant(), {"a": rows}),
+        tuned.model_copy(update={"corpus": corpus([*IDS[:7], "elsewhere"])}),
+    )
+    assert {(cell.model, cell.seen_in_training) for cell in made.scores} == {("base", 0), ("v", 7)}
+
+
+def test_what_the_paper_reports_is_in_the_reports_key():
+    rows = {"a": drawn_rows(IDS)}
+    keys = {
+        MakeReport(
+            study="s",
+            models=(model("v", variant(paper_reported=reported), rows, {}),),
+            examples={},
+            heldout={"a": heldout(IDS)},
+        ).key()
+        for reported in (
+            None,
+            {"perplexity": 2, "training_s": 1},
+            {"perplexity": 3, "training_s": 1},
+        )
+    }
+    assert len(keys) == 3
+
+
+def test_other_panels_are_among_the_settings_that_differ():
+    rows = {"a": drawn_rows(IDS)}
+    asked = variant("w", panel=[{"id": "p", "instruction": "Hello?"}])
+    made = report(
+        model("base", variant(), rows), *(model(v.name, v, rows, {}) for v in (variant(), asked))
+    )
+    assert made.differing_settings()["panel"]["w"] == "p"
+
+
+def test_prompts_of_one_name_and_another_text_are_settings_that_differ():
+    rows = {"a": drawn_rows(IDS)}
+    one, other = (variant(n, panel=[{"id": "p", "instruction": n}]) for n in ("v", "w"))
+    made = report(model("base", one, rows), *(model(v.name, v, rows, {}) for v in (one, other)))
+    assert made.differing_settings() == {"panel.p": {"v": "v", "w": "w"}}
+    assert "Settings that differ between variants: panel." in statements(made)
+
+
+@pytest.mark.parametrize(
+    ("seen_of_a", "seen_of_b", "sentence"),
+    [
+        (3, 0, "1 comparison rests partly on rows seen in training (†)."),
+        (60, 0, "1 comparison rests wholly on rows seen in training (†)."),
+        (60, 60, "2 comparisons rest wholly on rows seen in training (†)."),
+        (60, 3, "2 comparisons rest on rows seen in training (†), 1 of them wholly."),
+    ],
+)
+def test_figures_over_nothing_but_training_rows_are_said_to_be(seen_of_a, seen_of_b, sentence):
+    ids = {"a": IDS, "b": [f"{place:032x}" for place in range(100, 160)]}
+    rows = {data: drawn_rows(of_set) for data, of_set in ids.items()}
+    trained_on = [*ids["a"][:seen_of_a], *ids["b"][:seen_of_b]]
+    of_a = model("v", variant(), rows, {}).model_copy(update={"corpus": corpus(trained_on)})
+    of_b = model("w", variant("w", ("b",)), rows, {})
+    made = report(model("base", variant(), rows), of_a, of_b, sets=ids)
+    assert summary(made).endswith(sentence)

@@ -1,0 +1,60 @@
+"""The example automation, read by Prefect's own models against the events that are emitted."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+FILE = Path(__file__).parents[2] / "deployments/automations/examples/regressions.yaml"
+
+
+@pytest.fixture(scope="module")
+def automation():
+    from prefect.events.schemas.automations import AutomationCore
+
+    raw = yaml.safe_load(FILE.read_text("utf-8"))
+    made = AutomationCore.model_validate(raw)
+    known = set(AutomationCore.model_fields)
+    assert set(raw) <= known, "Prefect drops keys that it does not know without a word"
+    assert set(raw["trigger"]) <= set(type(made.trigger).model_fields)
+    for given, action in zip(raw["actions"], made.actions, strict=True):
+        assert set(given) <= set(type(action).model_fields)
+    return made
+
+
+def test_it_waits_for_the_events_that_a_reevaluation_emits(automation):
+    from flows.reevaluate import DAMAGED, GATE_FAILED, UNCHECKED
+
+    assert automation.enabled
+    assert set(automation.trigger.expect) == {GATE_FAILED, DAMAGED, UNCHECKED}
+    assert automation.trigger.posture.value == "Reactive" and automation.trigger.threshold == 1
+
+
+def test_it_matches_every_variant_and_nothing_else(automation):
+    from prefect.events.schemas.events import Resource
+
+    def matches(name):
+        return automation.trigger.match.matches(Resource({"prefect.resource.id": name}))
+
+    assert matches("chatpipe.variant.smol-merge")
+    assert not matches("prefect.flow-run.smol-merge")
+
+
+def test_its_text_has_what_is_wrong_and_where():
+    """Rendered by the engine that the server renders notifications with."""
+    from prefect.server.events.schemas.events import ReceivedEvent, Resource
+    from prefect.server.utilities.user_templates import render_user_template_sync
+    from prefect.types._datetime import now
+
+    raw = yaml.safe_load(FILE.read_text("utf-8"))
+    [action] = raw["actions"]
+    resource = {"prefect.resource.id": "chatpipe.variant.v", "prefect.resource.name": "v"}
+    event = ReceivedEvent(
+        event="chatpipe.gate.failed",
+        id="00000000-0000-0000-0000-000000000001",
+        occurred=now("UTC"),
+        resource=Resource(resource),
+        payload={"message": "v on a: worse."},
+    )
+    assert render_user_template_sync(action["body"], {"event": event}) == "v on a: worse."
+    assert render_user_template_sync(action["subject"], {"event": event}) == "chatpipe: v"

@@ -1,0 +1,308 @@
+"""Keys: the same request has one key wherever it is asked, and another setting has another key."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from chatpipe.config.prompt_schema import Prompt, PromptTemplate
+from chatpipe.config.schema import (
+    BaseModelRef,
+    Dataset,
+    Evaluation,
+    Fallback,
+    Generation,
+    Lora,
+    Quantization,
+    Split,
+    Training,
+    Variant,
+)
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import Normalize
+from chatpipe.evaluation.score import Score
+from chatpipe.generation.ask import Ask
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.tokenization.token_cache import TEXTS, digest_of, token_file
+from chatpipe.training.finetune import Finetune
+from tests.support.rows import alpaca_rows, write_jsonl
+
+REQUESTS = {step.__name__: step for step in (FetchDataset, Normalize, Merge, Finetune, Score, Ask)}
+SECTIONS = (Lora, Quantization, Training, Generation, Split, Evaluation)
+FEW = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+texts = st.text(max_size=12)
+hashes = st.text("0123456789abcdef", min_size=40, max_size=40)
+artifacts = st.builds(
+    Artifact, kind=st.sampled_from(["corpus", "examples"]), key=hashes, digest=hashes
+)
+
+
+def section(model: type[BaseModel]) -> st.SearchStrategy[BaseModel]:
+    """Any valid settings of that section."""
+    values = {
+        name: st.from_type(field.rebuild_annotation()) for name, field in model.model_fields.items()
+    }
+    if "target_modules" in values:  # some name, and none twice
+        names = st.lists(texts.filter(bool), min_size=1, max_size=3, unique=True).map(tuple)
+        values["target_modules"] = st.just("all-linear") | names
+    return st.fixed_dictionaries(values).map(model.model_validate)
+
+
+templates = st.builds(
+    lambda before, after: PromptTemplate(
+        name="alpaca",
+        with_input=f"{before}{{instruction}} {{input}} ### Response:{after}",
+        without_input=f"{before}{{instruction}} ### Response:{after}",
+    ),
+    st.text("abc \nü", max_size=8),
+    st.text(" \n", max_size=2),
+)
+fallbacks = st.builds(
+    Fallback,
+    repo=texts,
+    revision=st.none() | texts,
+    files=st.tuples(texts),
+    columns=st.dictionaries(texts, texts, max_size=3),
+)
+prompts = st.builds(Prompt, id=st.just("p"), instruction=texts.filter(bool), input=texts)
+of_a_model = {
+    "base": artifacts,
+    "adapter": st.none() | artifacts,
+    "prompt_template": templates,
+    "quantization": section(Quantization),
+}
+requests = st.one_of(
+    st.builds(
+        FetchDataset,
+        path=st.none() | texts,
+        repo=st.none() | texts,
+        revision=st.none() | texts,
+        files=st.tuples(texts, texts),
+        fallbacks=st.tuples(fallbacks),
+        content=st.none() | texts,
+    ),
+    st.builds(
+        Normalize,
+        raw=artifacts,
+        name=texts,
+        format=texts,
+        files=st.tuples(texts),
+        columns=st.dictionaries(texts, texts, max_size=3),
+        expected_rows=st.none() | st.integers(1),
+    ),
+    st.builds(Merge, examples=st.tuples(artifacts, artifacts), split=section(Split)),
+    st.builds(
+        Finetune,
+        base=artifacts,
+        corpus=artifacts,
+        prompt_template=templates,
+        quantization=section(Quantization),
+        lora=section(Lora),
+        training=section(Training),
+        tracked=st.none(),
+    ),
+    st.builds(
+        Score,
+        heldout=artifacts,
+        max_length=st.integers(16),
+        batch_tokens=st.integers(16),
+        **of_a_model,
+    ),
+    st.builds(
+        Ask,
+        panel=st.tuples(prompts),
+        generation=section(Generation),
+        asked=st.just(("template",)),
+        **of_a_model,
+    ),
+)
+
+
+def backwards(value: Any) -> Any:
+    """The same JSON value, every mapping's keys in the reverse order."""
+    if isinstance(value, dict):
+        return {name: backwards(value[name]) for name in reversed(list(value))}
+    return [backwards(item) for item in value] if isinstance(value, list) else value
+
+
+@FEW
+@given(requests)
+def test_neither_a_round_trip_through_json_nor_the_order_of_fields_changes_a_key(request):
+    plain = json.loads(request.model_dump_json())
+    for same in (plain, backwards(plain)):
+        assert type(request).model_validate(same).key() == request.key()
+
+
+@FEW
+@given(requests, requests)
+def test_two_requests_have_one_key_only_where_they_ask_for_the_same(one, other):
+    assume(one != other and not isinstance(one, FetchDataset))
+    upstream = [artifact.digest for artifact in (*one.upstream(), *other.upstream())]
+    assume(len(set(upstream)) == len(upstream))
+    assert one.key() != other.key()
+
+
+def test_another_process_of_another_hash_seed_gives_the_same_keys(tmp_path):
+    """In another directory, store, language and with other devices in view, too."""
+    drawn: list[Request] = []
+
+    @FEW
+    @given(requests)
+    def draw(request):
+        drawn.append(request)
+
+    draw()
+    lines = [json.dumps([type(r).__name__, json.loads(r.model_dump_json())]) for r in drawn]
+    code = (
+        "import json, sys; from tests.study.test_keys import REQUESTS\n"
+        "for line in sys.stdin:\n"
+        "    step, fields = json.loads(line)\n"
+        "    print(REQUESTS[step].model_validate(fields).key())"
+    )
+    environment = {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONHASHSEED": "12345",
+        "CHATPIPE_HOME": str(tmp_path / "elsewhere"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "LC_ALL": "C",
+        "TZ": "Asia/Tokyo",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input="\n".join(lines),
+        env={**os.environ, **environment},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [request.key() for request in drawn]
+
+
+@pytest.mark.parametrize("model", SECTIONS, ids=lambda model: model.__name__)
+def test_each_setting_alone_changes_the_key_of_what_it_decides(model):
+    """Those of the bootstrap decide the report alone, which holds the whole variant."""
+    plain = Variant(name="v", datasets=(Dataset(name="d", path="d.jsonl"),))
+    name = next(n for n, f in Variant.model_fields.items() if f.annotation is model)
+    unchanged = {request.kind: request.key() for request in steps_of(plain)}
+    for setting in model.model_fields:
+        if setting in {"bootstrap_samples", "seed"} and model is Evaluation:
+            continue
+        other = getattr(plain, name).model_copy(update={setting: another(model, setting)})
+        changed = plain.model_copy(update={name: other})
+        differing = {r.kind for r in steps_of(changed) if r.key() != unchanged[r.kind]}
+        assert differing, f"{model.__name__}.{setting}"
+
+
+def another(model: type[BaseModel], setting: str) -> Any:
+    """A valid value of that setting that is not its default."""
+    default = model.model_fields[setting].default
+    options = (1, 2, 0.5, 64, "all", "none", "linear", "cut_left", "float32", ("q_proj",), True)
+    for value in (*options, False):
+        try:
+            valid = getattr(model.model_validate({setting: value}), setting)
+        except ValidationError:
+            continue
+        if valid != default:
+            return valid
+    raise AssertionError(f"{model.__name__}.{setting}: the table lacks a value of its kind")
+
+
+def steps_of(variant: Variant) -> list[Request]:
+    """The variant's steps, on artifacts that are there already."""
+    base, rows, adapter = (
+        Artifact(kind=kind, key=kind * 4, digest=kind) for kind in ("base", "rows", "adapter")
+    )
+    measured = (variant.prompt_template, variant.quantization, variant.evaluation)
+    return [
+        Merge(examples=(rows,), split=variant.split),
+        Finetune.of(variant, base, rows),
+        Score.of((base, adapter), rows, measured),
+        Ask.of(variant, base, adapter),
+    ]
+
+
+def test_names_and_what_changes_no_result_are_in_no_key():
+    plain = Variant(name="v", datasets=(Dataset(name="d", path="d.jsonl"),))
+    renamed = plain.model_copy(update={"name": "w", "tracking": "tensorboard"})
+    assert [r.key() for r in steps_of(plain)] == [r.key() for r in steps_of(renamed)]
+
+
+def test_an_artifact_counts_by_what_came_out_not_by_how_it_was_asked_for():
+    split = Split()
+    one, other = (
+        Merge(examples=(Artifact(kind="examples", key=key, digest="d" * 64),), split=split)
+        for key in ("a" * 40, "b" * 40)
+    )
+    assert one.key() == other.key()
+
+
+def test_the_same_files_elsewhere_have_the_same_key(tmp_path, tiny_model_dir):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        write_jsonl(tmp_path / place / "rows.jsonl", alpaca_rows(3))
+        (tmp_path / place / "base").mkdir()
+        for file in tiny_model_dir.iterdir():
+            (tmp_path / place / "base" / file.name).write_bytes(file.read_bytes())
+    for one, other in (
+        [FetchDataset.of(Dataset(name="d", path=str(tmp_path / p))) for p in ("here", "there")],
+        [FetchModel.of(BaseModelRef(repo=str(tmp_path / p / "base"))) for p in ("here", "there")],
+    ):
+        assert one.key() == other.key()
+
+
+def tables(rows: list[tuple[str, str, str]], cuts: set[int]) -> list[pa.Table]:
+    """Those rows, cut into tables at these places."""
+    whole = pa.table({n: pa.array([r[i] for r in rows], pa.string()) for i, n in enumerate(TEXTS)})
+    ends = sorted({0, *(cut for cut in cuts if cut < len(rows)), len(rows)})
+    return [whole.slice(a, b - a) for a, b in pairwise(ends)]
+
+
+row_lists = st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=8)
+
+
+@FEW
+@given(row_lists, st.sets(st.integers(1, 7)), row_lists)
+def test_rows_are_known_by_their_texts_however_they_are_cut(rows, cuts, others):
+    assert digest_of(tables(rows, set())) == digest_of(tables(rows, cuts))
+    assert (rows == others) == (digest_of(tables(rows, cuts)) == digest_of(tables(others, cuts)))
+
+
+def test_a_token_cache_is_found_by_tokenizer_template_and_text_alone(chatpipe_home, tiny_model_dir):
+    from transformers import AutoTokenizer
+
+    from chatpipe.config.prompts import template
+
+    def made(tokenizer, name, rows):
+        """The number of files that are there after these were asked for."""
+        parts = tables(rows, set())
+        token_file(tokenizer, template(name), lambda: parts, digest_of(parts))
+        return len(list((chatpipe_home / "cache" / "tokens").glob("*.arrow")))
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    rows = [("a", "b", "c")]
+    assert made(tokenizer, "alpaca", rows) == 1
+    again = AutoTokenizer.from_pretrained(tiny_model_dir)
+    again.pad_token = again.eos_token
+    again(["a", "bb"], padding=True, truncation=True, max_length=8)
+    assert made(again, "alpaca", rows) == 1
+    assert made(tokenizer, "paper", rows) == 2
+    assert made(tokenizer, "alpaca", [("a", "b", "d")]) == 3
+    again.add_tokens(["<new>"])
+    assert made(again, "alpaca", rows) == 4

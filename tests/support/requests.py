@@ -1,0 +1,39 @@
+"""Requests on the tiny model, and Prefect for tests that run flows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import BaseModelRef, Dataset, Lora, Quantization, Split, Training
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import Normalize
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.store.store import store
+from chatpipe.training.finetune import Finetune
+from tests.support.rows import alpaca_rows, write_jsonl
+
+
+def finetune_request(home, model, rows, **training) -> Finetune:
+    """Fine-tuning of that model on so many rows, all upstream artifacts in the store."""
+    base = store().obtain(FetchModel.of(BaseModelRef(repo=str(model))))
+    path = write_jsonl(home / "rows.jsonl", alpaca_rows(rows))
+    dataset = Dataset(name="rows", path=str(path))
+    examples = store().obtain(Normalize.of(dataset, store().obtain(FetchDataset.of(dataset))))
+    corpus = store().obtain(Merge(examples=(examples,), split=Split(heldout=0.2)))
+    return Finetune(
+        base=base,
+        corpus=corpus,
+        prompt_template=template("alpaca"),
+        quantization=Quantization(compute_dtype="float32"),
+        lora=Lora(rank=4, alpha=8, dropout=0.0),
+        training=Training(**{"learning_rate": 0.02, "global_batch_size": 4, **training}),
+    )
+
+
+@contextmanager
+def prefect_for_tests() -> Iterator[None]:
+    """A Prefect server of the test's own; on a busy machine it takes its time to start."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

@@ -1,0 +1,169 @@
+"""Trainings that are asked to end, or are killed: nothing is lost, nothing is left running."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from chatpipe.store.store import store
+from tests.support.requests import finetune_request
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the signal"),
+]
+SAVING = "saving a checkpoint"
+
+# A process that has an adapter trained by a child, as a flow's task does.
+TRAINS = """
+import signal, sys
+from chatpipe.store.store import store
+from chatpipe.runtime.worker import SharedChild
+from chatpipe.errors import ChatpipeError
+from chatpipe.training.finetune import Finetune
+signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+request = Finetune.model_validate_json(sys.argv[1])
+build = SharedChild().build
+try:
+    adapter = store().obtain(request, lambda into: build(request, into, print, lambda line: None))
+    print("digest", adapter.digest)
+except ChatpipeError as error:
+    print(error, file=sys.stderr)
+    sys.exit(1)
+"""
+
+
+STEPS = 120
+
+
+def request_for(home, model, **training):
+    """Without a checkpoint before its end: each that is there was asked for."""
+    settings = {"epochs": STEPS / 5, "learning_rate": 1e-4, "save_steps": 1000, **training}
+    request = finetune_request(home, model, 20, **settings)
+    return request.model_copy(update={"lora": request.lora.model_copy(update={"dropout": 0.1})})
+
+
+@pytest.fixture
+def request_(chatpipe_home, tiny_model_dir):
+    return request_for(chatpipe_home, tiny_model_dir)
+
+
+@pytest.fixture(scope="module")
+def digest(tmp_path_factory, tiny_model_dir):
+    """That of the uninterrupted training; when checkpoints are saved does not change it."""
+    home = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHATPIPE_HOME", str(home))
+        return finished(request_for(home, tiny_model_dir))
+
+
+def start(request):
+    """The process, leader of a group of its own, as a shell starts a command."""
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAINS, request.model_dump_json()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until_training(process):
+    """Until the first line of progress."""
+    assert any(line.startswith("done=") for line in process.stdout)
+
+
+def steps_saved(request):
+    work = store().work_path(request.kind, request.key())
+    return [
+        int(p.parent.name.rpartition("-")[2]) for p in work.glob("checkpoint-*/checkpoint.json")
+    ]
+
+
+def finished(request):
+    """The digest of the adapter, whose training is brought to its end."""
+    process = start(request)
+    output, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    return output.split()[-1]
+
+
+@pytest.mark.parametrize(
+    ("signal_number", "to_group"),
+    [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGINT, False)],
+)
+def test_a_training_that_is_asked_to_end_saves_its_step_and_goes_on_to_the_same_bytes(
+    request_, digest, signal_number, to_group
+):
+    """To the group: Ctrl-C in a terminal, and Prefect's worker for a run that is cancelled."""
+    process = start(request_)
+    wait_until_training(process)
+    (os.killpg if to_group else os.kill)(process.pid, signal_number)
+    _, error = process.communicate(timeout=30)
+    hint = "; press Ctrl-C again to stop at once" if signal_number == signal.SIGINT else ""
+    assert f"saving a checkpoint{hint}\n" in error and error.count("saving") == 1
+    [step] = steps_saved(request_)
+    assert 0 < step < STEPS
+    assert finished(request_) == digest
+    assert store().find(request_.kind, request_.key()).details()["resumed"]
+
+
+def test_a_training_process_that_is_ended_alone_says_so_in_a_sentence(request_):
+    process = start(request_)
+    wait_until_training(process)
+    [child] = psutil.Process(process.pid).children()
+    child.terminate()
+    _, error = process.communicate(timeout=30)
+    [step] = steps_saved(request_)
+    assert f"stopped after step {step} of {STEPS}, with a checkpoint; run the same" in error
+    assert process.returncode == 1
+
+
+def test_a_second_interrupt_ends_a_training_at_once(request_, tiny_model_dir):
+    """While a step is computed that lasts."""
+    process = start(request_)
+    wait_until_training(process)
+    [child] = psutil.Process(process.pid).children()
+    child.suspend()  # a step that does not end
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=5)
+    _, alive = psutil.wait_procs([child], timeout=5)
+    assert not alive
+    assert not steps_saved(request_)
+
+
+@pytest.mark.parametrize("target", ["child", "parent", "group"])
+def test_a_training_killed_at_any_moment_goes_on_to_the_same_bytes(
+    chatpipe_home, tiny_model_dir, digest, target
+):
+    draw = random.Random(target)
+    # save_steps is a part of the key, not of what comes out
+    request = request_for(chatpipe_home, tiny_model_dir, save_steps=draw.randint(3, 30))
+    process = start(request)
+    if draw.random() < 0.8:
+        wait_until_training(process)
+    time.sleep(draw.uniform(0.0, 1.5))
+    children = psutil.Process(process.pid).children() if process.poll() is None else []
+    kill(process, children, target)
+    process.communicate(timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+    assert finished(request) == digest
+
+
+def kill(process, children, target):
+    if target == "group":
+        os.killpg(process.pid, signal.SIGKILL)
+    elif target == "parent":
+        process.kill()
+    else:
+        for child in children:
+            child.kill()
