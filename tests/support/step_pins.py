@@ -22,6 +22,7 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 DATA_SUFFIXES = frozenset({".j2", ".yaml", ".json"})
 JINJA_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 # Not followed: they say where a product lies and how it is told of, not what is in it.
+EXPORTS = frozenset({"__all__", "__dir__", "__getattr__"})  # which names a package has, not code
 BOUNDARY = frozenset({"Store", "SharedStore", "Progress", "emit"})
 
 
@@ -175,7 +176,7 @@ class Package:
         for statement in tree.body:
             for node in _imports(statement):
                 source.imports |= self.bound(name, is_package, node)
-            names = bound_names(statement)
+            names = [bound for bound in bound_names(statement) if bound not in EXPORTS]
             if names:
                 for bound in names:
                     source.statements.setdefault(bound, []).append(statement)

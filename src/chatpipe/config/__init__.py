@@ -1,1 +1,5 @@
-"""Settings: schema, prompts, presets, YAML files, validation."""
+"""Settings: schema, prompts, run names, YAML files, validation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""Row files read, normalized, merged and split."""
+"""Row files read, normalized to examples, merged and split."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

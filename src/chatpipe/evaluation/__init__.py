@@ -1,1 +1,5 @@
 """Held-out rows scored, and the metrics computed from the scores."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""Prompts answered: the panel, batches, chat."""
+"""Prompts answered: the panel, batches of several adapters, conversations."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""Fast paths of computations."""
+"""Fast paths of computations, each beside a plain one."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """Base models and adapters: checks, loading, memory, placement on devices."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

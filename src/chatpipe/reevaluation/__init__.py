@@ -1,1 +1,5 @@
 """Stored adapters scored again: history, gate, trend."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""Where data sets and base models come from: hub, wheel, local files."""
+"""Where data sets and base models come from: the hub, a PyPI wheel, local files."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

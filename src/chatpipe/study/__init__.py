@@ -1,1 +1,5 @@
-"""A variant's steps, settings and stored artifacts."""
+"""A variant's settings, steps and stored artifacts, and what is done with them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

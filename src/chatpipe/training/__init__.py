@@ -1,1 +1,5 @@
-"""QLoRA fine-tuning: trainer, checkpoints, adapter files, model card."""
+"""QLoRA fine-tuning: trainer, sampler, checkpoints, adapter files, model card."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""Small helpers that several packages use."""
+"""Helpers that several packages use."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

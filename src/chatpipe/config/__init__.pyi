@@ -1,0 +1,14 @@
+from .prompt_schema import Prompt as Prompt
+from .prompt_schema import PromptTemplate as PromptTemplate
+from .schema import BaseModelRef as BaseModelRef
+from .schema import Dataset as Dataset
+from .schema import Evaluation as Evaluation
+from .schema import Generation as Generation
+from .schema import Lora as Lora
+from .schema import Quantization as Quantization
+from .schema import Split as Split
+from .schema import Study as Study
+from .schema import Training as Training
+from .schema import Variant as Variant
+from .yaml_files import read_mapping as read_mapping
+from .yaml_files import to_yaml as to_yaml

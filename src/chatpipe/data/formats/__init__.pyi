@@ -1,0 +1,2 @@
+from .base import Column as Column
+from .base import Format as Format

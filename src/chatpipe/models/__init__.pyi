@@ -1,0 +1,14 @@
+from .base_checks import base_faults as base_faults
+from .base_checks import check_base as check_base
+from .devices import library_versions as library_versions
+from .inference import load_model as load_model
+from .loading import load_base as load_base
+from .loading import load_tokenizer as load_tokenizer
+from .lora import lora_config as lora_config
+from .lora import with_adapter as with_adapter
+from .memory import MemoryEstimate as MemoryEstimate
+from .memory import estimate as estimate
+from .placement import fit as fit
+from .positions import positions_of as positions_of
+from .shapes import Shapes as Shapes
+from .shapes import shapes_of as shapes_of
