@@ -30,6 +30,29 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
         assert not anchor or anchor in anchors_of(target), link
 
 
+CODE_NAME = re.compile(r"[A-Z]\w*[a-z]\w*|[A-Z]+_[A-Z_]+|[a-z]+_\w+")
+SOURCES = ("src", "flows", "tasks", "tests", "benchmarks")
+
+
+def words_of_code():
+    """Every identifier, and every word of strings and comments, of the code and its settings."""
+    paths = [path for source in SOURCES for path in (ROOT / source).rglob("*.py")]
+    texts = [path.read_text("utf-8") for path in (*paths, ROOT / "pyproject.toml")]
+    return set(re.findall(r"\w+", "\n".join(texts)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_of_code_that_pages_name_exist(page):
+    for name in re.findall(r"`([\w/]+/\w+\.py)`", page.read_text("utf-8")):
+        assert any((ROOT / part / name).is_file() for part in (".", "src", "src/chatpipe")), name
+
+
+def test_names_of_code_in_contributing_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    quoted = (name for span in re.findall(r"`([\w.]+)(?:\(\))?`", text) for name in span.split("."))
+    assert {name for name in quoted if CODE_NAME.fullmatch(name)} <= words_of_code()
+
+
 def commands():
     return {command.name or command.callback.__name__ for command in app.registered_commands}
 
