@@ -32,7 +32,7 @@ PAGE = """{% from "parts.html.j2" import style %}<!doctype html>
 def run(name: str, options: argparse.Namespace) -> harness.Result:
     from transformers import TrainingArguments
 
-    from chatpipe.training.trainer import packed_training
+    from chatpipe.training.trainer import batch_training
 
     prepare()
     base = rows.base_model(options.base)
@@ -41,7 +41,7 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
         more = {"num_train_epochs": options.epochs, "remove_unused_columns": False}
         if name == "ours":
             trainer = training.ours(base.path, train, folder, LORA, **more)
-            with packed_training(trainer.model):
+            with batch_training(trainer.model):
                 trainer.train()
         else:
             import torch

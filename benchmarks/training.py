@@ -173,18 +173,18 @@ def _trl(
 def ours(base: Path, train: Rows, folder: str, lora: Lora = LORA, **more: Any) -> Any:
     from transformers import TrainingArguments
 
-    from chatpipe.training.trainer import PackedTrainer, PackingCollator, training_lanes
+    from chatpipe.training.trainer import AdapterTrainer, BatchCollator, training_lanes
 
     half = {"fp16": half_precision()["fp16"]}  # bfloat16's autocast is the trainer's own
     unused = {"remove_unused_columns": False}
     settings = TrainingArguments(**arguments(folder, **{**half, **unused, **more}))
     torch.manual_seed(0)
     model = with_adapter(load_fast_base(base, QUANTIZATION), lora)
-    return PackedTrainer(
+    return AdapterTrainer(
         model=model,
         args=settings,
         train_dataset=list(train),
-        data_collator=PackingCollator(SETTINGS.micro_batch_tokens, training_lanes(model)),
+        data_collator=BatchCollator(SETTINGS.micro_batch_tokens, training_lanes(model)),
         global_batch_size=GLOBAL_BATCH,
     )
 
@@ -202,7 +202,7 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
     """Train for an epoch; the seconds are the Trainer's own, without loading."""
     from contextlib import nullcontext
 
-    from chatpipe.training.trainer import packed_training
+    from chatpipe.training.trainer import batch_training
 
     prepare()
     base = rows.base_model(options.base).path
@@ -212,7 +212,7 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
     with tempfile.TemporaryDirectory() as folder:
         trainer = CONTENDERS[name](base, train, folder)
         model = trainer.model
-        with packed_training(model) if name == "ours" else nullcontext():
+        with batch_training(model) if name == "ours" else nullcontext():
             started = time.monotonic()
             trainer.train()
             seconds = time.monotonic() - started
@@ -236,7 +236,7 @@ def packed_work(train: Rows, collate: Callable[[Rows], dict[str, Any]]) -> harne
     begin with in common counts once, the `computed_logits` among them, and the `computed_scores`
     of a head (those that the mask takes away again included)."""
     steps = GlobalBatches(len(train), GLOBAL_BATCH, seed=0)
-    packs = [pack for step in steps for pack in collate([train[i] for i in step])["packs"]]
+    packs = [pack for step in steps for pack in collate([train[i] for i in step])["batches"]]
     return {
         "computed_tokens": sum(pack["input_ids"].numel() for pack in packs),
         "computed_logits": sum(pack["kept"].numel() for pack in packs),

@@ -19,15 +19,11 @@ from chatpipe.models import concurrency
 from chatpipe.models.concurrency import lanes_for, most_lanes, side_by_side
 from chatpipe.models.loading import load_base
 from chatpipe.models.lora import with_adapter
+from chatpipe.packing import batching
 from chatpipe.packing.packing import pack, packs
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training import trainer
-from chatpipe.training.trainer import (
-    PackedTrainer,
-    PackingCollator,
-    packed_training,
-    training_lanes,
-)
+from chatpipe.training.trainer import AdapterTrainer, BatchCollator, batch_training, training_lanes
 
 
 def rows_of(*lengths, seed=0):
@@ -200,9 +196,9 @@ def test_a_base_with_noise_of_its_own_has_one_lane_in_training(short_lanes, name
 
 
 def test_all_lanes_together_hold_no_more_tokens_than_one_may(short_lanes):
-    step = PackingCollator(96, 2)(ROWS)
+    step = BatchCollator(96, 2)(ROWS)
     assert step["lanes"] == 2
-    assert all(2 * sum(packed["layout"]["spans"]) <= 96 for packed in step["packs"])
+    assert all(2 * sum(packed["layout"]["spans"]) <= 96 for packed in step["batches"])
 
 
 def packs_made(monkeypatch):
@@ -214,7 +210,7 @@ def packs_made(monkeypatch):
         made.append(packed)
         return packed
 
-    monkeypatch.setattr("chatpipe.packing.packing.pack", noted)
+    monkeypatch.setattr(batching, "PACKED", batching.PACKED._replace(collate=noted))
     return made
 
 
@@ -287,15 +283,15 @@ def trained(lanes, folder, dropout=0.0, base=None, **settings):
         seed=0,
         **{} if "save_steps" in settings else {"save_strategy": "no"},
     )
-    trainer = PackedTrainer(
+    trainer = AdapterTrainer(
         model=model,
         args=arguments,
         train_dataset=ROWS,
-        data_collator=PackingCollator(96, lanes),
+        data_collator=BatchCollator(96, concurrency),
         global_batch_size=8,
     )
     checkpoint = str(folder / "checkpoint-4") if (folder / "checkpoint-4").is_dir() else None
-    with packed_training(model):
+    with batch_training(model):
         trainer.train(resume_from_checkpoint=checkpoint)
     losses = [item["loss"] for item in trainer.state.log_history if "loss" in item]
     return losses, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}

@@ -22,7 +22,7 @@ from chatpipe.models.shapes import shapes_of, shapes_of_config
 from chatpipe.packing.packing import pack, packed_nats
 from chatpipe.runtime.processes import SHARDING
 from chatpipe.tokenization.encoder import TokenizedRow
-from chatpipe.training.trainer import packed_training
+from chatpipe.training.trainer import batch_training
 
 CUDA = Device(kind="cuda", name="a GPU", compute_bytes=2)
 CPU = Device(kind="cpu", name="a processor", compute_bytes=2)
@@ -132,7 +132,7 @@ def _saved_bytes(folder, layers, asked, dtype, batch):
     rows = [TokenizedRow([n, *ids], [5] * length, 0) for n in range(3)]
     half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16")
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with packed_training(model), hooks, half:
+    with batch_training(model), hooks, half:
         packed_nats(model, pack(rows))
     return sum(t.untyped_storage().nbytes() for place, t in saved.items() if place not in own)
 

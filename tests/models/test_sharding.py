@@ -73,7 +73,7 @@ def _train(rank, folder):
     from transformers import TrainingArguments
 
     from chatpipe.models.sharding import is_sharded, shard_base
-    from chatpipe.training.trainer import PackedTrainer, PackingCollator, packed_training
+    from chatpipe.training.trainer import AdapterTrainer, BatchCollator, batch_training
 
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
@@ -82,16 +82,16 @@ def _train(rank, folder):
     )
     model = _model(folder / "base", Quantization(compute_dtype="float32"), checkpointing=False)
     shard_base(model, torch.device("cpu"))
-    trainer = PackedTrainer(
+    trainer = AdapterTrainer(
         model=model,
         args=TrainingArguments(str(folder), use_cpu=True, max_steps=2, report_to="none"),
         train_dataset=[TokenizedRow([*range(1, 9 + n)], [5] * (8 + n), n) for n in range(6)],
-        data_collator=PackingCollator(16),
+        data_collator=BatchCollator(16),
         global_batch_size=3,
         in_lockstep=True,
     )
     accelerate.Accelerator.multi_device = True
-    with packed_training(model):
+    with batch_training(model):
         trainer.train()
     assert is_sharded(model)
     trained = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])

@@ -21,7 +21,7 @@ from chatpipe.store.store import store
 from chatpipe.tokenization.encoder import Encoder, TokenizedRow
 from chatpipe.training.adapter_checks import check_adapter
 from chatpipe.training.finetune import optimizer_steps
-from chatpipe.training.trainer import PackedTrainer
+from chatpipe.training.trainer import AdapterTrainer
 from tests.support.requests import finetune_request
 
 pytestmark = pytest.mark.slow
@@ -63,10 +63,10 @@ def test_the_tokens_recorded_are_those_that_were_trained_on(
     chatpipe_home, tiny_model_dir, monkeypatch, epochs, loss, size
 ):
     seen = {"rows": 0, "trained_tokens": 0, "scored_tokens": 0}
-    train = PackedTrainer.training_step
+    train = AdapterTrainer.training_step
 
     def counted(trainer, model, inputs, *others):
-        for pack in inputs["packs"]:
+        for pack in inputs["batches"]:
             rows = len(pack["counts"])
             seen["rows"] += rows
             # The last token of each is not read: nothing is predicted from it.
@@ -74,7 +74,7 @@ def test_the_tokens_recorded_are_those_that_were_trained_on(
             seen["scored_tokens"] += sum(pack["counts"])
         return train(trainer, model, inputs, *others)
 
-    monkeypatch.setattr(PackedTrainer, "training_step", counted)
+    monkeypatch.setattr(AdapterTrainer, "training_step", counted)
     asked = {"epochs": epochs, "loss": loss, "global_batch_size": size}
     request = finetune_request(chatpipe_home, tiny_model_dir, 24, **asked)
     details = store().obtain(request).details()

@@ -17,6 +17,7 @@ from chatpipe.config.prompt_schema import PromptTemplate
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Evaluation, Quantization
 from chatpipe.errors import DataError, ModelError
+from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.positions import check_positions
 from chatpipe.runtime.progress import Reporter
 from chatpipe.store.artifact import Artifact, Request
@@ -81,7 +82,10 @@ class Score(Request):
         # Together: where both templates make the same of a row, it is computed once.
         rows = [row for tokenized in encoded.values() for row in tokenized.rows]
         report = Reporter(len(rows), "rows")
-        with inference.lent_model(self.base.path, adapters, self.quantization) as model:
+        with (
+            recorded_kernels() as kernels,
+            inference.lent_model(self.base.path, adapters, self.quantization) as model,
+        ):
             streamed = sharding.is_sharded(model)
             nats = iter(row_nats(model, rows, self.batch_tokens, report))
         columns = [
@@ -94,6 +98,7 @@ class Score(Request):
             "wall_s": round(time.monotonic() - started, 3),
             "left_out": left_out,
             "base_streamed": streamed,
+            **kernels.details(),
         }
 
 
@@ -106,27 +111,28 @@ def row_nats(
     """Σ −log p of the scored tokens of each row, in the order of `rows`; ModelError where one is
     not finite.
 
-    Rows are packed and do not see each other, so a row's value depends on its company by rounding
-    alone.
+    Rows do not see each other, so a row's value depends on the others by rounding alone.
     """
     from accelerate.utils import send_to_device
 
     from chatpipe.kernels.lora_inference import active, through
     from chatpipe.models.concurrency import lanes_for, most_lanes, side_by_side
-    from chatpipe.packing.packing import example_nats, pack, packed_attention, packs
+    from chatpipe.packing.batching import batching_for
 
     placed = [replace(row, index=place) for place, row in enumerate(rows)]
     nats = [0.0] * len(placed)
     device = next(model.parameters()).device
-    lanes = lanes_for(placed, batch_tokens, most_lanes(model))
+    batching = batching_for(model)
+    most_at_once = most_lanes(model) if batching.side_by_side else 1
+    lanes = lanes_for(placed, batch_tokens, most_at_once)
     most = batch_tokens // lanes
-    groups = packs(placed, most, lanes, MOST_READ * most)
+    groups = batching.groups(placed, most, lanes, MOST_READ * most)
 
     def nats_of(group: Sequence[TokenizedRow]) -> list[float]:
-        return example_nats(model, send_to_device(pack(group), device))
+        return batching.row_nats(model, send_to_device(batching.collate(group), device))
 
     done = 0
-    with packed_attention(model), through(model, active(model)):
+    with batching.attention(model), through(model, active(model)):
         for group, values in zip(groups, side_by_side(nats_of, groups, lanes), strict=True):
             for row, value in zip(group, values, strict=True):
                 nats[row.index] = value

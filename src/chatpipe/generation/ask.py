@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from chatpipe.config.prompt_schema import Prompt, PromptTemplate
 from chatpipe.config.prompts import raw_prompt, segments
 from chatpipe.config.schema import Generation, Quantization, Variant
-from chatpipe.generation.batch import Completion, complete
+from chatpipe.generation.batch import Completion, complete, mixes_adapters
+from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.positions import check_positions
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.tokenization.encoder import Encoder
@@ -92,7 +93,6 @@ class Answers:
 
 def answered(asks: Sequence[Ask]) -> list[Answers]:
     """The answers to each of these, which must be of one base, quantization and generation."""
-    from chatpipe.kernels.lora_inference import can_mix
     from chatpipe.models import devices, inference, loading, sharding
 
     base, quantization, generation = asks[0].base, asks[0].quantization, asks[0].generation
@@ -108,14 +108,18 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
     )
     through = [ask.adapter.key if ask.adapter else None for ask, _ in questions]
     adapters = [ask.adapter.path for ask in asks if ask.adapter]
-    with inference.lent_model(base.path, adapters, quantization) as model:
+    with (
+        recorded_kernels() as kernels,
+        inference.lent_model(base.path, adapters, quantization) as model,
+    ):
         details = {
             "device": devices.device_name(),
             "base_streamed": sharding.is_sharded(model),
-            "models_asked_together": len(asks) if can_mix(model) else 1,
+            "models_asked_together": len(asks) if mixes_adapters(model) else 1,
         }
         texts = [text for _, text in questions]
         completions = iter(complete(model, encoder, texts, generation, through))
+        details |= kernels.details()
     return [
         Answers(
             [ask.answer(prompt, asked, next(completions)) for prompt, asked, _ in ask.questions()],

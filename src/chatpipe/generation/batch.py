@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any
 
 from chatpipe.config.schema import Generation
@@ -14,6 +14,8 @@ from chatpipe.tokenization.text_encoder import PromptText
 
 AT_ONCE = 64  # prompts in a batch, whose caches are in memory together
 CACHE_SHARE = 1 / 3  # of the memory that is free
+# What transformers' models call what they keep of the tokens before.
+CACHES = ("past_key_values", "cache_params", "state")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Question:
 
     ids: list[int]
     adapter: str | None
+    index: int  # its place among those that are asked
 
 
 def complete(
@@ -47,24 +50,46 @@ def complete(
     from chatpipe.kernels.lora_inference import active
 
     through = [active(model)] * len(prompts) if adapters is None else adapters
-    questions = list(map(Question, encoder.prompt_ids(prompts), through))
-    completions = []
+    questions = list(map(Question, encoder.prompt_ids(prompts), through, count()))
+    completions: dict[int, Completion] = {}
     room = _room_tokens(model)
-    for together in _mixable(model, questions):
+    for together in _runs(model, questions):
         for batch in _batches(together, generation.max_new_tokens, room):
-            completions += _complete_batch(model, encoder, batch, generation)
-    return completions
+            answers = _complete_batch(model, encoder, batch, generation)
+            completions.update(zip((question.index for question in batch), answers, strict=True))
+    return [completions[question.index] for question in questions]
 
 
-def _mixable(model: Any, questions: Sequence[Question]) -> list[list[Question]]:
-    """Questions in runs that may share batches: every run is of one model where adapters cannot be
-    mixed."""
+def mixes_adapters(model: Any) -> bool:
+    """Whether prompts of different adapters are in one batch."""
     from chatpipe.kernels.lora_inference import can_mix
 
-    if can_mix(model):
+    return _reads_packed(model) and can_mix(model)
+
+
+def _reads_packed(model: Any) -> bool:
+    """Whether prompts are read in packs, and then go on in batches padded on the left; models that
+    cannot do the one may see the padding of the other."""
+    from chatpipe.packing.batching import PACKED, batching_for
+
+    return batching_for(model) is PACKED
+
+
+def _runs(model: Any, questions: Sequence[Question]) -> list[list[Question]]:
+    """Questions that may share batches: all; or those of each adapter; or, without packs, those
+    of one adapter and length, which need no padding."""
+    if mixes_adapters(model):
         return [list(questions)]
-    of_each = groupby(questions, lambda question: question.adapter)
-    return [list(of_one) for _, of_one in of_each]
+    alike = _adapter_of if _reads_packed(model) else _adapter_and_length
+    return [list(run) for _, run in groupby(sorted(questions, key=alike), alike)]
+
+
+def _adapter_of(question: Question) -> str:
+    return question.adapter or ""
+
+
+def _adapter_and_length(question: Question) -> tuple[str, int]:
+    return _adapter_of(question), len(question.ids)
 
 
 def _batches(
@@ -86,18 +111,41 @@ def _batches(
 def _room_tokens(model: Any) -> float:
     """Tokens whose keys and values take no more than a share of the memory that is free: a cache is
     copied as it grows."""
-    from chatpipe.generation.prefill import prefill
     from chatpipe.models.devices import free_memory_bytes
 
-    of_one = prefill(model, [[0, 0]], [None])  # whose last token is not read
-    of_token: int = sum(layer.keys.nbytes + layer.values.nbytes for layer in of_one.layers)
+    of_token = max(1, _cache_bytes(model, [0, 0]) / 2)
     return CACHE_SHARE * free_memory_bytes() / of_token
+
+
+def _cache_bytes(model: Any, ids: list[int]) -> int:
+    """Bytes of what the model keeps of these tokens; 0 where it keeps nothing."""
+    import torch
+
+    inputs = torch.tensor([ids], device=next(model.parameters()).device)
+    with torch.no_grad():
+        out = model(input_ids=inputs)
+    kept = next((out[name] for name in CACHES if out.get(name) is not None), None)
+    return _tensor_bytes(kept)
+
+
+def _tensor_bytes(part: Any, depth: int = 6) -> int:
+    """Bytes of all tensors within that: lists, dictionaries and the caches of transformers."""
+    import torch
+
+    if isinstance(part, torch.Tensor):
+        return part.nbytes
+    if hasattr(part, "__dict__"):
+        part = vars(part)
+    parts = part.values() if isinstance(part, dict) else part
+    if depth and isinstance(part, dict | list | tuple):
+        return sum(_tensor_bytes(inner, depth - 1) for inner in parts)
+    return 0
 
 
 def _complete_batch(
     model: Any, encoder: Encoder, questions: Sequence[Question], generation: Generation
 ) -> list[Completion]:
-    """One left-padded batch."""
+    """One batch, padded on the left where lengths differ."""
     import torch
 
     from chatpipe.generation.prefill import prefill
@@ -118,13 +166,13 @@ def _complete_batch(
         report(so_far.shape[1] - width)
         return torch.zeros(so_far.shape[0], dtype=torch.bool, device=so_far.device)
 
-    read = prefill(model, ids, adapters)
+    read = {"past_key_values": prefill(model, ids, adapters)} if _reads_packed(model) else {}
     with torch.no_grad(), row_by_row(model, adapters):
         out = model.generate(
             input_ids=padded,
             attention_mask=mask,
-            past_key_values=read,
             stopping_criteria=[tell],
+            **read,
             **generation_arguments(generation, ids, eos),
         )
     return [completion_of(row[width:].tolist(), encoder.tokenizer) for row in out]

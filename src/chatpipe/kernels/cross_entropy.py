@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from chatpipe.kernels.switch import is_enabled, ran
+
 AT_ONCE = 128  # tokens whose probabilities are in float32 at once
 
 
@@ -20,6 +22,9 @@ def token_nats(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
     Where a gradient is wanted the logits are overwritten: they cannot be read afterwards.
     """
+    if not is_enabled("cross_entropy"):
+        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    ran("cross_entropy")
     if logits.requires_grad:
         return _TokenNats.apply(logits, targets)  # type: ignore[no-any-return, no-untyped-call]
     nats = torch.empty(len(logits), dtype=torch.float32, device=logits.device)

@@ -18,10 +18,16 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear, Linear4bit, LoraLayer
 
+from chatpipe.kernels.switch import is_enabled, ran
+
+LORA_INFERENCE = "lora_inference"
+
 
 def can_mix(model: Any) -> bool:
     """Whether all that was adapted are linear layers, by plain LoRA, and every one of them sees all
     tokens of a batch in their order: not so where tokens are dealt out among experts."""
+    if not is_enabled(LORA_INFERENCE):
+        return False
     experts = any("expert" in name for name, _ in model.named_modules())
     return not experts and all(_is_plain(layer) for layer in _adapted(model))
 
@@ -36,8 +42,8 @@ def through(model: Any, adapter: str | None) -> Iterator[None]:
     """While this lasts, all rows pass through that adapter, or through the base alone. For
     inference. ValueError where the model has no adapter of that name."""
     with switched_to(model, adapter):
-        plain = [layer for layer in _adapted(model) if _is_plain(layer)]
-        with _joined(plain, [adapter]):
+        used = _adapted(model) if is_enabled(LORA_INFERENCE) else []
+        with _joined([layer for layer in used if _is_plain(layer)], [adapter]):
             yield
 
 
@@ -71,6 +77,8 @@ def switched_to(model: Any, adapter: str | None) -> Iterator[None]:
 @contextmanager
 def _joined(layers: Sequence[Any], adapters: Sequence[str | None]) -> Iterator[None]:
     forwards = [(layer, _forward(layer, adapters)) for layer in layers]
+    if forwards:
+        ran(LORA_INFERENCE)
     for layer, forward in forwards:
         layer.forward = forward
     try:

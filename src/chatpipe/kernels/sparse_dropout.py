@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 
+from chatpipe.kernels.switch import is_enabled, ran
+
 _GENERATOR: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
 
 
@@ -41,6 +43,7 @@ def places_per_element(p: float) -> float:
 def drawn_places(elements: int, p: float) -> torch.Tensor:
     """Places among so many elements, some more than once: every element is one of them with
     probability p (below 1)."""
+    ran("sparse_dropout")
     generator = _GENERATOR.get()
     mean = torch.tensor(elements * places_per_element(p), dtype=torch.float64)
     count = int(torch.poisson(mean, generator=generator))
@@ -59,6 +62,8 @@ def drawn_from(seed: int) -> Iterator[None]:
 
 def draw_dropped_places(model: torch.nn.Module) -> None:
     """Replace the dropout of every adapted layer of a peft model, in place."""
+    if not is_enabled("sparse_dropout"):
+        return
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             for adapter, dropout in layer.lora_dropout.items():

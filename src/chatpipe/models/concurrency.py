@@ -17,6 +17,7 @@ import torch
 from peft.tuners.lora import ParamWrapper
 
 from chatpipe.kernels.dequantize import is_quantized
+from chatpipe.kernels.switch import is_enabled, ran
 from chatpipe.models.sharding import is_sharded
 from chatpipe.tokenization.encoder import TokenizedRow
 
@@ -32,7 +33,7 @@ def most_lanes(model: Any) -> int:
     weight = next(model.parameters())
     fetches = is_quantized(model) or is_sharded(model)
     changes = fetches or _has_moving_positions(model) or _has_adapted_parameters(model)
-    if weight.device.type != "cpu" or changes:
+    if weight.device.type != "cpu" or changes or not is_enabled("concurrency"):
         return 1
     return torch.get_num_threads()
 
@@ -56,6 +57,7 @@ def side_by_side(
     if lanes == 1:
         yield from map(function, items)
         return
+    ran("concurrency")
     threads = torch.get_num_threads()
     share = max(1, threads // lanes)
     # For this thread too, which would wait for cores that the lanes keep busy.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from chatpipe.config.schema import Quantization
-from chatpipe.kernels.dequantize import is_quantized
+from chatpipe.kernels.dequantize import is_quantized, note_dequantized
 from chatpipe.models.devices import device
 from chatpipe.models.loading import LOG, load_fast_base, load_streamed_base
 
@@ -43,6 +43,7 @@ def lent_model(base: Path, adapters: Sequence[Path], quantization: Quantization)
     They are taken off again afterwards, so no model leaves a trace in another's figures.
     """
     kept = _kept_base(base, quantization)
+    note_dequantized(kept)
     try:
         model = _with_adapters(kept, {path.name: path for path in adapters})
     except BaseException:

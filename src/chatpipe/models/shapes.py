@@ -36,6 +36,7 @@ class Shapes(BaseModel):
     lora_modules: int
     lora_inputs: int  # Σ in_features of the adapted layers: what a token leaves for backward
     lora_joined_inputs: int  # the same, once for layers that read one input (lora_products.py)
+    packing_fault: str | None = None  # why its rows are padded instead of packed
 
     @property
     def attention(self) -> int:
@@ -57,14 +58,13 @@ def shapes_of(directory: Path, lora: Lora) -> Shapes:
 
 
 def shapes_of_config(config: Any, lora: Lora) -> Shapes:
-    """As `shapes_of`, from a transformers configuration; ModelError where rows cannot be packed
-    for such a model."""
+    """As `shapes_of`, from a transformers configuration."""
     import torch
     from peft.tuners.lora import LoraLayer
     from transformers import AutoModelForCausalLM
 
     from chatpipe.kernels.lora_training import joined_layers
-    from chatpipe.packing.packing import check_packs
+    from chatpipe.packing.model_check import packing_fault_without_weights
 
     try:
         with torch.device("meta"):
@@ -73,7 +73,7 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
         raise ModelError(
             f"no model can be built of config.json: {first_line(error)}; mend or replace it."
         ) from error
-    check_packs(model)
+    packing_fault = packing_fault_without_weights(model)
     head = model.get_output_embeddings()
     linear = {
         name: module
@@ -104,6 +104,7 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
         lora_modules=len(inputs),
         lora_inputs=sum(inputs),
         lora_joined_inputs=sum(group[0].in_features for group in joined_layers(tuned)),
+        packing_fault=packing_fault,
     )
 
 
@@ -117,6 +118,7 @@ def _adapted(model: Any, lora: Lora) -> Any:
     if faults:
         raise ConfigError(faults)
     try:
-        return get_peft_model(model, lora_config(lora), low_cpu_mem_usage=True)
+        config = lora_config(lora, model.config.model_type)
+        return get_peft_model(model, config, low_cpu_mem_usage=True)
     except ValueError as error:
         raise ConfigError([f"lora.target_modules: {first_line(error)}"]) from None

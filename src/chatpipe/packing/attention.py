@@ -15,8 +15,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from chatpipe.errors import ModelError
+from chatpipe.kernels.switch import is_enabled, ran
 
 ATTENTION = "chatpipe_packed"
+VARLEN = "varlen_attention"
 LARGEST_HEAD = 256  # of FlashAttention's
 # What models say to their attention that is heeded, or known to change nothing here.
 HEEDED = {"scaling", "dropout", "sliding_window"}
@@ -80,7 +82,8 @@ def _attention(
     key, value = key.to(query.dtype), value.to(query.dtype)
     if layout["places"] is not None:
         key, value = (_of_each(part, layout["places"]) for part in (key, value))
-    if not asked.dropout and _has_flash_attention(query, value):
+    if not asked.dropout and _has_flash_attention(query, value) and is_enabled(VARLEN):
+        ran(VARLEN)
         return _variable_length(query, key, value, layout, asked), None
     return _one_by_one(query, key, value, layout, asked), None
 
@@ -91,7 +94,7 @@ def _asked(said: dict[str, Any]) -> Asked:
     names = sorted(name for name in unknown if said[name] is not None)
     if names:
         listed = ", ".join(names)
-        raise ModelError(f"rows cannot be packed: the model's attention asks for {listed}.")
+        raise ModelError(f"its attention asks for {listed}")
     return Asked(said.get("scaling"), said.get("sliding_window"), said.get("dropout", 0.0))
 
 

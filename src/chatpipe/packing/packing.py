@@ -7,12 +7,11 @@ of one conversation) share them: a causal model makes the same of them in each, 
 changes neither losses nor gradients (with dropout, they share its noise too).
 
 What a model computes across tokens in other ways than by plain attention would see the other
-examples: such models are refused.
+examples: `packing_check.py` says which models these are, and `batching.py` pads their rows.
 """
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,16 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate.utils import send_to_device
 from transformers import DynamicCache
 
 from chatpipe.errors import ModelError
 from chatpipe.kernels.cross_entropy import token_nats
 from chatpipe.packing.attention import ATTENTION, Attended, Layout
+from chatpipe.packing.padding import unwrapped
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
-
-LOG = logging.getLogger(__name__)
-LAYERS = {"full_attention", "sliding_attention"}
 
 WORTH_SHARING = 1 / 8  # of a row's tokens
 
@@ -197,11 +193,11 @@ def _forward(model: Any, packed: Pack, **more: Any) -> Any:
         layout=packed["layout"],
         **more,
     )
-    plain = _unwrapped(model)
-    layers = plain.config.get_text_config().num_hidden_layers
+    plain = unwrapped(model)
+    layers = getattr(plain.config.get_text_config(), "num_hidden_layers", None)
     if attended.layers != layers:
         others = f"only {attended.layers} of its {layers} layers attend"
-        raise ModelError(f"{type(plain).__name__}: rows cannot be packed: {others}.")
+        raise ModelError(others)
     return out
 
 
@@ -211,55 +207,13 @@ def packed_nats(model: Any, packed: Pack) -> torch.Tensor:
     return nats if packed["scored"] is None else nats[packed["scored"]]
 
 
-def example_nats(model: Any, packed: Pack) -> list[float]:
-    """Σ −log p of the scored tokens of each example, without gradients."""
-    with torch.no_grad():
-        nats = packed_nats(model, packed).cpu().double()
-        return [float(of_one.sum()) for of_one in torch.split(nats, packed["counts"])]
-
-
 @contextmanager
 def packed_attention(model: Any) -> Iterator[None]:
     """While this lasts, the model's attention is that of packed rows."""
-    plain = _unwrapped(model)
-    check_packable(plain)
+    plain = unwrapped(model)
     before = plain.config._attn_implementation
     plain.set_attn_implementation(ATTENTION)
     try:
         yield
     finally:
         plain.set_attn_implementation(before)
-
-
-def check_packable(model: Any) -> None:
-    """ModelError where rows cannot be packed, as far as the model's configuration tells."""
-    config = model.config.get_text_config()
-    others = sorted({*(getattr(config, "layer_types", None) or ())} - LAYERS)
-    if not getattr(model, "_supports_attention_backend", False):
-        reason = "its attention cannot be replaced"
-    elif others:
-        reason = f"it has layers of {', '.join(others)}"
-    else:
-        return
-    raise ModelError(f"{type(model).__name__}: rows cannot be packed: {reason}.")
-
-
-def check_packs(model: Any) -> None:
-    """As check_packable, and by a pass of the model, which is on the meta device: ModelError where
-    its layers ask for what packed rows are not given."""
-    check_packable(model)
-    rows = [TokenizedRow([0, 1, last], [0, 1, last], number) for number, last in enumerate((0, 1))]
-    packed = send_to_device(pack(rows), torch.device("meta"))
-    try:
-        with torch.no_grad(), packed_attention(model):
-            packed_logits(model, packed)
-    except ModelError:
-        raise
-    except Exception as error:  # a model that looks at values, which are not there
-        LOG.debug("not tried without weights: %s", error)
-
-
-def _unwrapped(model: Any) -> Any:
-    """The transformers model, without what several processes or peft have put around it."""
-    model = getattr(model, "module", model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -5,6 +5,7 @@ Rows and tokens go through the steps' own code; no weights are loaded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ChatpipeError, ConfigError, ModelError
+from chatpipe.kernels.switch import VARIABLE, is_enabled
 from chatpipe.models.base_checks import base_faults
 from chatpipe.models.memory import Batch, Device, MemoryEstimate, base_bytes
 from chatpipe.models.placement import fit, largest_pack, this_device
@@ -192,6 +194,7 @@ class _Planner:
         try:
             shapes = shapes_of(upstream.directory, self.variant.lora)
             self._say_what_is_quantized(shapes)
+            self._say_what_is_padded(shapes)
             return shapes
         except ConfigError as error:
             self.faults += error.faults
@@ -209,6 +212,17 @@ class _Planner:
             self.notes.append(
                 f"only {shapes.linear_parameters:,} of {shapes.parameters:,} parameters are of "
                 "layers that NF4 quantizes; the others stay as they are."
+            )
+
+    def _say_what_is_padded(self, shapes: Shapes) -> None:
+        """Why the padded path is taken, where the configuration tells it."""
+        reason = shapes.packing_fault
+        if not is_enabled("packing"):
+            reason = f"{VARIABLE} is {os.environ[VARIABLE]}"
+        if reason:
+            self.notes.append(
+                f"rows of this base are padded, not packed, which is slower and takes more memory "
+                f"than is estimated here: {reason}."
             )
 
     def _finetune(self, upstream: Upstream, data: Data) -> Finetune | None:

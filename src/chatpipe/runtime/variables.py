@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 
+from chatpipe.kernels.switch import kernel_faults
+
 MISTYPED_RATIO = 0.9  # of letters that are the same, as difflib counts them
 VARIABLES = {
     "CHATPIPE_" + name
     for name in (
-        *("HOME", "DEPLOYMENTS", "SHARED_STORE", "PROCESSES", "SHARDING"),
+        *("HOME", "DEPLOYMENTS", "SHARED_STORE", "PROCESSES", "SHARDING", "KERNELS"),
         *("CHILD", "STOP_FILE", "SERVICE"),  # set by chatpipe itself
     )
 }
@@ -24,6 +26,7 @@ def variable_faults() -> list[str]:
             close := difflib.get_close_matches(name, VARIABLES, 1, MISTYPED_RATIO)
         ):
             faults.append(f"{name}: chatpipe has no such variable; did you mean {close[0]}?")
+    faults += kernel_faults()
     if os.environ.get("CHATPIPE_PROCESSES") or os.environ.get("CHATPIPE_SHARDING"):
         from chatpipe.runtime import processes  # which takes long
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from chatpipe.config.prompt_schema import PromptTemplate
 from chatpipe.config.schema import Lora, Quantization, Training, Variant
-from chatpipe.errors import DataError
+from chatpipe.errors import ConfigError, DataError
+from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.positions import check_positions
 from chatpipe.runtime.stopping import deferred_signals
 from chatpipe.store.artifact import Artifact, Request
@@ -25,6 +26,7 @@ from chatpipe.training.model_card import write_model_card
 from chatpipe.training.resuming import checkpoint_to_resume
 
 if TYPE_CHECKING:
+    from chatpipe.packing.batching import Batching
     from chatpipe.training.watch import TrainingWatch
 from chatpipe.models.lora import with_adapter
 from chatpipe.training.adapter_checks import check_adapter
@@ -71,14 +73,18 @@ class Finetune(Request):
         count = processes.processes()
         if count > 1 and not processes.is_one_of_several():
             return launcher.build_together(self, into, count)
-        return _finetune(self, into, store().work_path(self.kind, self.key()))
+        with recorded_kernels() as kernels:
+            details = _finetune(self, into, store().work_path(self.kind, self.key()))
+        return details | kernels.details() if details else {}
 
 
 def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     from transformers import set_seed
 
+    from chatpipe.kernels.dequantize import note_dequantized
     from chatpipe.models import loading
-    from chatpipe.training.trainer import packed_training
+    from chatpipe.packing.batching import batching_for
+    from chatpipe.training.trainer import batch_training
     from chatpipe.training.watch import Clock, TrainingWatch
 
     started = time.monotonic()
@@ -90,14 +96,16 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     check_positions(request.base.path, longest, "the longest row", "lower training.max_length")
     shared = _is_shared(request, rows)
     model = _shared_model(request) if shared else _whole_model(request)
+    note_dequantized(model.get_base_model())
     checkpoint = _agreed_checkpoint(work, request.lora.dropout > 0)
     clock = Clock(started, checkpoint.seconds if checkpoint else 0.0)
     if checkpoint:
         LOG.warning("resuming from %s", checkpoint.path.name)
     with deferred_signals() as stop_request:
         watch = TrainingWatch(work, clock, stop_request)
-        trainer = _trainer(request, model, rows, watch, shared)
-        with packed_training(model):
+        batching = batching_for(model)
+        trainer = _trainer(request, model, rows, watch, batching, shared)
+        with batch_training(model, batching):
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         watch.raise_if_stopped(trainer.state)
     check_adapter(model, rows.rows[0])
@@ -175,6 +183,13 @@ def _with_adapter(model: Any, request: Finetune) -> Any:
     if request.training.gradient_checkpointing:
         # Not by peft's own preparation: it holds in float32 whatever is not quantized, and
         # checkpoints nothing where no layer is.
+        if not model.supports_gradient_checkpointing:
+            raise ConfigError(
+                [
+                    f"training.gradient_checkpointing: {type(model).__name__} has none; set it to "
+                    "false."
+                ]
+            )
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return with_adapter(model, request.lora)
 
@@ -190,13 +205,18 @@ def _agreed_checkpoint(work: Path, has_dropout: bool) -> Checkpoint | None:
 
 
 def _trainer(
-    request: Finetune, model: Any, rows: Tokenized, watch: TrainingWatch, shared: bool
+    request: Finetune,
+    model: Any,
+    rows: Tokenized,
+    watch: TrainingWatch,
+    batching: Batching,
+    shared: bool,
 ) -> Any:
     import torch
     from transformers import PrinterCallback, TrainingArguments
 
     from chatpipe.models import devices
-    from chatpipe.training.trainer import PackedTrainer, PackingCollator, training_lanes
+    from chatpipe.training.trainer import AdapterTrainer, BatchCollator, training_lanes
 
     training = request.training
     steps = optimizer_steps(training, len(rows.rows))
@@ -222,12 +242,14 @@ def _trainer(
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else the Trainer would split packs among all that are visible
-    trainer = PackedTrainer(
+    trainer = AdapterTrainer(
         model=model,
         args=arguments,
         train_dataset=rows.rows,
-        data_collator=PackingCollator(
-            training.micro_batch_tokens, training_lanes(model, arguments.world_size)
+        data_collator=BatchCollator(
+            training.micro_batch_tokens,
+            training_lanes(model, arguments.world_size, batching),
+            batching,
         ),
         global_batch_size=training.global_batch_size,
         in_lockstep=shared,

@@ -1,4 +1,4 @@
-"""transformers' Trainer over packed rows: one of its steps is one optimizer step."""
+"""transformers' Trainer over packed or padded rows: one of its steps is one optimizer step."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from peft.helpers import disable_input_dtype_casting
+from peft.tuners.lora import LoraLayer
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 
 from chatpipe.kernels.lora_training import joined_products
 from chatpipe.kernels.sparse_dropout import drawn_from
+from chatpipe.kernels.switch import is_enabled, ran
 from chatpipe.models.concurrency import lanes_for, most_lanes, side_by_side
-from chatpipe.packing.packing import Pack, pack, packed_attention, packed_nats, packs
+from chatpipe.packing.batching import PACKED, Batch, Batching
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.sampler import EpochLoader, GlobalBatches
 
@@ -22,30 +24,32 @@ Gradients = Sequence[torch.Tensor | None]
 
 # One token, of which nothing is scored.
 NOTHING = TokenizedRow([0], [IGNORED], 0)
+LORA = "lora_training"
 
 
-class PackingCollator:
-    """The rows of an optimizer step → packs, of which at most `most_lanes` are computed at once,
+class BatchCollator:
+    """The rows of an optimizer step → batches, of which at most `most_lanes` are computed at once,
     with at most `max_tokens` tokens in all of them."""
 
-    def __init__(self, max_tokens: int, most_lanes: int = 1) -> None:
+    def __init__(self, max_tokens: int, most_lanes: int = 1, batching: Batching = PACKED) -> None:
         self.max_tokens = max_tokens
         self.most_lanes = most_lanes
+        self.batching = batching
 
     def __call__(self, rows: Sequence[TokenizedRow]) -> dict[str, Any]:
         # A process without rows goes through the motions, because the others wait for it.
         rows = rows or [NOTHING]
         lanes = lanes_for(rows, self.max_tokens, self.most_lanes)
-        groups = packs(rows, self.max_tokens // lanes, lanes)
-        return {"packs": [pack(group) for group in groups], "lanes": lanes}
+        groups = self.batching.groups(rows, self.max_tokens // lanes, lanes)
+        return {"batches": [self.batching.collate(group) for group in groups], "lanes": lanes}
 
 
-def training_lanes(model: Any, processes: int = 1) -> int:
-    """How many packs may be trained on at once: one where processes exchange gradients while they
+def training_lanes(model: Any, processes: int = 1, batching: Batching = PACKED) -> int:
+    """How many batches may be trained on at once: one where processes exchange gradients while they
     are computed, where a scaler needs all of them (float16), and where threads would draw from one
     source of noise: that of the base itself, or what a layer that is computed again
     (checkpointing) had."""
-    alone = processes == 1 and model.dtype is not torch.float16
+    alone = processes == 1 and model.dtype is not torch.float16 and batching.side_by_side
     noisy = model.is_activation_checkpointing or _has_noise(model.config.get_text_config())
     return most_lanes(model) if alone and not noisy else 1
 
@@ -62,17 +66,31 @@ def _has_noise(config: Any) -> bool:
 
 
 @contextmanager
-def packed_training(model: Any) -> Iterator[None]:
-    """While this lasts, a peft model is trained on packs. Inputs are cast by autocast alone, where
-    peft would cast every layer's to float32 and autocast back; on CPUs, LoRA's products are
+def batch_training(model: Any, batching: Batching = PACKED) -> Iterator[None]:
+    """While this lasts, a peft model is trained on such batches. Inputs are cast by autocast alone,
+    where peft would cast every layer's to float32 and autocast back; on CPUs, LoRA's products are
     joined."""
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    products = joined_products(model) if on_cpu else nullcontext()
-    with packed_attention(model), disable_input_dtype_casting(model), products:
+    with batching.attention(model), _fast_lora(model) if is_enabled(LORA) else nullcontext():
         yield
 
 
-class PackedTrainer(Trainer):  # type: ignore[misc]
+@contextmanager
+def _fast_lora(model: Any) -> Iterator[None]:
+    ran(LORA)
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    # Joined products drop places, not numbers.
+    joins = on_cpu and (is_enabled("sparse_dropout") or not _has_dropout(model))
+    with disable_input_dtype_casting(model), joined_products(model) if joins else nullcontext():
+        yield
+
+
+def _has_dropout(model: Any) -> bool:
+    """Whether any adapted layer's input is dropped in part."""
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    return any(getattr(d, "p", 0.0) for layer in layers for d in layer.lora_dropout.values())
+
+
+class AdapterTrainer(Trainer):  # type: ignore[misc]
     """Trains on `global_batch_size` rows a step, however many processes share them. A step's loss
     is the mean over all scored tokens of its rows, on all processes, as
     the Trainer's own is: how the rows are packed and shared changes nothing but the speed.
@@ -83,6 +101,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
     def __init__(self, *, global_batch_size: int, in_lockstep: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.batching: Batching = self.data_collator.batching
         self.global_batch_size = global_batch_size
         self.in_lockstep = in_lockstep
 
@@ -129,38 +148,38 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Backward through every pack; the step's loss, of which the mean over processes is
+        """Backward through every batch; the step's loss, of which the mean over processes is
         logged."""
         model.train()
         accelerator = self.accelerator
-        prepared = self._prepare_inputs({"packs": self._packs(inputs["packs"])})["packs"]
+        prepared = self._prepare_inputs({"batches": self._batches(inputs["batches"])})["batches"]
         scored = torch.tensor(sum(sum(p["counts"]) for p in prepared), device=self.args.device)
         # Processes average their gradients; what is wanted is the mean over all tokens.
         weight = accelerator.num_processes / accelerator.reduce(scored, "sum").clamp(min=1)
         if inputs["lanes"] > 1:
             return self._side_by_side(model, prepared, weight, inputs["lanes"])
         loss = torch.zeros((), device=self.args.device)
-        for place, packed in enumerate(prepared):
+        for place, batch in enumerate(prepared):
             is_last = place == len(prepared) - 1
             with nullcontext() if is_last else accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    part = packed_nats(model, packed).sum() * weight
+                    part = self.batching.nats(model, batch).sum() * weight
                 accelerator.backward(part)
             loss += part.detach()
         return loss
 
     def _side_by_side(
-        self, model: torch.nn.Module, prepared: Sequence[Pack], weight: torch.Tensor, lanes: int
+        self, model: torch.nn.Module, prepared: Sequence[Batch], weight: torch.Tensor, lanes: int
     ) -> torch.Tensor:
-        """Backward through several packs at once. Noise is drawn for each pack and gradients are
-        added in the packs' order, so that a training repeats to the bit."""
+        """Backward through several batches at once. Noise is drawn for each and gradients are
+        added in their order, so that a training repeats to the bit."""
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         seeds = torch.randint(2**62, (len(prepared),)).tolist()
 
-        def gradients(item: tuple[Pack, int]) -> tuple[torch.Tensor, Gradients]:
-            packed, seed = item
+        def gradients(item: tuple[Batch, int]) -> tuple[torch.Tensor, Gradients]:
+            batch, seed = item
             with drawn_from(seed), self.compute_loss_context_manager():
-                part = packed_nats(model, packed).sum() * weight
+                part = self.batching.nats(model, batch).sum() * weight
             return part.detach(), torch.autograd.grad(part, trained, allow_unused=True)
 
         loss = torch.zeros(())
@@ -174,13 +193,13 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
                     parameter.grad += gradient
         return loss
 
-    def _packs(self, own: list[Pack]) -> list[Pack]:
-        """This process's packs, and in lockstep as many of nothing as others have more."""
+    def _batches(self, own: list[Batch]) -> list[Batch]:
+        """This process's batches, and in lockstep as many of nothing as others have more."""
         if not self.in_lockstep:
             return own
         count = torch.tensor([len(own)], device=self.args.device)
         most = int(self.accelerator.gather(count).max())
-        return [*own, *(pack([NOTHING]) for _ in range(most - len(own)))]
+        return [*own, *(self.batching.collate([NOTHING]) for _ in range(most - len(own)))]
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
         """Autocast to bfloat16 for a model that is held in it. The Trainer's own (`bf16=True`)

@@ -1,0 +1,55 @@
+"""How rows are put together for a model: packed where that is known to be right for it, else
+padded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+
+from chatpipe.kernels.switch import fell_back, is_enabled, ran
+from chatpipe.packing.model_check import packing_fault
+from chatpipe.packing.packing import pack, packed_attention, packed_nats, packs
+from chatpipe.packing.padding import own_attention, pad, padded_groups, padded_nats, unwrapped
+from chatpipe.tokenization.encoder import TokenizedRow
+
+Batch = dict[str, Any]
+Rows = Sequence[TokenizedRow]
+
+
+class Batching(NamedTuple):
+    """groups: rows, most tokens at once, (most threads, most tokens read) → groups of rows;
+    collate: a group → a batch, of which `counts` are the scored tokens of each row; nats: model and
+    batch → (S,) −log p of every scored token in float32, row by row; attention: the model's
+    attention is the one that batches need while this lasts; side_by_side: whether several batches
+    may be computed at once, in threads."""
+
+    groups: Callable[..., list[list[TokenizedRow]]]
+    collate: Callable[[Rows], Batch]
+    nats: Callable[[Any, Batch], torch.Tensor]
+    attention: Callable[[Any], AbstractContextManager[None]]
+    side_by_side: bool
+
+    def row_nats(self, model: Any, batch: Batch) -> list[float]:
+        """Σ −log p of the scored tokens of each row, without gradients."""
+        with torch.no_grad():
+            nats = self.nats(model, batch).cpu().double()
+            return [float(of_one.sum()) for of_one in torch.split(nats, batch["counts"])]
+
+
+PACKED = Batching(packs, pack, packed_nats, packed_attention, True)
+PADDED = Batching(padded_groups, pad, padded_nats, own_attention, False)
+
+
+def batching_for(model: Any) -> Batching:
+    """PACKED, or PADDED where packing is off or does not know the model, of which is warned."""
+    if not is_enabled("packing"):
+        return PADDED
+    fault = packing_fault(model)
+    if fault is None:
+        ran("packing")
+        return PACKED
+    fell_back("packing", f"{type(unwrapped(model)).__name__}: {fault}")
+    return PADDED
