@@ -287,7 +287,7 @@ def trained(lanes, folder, dropout=0.0, base=None, **settings):
         model=model,
         args=arguments,
         train_dataset=ROWS,
-        data_collator=BatchCollator(96, concurrency),
+        data_collator=BatchCollator(96, lanes),
         global_batch_size=8,
     )
     checkpoint = str(folder / "checkpoint-4") if (folder / "checkpoint-4").is_dir() else None
