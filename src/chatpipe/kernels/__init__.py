@@ -1,4 +1,4 @@
-"""Fast paths of computations, each beside a plain one."""
+"""Fast paths of computations, each beside a plain one, and the switch for them."""
 
 import lazy_loader
 

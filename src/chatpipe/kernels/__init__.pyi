@@ -5,3 +5,6 @@ from .lora_inference import can_mix as can_mix
 from .lora_inference import row_by_row as row_by_row
 from .lora_training import joined_products as joined_products
 from .sparse_dropout import SparseDropout as SparseDropout
+from .switch import KERNELS as KERNELS
+from .switch import enabled_kernels as enabled_kernels
+from .switch import recorded_kernels as recorded_kernels

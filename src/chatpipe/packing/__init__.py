@@ -1,4 +1,4 @@
-"""Several rows in one forward pass, none of which sees another."""
+"""Batches of rows: packed into one row where none sees another, or padded."""
 
 import lazy_loader
 

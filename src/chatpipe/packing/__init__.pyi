@@ -1,5 +1,8 @@
+from .batching import PACKED as PACKED
+from .batching import PADDED as PADDED
+from .batching import Batching as Batching
+from .batching import batching_for as batching_for
 from .packing import Pack as Pack
-from .packing import example_nats as example_nats
 from .packing import pack as pack
 from .packing import packed_attention as packed_attention
 from .packing import packed_nats as packed_nats

@@ -17,8 +17,8 @@ from chatpipe.models.lora import lora_config
 from chatpipe.packing.batching import PACKED, PADDED, batching_for
 from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
 from chatpipe.training.trainer import BatchCollator, batch_training
-from tests import architectures
-from tests.architectures import random_model
+from tests.support import architectures
+from tests.support.architectures import random_model
 
 COMMON = list(range(20, 32))
 INSTRUCTIONS = ("Say hello.", "Say hello, slowly.", "Why?", "Count to 3, then stop.")
