@@ -13,7 +13,7 @@ from chatpipe.store.artifact import Artifact
 from flows.naming import named_by
 from flows.placement import placement
 from flows.run_parameters import run_parameters
-from flows.study import study_story
+from flows.study import run_study
 
 
 class StudyVariant(Variant):
@@ -48,4 +48,4 @@ def compare(
     parameters = run_parameters(locals())
     tuned = parameters.variants("compare")
     gpu = placement(parameters.values.get("gpu_workers"))
-    return study_story(parameters.study_name(tuned), tuned, gpu)
+    return run_study(parameters.study_name(tuned), tuned, gpu)

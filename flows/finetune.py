@@ -22,7 +22,7 @@ from chatpipe.store.artifact import Artifact
 from flows.naming import named_by
 from flows.placement import placement
 from flows.run_parameters import run_parameters
-from flows.study import study_story
+from flows.study import run_study
 
 
 # One parameter a section, and not one for the whole variant: Prefect's run form shows each section
@@ -64,4 +64,4 @@ def finetune(
     """
     parameters = run_parameters(locals())
     variant = parameters.variant("finetune")
-    return study_story(variant.name, [variant], placement(parameters.values.get("gpu_workers")))
+    return run_study(variant.name, [variant], placement(parameters.values.get("gpu_workers")))

@@ -11,6 +11,7 @@ from chatpipe.config.schema import Variant
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.store.artifact import Artifact
+from chatpipe.study.recipe import Step
 from chatpipe.training.finetune import Finetune
 from flows.naming import check_home, named_by
 from tasks import preflight, steps
@@ -18,8 +19,8 @@ from tasks import preflight, steps
 GpuRequest = Finetune | Score | Ask
 
 
-class AskedStep(BaseModel):
-    """A request on its way to a machine with a GPU."""
+class SerializedStep(BaseModel):
+    """A step as a parameter of a flow run, on its way to a machine with a GPU."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,29 +29,22 @@ class AskedStep(BaseModel):
     label: str
 
     @classmethod
-    def of(cls, request: GpuRequest, label: str) -> AskedStep:
-        """That request, by the kind of what it gives."""
-        asked = request.model_dump(mode="json")
-        return cls.model_validate({"step": request.kind, "request": asked, "label": label})
-
-    def parsed(self) -> GpuRequest:
-        """The request."""
-        known: tuple[type[GpuRequest], ...] = (Finetune, Score, Ask)
-        return {step.kind: step for step in known}[self.step].model_validate(self.request)
+    def of(cls, step: Step) -> SerializedStep:
+        """That step, by the kind of what it gives."""
+        fields = step.request.model_dump(mode="json")
+        return cls.model_validate(
+            {"step": step.request.kind, "request": fields, "label": step.label}
+        )
 
     def build(self) -> Artifact:
         """Run the request's task."""
-        match self.parsed():
-            case Finetune() as request:
-                return steps.finetune_adapter(request, self.label)
-            case Score() as request:
-                return steps.score(request, self.label)
-            case Ask() as request:
-                return steps.ask(request, self.label)
+        known: tuple[type[GpuRequest], ...] = (Finetune, Score, Ask)
+        request = {step.kind: step for step in known}[self.step].model_validate(self.request)
+        return steps.run(request, self.label)
 
 
 @flow(name="gpu-steps", flow_run_name=named_by("label"), persist_result=False)
-def gpu_steps(label: str, plan: list[Variant], asked: list[AskedStep]) -> None:
+def gpu_steps(label: str, plan: list[Variant], asked: list[SerializedStep]) -> None:
     """Plan variants on this machine's GPU, or build what was asked for; a run of another
     deployment asks for it.
 

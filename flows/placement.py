@@ -18,14 +18,11 @@ from prefect.states import Cancelling
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ServiceError, StepProcessError
 from chatpipe.store.store import store
-from flows.gpu_steps import AskedStep
+from chatpipe.study.recipe import Job, Step
+from flows.gpu_steps import SerializedStep
 from tasks import preflight
 
 POLLED_EVERY_S = 2
-
-
-# What some steps are for, and the steps.
-AskedFor = tuple[str, Sequence[AskedStep]]
 
 
 class Placement(Protocol):
@@ -35,9 +32,9 @@ class Placement(Protocol):
         """Account for the variants on the device that will train them; ConfigError where it
         cannot."""
 
-    def build_ahead(self, asked: Sequence[AskedFor]) -> None:
-        """Have these steps built where the GPUs are, a run for each pair; the tasks that come after
-        find them in the store."""
+    def build_ahead(self, jobs: Sequence[Job]) -> None:
+        """Have these jobs done where the GPUs are, a run for each; the tasks that come after find
+        their artifacts in the store."""
 
 
 class Here:
@@ -46,7 +43,7 @@ class Here:
     def plan(self, variants: Sequence[Variant]) -> None:
         preflight.plan(variants)
 
-    def build_ahead(self, asked: Sequence[AskedFor]) -> None:
+    def build_ahead(self, jobs: Sequence[Job]) -> None:
         pass
 
 
@@ -64,15 +61,15 @@ class OnWorkers:
             label = "plan " + ", ".join(variant.name for variant in waiting)
             self._run([{"label": label, "plan": plan, "asked": []}])
 
-    def build_ahead(self, asked: Sequence[AskedFor]) -> None:
-        missing = [
-            (label, [step.model_dump(mode="json") for step in steps if not _is_stored(step)])
-            for label, steps in asked
-        ]
-        self._run(
-            [{"label": label, "plan": [], "asked": steps} for label, steps in missing if steps]
-        )
-        for step in (step for _, steps in asked for step in steps):
+    def build_ahead(self, jobs: Sequence[Job]) -> None:
+        runs = []
+        for job in jobs:
+            missing = [SerializedStep.of(step) for step in job.steps if not _is_stored(step)]
+            if missing:
+                asked = [step.model_dump(mode="json") for step in missing]
+                runs.append({"label": job.label, "plan": [], "asked": asked})
+        self._run(runs)
+        for step in (step for job in jobs for step in job.steps):
             if not _is_stored(step):
                 raise ServiceError(
                     f"{step.label}: the worker of {self.deployment} has built it, but in another "
@@ -156,8 +153,8 @@ async def _end_of(client: PrefectClient, run_id: UUID) -> FlowRun:
         await asyncio.sleep(POLLED_EVERY_S)
 
 
-def _is_stored(step: AskedStep) -> bool:
-    return store().held(step.parsed()) is not None
+def _is_stored(step: Step) -> bool:
+    return store().held(step.request) is not None
 
 
 def _cancel(runs: Sequence[UUID]) -> None:

@@ -7,7 +7,7 @@ seconds; it is recorded all the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from prefect import State, flow
@@ -17,19 +17,21 @@ from prefect.states import Completed, Failed
 
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError, GateError
+from chatpipe.generation.ask import Ask
+from chatpipe.models.model_ref import ModelRef
 from chatpipe.reevaluation import gate, history, trend
 from chatpipe.reevaluation.gate import Regression, Verdict
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.manifest import read_seal
 from chatpipe.store.store import store
 from chatpipe.study import lookup
-from chatpipe.study.base_names import base_names
 from chatpipe.study.checks import repeated_names
 from chatpipe.study.loading import load_variant, names
 from chatpipe.study.lookup import Published
+from chatpipe.study.recipe import Recipe
 from flows.naming import check_home
-from flows.placement import Placement, placement_if_online
-from flows.study import Model, base_models, heldout_sets, measured
+from flows.placement import placement_if_online
+from flows.study import Build
 from tasks import showing, steps
 
 GATE_FAILED = "chatpipe.gate.failed"
@@ -55,13 +57,11 @@ def reevaluate(
     check_home()
     if variants and (faults := repeated_names(variants)):
         raise ConfigError(faults)
-    found = _published(variants)
-    gpu = placement_if_online(gpu_workers)
-    others = [tuned for model in found.values() if (tuned := _if_here(model))]
+    models = _published(variants)
+    asks = [ask for model in models.values() if (ask := _ask_if_here(model))]
+    build = Build(placement_if_online(gpu_workers), upcoming=asks)
     with steps.MEASURING.kept():
-        checks = [
-            _check(name, model, _How(tolerance, gpu, others)) for name, model in found.items()
-        ]
+        checks = [_check(name, model, build, tolerance) for name, model in models.items()]
     summary = [sentence for check in checks for sentence in check.sentences()]
     page = trend.write_page(summary)
     showing.show_trend(trend.trend_rows(history.read()), page)
@@ -123,51 +123,40 @@ def _latest(variant: Variant) -> Published | ChatpipeError | None:
         return error
 
 
-@dataclass(frozen=True)
-class _How:
-    """How all are checked; others: what may be asked in the company of one."""
-
-    tolerance: float
-    gpu: Placement
-    others: Sequence[Model]
-
-
-def _if_here(model: Published | ChatpipeError) -> Model | None:
-    """That adapter, where it is whole, on the base that it was trained on."""
+def _ask_if_here(model: Published | ChatpipeError) -> Ask | None:
+    """What that adapter will be asked, where it is whole, on the base that it was trained on."""
     if isinstance(model, ChatpipeError):
         return None
     try:
         base = Artifact.model_validate(read_seal(model.adapter.path)["asked"]["base"])
     except ArtifactError:  # forgotten in this moment; its own check says so
         return None
-    names = base_names([model.variant])
-    return Model(model.variant, base, names[model.variant.name], model.adapter, model.corpus)
+    return Ask.of(model.variant, ModelRef(base, model.adapter))
 
 
-def _check(name: str, model: Published | ChatpipeError, how: _How) -> _Check:
+def _check(name: str, model: Published | ChatpipeError, build: Build, tolerance: float) -> _Check:
     """The check of one variant; what goes wrong in it does not keep the others from theirs."""
     if isinstance(model, ArtifactError):
         return _Check(name, damage=model)
     if isinstance(model, ChatpipeError):
         return _Check(name, error=model)
     try:
-        return _Check(name, _measure(model, how))
+        return _Check(name, _measure(model, build, tolerance))
     except Exception as error:
         get_run_logger().exception("%s could not be checked", name)
         return _Check(name, error=error)
 
 
-def _measure(model: Published, how: _How) -> Verdict:
+def _measure(model: Published, build: Build, tolerance: float) -> Verdict:
     """Score, ask, record and judge one adapter."""
-    variant = model.variant
-    _, heldout = heldout_sets([variant])
-    tuned = replace(
-        base_models([variant])[variant.name], adapter=model.adapter, corpus=model.corpus
-    )
-    held = map(store().held, tuned.scores(heldout).values())
-    unchanged = [artifact.key for artifact in held if artifact]
-    found = measured([tuned], heldout, how.gpu, how.others)
-    return gate.record(history.entries_of(found, heldout, unchanged), how.tolerance)
+    recipe = Recipe([model.variant], build)
+    heldout = recipe.heldout_sets()
+    [base] = recipe.base_models()
+    tuned = base.with_adapter(model.variant, model.adapter, model.corpus)
+    scores = [store().held(step.request) for step in tuned.score_steps(heldout)]
+    unchanged = [artifact.key for artifact in scores if artifact]
+    results = recipe.evaluate([tuned], heldout)
+    return gate.record(history.entries_of(results, heldout, unchanged), tolerance)
 
 
 def _tell(check: _Check) -> None:

@@ -17,7 +17,7 @@ from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError
 from chatpipe.planning.planner import MakePlan, Plan, refuse
 from chatpipe.planning.summary import cost_rows, summary
 from chatpipe.runtime.worker import SharedChild
-from chatpipe.study.lookup import find
+from chatpipe.study.lookup import find_adapter
 from tasks.showing import artifact_key
 
 
@@ -63,7 +63,7 @@ def _in_child(variants: tuple[Variant, ...], study: tuple[Variant, ...]) -> list
 
 def _is_trained(variant: Variant) -> bool:
     try:
-        find(variant)
+        find_adapter(variant)
     except ArtifactError:
         return False
     return True

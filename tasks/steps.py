@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
@@ -35,8 +35,8 @@ def download_base(request: FetchModel, label: str) -> Artifact:
     return _in_child(request, f"base model {label}")
 
 
-@step(task_run_name="normalize {request.name}")
-def normalize(request: Normalize) -> Artifact:
+@step(task_run_name="normalize {label}")
+def normalize(request: Normalize, label: str) -> Artifact:
     """instruction / input / output rows, and those set aside."""
     examples = store().obtain(request)
     for warning in examples.details()["warnings"]:
@@ -79,10 +79,28 @@ def apart(asks: Sequence[Ask]) -> Sequence[Ask]:
     return cast(Sequence[Ask], quote(asks))
 
 
-@step(task_run_name="report")
-def make_report(request: MakeReport) -> Artifact:
+@step(task_run_name="report {label}")
+def make_report(request: MakeReport, label: str) -> Artifact:
     """report.json, report.md, report.html."""
     return store().obtain(request)
+
+
+TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
+    FetchDataset: download,
+    FetchModel: download_base,
+    Normalize: normalize,
+    Merge: merge,
+    Finetune: finetune_adapter,
+    Score: score,
+    MakeReport: make_report,
+}
+
+
+def run(request: Request, label: str, others: Sequence[Ask] = ()) -> Artifact:
+    """Run the request's task. `others`: what else is asked, which an Ask may be answered with."""
+    if isinstance(request, Ask):
+        return ask(request, label, others)
+    return TASKS[type(request)](request, label)
 
 
 def _in_child(

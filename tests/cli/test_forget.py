@@ -9,18 +9,13 @@ import sys
 
 import pytest
 
-from chatpipe.data.merge import Merge
-from chatpipe.data.normalize import Normalize
 from chatpipe.errors import ArtifactError
-from chatpipe.evaluation.score import Score
-from chatpipe.generation.ask import Ask
-from chatpipe.report.build import MakeReport, Measured
-from chatpipe.sources.fetch import FetchDataset, FetchModel
-from chatpipe.store.artifact import Artifact
 from chatpipe.store.store import store
 from chatpipe.study import removal
 from chatpipe.study.loading import load_variant
-from chatpipe.training.finetune import Finetune
+from chatpipe.study.lookup import find_adapter
+from chatpipe.study.recipe import Recipe
+from tests.support.requests import Placeholders
 from tests.support.rows import alpaca_rows, write_jsonl
 
 
@@ -29,44 +24,10 @@ def chatpipe(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, **options)
 
 
-def build(request) -> Artifact:
-    """An artifact of that request, of which only the record is right."""
-
-    def placeholder(into):
-        (into / "file").write_text(request.key())
-        return {}
-
-    return store().obtain(request, placeholder)
-
-
 def build_all(variant):
-    """All artifacts of a run of that variant."""
-    base = build(FetchModel.of(variant.base_model))
-    raw = [build(FetchDataset.of(dataset)) for dataset in variant.datasets]
-    pairs = zip(variant.datasets, raw, strict=True)
-    examples = tuple(build(Normalize.of(dataset, files)) for dataset, files in pairs)
-    corpus = build(Merge(examples=examples, split=variant.split))
-    adapter = build(Finetune.of(variant, base, corpus))
-    settings = (variant.prompt_template, variant.quantization, variant.evaluation)
-    scores = {"rows": build(Score.of((base, adapter), corpus, settings))}
-    generations = build(Ask.of(variant, base, adapter))
-    model = Measured(
-        name=variant.name,
-        base_model="base",
-        variant=variant,
-        adapter=adapter,
-        corpus=corpus,
-        scores=scores,
-        generations=generations,
-    )
-    request = MakeReport(
-        study=variant.name,
-        models=(model,),
-        examples={"rows": examples[0]},
-        heldout={"rows": corpus},
-    )
-    build(request)
-    return adapter
+    """All artifacts of a run of that variant, of which only the records are right; its adapter."""
+    Recipe([variant], Placeholders()).report(variant.name)
+    return find_adapter(variant)
 
 
 @pytest.fixture
@@ -103,17 +64,8 @@ def test_all_of_one_variant_and_nothing_of_another(variants):
     kept = build_all(other)
     assert forget(mine) == OF_ONE
     assert forget(mine) == []
-    assert store().held(Finetune.of(other, *_inputs(other))) == kept
+    assert find_adapter(other) == kept
     assert forget(other) == OF_ONE
-
-
-def _inputs(variant):
-    base = store().held(FetchModel.of(variant.base_model))
-    raw = [store().held(FetchDataset.of(d)) for d in variant.datasets]
-    examples = tuple(
-        store().held(Normalize.of(d, r)) for d, r in zip(variant.datasets, raw, strict=True)
-    )
-    return base, store().held(Merge(examples=examples, split=variant.split))
 
 
 def test_what_came_of_an_adapter_that_is_gone(variants):

@@ -133,7 +133,7 @@ def test_a_machine_that_trained_nothing_checks_what_the_shared_store_holds(
     monkeypatch.setenv("CHATPIPE_SHARED_STORE", str(tmp_path / "bucket"))
     trained(made)  # all there already: it is shared
     monkeypatch.setenv("CHATPIPE_HOME", str(tmp_path / "another machine"))
-    _, adapter = lookup.find(made)
+    adapter = lookup.find_adapter(made)
     assert not adapter.path.exists()  # known by its seal; nothing was fetched
     state, _, _ = reevaluate(made)
     assert state.name == "Completed"
@@ -176,8 +176,7 @@ def test_adapters_of_one_base_are_asked_together(first, folder):
 
 def asked_of(made):
     """Where in the store the answers of that variant's adapter are."""
-    base, adapter = lookup.find(made)
-    request = Ask.of(made, base, adapter)
+    request = Ask.of(made, lookup.find(made))
     return f"{request.kind}/{request.key()}"
 
 
@@ -200,7 +199,7 @@ def test_a_worse_adapter_under_the_same_name_fails_the_run_with_a_state_and_an_e
 
 def test_a_damaged_adapter_is_noticed_by_its_digest_and_the_others_are_still_checked(first, folder):
     made, _ = first
-    weights = lookup.find(made)[1].path / "adapter_model.safetensors"
+    weights = lookup.find_adapter(made).path / "adapter_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     other = variant(folder, WORSE).model_copy(update={"name": "other"})

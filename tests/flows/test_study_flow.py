@@ -10,6 +10,8 @@ from chatpipe.planning.planner import plan
 from chatpipe.report import read_report
 from chatpipe.store.manifest import read_seal
 from chatpipe.store.store import store
+from chatpipe.study.lookup import LookUp
+from chatpipe.study.recipe import Recipe, StoreBuilder
 from tests.support.requests import prefect_for_tests
 from tests.support.rows import alpaca_rows, write_jsonl
 
@@ -61,6 +63,15 @@ def study(variants):
 @pytest.fixture(scope="module")
 def report(study):
     return read_report(study.path)
+
+
+def test_the_run_is_looked_up_as_it_was_built(study, variants):
+    """By Prefect's tasks, in this process, and by a look-up: the same report."""
+    from tasks.caching import BUILT
+
+    assert {name.partition("/")[0] for name in BUILT} >= {"adapter", "scores", "generations"}
+    for resolver in (LookUp("a study"), StoreBuilder()):
+        assert Recipe(variants, resolver).report("differently-measured") == study
 
 
 def scored_rows(study, template, max_length, adapter):

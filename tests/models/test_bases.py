@@ -15,6 +15,7 @@ from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.models.base_checks import base_faults
 from chatpipe.models.loading import load_base, load_tokenizer
+from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.shapes import shapes_of
 from chatpipe.planning.planner import plan
 from chatpipe.sources.fetch import FetchModel
@@ -414,10 +415,10 @@ def test_what_the_plan_calls_fine_trains_and_is_scored_right(home, tmp_path, tin
     assert [PADDED[name] in note for note in padded] == [True] * (name in PADDED)
     fetched = store().obtain(FetchModel.of(asked.base_model))
     adapter = store().obtain(Finetune.of(asked, fetched, made.data.corpus))
-    plain = (asked.prompt_template, FULL, asked.evaluation)
-    scores = store().obtain(Score.of((fetched, None), made.data.corpus, plain))
+    plain = asked.model_copy(update={"quantization": FULL})
+    scores = store().obtain(Score.of(plain, ModelRef(fetched), made.data.corpus))
     check_scores(base, scores, made.data.corpus)
-    asked_panel = Ask.of(asked, fetched, adapter).model_copy(
+    asked_panel = Ask.of(asked, ModelRef(fetched, adapter)).model_copy(
         update={"generation": Generation(max_new_tokens=2)}
     )
     assert store().obtain(asked_panel)
@@ -595,8 +596,8 @@ def test_names_that_the_plan_calls_fine_train(home, tiny_model_dir, names):
     with safe_open(adapter.path / "adapter_model.safetensors", "pt") as weights:
         names_of_weights = list(weights.keys())
     assert all("lora_" in name for name in names_of_weights)
-    plain = (asked.prompt_template, FULL, asked.evaluation)
-    assert store().obtain(Score.of((fetched, adapter), made.data.corpus, plain))
+    plain = asked.model_copy(update={"quantization": FULL})
+    assert store().obtain(Score.of(plain, ModelRef(fetched, adapter), made.data.corpus))
 
 
 def test_a_base_that_stays_mostly_unquantized_is_said(home, tmp_path, tiny_model_dir):

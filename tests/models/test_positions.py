@@ -9,6 +9,7 @@ from chatpipe.errors import ModelError
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.chat import Conversation
+from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import positions_of
 from chatpipe.planning.planner import MakePlan, plan
 from chatpipe.sources.fetch import FetchModel
@@ -117,8 +118,8 @@ def test_a_held_out_row_beyond_the_positions_is_refused_in_the_plan_and_when_sco
     assert "lower max_length to 1024" in fault
     base = store().obtain(FetchModel.of(asked.base_model))
     with pytest.raises(ModelError, match="the longest held-out row has"):
-        settings = (template("alpaca"), FULL, asked.evaluation)
-        store().obtain(Score.of((base, None), made.data.corpus, settings))
+        full = asked.model_copy(update={"quantization": FULL})
+        store().obtain(Score.of(full, ModelRef(base), made.data.corpus))
     fitting = plan(variant("evaluation.max_length=1024"))
     assert fitting.faults == ()
 
@@ -135,7 +136,7 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused(variant):
     assert len(faults) == len(asked.panel)
     base = store().obtain(FetchModel.of(asked.base_model))
     with pytest.raises(ModelError, match="longest prompt of the panel"):
-        store().obtain(Ask.of(asked, base, None))
+        store().obtain(Ask.of(asked, ModelRef(base)))
 
 
 def test_training_on_rows_beyond_the_positions_is_refused_before_a_step(variant):

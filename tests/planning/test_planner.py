@@ -20,7 +20,7 @@ from chatpipe.planning.summary import cost_rows, summary
 from chatpipe.planning.token_stats import histogram
 from chatpipe.store.store import store
 from chatpipe.study.loading import parse_variant
-from chatpipe.study.lookup import find
+from chatpipe.study.lookup import find_adapter
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.sampler import GlobalBatches
 from chatpipe.utils.quantities import in_bytes, in_time
@@ -232,6 +232,7 @@ def test_what_exists_is_told_from_what_would_be_made(variant):
     assert {("raw", "make"), ("examples", "make"), ("corpus", "make")} <= states(first)
     assert {("raw", "exists"), ("corpus", "exists"), ("adapter", "make")} <= states(second)
     assert not second.trained and second.tokens == first.tokens
+    assert {step.bytes for step in first.steps if step.state == "make"} == {None}
 
 
 def trained(asked, **details):
@@ -246,7 +247,7 @@ def test_nothing_is_refused_for_memory_where_nothing_will_be_trained(variant):
     trained(variant(), device="elsewhere", tokens_per_s=1.0)
     made = plan(variant(), LARGE.model_copy(update={"free_bytes": 1}))
     assert made.trained and not made.faults and not made.disk
-    assert find(variant()) and "nothing to train" in summary(made)
+    assert find_adapter(variant()) and "nothing to train" in summary(made)
 
 
 def test_time_follows_the_rate_that_was_measured_on_the_same_device(variant):

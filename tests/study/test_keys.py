@@ -30,6 +30,7 @@ from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
+from chatpipe.models.model_ref import ModelRef
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.tokenization.token_cache import TEXTS, digest_of, token_file
@@ -229,12 +230,12 @@ def steps_of(variant: Variant) -> list[Request]:
     base, rows, adapter = (
         Artifact(kind=kind, key=kind * 4, digest=kind) for kind in ("base", "rows", "adapter")
     )
-    measured = (variant.prompt_template, variant.quantization, variant.evaluation)
+    model = ModelRef(base, adapter)
     return [
         Merge(examples=(rows,), split=variant.split),
         Finetune.of(variant, base, rows),
-        Score.of((base, adapter), rows, measured),
-        Ask.of(variant, base, adapter),
+        Score.of(variant, model, rows),
+        Ask.of(variant, model),
     ]
 
 

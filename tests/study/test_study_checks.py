@@ -55,10 +55,10 @@ def test_one_name_for_two_variants_is_refused():
 
 
 def test_the_flow_refuses_before_it_plans():
-    from flows.study import study_story
+    from flows.study import run_study
 
     with pytest.raises(ConfigError, match="split differently"):
-        study_story("s", [variant("a"), variant("b", split={"heldout": 0.5})], gpu=None)
+        run_study("s", [variant("a"), variant("b", split={"heldout": 0.5})], gpu=None)
 
 
 def names(*variants):
@@ -147,11 +147,12 @@ def test_many_differences_are_said_by_the_name_of_a_variant():
 
 @pytest.mark.usefixtures("chatpipe_home")
 def test_the_demo_compares_data_after_the_same_number_of_steps():
-    from chatpipe.planning.steps import data_of
+    from chatpipe.planning.steps import DryRun, account_rows
     from chatpipe.study.loading import load_study, study_variants
+    from chatpipe.study.recipe import Recipe
     from chatpipe.training.finetune import optimizer_steps
 
     variants = study_variants(load_study("demo"))
-    rows = [data_of(variant)[0].train_rows for variant in variants]
+    rows = [account_rows(Recipe([v], DryRun()), v).train_rows for v in variants]
     steps = {optimizer_steps(v.training, r) for v, r in zip(variants, rows, strict=True)}
     assert steps == {43} and {v.training.global_batch_size for v in variants} == {8}

@@ -8,7 +8,9 @@ from chatpipe.config.schema import BaseModelRef, Dataset, Lora, Quantization, Sp
 from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize
 from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.store.artifact import Artifact
 from chatpipe.store.store import store
+from chatpipe.study.recipe import Resolver, Step
 from chatpipe.training.finetune import Finetune
 from tests.support.rows import alpaca_rows, write_jsonl
 
@@ -28,6 +30,17 @@ def finetune_request(home, model, rows, **training) -> Finetune:
         lora=Lora(rank=4, alpha=8, dropout=0.0),
         training=Training(**{"learning_rate": 0.02, "global_batch_size": 4, **training}),
     )
+
+
+class Placeholders(Resolver):
+    """Seals an artifact for every step, of which only the record is right; nothing is computed."""
+
+    def resolve(self, step: Step) -> Artifact:
+        def placeholder(into):
+            (into / "file").write_text(f"{step.request.kind}/{step.request.key()}")
+            return {}
+
+        return store().obtain(step.request, placeholder)
 
 
 @contextmanager

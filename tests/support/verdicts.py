@@ -13,16 +13,9 @@ import yaml
 from typer.testing import CliRunner
 
 from chatpipe.cli.app import app
-from chatpipe.config.schema import Variant
-from chatpipe.data.merge import Merge
-from chatpipe.data.normalize import Normalize
-from chatpipe.evaluation.score import Score
-from chatpipe.generation.ask import Ask
-from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.store.artifact import Artifact
-from chatpipe.store.store import store
 from chatpipe.study.loading import load_variant
-from chatpipe.training.finetune import Finetune
+from chatpipe.study.recipe import Recipe, StoreBuilder
 from tests.support.rows import alpaca_rows
 
 SETTINGS: dict[str, Any] = {
@@ -125,31 +118,9 @@ def judge(case: Case, folder: Path, model: Path) -> None:
         assert case.refused in planned.text, planned.text
     else:
         assert planned.fine, planned.text
-        assert all(made.path.is_dir() for made in run(variant))
+        assert run(variant).path.is_dir()
 
 
-def run(path: Path) -> list[Artifact]:
-    """The steps of the variant's run, in this process; what they made of its adapter."""
-    variant = load_variant(str(path))
-    held = store()
-    base = held.obtain(FetchModel.of(variant.base_model))
-    examples = [
-        held.obtain(Normalize.of(dataset, held.obtain(FetchDataset.of(dataset))))
-        for dataset in variant.datasets
-    ]
-    corpus = held.obtain(Merge(examples=tuple(examples), split=variant.split))
-    adapter = held.obtain(Finetune.of(variant, base, corpus))
-    by_hash = variant.split.model_copy(update={"method": "hash"})
-    heldout = [held.obtain(Merge(examples=(part,), split=by_hash)) for part in examples]
-    return [
-        held.obtain(request)
-        for model in (None, adapter)
-        for request in (
-            *(Score.of((base, model), rows, _measured(variant)) for rows in heldout),
-            Ask.of(variant, base, model),
-        )
-    ]
-
-
-def _measured(variant: Variant) -> tuple[Any, Any, Any]:
-    return variant.prompt_template, variant.quantization, variant.evaluation
+def run(path: Path) -> Artifact:
+    """The report of the variant, all steps of which were run in this process."""
+    return Recipe([load_variant(str(path))], StoreBuilder()).report("a study")

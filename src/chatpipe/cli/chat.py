@@ -88,12 +88,14 @@ def _conversation(
     settings = load_variant(name, [*overrides, *given]).generation
     # What is asked for here is no part of the run: the adapter is the same, and so is its name.
     variant = load_variant(name, overrides)
-    base, adapter = map(store().bring, find(variant))
+    model = find(variant)
+    for artifact in model.artifacts():
+        store().bring(artifact)
     prepare()
 
     from chatpipe.generation.chat import Conversation
 
     conversation = Conversation(
-        base.path, adapter.path, variant.quantization, variant.prompt_template
+        model.base.path, model.adapter_path, variant.quantization, variant.prompt_template
     )
     return conversation, settings

@@ -30,7 +30,7 @@ def finetune(
         from chatpipe.planning.row_checks import format_of, no_file, row_faults
         from chatpipe.study.export import check_target, export_directory, export_variant
         from chatpipe.study.loading import is_taken, parse_variant
-        from chatpipe.study.lookup import find
+        from chatpipe.study.lookup import find_adapter
 
         if not dataset.is_file():
             raise ConfigError([f"--dataset {dataset}: {no_file(dataset)}."])
@@ -47,7 +47,7 @@ def finetune(
             variant = parse_variant(unique, "command line", overrides or [])
         check_target(adapter, variant)
         run_variant(variant, Way(as_json=as_json))
-        export_directory(find(variant)[1].path, adapter)
+        export_directory(find_adapter(variant).path, adapter)
         saved = export_variant(variant)
         if not as_json:
             typer.echo(f"adapter: {adapter}\nvariant: {saved} (for run, ask and chat)")

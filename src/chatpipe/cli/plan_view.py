@@ -10,7 +10,7 @@ from rich.table import Table
 
 from chatpipe.data.normalize import RowAccount
 from chatpipe.planning.planner import Plan
-from chatpipe.planning.steps import Step
+from chatpipe.planning.steps import PlannedStep
 from chatpipe.planning.summary import cost_rows
 from chatpipe.planning.token_stats import Tokens
 from chatpipe.utils.quantities import in_bytes, in_count
@@ -118,7 +118,7 @@ def _memory(plan: Plan) -> Iterator[RenderableType]:
         yield f"{in_bytes(free)} are free on {escape(plan.device.name)}."
 
 
-def _steps(steps: tuple[Step, ...]) -> Table:
+def _steps(steps: tuple[PlannedStep, ...]) -> Table:
     table = _table("Kind", "Of", "State", "Size")
     for step in steps:
         size = in_bytes(step.bytes) if step.bytes is not None else ""

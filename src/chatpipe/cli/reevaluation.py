@@ -39,12 +39,12 @@ def reevaluate(
         from chatpipe.cli.console import quiet_console
         from chatpipe.cli.interrupts import end_at_second_interrupt
         from chatpipe.cli.temporary_server import prepare_own_server
-        from flows.reevaluate import reevaluate as story
+        from flows.reevaluate import reevaluate as reevaluate_flow
 
         end_at_second_interrupt()
         quiet_console()
         prepare_own_server()
-        state = story(chosen, tolerance, return_state=True)
+        state = reevaluate_flow(chosen, tolerance, return_state=True)
         error: Any = state.result(raise_on_failure=False)
         if error and not isinstance(error, GateError):
             raise error

@@ -76,7 +76,7 @@ def check(variants: Sequence[Variant]) -> None:
         raise ConfigError(list(dict.fromkeys(faults)))
 
 
-def _run_here(story: Callable[[], Artifact], name: str, as_json: bool) -> None:
+def _run_here(run_flow: Callable[[], Artifact], name: str, as_json: bool) -> None:
     """Run a flow, print its report's tables and where it is."""
     from chatpipe.cli.console import print_report, quiet_console
     from chatpipe.cli.interrupts import end_at_second_interrupt
@@ -88,7 +88,7 @@ def _run_here(story: Callable[[], Artifact], name: str, as_json: bool) -> None:
     end_at_second_interrupt()
     quiet_console()
     prepare_own_server()
-    story()
+    run_flow()
     pages = report_directory(name)
     report = read_report(pages)
     if as_json:

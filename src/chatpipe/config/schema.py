@@ -34,6 +34,11 @@ class BaseModelRef(Section):
     repo: str = Field("smollm2-135m-instruct", min_length=1, description="catalogue, hub or path")
     revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
 
+    @property
+    def short_name(self) -> str:
+        """The last part of the repository's or directory's name."""
+        return self.repo.rstrip("/").rpartition("/")[2]
+
 
 class Fallback(Section):
     """A hub data set with the same rows, for when the first one cannot be had."""

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from chatpipe.config.prompt_schema import PromptTemplate
 from chatpipe.config.prompts import template
-from chatpipe.config.schema import Evaluation, Quantization
+from chatpipe.config.schema import Quantization, Variant
 from chatpipe.errors import DataError, ModelError
 from chatpipe.kernels.switch import recorded_kernels
+from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions
 from chatpipe.runtime.progress import Reporter
 from chatpipe.store.artifact import Artifact, Request
@@ -44,19 +45,16 @@ class Score(Request):
     batch_tokens: int
 
     @classmethod
-    def of(
-        cls, models: tuple[Artifact, Artifact | None], heldout: Artifact, settings: ScoreSettings
-    ) -> Score:
-        """The request for that (base, adapter) pair on that set."""
-        prompt_template, quantization, evaluation = settings
+    def of(cls, variant: Variant, model: ModelRef, heldout: Artifact) -> Score:
+        """Return the request for that model on that set, with the variant's settings."""
         return cls(
-            base=models[0],
-            adapter=models[1],
+            base=model.base,
+            adapter=model.adapter,
             heldout=heldout,
-            prompt_template=prompt_template,
-            quantization=quantization,
-            max_length=evaluation.max_length,
-            batch_tokens=evaluation.batch_tokens,
+            prompt_template=variant.prompt_template,
+            quantization=variant.quantization,
+            max_length=variant.evaluation.max_length,
+            batch_tokens=variant.evaluation.batch_tokens,
         )
 
     def build(self, into: Path) -> dict[str, Any]:
@@ -100,9 +98,6 @@ class Score(Request):
             "base_streamed": streamed,
             **kernels.details(),
         }
-
-
-ScoreSettings = tuple[PromptTemplate, Quantization, Evaluation]
 
 
 def row_nats(

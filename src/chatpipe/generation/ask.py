@@ -13,6 +13,7 @@ from chatpipe.config.prompts import raw_prompt, segments
 from chatpipe.config.schema import Generation, Quantization, Variant
 from chatpipe.generation.batch import Completion, complete, mixes_adapters
 from chatpipe.kernels.switch import recorded_kernels
+from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.tokenization.encoder import Encoder
@@ -35,16 +36,17 @@ class Ask(Request):
     asked: tuple[str, ...]  # "template", "raw" or both
 
     @classmethod
-    def of(cls, variant: Variant, base: Artifact, adapter: Artifact | None) -> Ask:
-        """The variant's panel for its adapter, or for the base (which is asked raw as well)."""
+    def of(cls, variant: Variant, model: ModelRef) -> Ask:
+        """Return the request for the model's answers to the variant's panel. A base is asked raw as
+        well."""
         return cls(
-            base=base,
-            adapter=adapter,
+            base=model.base,
+            adapter=model.adapter,
             prompt_template=variant.prompt_template,
             quantization=variant.quantization,
             panel=variant.panel,
             generation=variant.generation,
-            asked=("template",) if adapter else ("template", "raw"),
+            asked=("template",) if model.adapter else ("template", "raw"),
         )
 
     def build(self, into: Path) -> dict[str, Any]:

@@ -30,21 +30,14 @@ from chatpipe.planning.cost import (
     lacking_room,
 )
 from chatpipe.planning.lengths import heldout_lengths, panel_faults, template_faults
-from chatpipe.planning.steps import (
-    Data,
-    Step,
-    base_step,
-    data_of,
-    heldout_of,
-    measuring_steps,
-    state_of,
-)
+from chatpipe.planning.steps import Data, DryRun, PlannedStep, account_rows, heldout_here
 from chatpipe.planning.token_stats import Tokens, account_tokens
 from chatpipe.sources.base_files import listed, unread_weights
-from chatpipe.sources.fetch import FetchModel
+from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.metadata import Upstream, upstream_base
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.paths import home
+from chatpipe.study.recipe import Recipe
 from chatpipe.training.finetune import Finetune, optimizer_steps, rows_seen
 
 CERTAIN = 1.15  # an estimate that is this many times what is free is refused
@@ -65,7 +58,7 @@ class Plan(BaseModel):
     memory: MemoryEstimate | None = None
     duration: Duration | None = None
     disk: tuple[Need, ...] = ()
-    steps: tuple[Step, ...] = ()
+    steps: tuple[PlannedStep, ...] = ()
     trained: bool = False  # the adapter is in the store: nothing will be trained
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
@@ -121,12 +114,14 @@ class _Planner:
         self.variant, self.device, self.study = variant, device, study
         self.notes: list[str] = []
         self.faults: list[str] = []
+        self.dry_run = DryRun()
+        self.recipe = Recipe([variant], self.dry_run)
 
     def plan(self) -> Plan:
         unused = unused_gpu()
         if unused and self.device.kind == "cpu":
             self.notes.append(unused)
-        data, data_steps = data_of(self.variant)
+        data = account_rows(self.recipe, self.variant)
         self.notes += data.notes
         self.faults += data.faults
         upstream = self._upstream()
@@ -135,7 +130,7 @@ class _Planner:
         tokenizer = self._tokenizer(upstream)
         tokens = self._tokens(finetune, tokenizer)
         steps = optimizer_steps(self.variant.training, tokens.rows if tokens else data.train_rows)
-        adapter_step, adapter = state_of(finetune, self.variant.name)
+        adapter = self._adapter(data)
         if shapes:
             self._check_positions(tokens, shapes)
         if tokenizer is not None:
@@ -154,12 +149,7 @@ class _Planner:
             memory=memory,
             duration=self._duration(shapes, tokens, data, base),
             disk=disk,
-            steps=(
-                *data_steps,
-                base_step(self.variant, upstream),
-                adapter_step,
-                *measuring_steps(self.variant, data, base, adapter),
-            ),
+            steps=self._steps(upstream, data),
             trained=adapter is not None,
             notes=tuple(self.notes),
             faults=tuple(self.faults),
@@ -167,6 +157,7 @@ class _Planner:
 
     def _upstream(self) -> Upstream:
         try:
+            self.recipe.base(self.variant)
             found = upstream_base(self.variant.base_model)
         except ChatpipeError as error:
             self.faults.append(f"base_model: {error}")
@@ -226,12 +217,29 @@ class _Planner:
             )
 
     def _finetune(self, upstream: Upstream, data: Data) -> Finetune | None:
-        """The request; a base that is not in the store yet is named by what is asked for."""
+        """The request, where what its tokens depend on is here; its base may be a placeholder."""
         if data.corpus is None or upstream.directory is None:
             return None
-        wanted = FetchModel.of(self.variant.base_model)
-        base = upstream.artifact or Artifact(kind=wanted.kind, key=wanted.key(), digest="")
-        return Finetune.of(self.variant, base, data.corpus)
+        return self.recipe.finetune(self.variant)
+
+    def _adapter(self, data: Data) -> Artifact | None:
+        """The adapter, where it is in the store. Notes its step and those that evaluate it and its
+        base; none of them where a source is at fault."""
+        if data.faults:
+            return None
+        try:
+            tuned = self.recipe.finetuned_models()
+            self.recipe.evaluate([*self.recipe.base_models(), *tuned], self.recipe.heldout_sets())
+        except ChatpipeError:  # the base: its fault is among the plan's already
+            return None
+        [adapter] = [model.ref.adapter for model in tuned]
+        return None if adapter is None or adapter.is_pending else adapter
+
+    def _steps(self, upstream: Upstream, data: Data) -> tuple[PlannedStep, ...]:
+        """The steps, with the bytes of downloads that only their sources know."""
+        base = (FetchModel.kind, self.variant.base_model.short_name)
+        sizes = {(FetchDataset.kind, rows.name): rows.download_bytes for rows in data.datasets}
+        return self.dry_run.steps({base: upstream.download_bytes, **sizes})
 
     def _tokenizer(self, upstream: Upstream) -> Any:
         if upstream.directory is None:
@@ -292,7 +300,7 @@ class _Planner:
         for other in self.study:
             for dataset in other.datasets:
                 if dataset.name not in found:
-                    found[dataset.name] = heldout_of(dataset, other.split)
+                    found[dataset.name] = heldout_here(dataset, other.split)
         return {name: heldout for name, heldout in found.items() if heldout}
 
     def _check_positions(self, tokens: Tokens | None, shapes: Shapes) -> None:

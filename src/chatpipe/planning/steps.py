@@ -1,8 +1,9 @@
-"""Which artifacts of a variant exist, which would be made, and which downloaded; its rows."""
+"""A variant's steps without a run: which artifacts exist, which would be made or downloaded; its
+rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -11,16 +12,15 @@ from chatpipe.config.schema import Dataset, Split, Variant
 from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize, RowAccount
 from chatpipe.errors import ChatpipeError
-from chatpipe.evaluation.score import Score
-from chatpipe.generation.ask import Ask
 from chatpipe.report.schema import FEW_ROWS
 from chatpipe.sources.fetch import FetchDataset, FetchModel
-from chatpipe.sources.metadata import Upstream, upstream_dataset
+from chatpipe.sources.metadata import upstream_dataset
 from chatpipe.store.artifact import Artifact, Request, shared_manifest
 from chatpipe.store.store import store
+from chatpipe.study.recipe import Recipe, Resolver, Step
 
 
-class Step(BaseModel):
+class PlannedStep(BaseModel):
     """One artifact: what it is of, whether it is there, and its bytes where they are known."""
 
     model_config = ConfigDict(frozen=True)
@@ -29,6 +29,48 @@ class Step(BaseModel):
     what: str
     state: Literal["exists", "make", "download"]
     bytes: int | None = None
+
+
+class DryRun(Resolver):
+    """Notes the state of every step. Of what is missing it builds what takes seconds: the rows of
+    data sets that are here, and the links to a local base. All else is a placeholder."""
+
+    def __init__(self) -> None:
+        self._steps: dict[tuple[str, str, str], PlannedStep] = {}
+
+    def resolve(self, step: Step) -> Artifact:
+        request = step.request
+        if any(artifact.is_pending for artifact in request.upstream()):
+            self._note(step, PlannedStep(kind=request.kind, what=step.label, state="make"))
+            return Artifact.pending(request)
+        if isinstance(request, FetchModel) and request.path is not None:
+            store().obtain(request)  # links; nothing is copied
+        planned, artifact = _state_of(request, step.label)
+        self._note(step, planned)
+        if _is_of_rows_here(request, artifact):
+            return store().obtain(request)
+        return artifact or Artifact.pending(request)
+
+    def steps(
+        self, download_bytes: Mapping[tuple[str, str], int | None]
+    ) -> tuple[PlannedStep, ...]:
+        """Return the steps in their order.
+
+        Args:
+            download_bytes: (kind, what) → bytes to download, of what no store has.
+        """
+
+        def sized(step: PlannedStep) -> PlannedStep:
+            if step.state != "download" or step.bytes is not None:
+                return step
+            size = download_bytes.get((step.kind, step.what))
+            return step.model_copy(update={"bytes": size})
+
+        return tuple(map(sized, self._steps.values()))
+
+    def _note(self, step: Step, planned: PlannedStep) -> None:
+        """Under its key, which placeholders make alike, and its label."""
+        self._steps.setdefault((planned.kind, step.request.key(), step.label), planned)
 
 
 class DatasetRows(BaseModel):
@@ -42,7 +84,7 @@ class DatasetRows(BaseModel):
     examples: Artifact | None = None
     heldout: Artifact | None = None
     heldout_rows: int | None = None
-    download_bytes: int = 0
+    download_bytes: int | None = 0
     files_bytes: int = 0
 
 
@@ -67,7 +109,7 @@ class Data(BaseModel):
     @property
     def download_bytes(self) -> int:
         """What is still to be fetched, where that is known."""
-        return sum(dataset.download_bytes for dataset in self.datasets)
+        return sum(dataset.download_bytes or 0 for dataset in self.datasets)
 
     @property
     def files_bytes(self) -> int:
@@ -75,102 +117,62 @@ class Data(BaseModel):
         return sum(dataset.files_bytes for dataset in self.datasets)
 
 
-def data_of(variant: Variant) -> tuple[Data, list[Step]]:
-    """The rows. Local data sets are normalized and merged into the store (seconds); others
-    count by the catalogue until they are there."""
+def account_rows(steps: Recipe, variant: Variant) -> Data:
+    """Count the variant's rows, which makes those of local data sets (seconds); others count by the
+    catalogue until they are there."""
     datasets: list[DatasetRows] = []
-    steps: list[Step] = []
     notes: list[str] = []
     faults: list[str] = []
     for dataset in variant.datasets:
         try:
-            datasets.append(_rows_of(dataset, steps, notes))
+            rows = _rows_of(steps, dataset, notes)
         except ChatpipeError as error:
             faults.append(str(error))
-            datasets.append(DatasetRows(name=dataset.name))
-    parts = tuple(rows.examples for rows in datasets if rows.examples)
-    merge = Merge(examples=parts, split=variant.split) if len(parts) == len(datasets) else None
-    # Before the held-out rows are divided off, which for a single data set does the merge.
-    steps.append(state_of(merge, variant.name, Merge.kind)[0])
-    datasets = [_with_heldout(rows, variant.split, faults) for rows in datasets]
+            rows = DatasetRows(name=dataset.name)
+        else:
+            rows = _with_heldout(steps, rows, dataset, variant.split, faults)
+        datasets.append(rows)
     notes += [note for rows in datasets for note in _few_rows(rows)]
-    corpus = None
-    if merge and not faults:
-        try:
-            corpus = store().obtain(merge)
-        except ChatpipeError as error:
-            faults.append(str(error))
+    corpus = None if faults else _corpus(steps, variant, faults)
     counts = _counts(corpus) if corpus else _expected(datasets, variant.split, faults)
     return Data(
         datasets=tuple(datasets), notes=tuple(notes), faults=tuple(faults), corpus=corpus, **counts
-    ), steps
+    )
 
 
-def heldout_of(dataset: Dataset, split: Split) -> Artifact | None:
-    """The data set's held-out rows, where its rows are here and can be used."""
-    request = FetchDataset.of(dataset)
-    if request.path is None and state_of(request, dataset.name)[1] is None:
-        return None
+def heldout_here(dataset: Dataset, split: Split) -> Artifact | None:
+    """Return the data set's held-out rows, where its rows are here and can be used."""
     try:
-        return _with_heldout(_rows_of(dataset, [], []), split, []).heldout
+        heldout = Recipe([], DryRun()).heldout(dataset, split)
     except ChatpipeError:
         return None
+    return None if heldout.is_pending else heldout
 
 
-def base_step(variant: Variant, upstream: Upstream) -> Step:
-    """The base model, there or to be downloaded."""
-    name = variant.base_model.repo
-    if upstream.artifact is not None:
-        size = upstream.artifact.size()
-        return Step(kind=FetchModel.kind, what=name, state="exists", bytes=size)
-    return Step(kind=FetchModel.kind, what=name, state="download", bytes=upstream.download_bytes)
-
-
-def measuring_steps(
-    variant: Variant, data: Data, base: Artifact | None, adapter: Artifact | None
-) -> list[Step]:
-    """Scores and generations of the base and of the adapter, on every held-out set."""
-    settings = (variant.prompt_template, variant.quantization, variant.evaluation)
-    steps = []
-    for name, model, is_base in (("base", base, True), (variant.name, adapter, False)):
-        pair = (base, None if is_base else adapter) if base and model else None
-        for dataset in data.datasets:
-            heldout = dataset.heldout
-            score = Score.of(pair, heldout, settings) if pair and heldout else None
-            steps.append(state_of(score, f"{name} on {dataset.name}", Score.kind)[0])
-        ask = Ask.of(variant, *pair) if pair else None
-        steps.append(state_of(ask, f"{name} on the panel", Ask.kind)[0])
-    return steps
-
-
-def state_of(
-    request: Request | None, what: str, kind: str = "adapter"
-) -> tuple[Step, Artifact | None]:
-    """Whether the store has it; a request that cannot be known yet is one to be made."""
-    if request is None:
-        return Step(kind=kind, what=what, state="make"), None
+def _state_of(request: Request, what: str) -> tuple[PlannedStep, Artifact | None]:
+    """Whether the store has the artifact, and the artifact."""
     kind, key = request.kind, request.key()
-    found = store().find(kind, key)
-    if found is None:
-        seal = shared_manifest(kind, key)
-        if seal is None:
-            return Step(kind=kind, what=what, state="make"), None
+    if artifact := store().find(kind, key):
+        return PlannedStep(kind=kind, what=what, state="exists", bytes=artifact.size()), artifact
+    if seal := shared_manifest(kind, key):
         size = sum(file["size"] for file in seal["files"].values())
-        elsewhere = Artifact(kind=kind, key=key, digest=seal["digest"])
-        return Step(kind=kind, what=what, state="download", bytes=size), elsewhere
-    return Step(kind=kind, what=what, state="exists", bytes=found.size()), found
+        artifact = Artifact(kind=kind, key=key, digest=seal["digest"])
+        return PlannedStep(kind=kind, what=what, state="download", bytes=size), artifact
+    is_remote = isinstance(request, FetchDataset | FetchModel) and request.path is None
+    return PlannedStep(kind=kind, what=what, state="download" if is_remote else "make"), None
 
 
-def _rows_of(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRows:
-    request = FetchDataset.of(dataset)
-    step, raw = state_of(request, dataset.name)
-    if raw is None and request.path is None:
-        return _not_here(dataset, request, steps, notes)
-    steps.append(step)
-    raw = store().obtain(request)
-    normalize = Normalize.of(dataset, raw)
-    steps.append(state_of(normalize, dataset.name)[0])
-    examples = store().obtain(normalize)
+def _is_of_rows_here(request: Request, artifact: Artifact | None) -> bool:
+    """Whether it is of rows that are on this machine, or in the shared store."""
+    if isinstance(request, FetchDataset):
+        return artifact is not None or request.path is not None
+    return isinstance(request, Normalize | Merge)
+
+
+def _rows_of(steps: Recipe, dataset: Dataset, notes: list[str]) -> DatasetRows:
+    examples = steps.examples(dataset)
+    if examples.is_pending:
+        return _not_here(dataset, notes)
     details = examples.details()
     notes += details["warnings"]
     return DatasetRows(
@@ -181,26 +183,48 @@ def _rows_of(dataset: Dataset, steps: list[Step], notes: list[str]) -> DatasetRo
     )
 
 
-def _not_here(
-    dataset: Dataset, request: FetchDataset, steps: list[Step], notes: list[str]
-) -> DatasetRows:
-    known = upstream_dataset(request)
-    if known.unknown:
-        notes.append(known.unknown)
-    if known.instead_of:
-        why = " ".join(known.instead_of)
-        notes.append(f"data set {dataset.name} would come from {known.repo}: {why}")
+def _not_here(dataset: Dataset, notes: list[str]) -> DatasetRows:
+    source = upstream_dataset(FetchDataset.of(dataset))
+    if source.unknown:
+        notes.append(source.unknown)
+    if source.instead_of:
+        why = " ".join(source.instead_of)
+        notes.append(f"data set {dataset.name} would come from {source.repo}: {why}")
     rows = f"{dataset.expected_rows:,} rows are expected" if dataset.expected_rows else "no count"
     notes.append(f"data set {dataset.name} is not in the store yet: {rows}, lengths unknown.")
-    size = known.download_bytes
-    steps.append(Step(kind=FetchDataset.kind, what=dataset.name, state="download", bytes=size))
-    steps.append(Step(kind=Normalize.kind, what=dataset.name, state="make"))
     return DatasetRows(
         name=dataset.name,
         expected_rows=dataset.expected_rows,
-        download_bytes=known.download_bytes or 0,
-        files_bytes=known.files_bytes or 0,
+        download_bytes=source.download_bytes,
+        files_bytes=source.files_bytes or 0,
     )
+
+
+def _with_heldout(
+    steps: Recipe, rows: DatasetRows, dataset: Dataset, split: Split, faults: list[str]
+) -> DatasetRows:
+    """With the held-out rows that models are scored on, where the rows are there; a data set that
+    has none is a fault."""
+    try:
+        heldout = steps.heldout(dataset, split)
+    except ChatpipeError as error:
+        faults.append(f"data set {rows.name}: {error}")
+        return rows
+    if heldout.is_pending:
+        expected = rows.expected_rows
+        about = None if expected is None else round(expected * split.heldout)
+        return rows.model_copy(update={"heldout_rows": about})
+    count = heldout.details()["heldout_rows"]
+    return rows.model_copy(update={"heldout": heldout, "heldout_rows": count})
+
+
+def _corpus(steps: Recipe, variant: Variant, faults: list[str]) -> Artifact | None:
+    try:
+        corpus = steps.corpus(variant)
+    except ChatpipeError as error:
+        faults.append(str(error))
+        return None
+    return None if corpus.is_pending else corpus
 
 
 def _counts(corpus: Artifact) -> dict[str, Any]:
@@ -222,22 +246,6 @@ def _expected(
     heldout = round(rows * split.heldout)
     train = rows if split.method == "none" else rows - heldout
     return {"train_rows": train, "heldout_rows": heldout}
-
-
-def _with_heldout(rows: DatasetRows, split: Split, faults: list[str]) -> DatasetRows:
-    """With the held-out rows that models are scored on, where the rows are there; a data set that
-    has none is a fault."""
-    if rows.examples is None:
-        expected = rows.expected_rows
-        about = None if expected is None else round(expected * split.heldout)
-        return rows.model_copy(update={"heldout_rows": about})
-    try:
-        heldout = store().obtain(Merge.held_out_of(rows.examples, split))
-    except ChatpipeError as error:
-        faults.append(f"data set {rows.name}: {error}")
-        return rows
-    found = {"heldout": heldout, "heldout_rows": heldout.details()["heldout_rows"]}
-    return rows.model_copy(update=found)
 
 
 def _few_rows(rows: DatasetRows) -> list[str]:

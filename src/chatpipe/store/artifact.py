@@ -33,8 +33,21 @@ class Artifact(BaseModel):
         """The directory, in the store of this process."""
         return store_directory() / self.kind / self.key
 
+    @classmethod
+    def pending(cls, request: Request) -> Artifact:
+        """Return the placeholder of an artifact that does not exist yet; it has no digest."""
+        return cls(kind=request.kind, key=request.key(), digest="")
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it is the placeholder of an artifact that does not exist yet."""
+        return not self.digest
+
     def details(self) -> dict[str, Any]:
-        """What the step said of its product, also where only the shared store has that."""
+        """What the step said of its product, also where only the shared store has that; nothing of
+        a placeholder."""
+        if self.is_pending:
+            return {}
         return dict(recorded_manifest(self)["details"])
 
     def size(self) -> int:

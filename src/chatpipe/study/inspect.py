@@ -12,7 +12,7 @@ from chatpipe.store.paths import home
 from chatpipe.store.remote import shared_store
 from chatpipe.study.export import saved_names
 from chatpipe.study.loading import load_variant, names
-from chatpipe.study.lookup import find
+from chatpipe.study.lookup import find_adapter
 
 
 def everything() -> dict[str, Any]:
@@ -30,7 +30,7 @@ def variant(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """One variant's settings, and its adapter where it has been run."""
     found = load_variant(name, overrides, must_exist=False)
     try:
-        _, adapter = find(found)
+        adapter = find_adapter(found)
         held: dict[str, Any] = {"path": _place(adapter), "digest": adapter.digest}
     except ArtifactError as error:
         held = {"missing": str(error)}

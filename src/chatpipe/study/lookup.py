@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import Variant
-from chatpipe.data.merge import Merge
-from chatpipe.data.normalize import Normalize
 from chatpipe.errors import ArtifactError, ChatpipeError
+from chatpipe.models.model_ref import ModelRef
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.manifest import read_seal
 from chatpipe.store.remote import shared_store
 from chatpipe.store.store import store, verify
+from chatpipe.study.recipe import Recipe, Resolver, Step
 from chatpipe.training.finetune import Finetune
+
+
+class LookUp(Resolver):
+    """Gives what is stored, here or in the shared store, and builds and fetches nothing.
+
+    ArtifactError says what the store lacks, and what to run first.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # of the variant or study, for the error
+
+    def resolve(self, step: Step) -> Artifact:
+        request = step.request
+        artifact = store().held(request)
+        if artifact is None:
+            is_damaged = store().path(request.kind, request.key()).is_dir()
+            state = "is damaged" if is_damaged else "is not in the store"
+            raise ArtifactError(
+                f"{self.name}: its {request.kind} {state}; run `chatpipe run {self.name}` first."
+            )
+        return artifact
 
 
 class Published(BaseModel):
@@ -28,11 +51,37 @@ class Published(BaseModel):
     corpus: Artifact
 
 
-def find(variant: Variant) -> tuple[Artifact, Artifact]:
-    """(base, adapter) of a variant that has been run, here or on a machine that shares its store;
+def stored(variant: Variant) -> Recipe:
+    """Return the variant's steps, looked up in the store."""
+    return Recipe([variant], LookUp(variant.name))
+
+
+def find(variant: Variant) -> ModelRef:
+    """Return the model of a variant that has been run, here or on a machine that shares its store;
     ArtifactError says what to run first."""
     request = adapter_request(variant)
-    return request.base, _held(request, variant)
+    return ModelRef(request.base, _adapter(request, variant))
+
+
+def find_adapter(variant: Variant) -> Artifact:
+    """Return the adapter of `find`."""
+    return _adapter(adapter_request(variant), variant)
+
+
+def adapter_request(variant: Variant) -> Finetune:
+    """Return the variant's Finetune, from what the store holds; ArtifactError where that is not
+    all."""
+    return stored(variant).finetune(variant)
+
+
+def source_requests(variant: Variant) -> Iterator[Request]:
+    """Yield the requests for the variant's base and data sets, without those of directories and
+    files that are gone: their content is a part of the key."""
+    with suppress(ChatpipeError):
+        yield FetchModel.of(variant.base_model)
+    for dataset in variant.datasets:
+        with suppress(ChatpipeError):
+            yield FetchDataset.of(dataset)
 
 
 def latest(variant: Variant) -> Published | None:
@@ -60,15 +109,21 @@ def latest(variant: Variant) -> Published | None:
 def _bring_todays(variant: Variant) -> str | None:
     """The key of the adapter that was trained on today's rows, which is fetched, with what says
     what it was trained on, where only the shared store has it; None where there is none."""
+    recipe = stored(variant)
     try:
-        request = adapter_request(variant)
-        adapter = _held(request, variant)
+        request = recipe.finetune(variant)
+        adapter = _adapter(request, variant)
     except ChatpipeError:  # rows that were never fetched, have changed, or are gone
         return None
     if shared_store():
-        for needed in (adapter, request.corpus, *_examples(variant)):
-            store().bring(needed)
+        examples = [recipe.examples(dataset) for dataset in variant.datasets]
+        for artifact in (adapter, request.corpus, *examples):
+            store().bring(artifact)
     return adapter.key
+
+
+def _adapter(request: Finetune, variant: Variant) -> Artifact:
+    return LookUp(variant.name).resolve(Step(request, variant.name))
 
 
 def trained(variant: Variant, or_unknown: bool = False) -> list[dict[str, Any]]:
@@ -96,26 +151,3 @@ def _rows_of(asked: dict[str, Any]) -> tuple[list[str], dict[str, Any]] | None:
         return [read_seal(path)["asked"]["name"] for path in paths], merged["split"]
     except ArtifactError:  # forgotten: nothing says any more what the adapter was trained on
         return None
-
-
-def adapter_request(variant: Variant) -> Finetune:
-    """The variant's Finetune, from what the store holds; ArtifactError where that is not all."""
-    base = _held(FetchModel.of(variant.base_model), variant)
-    corpus = _held(Merge(examples=_examples(variant), split=variant.split), variant)
-    return Finetune.of(variant, base, corpus)
-
-
-def _examples(variant: Variant) -> tuple[Artifact, ...]:
-    raw = [(dataset, _held(FetchDataset.of(dataset), variant)) for dataset in variant.datasets]
-    return tuple(_held(Normalize.of(dataset, files), variant) for dataset, files in raw)
-
-
-def _held(request: Request, variant: Variant) -> Artifact:
-    found = store().held(request)
-    if found is None:
-        path = store().path(request.kind, request.key())
-        state = "is damaged" if path.is_dir() else "is not in the store"
-        raise ArtifactError(
-            f"{variant.name}: its {request.kind} {state}; run `chatpipe run {variant.name}` first."
-        )
-    return found

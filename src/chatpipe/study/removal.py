@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError
 from chatpipe.report.build import MakeReport
 from chatpipe.sources.fetch import FetchDataset, FetchModel
-from chatpipe.store.artifact import Request, references
+from chatpipe.store.artifact import references
 from chatpipe.store.store import store
-from chatpipe.study.lookup import adapter_request, trained
+from chatpipe.study.lookup import adapter_request, source_requests, trained
 from chatpipe.training.finetune import Finetune
 
 OF_AN_ADAPTER = ("adapter", "scores", "generations", "report")
@@ -96,12 +95,9 @@ def _adapter_keys(variant: Variant) -> set[str]:
 
 
 def _sources_of(variant: Variant) -> Iterator[Path]:
-    requests: list[Callable[[], Request]] = [lambda: FetchModel.of(variant.base_model)]
-    requests += [partial(FetchDataset.of, dataset) for dataset in variant.datasets]
-    for request in requests:
-        with suppress(ChatpipeError):  # a directory that is gone, whose content made the key
-            made = request()
-            yield from (p for p in store().all(made.kind) if p.name == made.key())
+    for request in source_requests(variant):
+        key = request.key()
+        yield from (path for path in store().all(request.kind) if path.name == key)
 
 
 def _reported(variant: Variant) -> Iterator[str]:

@@ -12,13 +12,13 @@ from typing import Any
 
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, DiskError
-from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.sources.fetch import FetchModel
 from chatpipe.store.artifact import Artifact, references
 from chatpipe.store.disk_errors import disk_errors
 from chatpipe.store.manifest import faults, read_seal, stranger_fault, strangers
 from chatpipe.store.paths import WORK
 from chatpipe.store.store import store
-from chatpipe.study.lookup import adapter_request, trained
+from chatpipe.study.lookup import adapter_request, source_requests, trained
 from chatpipe.tokenization.token_cache import check_token_file, tokens_folder
 from chatpipe.training.checkpoints import read_checkpoint, remove_checkpoint, sealed_checkpoints
 
@@ -126,13 +126,9 @@ def _check_token_files() -> Iterator[Checked]:
 
 
 def _of_variant(variant: Variant) -> set[Path]:
-    chosen: set[Path] = set()
-    requests: list[FetchModel | FetchDataset] = []
-    with suppress(ChatpipeError):  # a source that is gone: what was made of it may be here
-        requests.append(FetchModel.of(variant.base_model))
-        requests += map(FetchDataset.of, variant.datasets)
-    bases = {request.key() for request in requests if isinstance(request, FetchModel)}
-    chosen |= {store().path(request.kind, request.key()) for request in requests}
+    sources = {(request.kind, request.key()) for request in source_requests(variant)}
+    bases = {key for kind, key in sources if kind == FetchModel.kind}
+    chosen = {store().path(kind, key) for kind, key in sources}
     adapters = []
     with suppress(ChatpipeError):
         adapters = trained(variant, or_unknown=True)

@@ -1,0 +1,207 @@
+"""The step graph of a study, from its data sets to its report.
+
+    download ─► normalize ─► merge ─► fine-tune ─► score ─► generate ─► report
+      raw        examples    corpus    adapter     scores   generations   report
+
+`Recipe` makes each step's request from the artifacts of the steps before it. A `Resolver` gives
+the artifact of a request. There are three kinds, so that a run, a plan and a look-up agree on
+every key:
+
+- build: `StoreBuilder` below, in this process; `Build` of the flows, by Prefect tasks
+- look up: `LookUp`, what the store has, or an error that says what to run first
+- plan: `DryRun`, what would be built, with placeholders for artifacts that do not exist yet
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from chatpipe.config.schema import Dataset, Split, Variant
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import Normalize
+from chatpipe.evaluation.score import Score
+from chatpipe.generation.ask import Ask
+from chatpipe.models.model_ref import ModelRef
+from chatpipe.report.build import MakeReport, Measured
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.store.artifact import Artifact, Request
+from chatpipe.store.store import store
+from chatpipe.study.base_names import base_names
+from chatpipe.training.finetune import Finetune
+from chatpipe.utils.unique import unique_by
+
+
+class Step(NamedTuple):
+    """A request, and what a person calls its subject."""
+
+    request: Request
+    label: str
+
+
+class Job(NamedTuple):
+    """Steps for one machine, one after another. No job needs what another one makes."""
+
+    label: str
+    steps: tuple[Step, ...]
+
+
+class Resolver(ABC):
+    """Gives the artifacts of requests: builds them, looks them up, or plans them."""
+
+    @abstractmethod
+    def resolve(self, step: Step) -> Artifact:
+        """Return the artifact of that step's request."""
+
+    def resolve_jobs(self, jobs: Sequence[Job]) -> list[list[Artifact]]:
+        """Return the artifacts of every job's steps. The jobs may run at once, on several
+        machines, or share what they load."""
+        return [[self.resolve(step) for step in job.steps] for job in jobs]
+
+
+class StoreBuilder(Resolver):
+    """Builds in this process what the store does not have."""
+
+    def resolve(self, step: Step) -> Artifact:
+        return store().obtain(step.request)
+
+
+@dataclass(frozen=True)
+class StudyModel:
+    """A model of a study: a base, or a variant's adapter on it, evaluated with the settings of
+    that variant. `base_name` is what the report calls the base."""
+
+    variant: Variant
+    base_name: str
+    ref: ModelRef
+    corpus: Artifact | None = None  # what the adapter was trained on
+
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+        return self.variant.name if self.ref.adapter else self.base_name
+
+    def with_adapter(self, variant: Variant, adapter: Artifact, corpus: Artifact) -> StudyModel:
+        """Return the variant's model: its adapter on this base."""
+        ref = ModelRef(self.ref.base, adapter)
+        return replace(self, variant=variant, ref=ref, corpus=corpus)
+
+    def score_steps(self, heldout: Mapping[str, Artifact]) -> list[Step]:
+        """Return the steps that score it, one for each held-out set."""
+        return [
+            Step(Score.of(self.variant, self.ref, rows), f"{self.name} on {dataset}")
+            for dataset, rows in heldout.items()
+        ]
+
+    def ask_step(self) -> Step:
+        """Return the step that has it answer the panel."""
+        return Step(Ask.of(self.variant, self.ref), self.name)
+
+
+class Recipe:
+    """The steps of a study's variants."""
+
+    def __init__(self, variants: Sequence[Variant], resolver: Resolver) -> None:
+        self.variants = tuple(variants)
+        self.resolver = resolver
+        self._examples: dict[str, Artifact] = {}
+        self._bases: dict[str, Artifact] = {}
+
+    def report(self, study: str) -> Artifact:
+        """Return the report of the study: every variant, and every base as it was published."""
+        examples = {name: self.examples(dataset) for name, (dataset, _) in self._datasets().items()}
+        heldout = self.heldout_sets()
+        models = [*self.base_models(), *self.finetuned_models()]
+        results = tuple(self.evaluate(models, heldout))
+        request = MakeReport(study=study, models=results, examples=examples, heldout=heldout)
+        return self.resolver.resolve(Step(request, study))
+
+    def examples(self, dataset: Dataset) -> Artifact:
+        """Return the data set's rows: downloaded, then normalized."""
+        name = dataset.name
+        if name not in self._examples:
+            raw = self.resolver.resolve(Step(FetchDataset.of(dataset), name))
+            normalize = Normalize.of(dataset, raw)
+            self._examples[name] = self.resolver.resolve(Step(normalize, name))
+        return self._examples[name]
+
+    def corpus(self, variant: Variant) -> Artifact:
+        """Return the rows that the variant is trained on: its data sets merged, without those held
+        out."""
+        examples = tuple(self.examples(dataset) for dataset in variant.datasets)
+        label = " + ".join(dataset.name for dataset in variant.datasets)
+        return self.resolver.resolve(Step(Merge(examples=examples, split=variant.split), label))
+
+    def heldout(self, dataset: Dataset, split: Split) -> Artifact:
+        """Return the data set's held-out rows, which models are scored on."""
+        request = Merge.held_out_of(self.examples(dataset), split)
+        return self.resolver.resolve(Step(request, dataset.name))
+
+    def heldout_sets(self) -> dict[str, Artifact]:
+        """Return the held-out rows of every data set that the variants name."""
+        sets = self._datasets().items()
+        return {name: self.heldout(dataset, split) for name, (dataset, split) in sets}
+
+    def base(self, variant: Variant) -> Artifact:
+        """Return the variant's base model as it was published."""
+        base = variant.base_model
+        key = base.model_dump_json()
+        if key not in self._bases:
+            self._bases[key] = self.resolver.resolve(Step(FetchModel.of(base), base.short_name))
+        return self._bases[key]
+
+    def base_models(self) -> list[StudyModel]:
+        """Return the bases: one model for each way in which a base is evaluated."""
+        return unique_by(self._variant_bases().values(), lambda model: model.base_name)
+
+    def finetune(self, variant: Variant) -> Finetune:
+        """Return the request for the variant's adapter."""
+        return Finetune.of(variant, self.base(variant), self.corpus(variant))
+
+    def finetuned_models(self) -> list[StudyModel]:
+        """Return every variant's adapter on its base, in the order of the variants."""
+        bases = self._variant_bases()
+        requests = {variant.name: self.finetune(variant) for variant in self.variants}
+        jobs = [Job(name, (Step(request, name),)) for name, request in requests.items()]
+        adapters = [adapter for [adapter] in self.resolver.resolve_jobs(jobs)]
+        return [
+            bases[variant.name].with_adapter(variant, adapter, requests[variant.name].corpus)
+            for variant, adapter in zip(self.variants, adapters, strict=True)
+        ]
+
+    def evaluate(
+        self, models: Sequence[StudyModel], heldout: Mapping[str, Artifact]
+    ) -> list[Measured]:
+        """Score every model on every held-out set, and have it answer the panel."""
+        jobs = [
+            Job(f"measure {model.name}", (*model.score_steps(heldout), model.ask_step()))
+            for model in models
+        ]
+        results = zip(models, self.resolver.resolve_jobs(jobs), strict=True)
+        return [
+            Measured(
+                name=model.name,
+                base_model=model.base_name,
+                variant=model.variant,
+                paper_reported=model.variant.paper_reported if model.ref.adapter else None,
+                adapter=model.ref.adapter,
+                corpus=model.corpus,
+                scores=dict(zip(heldout, scores, strict=True)),
+                generations=generations,
+            )
+            for model, (*scores, generations) in results
+        ]
+
+    def _datasets(self) -> dict[str, tuple[Dataset, Split]]:
+        """Map the name of each data set to it and its split; a study has one split."""
+        return {d.name: (d, variant.split) for variant in self.variants for d in variant.datasets}
+
+    def _variant_bases(self) -> dict[str, StudyModel]:
+        """Map the name of a variant to its base, evaluated with the variant's settings."""
+        names = base_names(self.variants)
+        return {
+            variant.name: StudyModel(variant, names[variant.name], ModelRef(self.base(variant)))
+            for variant in self.variants
+        }
