@@ -102,7 +102,7 @@ def test_a_run_of_other_variants_does_not_take_the_studys_name(deployed):
     assert name("smol-merge", "other") == "demo"
     names = {name("smol-merge"), name("other"), name("other", "smol-merge")}
     assert len(names) == 3 and all(item.startswith("demo+variants=") for item in names)
-    assert name() == "demo"  # refused by the story
+    assert name() == "demo"  # refused by the flow
 
 
 def test_a_prompt_template_is_given_in_part(deployed):

@@ -176,7 +176,7 @@ def test_adapters_of_one_base_are_asked_together(first, folder):
 
 def asked_of(made):
     """Where in the store the answers of that variant's adapter are."""
-    request = Ask.of(made, lookup.find(made))
+    request = Ask.of(made, lookup.find_model(made))
     return f"{request.kind}/{request.key()}"
 
 

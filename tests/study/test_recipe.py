@@ -9,7 +9,7 @@ from chatpipe.planning.planner import plan
 from chatpipe.planning.steps import DryRun
 from chatpipe.store.store import store
 from chatpipe.study.loading import load_study, load_variant, names, parse_variant, study_variants
-from chatpipe.study.lookup import LookUp, find
+from chatpipe.study.lookup import LookUp, find_model
 from chatpipe.study.recipe import Recipe, Resolver
 from tests.support.requests import Placeholders
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
@@ -151,7 +151,7 @@ def test_a_model_is_looked_up_as_its_base_and_its_adapter(local):
     recipe = Recipe([variant], Placeholders())
     recipe.report("v")
     [tuned] = recipe.finetuned_models()
-    assert find(variant) == tuned.ref
+    assert find_model(variant) == tuned.ref
     assert tuned.ref.artifacts() == (tuned.ref.base, tuned.ref.adapter)
     [base] = recipe.base_models()
     assert base.ref.adapter_path is None and base.ref.artifacts() == (tuned.ref.base,)

@@ -82,13 +82,13 @@ def _conversation(
     from chatpipe.runtime.environment import prepare
     from chatpipe.store.store import store
     from chatpipe.study.loading import load_variant
-    from chatpipe.study.lookup import find
+    from chatpipe.study.lookup import find_model
 
     given = [f"generation.{key}={value}" for key, value in generation.items() if value is not None]
     settings = load_variant(name, [*overrides, *given]).generation
     # What is asked for here is no part of the run: the adapter is the same, and so is its name.
     variant = load_variant(name, overrides)
-    model = find(variant)
+    model = find_model(variant)
     for artifact in model.artifacts():
         store().bring(artifact)
     prepare()

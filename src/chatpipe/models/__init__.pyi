@@ -8,6 +8,7 @@ from .lora import lora_config as lora_config
 from .lora import with_adapter as with_adapter
 from .memory import MemoryEstimate as MemoryEstimate
 from .memory import estimate as estimate
+from .model_ref import ModelRef as ModelRef
 from .placement import fit as fit
 from .positions import positions_of as positions_of
 from .shapes import Shapes as Shapes

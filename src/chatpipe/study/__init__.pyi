@@ -4,5 +4,11 @@ from .export import export_variant as export_variant
 from .loading import load_study as load_study
 from .loading import load_variant as load_variant
 from .loading import parse_variant as parse_variant
+from .lookup import LookUp as LookUp
 from .lookup import Published as Published
+from .lookup import find_model as find_model
+from .recipe import Recipe as Recipe
+from .recipe import Resolver as Resolver
+from .recipe import Step as Step
+from .recipe import StoreBuilder as StoreBuilder
 from .verification import check_all as check_all

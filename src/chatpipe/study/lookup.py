@@ -56,7 +56,7 @@ def stored(variant: Variant) -> Recipe:
     return Recipe([variant], LookUp(variant.name))
 
 
-def find(variant: Variant) -> ModelRef:
+def find_model(variant: Variant) -> ModelRef:
     """Return the model of a variant that has been run, here or on a machine that shares its store;
     ArtifactError says what to run first."""
     request = adapter_request(variant)
@@ -64,7 +64,7 @@ def find(variant: Variant) -> ModelRef:
 
 
 def find_adapter(variant: Variant) -> Artifact:
-    """Return the adapter of `find`."""
+    """Return the adapter of `find_model`."""
     return _adapter(adapter_request(variant), variant)
 
 
