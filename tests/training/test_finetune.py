@@ -16,7 +16,7 @@ from chatpipe.config.schema import Generation, Quantization, Training
 from chatpipe.errors import ConfigError, TrainingError
 from chatpipe.models.inference import lent_model, load_model
 from chatpipe.models.loading import load_base, load_tokenizer
-from chatpipe.store.artifact import Artifact
+from chatpipe.store.artifact import Artifact, class_path
 from chatpipe.store.store import store
 from chatpipe.tokenization.encoder import Encoder, TokenizedRow
 from chatpipe.training.adapter_checks import check_adapter
@@ -194,7 +194,7 @@ def test_an_adapter_that_changes_no_logit_is_refused(tiny_model_dir):
 def test_a_killed_run_goes_on_from_its_last_checkpoint(request_, tmp_path):
     training = request_.training.model_copy(update={"epochs": 30.0, "learning_rate": 1e-3})
     request = request_.model_copy(update={"training": training})
-    message = {"step": "Finetune", "request": request.model_dump(mode="json")}
+    message = {"class": class_path(request), "request": request.model_dump(mode="json")}
     message["into"] = str(tmp_path / "into")
     command = [sys.executable, "-m", "chatpipe.runtime.worker"]
     child = subprocess.Popen(
