@@ -17,7 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from chatpipe.config.parameter_merging import differences, merge_sections, parse_section
-from chatpipe.config.run_names import base_of, rename_by_members, rename_run, rename_study
+from chatpipe.config.run_names import find_plain_name, rename_by_members, rename_run, rename_study
 from chatpipe.config.schema import Study, Variant
 from chatpipe.errors import ConfigError
 
@@ -40,7 +40,7 @@ class RunParameters:
         for item in self.values["variants"]:
             values = item.model_dump(mode="json") if isinstance(item, Variant) else item
             name = values["name"]
-            plain = deployed.get(base_of(name, deployed) or name)
+            plain = deployed.get(find_plain_name(name, deployed) or name)
             variants.append(_variant(values, plain, f"{origin}: variants.{name}"))
         return variants
 
@@ -50,10 +50,10 @@ class RunParameters:
         variants: those of this run, by their names.
         """
         name, study = str(self.values["study"]), self.deployed.get("study")
-        if study is None or base_of(name, [study]) is None or not variants:
+        if study is None or find_plain_name(name, [study]) is None or not variants:
             return name
         deployed = tuple(variant["name"] for variant in self.deployed["variants"])
-        members = tuple(base_of(item.name, deployed) or item.name for item in variants)
+        members = tuple(find_plain_name(item.name, deployed) or item.name for item in variants)
         renamed = rename_study(Study(name=study, variants=members), variants).name
         return renamed if members == deployed else rename_by_members(renamed, members)
 
@@ -81,7 +81,7 @@ def _variant(values: Mapping[str, Any], deployed: Mapping[str, Any] | None, orig
     its name says in what."""
     variant = parse_section(Variant, _sections(values), origin)
     # A copy of another run has that run's name, and perhaps settings of its own.
-    if not deployed or base_of(variant.name, [deployed["name"]]) is None:
+    if not deployed or find_plain_name(variant.name, [deployed["name"]]) is None:
         return variant
     return rename_run(variant, parse_section(Variant, _sections(deployed), origin))
 

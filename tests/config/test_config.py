@@ -93,7 +93,7 @@ def test_where_no_data_set_is_without_a_fault_that_there_is_none_is_not_said_as_
         ("datasets: [", "line 1 is not valid YAML"),
         (
             "datasets: []\nlora: {rank: 4,\n  rank: 8}",
-            "line 3 is not valid YAML: rank is there twice",
+            "line 3 is not valid YAML: the key rank is there twice",
         ),
         ("- just\n- a list", "expected keys and values, found a list"),
         ("{}", "datasets: this key is required"),

@@ -4,7 +4,13 @@ import re
 
 import pytest
 
-from chatpipe.config.run_names import MAX_LENGTH, plain_name, rename_run, rename_study, settings_in
+from chatpipe.config.run_names import (
+    MAX_LENGTH,
+    parse_settings,
+    plain_name,
+    rename_run,
+    rename_study,
+)
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
 from chatpipe.study import inspect
@@ -80,7 +86,7 @@ def test_settings_lie_over_a_run_s_name():
 def test_a_file_that_is_a_variant_with_its_overrides_only(tmp_path):
     raw = {"name": "mine", "base_model": {"repo": "smollm2-135m-instruct"}}
     variant = parse_variant(raw, "command line", ["datasets=[sample-dialog]"])
-    assert plain_name(variant.name) == "mine" and settings_in(variant.name)
+    assert plain_name(variant.name) == "mine" and parse_settings(variant.name)
 
 
 def test_a_run_of_other_parameters_is_named_by_them():
@@ -95,7 +101,7 @@ def test_a_run_of_other_parameters_is_named_by_them():
 def test_a_study_with_overrides_is_named_by_them():
     study = load_study("demo")
     variants = study_variants(study, ["training.seed=7"])
-    assert [settings_in(variant.name) for variant in variants] == [["training.seed=7"]] * 3
+    assert [parse_settings(variant.name) for variant in variants] == [["training.seed=7"]] * 3
     assert rename_study(study, variants).name == "demo+training.seed=7"
     assert rename_study(study, study_variants(study)).name == "demo"
     long = [f"training.{key}=9" for key in ("seed", "save_steps", "global_batch_size")]

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from chatpipe.config.schema import Variant
-from chatpipe.config.validation import sentences
+from chatpipe.config.validation import fault_sentences
 from chatpipe.errors import ConfigError
 from chatpipe.study.loading import load_study, load_variant
 
@@ -33,7 +33,7 @@ def variant_faults(raw, *overrides):
     try:
         Variant.model_validate(raw)
     except ValidationError as error:
-        return sentences(error, "mine.yaml", Variant, overrides)
+        return fault_sentences(error, "mine.yaml", Variant, overrides)
     return []
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 
-def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`; mappings are merged key by key, all else is replaced."""
-    result = dict(below)
-    for key, value in above.items():
+def deep_merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes` merged over it: mappings key by key, all else replaced."""
+    result = dict(base)
+    for key, value in changes.items():
         old = result.get(key)
-        result[key] = (
-            merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = deep_merge(old, value)
+        result[key] = value
     return result

@@ -1,4 +1,4 @@
-"""Parameters of a flow given in part, merged over those that are known already."""
+"""Some parameters of a flow merged over its deployment's."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from chatpipe.config.merging import merged
-from chatpipe.config.run_names import base_of
-from chatpipe.config.validation import sentences
+from chatpipe.config.merging import deep_merge
+from chatpipe.config.run_names import find_plain_name
+from chatpipe.config.validation import fault_sentences
 from chatpipe.errors import ConfigError
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 SHOWN_LETTERS = 100
 
 
-def merge_sections(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` merged over `below` key by key; lists are replaced as a whole, but a variant in a
-    list of variants is merged over the one of its name. A revision belongs to its repository."""
-    parameters = merged(dict(below), dict(above))
-    variants = above.get("variants")
+def merge_sections(deployed: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters `given` to a run merged over the `deployed` ones, key by key.
+
+    Lists are replaced, but a variant in the list `variants` is merged over the deployed variant of
+    its name. Another base repository does not keep the deployed revision.
+    """
+    parameters = deep_merge(dict(deployed), dict(given))
+    variants = given.get("variants")
     if isinstance(variants, list):
-        parameters["variants"] = [_merge_variant(below, variant) for variant in variants]
-    base_model, deployed_base = above.get("base_model"), below.get("base_model")
+        parameters["variants"] = [_merge_variant(deployed, variant) for variant in variants]
+    base_model, deployed_base = given.get("base_model"), deployed.get("base_model")
     if isinstance(base_model, Mapping) and isinstance(deployed_base, Mapping):
         repo = base_model.get("repo", deployed_base.get("repo"))
         if repo != deployed_base.get("repo"):
@@ -32,44 +35,44 @@ def merge_sections(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[s
     return parameters
 
 
-def parse_section(model: type[SectionT], values: Mapping[str, Any], origin: str) -> SectionT:
-    """The model of these values; ConfigError has a sentence for each of its faults."""
+def parse_section(section: type[SectionT], values: Mapping[str, Any], origin: str) -> SectionT:
+    """Return these values as a section; ConfigError has a sentence for each fault."""
     try:
-        return model.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(sentences(error, origin, model)) from None
+        raise ConfigError(fault_sentences(error, origin, section)) from None
 
 
-def differences(below: Any, above: Any, key: str = "") -> Iterator[str]:
-    """`key.path=value` for each value of `above` that `below` does not have."""
-    if below == above:
+def differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    """Yield `key.path=value` for each value of `new` that differs from `old`."""
+    if old == new:
         return
-    if isinstance(below, Mapping) and isinstance(above, Mapping):
-        for name, value in above.items():
-            yield from differences(below.get(name), value, f"{key}.{name}" if key else name)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name, value in new.items():
+            yield from differences(old.get(name), value, f"{key}.{name}" if key else name)
     elif key == "variants":
-        yield from _variant_differences(below or [], above)
+        yield from _variant_differences(old or [], new)
     else:
-        text = json.dumps(above, ensure_ascii=False)
+        text = json.dumps(new, ensure_ascii=False)
         shown = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}…"
         yield f"{key}={shown}"
 
 
-def _variant_differences(below: list[Any], above: list[Any]) -> Iterator[str]:
-    deployed = _by_name(below)
-    names = [variant["name"] for variant in above]
+def _variant_differences(old: list[Any], new: list[Any]) -> Iterator[str]:
+    deployed = _by_name(old)
+    names = [variant["name"] for variant in new]
     if names != list(deployed):
         yield f"variants={', '.join(names)}"
-    for name, variant in zip(names, above, strict=True):
-        plain = deployed.get(base_of(name, deployed) or name, {})
+    for name, variant in zip(names, new, strict=True):
+        plain = deployed.get(find_plain_name(name, deployed) or name, {})
         yield from differences(plain, variant, f"variants.{name}")
 
 
-def _merge_variant(below: Mapping[str, Any], variant: Any) -> Any:
+def _merge_variant(deployed_parameters: Mapping[str, Any], variant: Any) -> Any:
     if not isinstance(variant, Mapping):
         return variant
-    deployed = _by_name(below.get("variants") or [])
-    name = base_of(str(variant.get("name")), deployed)
+    deployed = _by_name(deployed_parameters.get("variants") or [])
+    name = find_plain_name(str(variant.get("name")), deployed)
     return merge_sections(deployed[name], variant) if name else dict(variant)
 
 

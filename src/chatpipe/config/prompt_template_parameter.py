@@ -1,4 +1,4 @@
-"""The parameter `prompt_template`, of which a run may give one text and leave the other out."""
+"""The flow parameter `prompt_template`: a run may give some of its keys."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from chatpipe.config.prompt_schema import PromptTemplate
 from chatpipe.config.prompts import TEMPLATES, template
 
 
-class _NothingRequired:
-    """Prefect's server checks parameters before the run, which takes what is left out from its
-    deployment (`run_parameters`)."""
+class _NoRequiredKeys:
+    """Leaves `required` out of the parameter's JSON schema.
+
+    Prefect's server checks parameters before a run; the run then takes the missing keys from its
+    deployment (`run_parameters`).
+    """
 
     def __get_pydantic_json_schema__(
         self, core: CoreSchema, handler: GetJsonSchemaHandler
@@ -24,10 +27,12 @@ class _NothingRequired:
         return schema
 
 
-def _completed(value: Any) -> Any:
+def _complete_template(value: Any) -> Any:
     if isinstance(value, str):
         return template(value)
     return {**TEMPLATES["alpaca"].model_dump(), **value} if isinstance(value, Mapping) else value
 
 
-PromptTemplateParameter = Annotated[PromptTemplate, BeforeValidator(_completed), _NothingRequired()]
+PromptTemplateParameter = Annotated[
+    PromptTemplate, BeforeValidator(_complete_template), _NoRequiredKeys()
+]

@@ -32,19 +32,19 @@ def plain_name(name: str) -> str:
     return name.partition(SEPARATOR)[0]
 
 
-def base_of(name: str, names: Iterable[str]) -> str | None:
-    """Return the name, among these, that a run's name is or begins with; the longest of several."""
-    fitting = [item for item in names if f"{name}{SEPARATOR}".startswith(f"{item}{SEPARATOR}")]
-    return max(fitting, key=len, default=None)
+def find_plain_name(name: str, names: Iterable[str]) -> str | None:
+    """Return the longest of `names` that a run's name equals or extends by settings."""
+    matches = [item for item in names if f"{name}{SEPARATOR}".startswith(f"{item}{SEPARATOR}")]
+    return max(matches, key=len, default=None)
 
 
-def settings_in(name: str) -> list[str]:
+def parse_settings(name: str) -> list[str]:
     """Return the `key=value` settings that follow the variant's name."""
     return name.split(SEPARATOR)[1:]
 
 
 def rename_run(variant: Variant, plain: Variant) -> Variant:
-    """Return `variant` under a name that says in what it differs from `plain`.
+    """Return `variant` under a name that lists the settings in which it differs from `plain`.
 
     Settings that change no result (`Variant.unkeyed`) are left out.
     """
@@ -57,19 +57,22 @@ def rename_by_settings(variant: Variant, settings: dict[str, Any]) -> Variant:
 
 
 def rename_study(study: Study, variants: Iterable[Variant]) -> Study:
-    """Return the study under a name that lists what the names of its variants add to the study's.
+    """Return the study under a name that lists the settings in the names of its variants.
 
-    variants: those of `study.variants`, in that order, with the names of their runs.
+    Args:
+        variants: The variants of the study, in its order, with the names of their runs.
     """
     pairs = zip(study.variants, variants, strict=True)
     added = {
         setting: None
         for member, variant in pairs
-        for setting in settings_in(variant.name)
-        if setting not in settings_in(member)
+        for setting in parse_settings(variant.name)
+        if setting not in parse_settings(member)
     }
     name = SEPARATOR.join([study.name, *added])
-    return study.model_copy(update={"name": name if len(name) <= MAX_LENGTH else _cut(name, name)})
+    return study.model_copy(
+        update={"name": name if len(name) <= MAX_LENGTH else _truncate(name, name)}
+    )
 
 
 def rename_by_members(study_name: str, members: Iterable[str]) -> str:
@@ -78,8 +81,11 @@ def rename_by_members(study_name: str, members: Iterable[str]) -> str:
 
 
 def name_of_file(path: Path) -> str:
-    """Return a name for a file's rows: its own; where it is cut, or has letters that names cannot
-    have, a digest of all of it keeps it apart from others."""
+    """Return a name for the rows of a file.
+
+    It is the file's own name; where that is too long or has characters that a name cannot have, a
+    digest follows, so that two files do not get the same name.
+    """
     plain = unicodedata.normalize("NFKD", path.stem.lower())
     letters = "".join(x if x.isascii() and x.isalnum() else "-" for x in plain)
     name = letters[:_MAX_FILE_NAME].strip("-") or "rows"
@@ -89,7 +95,7 @@ def name_of_file(path: Path) -> str:
 
 
 def unique_name(name: str, *content: str) -> str:
-    """Return the name with a digest of what it stands for."""
+    """Return the name followed by a digest of `content`."""
     return f"{name}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_DIGEST_LENGTH]}"
 
 
@@ -122,26 +128,28 @@ def _leaves(value: Any, plain: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _join(name: str, differences: dict[str, Any]) -> str:
-    """The name and the settings; a digest follows where the settings cannot be read back whole."""
+    """The name and the settings; a digest instead where the name would not say them exactly."""
     if not differences:
         return name
     texts = {key: _text(value) for key, value in differences.items()}
     joined = SEPARATOR.join([name, *(f"{key}={text}" for key, text in texts.items())])
     if len(joined) <= MAX_LENGTH and all(
-        _reads_back(text, differences[key]) for key, text in texts.items()
+        _round_trips(text, differences[key]) for key, text in texts.items()
     ):
         return joined
-    return _cut(joined, json.dumps(differences, sort_keys=True, ensure_ascii=False, default=str))
+    return _truncate(
+        joined, json.dumps(differences, sort_keys=True, ensure_ascii=False, default=str)
+    )
 
 
-def _cut(name: str, content: str) -> str:
-    """As much of the name as fits, and a digest of the content."""
+def _truncate(name: str, content: str) -> str:
+    """The name cut to its maximal length, and a digest of the content."""
     digest = hashlib.sha256(content.encode()).hexdigest()[:_DIGEST_LENGTH]
     return f"{name[: MAX_LENGTH - _DIGEST_LENGTH - 1].rstrip('-.+=')}{SEPARATOR}{digest}"
 
 
 def _text(value: Any) -> str:
-    """A value in lower-case letters, digits and `. _ -`, shortened."""
+    """A value in lower-case letters, digits and `. _ , -`, shortened."""
     return re.sub(r"[^a-z0-9._,-]+", "-", _plain_text(value).lower())[:_MAX_VALUE_LENGTH].strip(
         "-."
     )
@@ -154,8 +162,8 @@ def _plain_text(value: Any) -> str:
         case bool():
             return str(value).lower()
         case float():
-            whole = math.isfinite(value) and value.is_integer() and abs(value) < 1e15
-            return str(int(value)) if whole else repr(value)
+            is_whole = math.isfinite(value) and value.is_integer() and abs(value) < 1e15
+            return str(int(value)) if is_whole else repr(value)
         case dict() if isinstance(value.get("name", value.get("id")), str):
             return str(value.get("name", value.get("id")))
         case list():
@@ -165,7 +173,7 @@ def _plain_text(value: Any) -> str:
     return "" if value is _MISSING else str(value)
 
 
-def _reads_back(text: str, value: Any) -> bool:
+def _round_trips(text: str, value: Any) -> bool:
     """Whether the text is the whole value, so that `--set key=text` gives it again."""
     if isinstance(value, str):
         return text == value and not _looks_like_another_type(text)

@@ -1,4 +1,4 @@
-"""What a user asks for: a variant and its parts, every number declared once with unit and bound."""
+"""The settings of variants and studies, each declared once with its unit and bounds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BaseModelRef(Section):
 
 
 class Fallback(Section):
-    """A hub data set with the same rows, for when the first one cannot be had."""
+    """A hub data set with the same rows, used when the first one cannot be downloaded."""
 
     repo: str
     revision: str | None = None
@@ -50,7 +50,7 @@ class Fallback(Section):
 
 
 class Dataset(Section):
-    """One data set: where its rows are, their layout, and what is known of them beforehand."""
+    """One data set: where its rows are, their format, its licence and expected size."""
 
     name: Name
     repo: str | None = Field(
@@ -86,7 +86,7 @@ class Split(Section):
     """How rows are divided into training and held-out; a row's side depends on its text alone."""
 
     method: Literal["hash", "none"] = Field(
-        "hash", description="none: every row is trained on, nothing is dropped but counted"
+        "hash", description="none: trains on every row, the held-out ones too, as the paper did"
     )
     heldout: float = Field(0.1, gt=0, lt=1, description="share of the prompts that is held out")
 
@@ -95,7 +95,7 @@ class Quantization(Section):
     """How the frozen base weights are held."""
 
     method: Literal["nf4", "none"] = Field("nf4", description="bitsandbytes NF4, or full precision")
-    double: bool = Field(True, description="quantize the quantization constants too")
+    double: bool = Field(True, description="quantize the quantization constants as well")
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="auto: bfloat16 where the device computes in it, else float32"
     )
@@ -135,12 +135,12 @@ class Training(Section):
         2048,
         ge=16,
         le=1 << 20,
-        description="tokens at once, shared ones of each row; a longer row stands alone",
+        description="tokens in one forward pass, shared beginnings counted for each row",
     )
-    global_batch_size: int = Field(16, ge=1, le=65536, description="rows an optimizer step")
-    max_length: int = Field(1024, ge=16, le=131072, description="tokens a row")
+    global_batch_size: int = Field(16, ge=1, le=65536, description="rows per optimizer step")
+    max_length: int = Field(1024, ge=16, le=131072, description="tokens per row")
     too_long: Literal["drop", "cut_left", "cut_right"] = Field(
-        "drop", description="rows over max_length: left out and counted, or cut on a side"
+        "drop", description="longer rows: left out and counted, or cut at their left or right end"
     )
     loss: Literal["response", "all"] = Field(
         "response", description="which tokens are scored: response and EOS, or every token"
@@ -154,10 +154,12 @@ class Evaluation(Section):
     """How the held-out rows are scored."""
 
     batch_tokens: int = Field(
-        4096, ge=16, description="tokens computed at once, shared ones but once"
+        4096, ge=16, description="tokens in one forward pass, shared beginnings counted once"
     )
-    max_length: int = Field(2048, ge=16, description="tokens a row; longer rows are counted out")
-    bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="for the intervals")
+    max_length: int = Field(2048, ge=16, description="tokens per row; longer rows are left out")
+    bootstrap_samples: int = Field(
+        2000, ge=100, le=100_000, description="resamples for the confidence intervals"
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of the bootstrap")
 
 
@@ -171,7 +173,7 @@ class Generation(Section):
 
 
 class PaperReported(Section):
-    """What the 2023 study reports of the variant, to stand beside what is measured here."""
+    """Figures of the variant in the 2023 study, printed beside the measured ones."""
 
     perplexity: float = Field(gt=0, description="by the paper's protocol")
     training_s: float = Field(gt=0, description="seconds of training")
@@ -227,7 +229,7 @@ class Variant(Section):
 
 
 class Study(Section):
-    """Which variants stand side by side in one report."""
+    """The variants that one report compares."""
 
     name: RunName
     variants: tuple[RunName, ...] = Field(min_length=1)

@@ -1,4 +1,4 @@
-"""Pydantic's errors as sentences: file or override, key, what is expected, the value there."""
+"""Pydantic's errors as sentences: file or override, key, expected value, actual value."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ MAX_SHOWN = 60  # characters of a value
 _Location = tuple[int | str, ...]
 
 
-def sentences(
+def fault_sentences(
     error: ValidationError, origin: str, model: type[BaseModel], overrides: Sequence[str] = ()
 ) -> list[str]:
-    """Return a sentence for each fault of a `model` that was read from `origin`.
+    """Return a sentence for each fault in the values of a `model`.
 
-    overrides: what --set laid over the file; a fault names the one that set the value.
+    Args:
+        origin: The file that the values were read from.
+        overrides: Values of `--set`; a sentence names the one that set the faulty value.
     """
     grouped: dict[_Location, list[ErrorDetails]] = {}
     details = error.errors(include_url=False)
@@ -30,21 +32,27 @@ def sentences(
         grouped.setdefault(_key_path(detail["loc"], model), []).append(detail)
     result = []
     for path, group in grouped.items():
-        within = any(len(other) > len(path) and other[: len(path)] == path for other in grouped)
-        # An empty list, or another form that was possible: only because of the faults within.
-        if within and all(d["type"] == "too_short" or len(d["loc"]) > len(path) for d in group):
+        has_nested_faults = any(
+            len(other) > len(path) and other[: len(path)] == path for other in grouped
+        )
+        # "Too short", and faults of another member of a union, follow from the nested faults.
+        if has_nested_faults and all(
+            d["type"] == "too_short" or len(d["loc"]) > len(path) for d in group
+        ):
             continue
         key = visible(" ".join(".".join(map(str, path)).split("\n")))
         message = _message(group, path, model)
         end = "" if message.endswith("?") else "."
-        setter = setting_origin(key, origin, overrides) if key else origin
-        result.append(": ".join([setter, *([key] if key else []), f"{message}{end}"]))
+        source = setting_origin(key, origin, overrides) if key else origin
+        result.append(": ".join([source, *([key] if key else []), f"{message}{end}"]))
     return result
 
 
 def setting_origin(key: str, origin: str, overrides: Sequence[str]) -> str:
-    """Return what set the value at that key: the last override of it, of its section or of a part
-    of it, or the file."""
+    """Return where the value of a key comes from.
+
+    That is the last override of the key, of its section or of a part of it, or else the file.
+    """
     for override in reversed(overrides):
         set_key = override.partition("=")[0]
         if f"{key}.".startswith(f"{set_key}.") or f"{set_key}.".startswith(f"{key}."):
@@ -52,8 +60,8 @@ def setting_origin(key: str, origin: str, overrides: Sequence[str]) -> str:
     return origin
 
 
-def unknown_name(name: str, known: Sequence[str]) -> str:
-    """Return 'did you mean …?', or the names that are known."""
+def suggest_name(name: str, known: Sequence[str]) -> str:
+    """Return 'did you mean …?', or the list of known names."""
     close = difflib.get_close_matches(name, known, 1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}"
 
@@ -75,7 +83,7 @@ def _message(group: Sequence[ErrorDetails], path: _Location, model: type[BaseMod
 
 
 def _expected(detail: ErrorDetails, path: _Location, model: type[BaseModel]) -> str:
-    """What stands where the value should have been, in words of YAML."""
+    """The value that the key may have, in words of YAML."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "literal_error":
         return _choices(context["expected"])
@@ -85,12 +93,12 @@ def _expected(detail: ErrorDetails, path: _Location, model: type[BaseModel]) -> 
         return f"keys and values ({fields})" if fields else "keys and values"
     if kind == "string_pattern_mismatch" and context.get("pattern", "").startswith("^[a-z0-9]"):
         return "lower-case letters, digits and . _ -, with a letter or digit first"
-    word = _WORDS.get(kind)
-    return word(context) if word else _pydantic_words(detail["msg"])
+    describe = _DESCRIPTIONS.get(kind)
+    return describe(context) if describe else _plain_message(detail["msg"])
 
 
-_Words = Callable[[Mapping[str, Any]], str]
-_WORDS: dict[str, _Words] = {
+_Describe = Callable[[Mapping[str, Any]], str]
+_DESCRIPTIONS: dict[str, _Describe] = {
     **dict.fromkeys(("string_type", "string_sub_type", "string_unicode"), lambda c: "text"),
     **dict.fromkeys(
         ("int_type", "int_parsing", "int_from_float", "int_parsing_size"),
@@ -122,14 +130,14 @@ _WORDS: dict[str, _Words] = {
 }
 
 
-def _pydantic_words(message: str) -> str:
-    """A message that is not in the table, without what only a programmer can read."""
+def _plain_message(message: str) -> str:
+    """A message of pydantic that is not in the table, without its opening words."""
     text = re.sub(r"^Input should be (an? )?(valid )?(instance of )?", "", message)
     return text[:1].lower() + text[1:]
 
 
 def _hint(detail: ErrorDetails) -> str:
-    """How to mend it, where the value shows what was meant."""
+    """How to correct the value, where it shows what was meant."""
     value, kind = detail.get("input"), detail["type"]
     if kind == "string_type" and isinstance(value, int | float) and not isinstance(value, bool):
         return "; put it in quotes"
@@ -147,12 +155,12 @@ def _hint(detail: ErrorDetails) -> str:
 
 
 def _with_value(message: str, value: Any) -> str:
-    text = shown(value)
+    text = format_value(value)
     is_named = isinstance(value, str) and text in message
     return f"{message}, found {text}" if text and not is_named else message
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as YAML writes it; empty where it is too long to help."""
     match value:
         case None:
@@ -180,12 +188,12 @@ def _number(value: float) -> str:
 
 
 def _key_path(location: _Location, model: type[BaseModel]) -> _Location:
-    """The keys of the file: without the names that pydantic gives the forms of a union."""
+    """The location as keys of the file, without pydantic's names for the members of a union."""
     path: list[int | str] = []
     sections: list[type[BaseModel]] = [model]
     for part in location:
         is_field = any(part in section.model_fields for section in sections)
-        if isinstance(part, str) and not is_field and _is_form(part):
+        if isinstance(part, str) and not is_field and _is_union_member(part):
             continue
         path.append(part)
         if isinstance(part, str):
@@ -193,14 +201,14 @@ def _key_path(location: _Location, model: type[BaseModel]) -> _Location:
     return tuple(path)
 
 
-def _is_form(part: str) -> bool:
+def _is_union_member(part: str) -> bool:
     return bool(
         re.match(r"(tuple|list|dict|literal|nullable|constrained|function|union)\b.*\[", part)
     )
 
 
 def _section(path: _Location, model: type[BaseModel]) -> type[BaseModel] | None:
-    """The model whose keys stand at that path."""
+    """The model of the section at that path."""
     sections = [model]
     for part in path:
         if isinstance(part, str):
@@ -210,37 +218,37 @@ def _section(path: _Location, model: type[BaseModel]) -> type[BaseModel] | None:
 
 def _sections_of(section: type[BaseModel], name: str) -> Iterator[type[BaseModel]]:
     field = section.model_fields.get(name)
-    waiting = [field.annotation] if field else []
-    while waiting:
-        annotation = waiting.pop(0)
+    annotations = [field.annotation] if field else []
+    while annotations:
+        annotation = annotations.pop(0)
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield annotation
-        waiting += get_args(annotation)
+        annotations += get_args(annotation)
 
 
 def _key_hint(path: _Location, model: type[BaseModel]) -> str:
-    """'; did you mean …?' or the keys that are known at that place."""
+    """'; did you mean …?' or the keys of the section at that path."""
     section = _section(path[:-1], model)
     if section is None:
         return ""
     name = str(path[-1])
     known = [*section.model_fields, *(["preset"] if section is Variant else [])]
-    elsewhere = _dotted_keys(model)
-    same = [key for key in elsewhere if key.rpartition(".")[2] == name]
+    nested_keys = _dotted_keys(model)
+    same_name = [key for key in nested_keys if key.rpartition(".")[2] == name]
     close = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(
-        name, [key.rpartition(".")[2] for key in elsewhere], 1
+        name, [key.rpartition(".")[2] for key in nested_keys], 1
     )
-    if same:
-        return f"; did you mean {_alternatives(same)}?"
+    if same_name:
+        return f"; did you mean {_alternatives(same_name)}?"
     if close and close[0] not in known:
-        close = [key for key in elsewhere if key.rpartition(".")[2] == close[0]]
+        close = [key for key in nested_keys if key.rpartition(".")[2] == close[0]]
     if close:
         return f"; did you mean {_alternatives(close)}?"
     return f"; known here: {', '.join(known)}"
 
 
 def _dotted_keys(model: type[BaseModel]) -> list[str]:
-    """section.key of the sections that hold keys and values, and no lists."""
+    """section.key of the sections that are mappings, not lists."""
     return [
         f"{name}.{key}"
         for name, field in model.model_fields.items()

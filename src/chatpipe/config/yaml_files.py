@@ -1,4 +1,4 @@
-"""YAML as files and --set hold it, strictly: plain data, no key twice, nothing that grows.
+"""Strict YAML for files and --set: plain data, no repeated key, bounded size.
 
 Scalars are read by YAML 1.2's core schema, not by PyYAML's 1.1: `1e-4` is a number, `no` and `on`
 are words, `2024-01-01` is no date and `010` no octal number.
@@ -30,7 +30,7 @@ _SCALARS = {
     ),
     "merge": ("<<", ["<"]),
 }
-# Of a value's tags, which may be written out (`!!str 5`); others stand for what is no plain data.
+# Tags that a file may write out (`!!str 5`); others are not plain data.
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in (*_SCALARS, "str", "seq", "map")}
 
 
@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
             if not (text or key.tag == "tag:yaml.org,2002:merge"):
                 raise _fault(key, "a key is not text; put it in quotes")
             if key.value in seen:
-                raise _fault(key, f"{key.value} is there twice")
+                raise _fault(key, f"the key {key.value} is there twice")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -60,13 +60,13 @@ class _Loader(yaml.SafeLoader):
         """A number; one that Python cannot hold is an error with its line."""
         text = str(self.construct_scalar(node))
         try:
-            return int(text) if node.tag.endswith(":int") else float(_as_python(text))
+            return int(text) if node.tag.endswith(":int") else float(_to_python_number(text))
         except ValueError:
-            raise _fault(node, f"{text[:20]}… is no number that can be read") from None
+            raise _fault(node, f"{text[:20]}… is not a number that can be read") from None
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either version of YAML would read as something else than text."""
+    """Quotes text that YAML 1.1 or 1.2 would read as another type."""
 
 
 for _tag, (_pattern, _first) in _SCALARS.items():
@@ -79,11 +79,11 @@ _Dumper.add_implicit_resolver(
 for _tag in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_number)
 
-# What PyYAML says, in words of the file.
+# Part of PyYAML's message -> what follows "line N" in ours.
 _PROBLEMS = {
     "mapping values are not allowed here": "holds ': ' within a value, or is indented too far; "
     "put such a value in quotes",
-    "cannot start any token": "has a value that begins with a character of YAML's own; "
+    "cannot start any token": "has a value that begins with a special character of YAML; "
     "put it in quotes",
     "expected '<document start>'": "is not indented as the lines before it",
     "expected <block end>": "is not indented as the lines before it, or a quote or bracket before "
@@ -96,16 +96,16 @@ _PROBLEMS = {
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Return the keys and values of a YAML file; ConfigError names the line that is wrong."""
+    """Return the keys and values of a YAML file; ConfigError names the faulty line."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {_unreadable(path, error)}."]) from None
+        raise ConfigError([f"{path}: cannot be read: {_read_failure(path, error)}."]) from None
     if len(content) > MAX_BYTES:
         raise ConfigError([f"{path}: is larger than 1 MiB; is it a file of settings?"])
     try:
-        value = _load(_decoded(content))
+        value = _load(_decode(content))
     except ValueError as error:
         raise ConfigError([f"{path}: {error}."]) from None
     if value is None:
@@ -117,12 +117,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def read_value(text: str) -> Any:
-    """Return the value that a piece of YAML stands for; ValueError says what is wrong with it."""
+    """Return the value of a piece of YAML; ValueError says what is wrong with it."""
     return _load(text)
 
 
 def to_yaml(value: Any) -> str:
-    """Return plain data as YAML that reads back as it is."""
+    """Return plain data as YAML that parses to the same data."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -138,10 +138,10 @@ def _load(text: str) -> Any:
             f"line {line} holds the control character {character}; remove it"
         ) from None
     except yaml.YAMLError as error:
-        raise ValueError(_in_words(error, text)) from None
+        raise ValueError(_explain(error, text)) from None
 
 
-def _in_words(error: yaml.YAMLError, text: str) -> str:
+def _explain(error: yaml.YAMLError, text: str) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}" if mark else "it"
     problem = str(getattr(error, "problem", None) or "it cannot be parsed")
@@ -155,7 +155,7 @@ def _in_words(error: yaml.YAMLError, text: str) -> str:
     return f"{where} is not valid YAML: {problem}"
 
 
-def _decoded(content: bytes) -> str:
+def _decode(content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError("is UTF-16 text; save it as UTF-8")
     try:
@@ -165,14 +165,14 @@ def _decoded(content: bytes) -> str:
         raise ValueError(f"line {line} is not UTF-8 text; save the file as UTF-8") from None
 
 
-def _unreadable(path: Path, error: OSError) -> str:
+def _read_failure(path: Path, error: OSError) -> str:
     if path.is_symlink() and not path.exists():
         return f"it is a link to {path.readlink()}, which is not there"
     return error.strerror or type(error).__name__
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Refuse what is nested deep, contains itself, or grows by aliases of aliases."""
+    """Refuse deep nesting, a value that contains itself, and growth by aliases of aliases."""
     sizes: dict[yaml.Node, int] = {}
     open_nodes: set[yaml.Node] = set()
 
@@ -180,7 +180,7 @@ def _check_size(root: yaml.Node) -> None:
         if node in sizes:
             return sizes[node]
         if node in open_nodes:
-            raise _fault(node, "an alias stands within what it is an alias of")
+            raise _fault(node, "an alias is inside the value that it repeats")
         if depth > MAX_DEPTH:
             raise _fault(node, f"it is nested more than {MAX_DEPTH} levels deep")
         _check_tag(node)
@@ -188,7 +188,7 @@ def _check_size(root: yaml.Node) -> None:
         total = 1 + sum(size(child, depth + 1) for child in _children(node))
         open_nodes.discard(node)
         if total > MAX_NODES:
-            raise _fault(node, f"it stands for more than {MAX_NODES:,} values; use fewer aliases")
+            raise _fault(node, f"it expands to more than {MAX_NODES:,} values; use fewer aliases")
         sizes[node] = total
         return total
 
@@ -196,15 +196,15 @@ def _check_size(root: yaml.Node) -> None:
 
 
 def _check_tag(node: yaml.Node) -> None:
-    """Refuse what is no plain data, like the bytes of `!!binary`."""
+    """Refuse tags of other than plain data, like `!!binary`."""
     kind = node.tag.rpartition(":")[2]
     if node.tag not in _TAGS:
-        shown = node.tag.replace("tag:yaml.org,2002:", "!!")
-        raise _fault(node, f"{shown} is no tag of plain data; write the value without it")
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise _fault(node, f"the tag {tag} is not allowed; write the value without it")
     if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
         kinds = ("float", "int") if kind == "float" else (kind,)
         if not any(re.fullmatch(_SCALARS[name][0], node.value) for name in kinds):
-            raise _fault(node, f"{node.value[:20]} is no !!{kind}")
+            raise _fault(node, f"{node.value[:20]} is not a valid !!{kind}")
 
 
 def _children(node: yaml.Node) -> list[yaml.Node]:
@@ -213,7 +213,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-def _as_python(text: str) -> str:
+def _to_python_number(text: str) -> str:
     return text.lower().replace(".inf", "inf").replace(".nan", "nan")
 
 

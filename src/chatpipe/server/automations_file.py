@@ -10,7 +10,7 @@ from typing import Any
 from prefect.events.schemas.automations import AutomationCore
 from pydantic import BaseModel, RootModel, ValidationError
 
-from chatpipe.config.validation import sentences
+from chatpipe.config.validation import fault_sentences
 from chatpipe.config.yaml_files import read_mapping
 from chatpipe.errors import ConfigError
 from chatpipe.study.loading import deployments_dir
@@ -35,7 +35,7 @@ def load_automation(path: Path) -> AutomationCore:
     try:
         made = AutomationCore.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(sentences(error, str(path), AutomationCore)) from None
+        raise ConfigError(fault_sentences(error, str(path), AutomationCore)) from None
     unknown = _unknown(raw, made, "")
     if unknown:
         raise ConfigError([f"{path}: {said}" for said in unknown])

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator
 from chatpipe.config.base import Name, Section
 from chatpipe.config.parameter_merging import merge_sections, parse_section
 from chatpipe.config.schema import Variant
-from chatpipe.config.validation import sentences
+from chatpipe.config.validation import fault_sentences
 from chatpipe.config.yaml_files import read_mapping
 from chatpipe.errors import ConfigError
 from chatpipe.server.schedule_checks import cron_fault, time_zone_fault
@@ -104,7 +104,9 @@ def load_deployments(path: Path | None = None) -> DeploymentFile:
     try:
         found = DeploymentFile.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_by_name(sentences(error, str(path), DeploymentFile), raw)) from None
+        raise ConfigError(
+            _by_name(fault_sentences(error, str(path), DeploymentFile), raw)
+        ) from None
     faults, filled = _twice(found.deployments, path), []
     for deployment in found.deployments:
         faults += _unknown_places(deployment, found.definitions, path)

@@ -12,23 +12,23 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from chatpipe.config.merging import merged
+from chatpipe.config.merging import deep_merge
 from chatpipe.config.run_names import (
     SEPARATOR,
+    parse_settings,
     plain_name,
     rename_by_settings,
     rename_run,
-    settings_in,
 )
 from chatpipe.config.schema import Study, Variant
-from chatpipe.config.validation import sentences, setting_origin, shown, unknown_name
+from chatpipe.config.validation import fault_sentences, format_value, setting_origin, suggest_name
 from chatpipe.config.yaml_files import read_mapping
 from chatpipe.data.catalog import DATASETS
 from chatpipe.errors import ConfigError
 from chatpipe.sources.fetch import PACKAGED, WHEEL_MODELS, local_path
 from chatpipe.study.checks import study_faults
 from chatpipe.study.export import saved_variant
-from chatpipe.study.overrides import Override, expand, lay_over, parse_override
+from chatpipe.study.overrides import Override, apply_override, expand, parse_override
 from chatpipe.utils.user_paths import expanded
 
 
@@ -92,9 +92,9 @@ def _load_file(path: Path, overrides: Sequence[str], must_exist: bool) -> Varian
 def _load_run(name: str, overrides: Sequence[str], must_exist: bool) -> Variant:
     """The variant of a run with other settings: by what its name says, or as the run saved it."""
     saved = saved_variant(name)
-    if not plain_name(name) or "" in settings_in(name):
+    if not plain_name(name) or "" in parse_settings(name):
         raise ConfigError([f"{name}: write it as NAME+key.path=value, like +training.epochs=1."])
-    if not saved.is_file() and not all("=" in setting for setting in settings_in(name)):
+    if not saved.is_file() and not all("=" in setting for setting in parse_settings(name)):
         raise ConfigError(
             [
                 f"{name}: this home has no run of that name, and the name does not say all of its "
@@ -102,14 +102,14 @@ def _load_run(name: str, overrides: Sequence[str], must_exist: bool) -> Variant:
             ]
         )
     try:
-        variant = load_variant(plain_name(name), settings_in(name), must_exist)
+        variant = load_variant(plain_name(name), parse_settings(name), must_exist)
     except ConfigError:
         if not saved.is_file():
             raise
         return _load_file(saved, overrides, must_exist)
     if variant.name != name and saved.is_file():
         return _load_file(saved, overrides, must_exist)
-    return load_variant(plain_name(name), [*settings_in(name), *overrides], must_exist)
+    return load_variant(plain_name(name), [*parse_settings(name), *overrides], must_exist)
 
 
 def _parse(
@@ -121,17 +121,17 @@ def _parse(
         chosen[-1].value if chosen else raw.get("preset"),
         setting_origin("preset", origin, texts),
     )
-    raw = merged(expand(preset), expand(_without(raw, "preset")))
+    raw = deep_merge(expand(preset), expand(_without(raw, "preset")))
     for override in overrides:
         if override not in chosen:
-            raw = lay_over(raw, override)
+            raw = apply_override(raw, override)
     blamed = setting_origin("datasets", origin, texts)
     raw, faults = _resolve_datasets(_resolve_base(raw), origin, blamed)
     faults += [*unknown, *(_missing_paths(raw, blamed) if must_exist else [])]
     try:
         variant = Variant.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError([*faults, *sentences(error, origin, Variant, texts)]) from None
+        raise ConfigError([*faults, *fault_sentences(error, origin, Variant, texts)]) from None
     if faults:
         raise ConfigError(faults)
     return variant
@@ -144,7 +144,7 @@ def load_study(name_or_path: str) -> Study:
     try:
         study = Study.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(sentences(error, str(path), Study)) from None
+        raise ConfigError(fault_sentences(error, str(path), Study)) from None
     return study
 
 
@@ -210,7 +210,7 @@ def _find(kind: str, name_or_path: str) -> Path:
         )
     if kind == "studies" and name_or_path in names("variants"):
         raise ConfigError([f"{name_or_path}: is a variant; name a study, or use run."])
-    hint = unknown_name(name_or_path, names(kind))
+    hint = suggest_name(name_or_path, names(kind))
     end = "" if hint.endswith("?") else "."
     raise ConfigError([f"{kind}: there is no {name_or_path!r} in {path.parent}; {hint}{end}"])
 
@@ -240,7 +240,8 @@ def _preset(name: Any, origin: str) -> tuple[dict[str, Any], list[str]]:
     )
     if not isinstance(name, str) or name not in presets:
         return {}, [
-            f"{origin}: preset: {shown(name) or 'that'} is unknown; known: {', '.join(presets)}."
+            f"{origin}: preset: {format_value(name) or 'that'} is unknown; "
+            f"known: {', '.join(presets)}."
         ]
     return presets[name], []
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chatpipe.config.merging import merged
+from chatpipe.config.merging import deep_merge
 from chatpipe.config.prompts import TEMPLATES
 from chatpipe.config.yaml_files import read_value
 from chatpipe.data.catalog import DATASETS
@@ -42,7 +42,7 @@ def parse_override(text: str) -> Override:
     return Override(text, keys, _with_absolute_paths(keys, value))
 
 
-def lay_over(settings: dict[str, Any], override: Override) -> dict[str, Any]:
+def apply_override(settings: dict[str, Any], override: Override) -> dict[str, Any]:
     """Return the settings with the override: mappings are merged, all else is replaced."""
     result = _replaced(expand(settings), override.keys, override, ())
     assert isinstance(result, dict)
@@ -67,7 +67,7 @@ def _replaced(old: Any, keys: Sequence[str], override: Override, above: tuple[st
         # Its shorthand as keys and values, so that what it leaves out stays.
         value = expand({above[0]: override.value})[above[0]] if len(above) == 1 else override.value
         both = isinstance(old, dict) and isinstance(value, dict)
-        return merged(old, value) if both else value
+        return deep_merge(old, value) if both else value
     key, rest = keys[0], keys[1:]
     if isinstance(old, list):
         place = _place(key, old, override, above)
