@@ -34,8 +34,10 @@ def run_study(study: str, variants: Sequence[Variant], gpu: Placement) -> Artifa
 class Build(Resolver):
     """Builds with Prefect tasks what the store does not have.
 
-    `upcoming`: what models will be asked in later jobs; as far as they share a base, they are asked
-    together with those of earlier jobs.
+    Args:
+        gpu: Where training, scoring and generation run.
+        upcoming: Requests of later jobs. Their prompts may be answered in the same batches as those
+            of earlier jobs with the same base.
     """
 
     def __init__(self, gpu: Placement, upcoming: Sequence[Ask] = ()) -> None:
@@ -46,34 +48,36 @@ class Build(Resolver):
         return steps.run(step.request, step.label)
 
     def resolve_jobs(self, jobs: Sequence[Job]) -> list[list[Artifact]]:
-        """Jobs for GPUs: one run each where workers build them, all at once; here one after
-        another, base by base, so that each base is loaded once."""
+        """Return the artifacts of every job's steps.
+
+        Workers do all jobs at once, each in a run of its own. Here, one follows another, grouped by
+        base, so that each base is loaded once.
+        """
         self.gpu.build_ahead(_without_repeats(jobs))
         asks = [step.request for job in jobs for step in job.steps if isinstance(step.request, Ask)]
         together = steps.apart([*asks, *self.upcoming])
         artifacts: dict[int, list[Artifact]] = {}
         with steps.MEASURING.kept():
-            for place in _base_by_base(jobs):
-                artifacts[place] = [
-                    steps.run(step.request, step.label, together) for step in jobs[place].steps
+            for index in _grouped_by_base(jobs):
+                artifacts[index] = [
+                    steps.run(step.request, step.label, together) for step in jobs[index].steps
                 ]
-        return [artifacts[place] for place in range(len(jobs))]
+        return [artifacts[index] for index in range(len(jobs))]
 
 
-def _base_by_base(jobs: Sequence[Job]) -> list[int]:
-    """The places of the jobs, those first that load the same base, quantized alike, as the first
-    one."""
-    places: dict[tuple[str, str], list[int]] = {}
-    for place, job in enumerate(jobs):
+def _grouped_by_base(jobs: Sequence[Job]) -> list[int]:
+    """Return the indices of the jobs, those together that load the same base, quantized alike."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, job in enumerate(jobs):
         request = job.steps[0].request
         assert isinstance(request, GpuRequest)
         base = (request.base.digest, request.quantization.model_dump_json())
-        places.setdefault(base, []).append(place)
-    return [place for group in places.values() for place in group]
+        groups.setdefault(base, []).append(index)
+    return [index for group in groups.values() for index in group]
 
 
 def _without_repeats(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs without steps that an earlier one has: two workers would build the same."""
+    """Return the jobs without steps that an earlier one has: two workers would build the same."""
     keys: set[str] = set()
     remaining: list[Job] = []
     for job in jobs:

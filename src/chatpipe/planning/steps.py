@@ -1,5 +1,5 @@
-"""A variant's steps without a run: which artifacts exist, which would be made or downloaded; its
-rows."""
+"""The steps of a variant before it is run: which artifacts exist, which would be built or
+downloaded, and how many rows there are."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ class PlannedStep(BaseModel):
 
 
 class DryRun(Resolver):
-    """Notes the state of every step. Of what is missing it builds what takes seconds: the rows of
-    data sets that are here, and the links to a local base. All else is a placeholder."""
+    """Notes the state of every step, and returns placeholders for what is missing.
+
+    What takes seconds is built: rows whose files are here, and links to a local base.
+    """
 
     def __init__(self) -> None:
         self._steps: dict[tuple[str, str, str], PlannedStep] = {}
@@ -47,7 +49,7 @@ class DryRun(Resolver):
             store().obtain(request)  # links; nothing is copied
         planned, artifact = _state_of(request, step.label)
         self._note(step, planned)
-        if _is_of_rows_here(request, artifact):
+        if _is_quick(request, artifact):
             return store().obtain(request)
         return artifact or Artifact.pending(request)
 
@@ -69,7 +71,7 @@ class DryRun(Resolver):
         return tuple(map(sized, self._steps.values()))
 
     def _note(self, step: Step, planned: PlannedStep) -> None:
-        """Under its key, which placeholders make alike, and its label."""
+        """Keep the first of each step. Labels tell placeholders apart that have the same key."""
         self._steps.setdefault((planned.kind, step.request.key(), step.label), planned)
 
 
@@ -150,7 +152,7 @@ def heldout_here(dataset: Dataset, split: Split) -> Artifact | None:
 
 
 def _state_of(request: Request, what: str) -> tuple[PlannedStep, Artifact | None]:
-    """Whether the store has the artifact, and the artifact."""
+    """Return the state of the step, and its artifact where the store has it."""
     kind, key = request.kind, request.key()
     if artifact := store().find(kind, key):
         return PlannedStep(kind=kind, what=what, state="exists", bytes=artifact.size()), artifact
@@ -162,8 +164,8 @@ def _state_of(request: Request, what: str) -> tuple[PlannedStep, Artifact | None
     return PlannedStep(kind=kind, what=what, state="download" if is_remote else "make"), None
 
 
-def _is_of_rows_here(request: Request, artifact: Artifact | None) -> bool:
-    """Whether it is of rows that are on this machine, or in the shared store."""
+def _is_quick(request: Request, artifact: Artifact | None) -> bool:
+    """Whether it takes seconds: rows whose files are on this machine or in the shared store."""
     if isinstance(request, FetchDataset):
         return artifact is not None or request.path is not None
     return isinstance(request, Normalize | Merge)
@@ -203,8 +205,7 @@ def _not_here(dataset: Dataset, notes: list[str]) -> DatasetRows:
 def _with_heldout(
     steps: Recipe, rows: DatasetRows, dataset: Dataset, split: Split, faults: list[str]
 ) -> DatasetRows:
-    """With the held-out rows that models are scored on, where the rows are there; a data set that
-    has none is a fault."""
+    """Add the held-out rows, where the rows are there; a data set that has none is a fault."""
     try:
         heldout = steps.heldout(dataset, split)
     except ChatpipeError as error:

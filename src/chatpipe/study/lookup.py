@@ -1,4 +1,4 @@
-"""What the store already holds for a variant: its base and its adapter."""
+"""What the store has of a variant: its base, its adapter, and the steps that led to them."""
 
 from __future__ import annotations
 
@@ -85,19 +85,19 @@ def source_requests(variant: Variant) -> Iterator[Request]:
 
 
 def latest(variant: Variant) -> Published | None:
-    """The adapter of these settings and data sets, whose rows may have changed since: the one
-    trained on today's rows, else the newest; None where there is none.
+    """Return the adapter of these settings and data sets: the one trained on today's rows, else the
+    newest, trained on rows that have changed since; None where there is none.
 
     Raises ArtifactError where its content is not what was sealed (every byte is read).
     """
     key = _bring_todays(variant)
-    seals = sorted(trained(variant), key=lambda seal: str(seal["created"]))
-    if not seals:
+    manifests = sorted(trained(variant), key=lambda manifest: str(manifest["created"]))
+    if not manifests:
         return None
-    seal = next((seal for seal in seals if seal["key"] == key), seals[-1])
+    manifest = next((one for one in manifests if one["key"] == key), manifests[-1])
     try:
-        adapter = verify(store().path("adapter", seal["key"]), deep=True)
-        corpus = verify(store().path("corpus", seal["asked"]["corpus"]["key"]))
+        adapter = verify(store().path("adapter", manifest["key"]), deep=True)
+        corpus = verify(store().path("corpus", manifest["asked"]["corpus"]["key"]))
     except ArtifactError as error:
         raise ArtifactError(
             f"{variant.name}: what is published of it is damaged: {error} Make it anew with "
@@ -107,8 +107,10 @@ def latest(variant: Variant) -> Published | None:
 
 
 def _bring_todays(variant: Variant) -> str | None:
-    """The key of the adapter that was trained on today's rows, which is fetched, with what says
-    what it was trained on, where only the shared store has it; None where there is none."""
+    """Return the key of the adapter that was trained on today's rows; None where there is none.
+
+    Where only the shared store has it, it is fetched, with what says what it was trained on.
+    """
     recipe = stored(variant)
     try:
         request = recipe.finetune(variant)
@@ -127,27 +129,30 @@ def _adapter(request: Finetune, variant: Variant) -> Artifact:
 
 
 def trained(variant: Variant, or_unknown: bool = False) -> list[dict[str, Any]]:
-    """Seals of all adapters that the variant's settings gave, whatever the rows were; also of those
-    of which nothing says any more what they were trained on, if `or_unknown`."""
-    wanted = variant.model_dump(mode="json")
+    """Return the manifests of all adapters of the variant's settings, whatever the rows were.
+
+    `or_unknown`: also of adapters whose corpus is gone, so that nothing says what they were trained
+    on.
+    """
+    settings = variant.model_dump(mode="json")
     base = FetchModel.of(variant.base_model).key()
     names = [dataset.name for dataset in variant.datasets]
     parts = ("prompt_template", "quantization", "lora", "training")
-    rows = [(names, wanted["split"]), *([None] if or_unknown else [])]
-    found = []
-    for seal in store().seals(Finetune.kind):
-        asked = seal["asked"]
-        same = all(asked.get(part) == wanted[part] for part in parts)
-        if same and asked["base"]["key"] == base and _rows_of(asked) in rows:
-            found.append(seal)
-    return found
+    rows = [(names, settings["split"]), *([None] if or_unknown else [])]
+    manifests = []
+    for manifest in store().seals(Finetune.kind):
+        request = manifest["asked"]
+        is_same = all(request.get(part) == settings[part] for part in parts)
+        if is_same and request["base"]["key"] == base and _rows_of(request) in rows:
+            manifests.append(manifest)
+    return manifests
 
 
-def _rows_of(asked: dict[str, Any]) -> tuple[list[str], dict[str, Any]] | None:
-    """Names of the data sets that an adapter was trained on, and how they were split."""
+def _rows_of(request: dict[str, Any]) -> tuple[list[str], dict[str, Any]] | None:
+    """Return the names of the data sets that an adapter was trained on, and how they were split."""
     try:
-        merged = read_seal(store().path("corpus", asked["corpus"]["key"]))["asked"]
-        paths = [store().path("examples", part["key"]) for part in merged["examples"]]
-        return [read_seal(path)["asked"]["name"] for path in paths], merged["split"]
+        merge = read_seal(store().path("corpus", request["corpus"]["key"]))["asked"]
+        paths = [store().path("examples", part["key"]) for part in merge["examples"]]
+        return [read_seal(path)["asked"]["name"] for path in paths], merge["split"]
     except ArtifactError:  # forgotten: nothing says any more what the adapter was trained on
         return None
