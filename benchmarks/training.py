@@ -173,6 +173,7 @@ def _trl(
 def ours(base: Path, train: Rows, folder: str, lora: Lora = LORA, **more: Any) -> Any:
     from transformers import TrainingArguments
 
+    from chatpipe.packing.batching import batching_for
     from chatpipe.training.trainer import AdapterTrainer, BatchCollator, training_lanes
 
     half = {"fp16": half_precision()["fp16"]}  # bfloat16's autocast is the trainer's own
@@ -180,11 +181,14 @@ def ours(base: Path, train: Rows, folder: str, lora: Lora = LORA, **more: Any) -
     settings = TrainingArguments(**arguments(folder, **{**half, **unused, **more}))
     torch.manual_seed(0)
     model = with_adapter(load_fast_base(base, QUANTIZATION), lora)
+    batching = batching_for(model)
     return AdapterTrainer(
         model=model,
         args=settings,
         train_dataset=list(train),
-        data_collator=BatchCollator(SETTINGS.micro_batch_tokens, training_lanes(model)),
+        data_collator=BatchCollator(
+            SETTINGS.micro_batch_tokens, training_lanes(model, 1, batching), batching
+        ),
         global_batch_size=GLOBAL_BATCH,
     )
 

@@ -81,6 +81,8 @@ PADDED: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "LFM2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"]}),
+    # Which makes its mask of the token ids and sees padding: rows of one length only are batched.
+    "CPM-Ant": ("CpmAntConfig", {"dim_head": 8, "dim_ff": 64}),
 }
 ALL = {**PACKED, **PADDED}
 

@@ -30,6 +30,7 @@ def dequantize_if_it_fits(model: Any, dtype: torch.dtype) -> Any:
     needed = sum(layer.in_features * layer.out_features for layer in layers.values())
     if layers and SPARE * needed * dtype.itemsize <= psutil.virtual_memory().available:
         model.is_dequantized = True
+        note_dequantized(model)
         for name, layer in layers.items():
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, _plain(layer, dtype))

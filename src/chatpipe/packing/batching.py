@@ -10,9 +10,16 @@ from typing import Any, NamedTuple
 import torch
 
 from chatpipe.kernels.switch import fell_back, is_enabled, ran
-from chatpipe.packing.model_check import packing_fault
+from chatpipe.packing.model_check import packing_fault, sees_padding
 from chatpipe.packing.packing import pack, packed_attention, packed_nats, packs
-from chatpipe.packing.padding import own_attention, pad, padded_groups, padded_nats, unwrapped
+from chatpipe.packing.padding import (
+    equal_length_groups,
+    own_attention,
+    pad,
+    padded_groups,
+    padded_nats,
+    unwrapped,
+)
 from chatpipe.tokenization.encoder import TokenizedRow
 
 Batch = dict[str, Any]
@@ -41,15 +48,16 @@ class Batching(NamedTuple):
 
 PACKED = Batching(packs, pack, packed_nats, packed_attention, True)
 PADDED = Batching(padded_groups, pad, padded_nats, own_attention, False)
+UNPADDED = PADDED._replace(groups=equal_length_groups)
 
 
 def batching_for(model: Any) -> Batching:
-    """PACKED, or PADDED where packing is off or does not know the model, of which is warned."""
-    if not is_enabled("packing"):
-        return PADDED
-    fault = packing_fault(model)
-    if fault is None:
-        ran("packing")
-        return PACKED
-    fell_back("packing", f"{type(unwrapped(model)).__name__}: {fault}")
-    return PADDED
+    """PACKED; where packing is off or does not know the model, of which is warned, PADDED, or
+    UNPADDED for a model that sees padding."""
+    if is_enabled("packing"):
+        fault = packing_fault(model)
+        if fault is None:
+            ran("packing")
+            return PACKED
+        fell_back("packing", f"{type(unwrapped(model)).__name__}: {fault}")
+    return UNPADDED if sees_padding(model) else PADDED

@@ -30,6 +30,7 @@ APART = {torch.float32: 0.01, torch.float64: 0.01}
 APART_IN_HALF = 0.5
 
 _FAULTS: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()
+_SEEN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def packing_fault(model: Any) -> str | None:
@@ -38,6 +39,30 @@ def packing_fault(model: Any) -> str | None:
     if base not in _FAULTS:
         _FAULTS[base] = configuration_fault(base) or _fault_when_tried(model)
     return _FAULTS[base]
+
+
+def sees_padding(model: Any) -> bool:
+    """Whether a row's logits depend on what stands after it in a padded batch: not of a causal
+    model, if its class does not make something of its own of the token ids. Tried once for each
+    base."""
+    base = unwrapped(model)
+    if base not in _SEEN:
+        with torch.no_grad(), _repeatable(model):
+            _SEEN[base] = not _close(*(_logits_before(model, place) for place in (1, 2)))
+    return _SEEN[base]
+
+
+def _logits_before(model: Any, place: int) -> torch.Tensor:
+    """(LENGTH, vocabulary) of one row above another that is longer, padded with a token of the
+    three rows' one at that place, or 0."""
+    device = next(model.parameters()).device
+    row, other = (torch.tensor(_ids(model, number), device=device) for number in (0, place))
+    padding = other[:3] if place == 1 else torch.zeros_like(other[:3])
+    batch = torch.stack([torch.cat([row, padding]), torch.cat([other, other[:3]])])
+    mask = torch.ones_like(batch)
+    mask[0, LENGTH:] = 0
+    torch.manual_seed(0)
+    return padded_logits(model, batch, mask)[0, :LENGTH]
 
 
 def packing_fault_without_weights(model: Any) -> str | None:

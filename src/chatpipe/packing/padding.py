@@ -35,6 +35,19 @@ def padded_groups(
     return groups
 
 
+def equal_length_groups(
+    rows: Sequence[TokenizedRow],
+    max_tokens: int,
+    concurrency: int = 1,
+    max_read: int | None = None,
+) -> list[list[TokenizedRow]]:
+    """As padded_groups, of rows of one length each: for models that see padding."""
+    by_length: dict[int, list[TokenizedRow]] = {}
+    for row in rows:
+        by_length.setdefault(len(row.input_ids), []).append(row)
+    return [group for alike in by_length.values() for group in padded_groups(alike, max_tokens)]
+
+
 def pad(rows: Sequence[TokenizedRow]) -> PaddedBatch:
     """input_ids, attention_mask: (R, W), rows padded on the right, where a causal model does not
     see it; scored: (R, W - 1), whether the next token is scored; targets: (S,), these tokens, row

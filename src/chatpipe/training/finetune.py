@@ -81,7 +81,6 @@ class Finetune(Request):
 def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     from transformers import set_seed
 
-    from chatpipe.kernels.dequantize import note_dequantized
     from chatpipe.models import loading
     from chatpipe.packing.batching import batching_for
     from chatpipe.training.trainer import batch_training
@@ -96,7 +95,6 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     check_positions(request.base.path, longest, "the longest row", "lower training.max_length")
     shared = _is_shared(request, rows)
     model = _shared_model(request) if shared else _whole_model(request)
-    note_dequantized(model.get_base_model())
     checkpoint = _agreed_checkpoint(work, request.lora.dropout > 0)
     clock = Clock(started, checkpoint.seconds if checkpoint else 0.0)
     if checkpoint:
