@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from chatpipe.config.prompts import template
 from chatpipe.generation.prefill import prefill
 from chatpipe.models.loading import load_tokenizer
-from chatpipe.packing.batching import PACKED
+from chatpipe.packing.batching import PACKED, PADDED, UNPADDED
 from chatpipe.packing.model_check import packing_fault
 from chatpipe.packing.packing import pack, packed_attention, packed_nats, packs
 from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
@@ -271,9 +271,10 @@ def test_a_row_longer_than_the_bound_stands_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("batching", [PACKED, PADDED, UNPADDED])
 @pytest.mark.parametrize("micro_batch_tokens", [100, 4096])
 def test_training_goes_as_the_trainer_s_own_padded_training(
-    model, rows, tmp_path, tiny_model_dir, micro_batch_tokens
+    model, rows, tmp_path, tiny_model_dir, micro_batch_tokens, batching
 ):
     """The reference is transformers' Trainer with its own collator and loss."""
     from benchmarks.padded import TrainerInOurOrder, pad
@@ -281,8 +282,8 @@ def test_training_goes_as_the_trainer_s_own_padded_training(
 
     reference = trained(TrainerInOurOrder, pad, model, rows, tmp_path / "padded")
     other = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
-    with packed_attention(other):
-        collator = BatchCollator(micro_batch_tokens)
+    with batching.attention(other):
+        collator = BatchCollator(micro_batch_tokens, 1, batching)
         packed = trained(
             AdapterTrainer, collator, other, rows, tmp_path / "packed", global_batch_size=BATCH
         )
