@@ -14,6 +14,9 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
 )
 os.environ.pop("PREFECT_API_URL", None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Beside other test processes, threads that wait for a core cost more than they compute.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where the tests run in a shell's background, Ctrl-C is ignored, and by all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -21,13 +24,29 @@ import shutil
 
 import pytest
 
+from tests.support import prefect_server, steps
 from tests.support.tiny import tiny_model
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _leave_nothing_behind():
     yield
+    prefect_server.stop()
     shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def prefect():
+    """Flows of this module's tests go to a Prefect server, whose address it is."""
+    with prefect_server.used() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def steps_in_this_process():
+    """Flows of this module's tests build models here, not in a process for each step."""
+    with steps.built_here():
+        yield
 
 
 @pytest.fixture

@@ -1,38 +1,21 @@
 """`chatpipe finetune`: one base, one file of rows, one adapter; then asked, shown, forgotten."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import yaml
 
+from chatpipe.store.paths import home
+from tests.support.commands import chatpipe, invoke
 from tests.support.rows import alpaca_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect", "steps_in_this_process")]
 NAME = "my-rows+split.heldout=0.3+training.epochs=1+generation.max_new_tokens=4"
 
 
 @pytest.fixture(scope="module")
-def chatpipe(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-
-    def run(*arguments, answers=None):
-        return subprocess.run(
-            [sys.executable, "-m", "chatpipe", *map(str, arguments)],
-            env={**os.environ, "CHATPIPE_HOME": str(home)},
-            input=answers,
-            capture_output=True,
-            text=True,
-        )
-
-    run.home = home
-    return run
-
-
-@pytest.fixture(scope="module")
-def trained(chatpipe, tmp_path_factory, tiny_model_dir):
+def trained(prefect, tmp_path_factory, tiny_model_dir):
+    """By the command as a process of its own, and its steps by theirs."""
     folder = tmp_path_factory.mktemp("one-liner")
     rows = folder / "my rows.csv"
     lines = [",".join(f'"{value}"' for value in row.values()) for row in alpaca_rows(30)]
@@ -41,8 +24,8 @@ def trained(chatpipe, tmp_path_factory, tiny_model_dir):
     command += ["--adapter", folder / "adapter"]
     for override in ("training.epochs=1", "split.heldout=0.3", "generation.max_new_tokens=4"):
         command += ["--set", override]
-    refused = chatpipe(*command)
-    done = chatpipe(*command, "--drop-bad-rows")
+    refused = chatpipe(*command, PREFECT_API_URL=prefect)
+    done = chatpipe(*command, "--drop-bad-rows", PREFECT_API_URL=prefect)
     return folder / "adapter", refused, done
 
 
@@ -66,8 +49,8 @@ def test_the_adapter_directory_loads_with_peft_unchanged(trained, tiny_model_dir
     assert manifest["details"]["rows_trained"] + 1 < 31
 
 
-def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained, chatpipe):
-    variant = chatpipe.home / f"reports/{NAME}/{NAME}.yaml"
+def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained):
+    variant = home() / f"reports/{NAME}/{NAME}.yaml"
     assert f"variant: {variant}" in trained[2].stdout
     answer = chatpipe("ask", variant, "Paint the river.", "--max-new-tokens", 5)
     assert answer.returncode == 0 and answer.stdout.strip(), answer.stderr
@@ -76,48 +59,48 @@ def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained, 
     generation = {"temperature": 1, "max_new_tokens": 9}
     own = {**yaml.safe_load(variant.read_text()), "generation": generation}
     drawn.write_text(yaml.safe_dump(own))
-    text = chatpipe("ask", drawn, "Paint.").stdout
+    text = invoke("ask", drawn, "Paint.").stdout
     asked = ("--temperature", 1, "--max-new-tokens", 9)
-    assert text.strip() and chatpipe("ask", variant, "Paint.", *asked).stdout == text
-    assert chatpipe("ask", drawn, "Paint.", "--seed", 1).stdout != text
-    refused = chatpipe("ask", drawn, "Paint.", "--temperature", 9)
-    assert refused.returncode == 2 and "generation.temperature: expected" in refused.stderr
-    talk = chatpipe("chat", variant, "--max-new-tokens", 5, answers="Hello\nAnd then?\n\n")
-    assert talk.returncode == 0 and talk.stdout.count("> ") == 3, talk.stderr
-    shown = json.loads(chatpipe("show", variant, "--json").stdout)
+    assert text.strip() and invoke("ask", variant, "Paint.", *asked).stdout == text
+    assert invoke("ask", drawn, "Paint.", "--seed", 1).stdout != text
+    refused = invoke("ask", drawn, "Paint.", "--temperature", 9)
+    assert refused.exit_code == 2 and "generation.temperature: expected" in refused.stderr
+    talk = invoke("chat", variant, "--max-new-tokens", 5, answers="Hello\nAnd then?\n\n")
+    assert talk.exit_code == 0 and talk.stdout.count("> ") == 3, talk.stderr
+    shown = json.loads(invoke("show", variant, "--json").stdout)
     assert shown["adapter"]["digest"]
 
 
-def test_a_report_is_where_it_is_said_to_be(trained, chatpipe):
-    report = chatpipe.home / f"reports/{NAME}/report.html"
+def test_a_report_is_where_it_is_said_to_be(trained):
+    report = home() / f"reports/{NAME}/report.html"
     assert f"report: {report}" in trained[2].stdout and report.is_file()
 
 
-def test_a_second_run_says_that_everything_was_cached_and_forgetting_undoes_it(trained, chatpipe):
-    variant = chatpipe.home / f"reports/{NAME}/{NAME}.yaml"
-    assert "everything was cached" in chatpipe("run", variant).stdout
-    forgotten = chatpipe("forget", variant)
+def test_a_second_run_says_that_everything_was_cached_and_forgetting_undoes_it(trained):
+    variant = home() / f"reports/{NAME}/{NAME}.yaml"
+    assert "everything was cached" in invoke("run", variant).stdout
+    forgotten = invoke("forget", variant)
     assert "forgotten: 1 artifacts" in forgotten.stdout and "adapter/" in forgotten.stdout
-    again = chatpipe("run", variant)
+    again = invoke("run", variant)
     assert "1 steps run" in again.stdout, again.stdout + again.stderr
 
 
 def test_what_ran_with_other_settings_has_a_report_of_its_own_and_is_asked_by_its_name(
-    trained, chatpipe
+    trained,
 ):
-    plain = chatpipe.home / f"reports/{NAME}/report.html"
+    plain = home() / f"reports/{NAME}/report.html"
     before = plain.read_bytes()
     setting = "training.learning_rate=0.0001"
-    done = chatpipe("run", NAME, "--set", setting)
+    done = invoke("run", NAME, "--set", setting)
     name = f"my-rows+split.heldout=0.3+training.epochs=1+generation.max_new_tokens=4+{setting}"
-    assert done.returncode == 0 and f"reports/{name}/report.html" in done.stdout, done.stderr
-    report = json.loads((chatpipe.home / f"reports/{name}/report.json").read_text())
+    assert done.exit_code == 0 and f"reports/{name}/report.html" in done.stdout, done.stderr
+    report = json.loads((home() / f"reports/{name}/report.json").read_text())
     assert report["study"] == name and name in {model["name"] for model in report["models"]}
     assert plain.read_bytes() == before
     asked = ("Paint the river.", "--max-new-tokens", 5)
-    answer = chatpipe("ask", name, *asked)
-    assert answer.returncode == 0 and answer.stdout.strip()
-    assert chatpipe("ask", NAME, *asked, "--set", setting).stdout == answer.stdout
-    assert "forgotten: " in chatpipe("forget", name, "--kind", "all").stdout
-    assert chatpipe("ask", name, *asked).returncode == 1
-    assert chatpipe("ask", NAME, *asked).returncode == 0
+    answer = invoke("ask", name, *asked)
+    assert answer.exit_code == 0 and answer.stdout.strip()
+    assert invoke("ask", NAME, *asked, "--set", setting).stdout == answer.stdout
+    assert "forgotten: " in invoke("forget", name, "--kind", "all").stdout
+    assert invoke("ask", name, *asked).exit_code == 1
+    assert invoke("ask", NAME, *asked).exit_code == 0

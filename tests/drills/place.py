@@ -19,7 +19,7 @@ import psutil
 import yaml
 
 from chatpipe.store.manifest import SEAL
-from tests.support.requests import prefect_for_tests
+from tests.support import prefect_server
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
 from tests.support.tiny import tiny_model
 
@@ -185,10 +185,10 @@ class Place:
 @contextmanager
 def live_server() -> Iterator[str]:
     """The address of a Prefect server that several places use, one after another or at once."""
-    from prefect.settings import PREFECT_API_URL
-
-    with prefect_for_tests():
-        yield str(PREFECT_API_URL.value())
+    try:
+        yield prefect_server.address()
+    finally:
+        prefect_server.stop()
 
 
 def without_times(value: Any) -> Any:

@@ -5,8 +5,9 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.drills.kills import differences, disturbed, undisturbed
-from tests.drills.place import STUDY, Place, live_server, write_study
+from tests.drills.place import STUDY, Place, write_study
 from tests.drills.together import run_together
+from tests.support import prefect_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.drill]
 
@@ -17,8 +18,7 @@ STORE_WITH_PASSWORD = {"CHATPIPE_SHARED_STORE": f"s3://someone:{PASSWORD}@bucket
 
 @pytest.fixture(scope="module")
 def api():
-    with live_server() as address:
-        yield address
+    return prefect_server.address()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,9 @@ from chatpipe.store.store import store
 from chatpipe.study.loading import load_variant
 from chatpipe.tokenization import token_cache
 from tests.flows.test_untouched_sources import contents
-from tests.support.requests import prefect_for_tests
 from tests.support.rows import alpaca_rows, write_jsonl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect", "steps_in_this_process")]
 
 KINDS = ("raw", "examples", "corpus", "base-model", "adapter", "scores", "generations", "report")
 
@@ -31,12 +31,6 @@ def flip(file: Path, place: int | None = None) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2 if place is None else place] ^= 1
     file.write_bytes(content)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _prefect():
-    with prefect_for_tests():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +66,20 @@ def command(*arguments):
 
 def run(variant):
     """(the report's figures, the kinds of what was built)."""
-    from flows.compare import compare
     from tasks.caching import BUILT
 
     BUILT.clear()
-    artifact = compare("damaged", [variant])
+    artifact = compare(variant)
     report = Report.model_validate_json((artifact.path / "report.json").read_text("utf-8"))
     figures = [(cell.model, cell.heldout, cell.metric, cell.value) for cell in report.scores]
     return figures, [name.partition("/")[0] for name in BUILT]
+
+
+def compare(variant):
+    """The report's artifact."""
+    from flows.compare import compare
+
+    return compare("damaged", [variant])
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,15 @@ def first(variant, sources):
     return run(variant)[0]
 
 
+@pytest.fixture(scope="module")
+def of_study(variant, first):
+    """A function: where the study's artifacts of that kind are; other tests use this store too."""
+    lineage = compare(variant).lineage()
+    return lambda kind: [
+        store().path(kind, item["key"]) for item in lineage if item["kind"] == kind
+    ]
+
+
 @pytest.fixture
 def variant_file(variant):
     return str(Path(variant.datasets[0].path).with_name("damaged.yaml"))
@@ -106,8 +115,9 @@ def files_of(path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_byte_in_any_file_is_found_and_named(first, kind):
-    for path in store().all(kind):
+def test_a_flipped_byte_in_any_file_is_found_and_named(of_study, kind):
+    assert of_study(kind)
+    for path in of_study(kind):
         for file in files_of(path):
             content = file.read_bytes()
             for place in (0, len(content) // 2, len(content) - 1):
@@ -119,20 +129,20 @@ def test_a_flipped_byte_in_any_file_is_found_and_named(first, kind):
         assert store().find(kind, path.name)
 
 
-def test_what_is_damaged_is_made_anew_and_gives_the_same_figures(variant, first, caplog):
+def test_what_is_damaged_is_made_anew_and_gives_the_same_figures(variant, first, of_study):
     assert run(variant) == (first, [])
     damaged = [kind for kind in KINDS if kind != "base-model"]  # that one is linked
     for kind in damaged:
-        for path in store().all(kind):
+        for path in of_study(kind):
             flip(files_of(path)[0])
     figures, built = run(variant)
     assert figures == first and set(built) == set(damaged)
     assert run(variant) == (first, [])
 
 
-def test_a_flipped_byte_in_a_record_of_prefects_costs_nothing(variant, first):
+def test_a_flipped_byte_in_a_record_of_prefects_costs_nothing(variant, first, of_study):
     for place in (0, 20, 100, 200, 300):
-        for path in store().all():
+        for path in chain.from_iterable(map(of_study, KINDS)):
             flip(path / RECORD, place)
         assert run(variant)[0] == first
 
@@ -157,9 +167,9 @@ def test_verify_reads_every_byte_and_finds_nothing_wrong(first, variant_file):
         assert int(lines[0].split()[0]) >= len(KINDS)
 
 
-def test_verify_names_what_is_damaged_and_mends_it(variant, first, variant_file):
-    [adapter] = store().all("adapter")
-    [corpus, *_] = store().all("corpus")
+def test_verify_names_what_is_damaged_and_mends_it(variant, first, of_study, variant_file):
+    [adapter] = of_study("adapter")
+    [corpus, *_] = of_study("corpus")
     tokens = next(token_cache.tokens_folder().glob("*.arrow"))
     for file in (adapter / "adapter_model.safetensors", corpus / SEAL, tokens):
         flip(file)

@@ -9,16 +9,9 @@ from chatpipe.report import Report
 from chatpipe.store.manifest import SEAL
 from chatpipe.store.store import store
 from chatpipe.study.loading import load_variant
-from tests.support.requests import prefect_for_tests
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _prefect():
-    with prefect_for_tests():
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect")]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +90,8 @@ def test_a_new_name_rewrites_only_the_report(first, settings):
     assert report.models[1].name == "renamed"
 
 
-def test_another_rank_retrains_but_does_not_merge_again(first, settings):
+@pytest.mark.usefixtures("first", "steps_in_this_process")
+def test_another_rank_retrains_but_does_not_merge_again(settings):
     _, built = run(variant(settings, "first", "lora.rank=2"))
     assert built == ["adapter", "scores", "scores", "generations", "report"]
 
@@ -120,7 +114,8 @@ def test_a_damaged_artifact_is_rebuilt(first, settings):
     assert run(variant(settings))[1] == ["examples"]
 
 
-def test_a_changed_source_file_is_noticed(first, settings):
+@pytest.mark.usefixtures("first", "steps_in_this_process")
+def test_a_changed_source_file_is_noticed(settings):
     path = settings["folder"] / "d.jsonl"
     before = path.read_text()
     write_jsonl(path, dialogue_rows(26))

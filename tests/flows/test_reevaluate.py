@@ -1,10 +1,7 @@
 """Re-evaluation with real Prefect, real NF4 and a tiny model: what is noticed, at what cost."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,17 +15,11 @@ from chatpipe.store.paths import home
 from chatpipe.store.store import store
 from chatpipe.study import lookup
 from chatpipe.study.loading import load_variant
-from tests.support.requests import prefect_for_tests
+from tests.support.commands import chatpipe, invoke
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect", "steps_in_this_process")]
 WORSE = "training.learning_rate=1.0e-6"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _prefect():
-    with prefect_for_tests():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -274,25 +265,20 @@ def test_what_was_never_trained_is_refused_by_name(folder):
         story([variant(folder, "lora.rank=3")])
 
 
-def chatpipe(*words):
-    command = [sys.executable, "-m", "chatpipe", *words]
-    return subprocess.run(command, env={**os.environ}, capture_output=True, text=True)
-
-
-def test_the_commands_check_accept_and_tell(first, folder):
+def test_the_commands_check_accept_and_tell(first, folder, prefect):
     """The accepted figures are made better than any adapter's: the next check is a regression."""
     name = str(folder / "variant.yaml")
     entries = history.newest(history.read("checked"))
     better = {"value": 1.5, "low": 1.4, "high": 1.6}
     history.append([e.model_copy(update=better) for e in history.accepted(entries)])
-    failed = chatpipe("reevaluate", name, "--json")
+    failed = chatpipe("reevaluate", name, "--json", PREFECT_API_URL=prefect)
     assert failed.returncode == 1
     assert "is that right" not in failed.stdout and len(json.loads(failed.stdout)) == 6
     assert "chatpipe accept checked" in failed.stderr and "Traceback" not in failed.stderr
     accepted = chatpipe("accept", "checked")
     assert accepted.returncode == 0 and accepted.stdout.count("accepted: ") == 6
-    passed = chatpipe("reevaluate", name)
-    assert passed.returncode == 0 and "trend: " in passed.stdout, passed.stderr
+    passed = invoke("reevaluate", name)
+    assert passed.exit_code == 0 and "trend: " in passed.stdout, passed.stderr
     told = json.loads(chatpipe("history", "checked", "--json").stdout)
     assert told[-1]["record"] == "evaluated" and told[-7]["record"] == "accepted"
     assert store().root.exists()

@@ -12,17 +12,10 @@ from chatpipe.store.manifest import read_seal
 from chatpipe.store.store import store
 from chatpipe.study.lookup import LookUp
 from chatpipe.study.recipe import Recipe, StoreBuilder
-from tests.support.requests import prefect_for_tests
 from tests.support.rows import alpaca_rows, write_jsonl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect", "steps_in_this_process")]
 SAMPLES = 200
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _prefect():
-    with prefect_for_tests():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,4 @@
-"""Requests on the tiny model, and Prefect for tests that run flows."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""Requests on the tiny model."""
 
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import BaseModelRef, Dataset, Lora, Quantization, Split, Training
@@ -41,12 +38,3 @@ class Placeholders(Resolver):
             return {}
 
         return store().obtain(step.request, placeholder)
-
-
-@contextmanager
-def prefect_for_tests() -> Iterator[None]:
-    """A Prefect server of the test's own; on a busy machine it takes its time to start."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
