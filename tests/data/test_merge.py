@@ -104,7 +104,7 @@ def test_chat_messages_give_the_first_question_and_its_answer(tmp_path):
     [row] = read(made, "examples")
     assert (row["instruction"], row["input"], row["output"]) == (" Hello? ", "", "Hi.")
     reasons = [item["reason"] for item in read(made, "dropped")]
-    assert reasons == ["no user turn followed by an assistant turn"] * 3
+    assert reasons == ["no assistant turn", "no turn", "no assistant turn"]
 
 
 def test_columns_can_be_renamed_and_a_missing_one_is_named(tmp_path):

@@ -195,12 +195,12 @@ REFUSED = {
     "spaces.csv": ("instruction, output\nq,a\n", 'columns: {output: " output"}'),
     "chats.jsonl": ('{"messages": []}\n', "format: messages."),
     "prompts.jsonl": (
-        '{"prompt": "q", "completion": "a"}\n',
-        "format: alpaca, columns: {instruction: prompt, output: completion}",
+        '{"question": "q", "completion": "a"}\n',
+        "format: alpaca, columns: {instruction: question, output: completion}",
     ),
     "sharegpt.jsonl": (
         '{"conversations": [{"from": "human", "value": "q"}]}\n',
-        "format: messages, columns: {messages: conversations}",
+        "format: sharegpt.",
     ),
 }
 
@@ -373,30 +373,37 @@ def turns(*pairs, **more):
 
 
 QUESTION, ANSWER = ("user", "q"), ("assistant", "a")
+CHATS = {"messages": "messages", "sharegpt": "conversations"}
+EXCHANGE = turns(QUESTION, ANSWER)
 LEFT_OUT = {
     "system turn left out": turns(("system", "s"), QUESTION, ANSWER),
     "system turn left out ": turns(("developer", "s"), QUESTION, ANSWER),
     "tool turn left out": turns(QUESTION, ANSWER, ("tool", "t")),
     "further turns left out": turns(QUESTION, ANSWER, QUESTION, ANSWER),
-    "earlier turns left out": turns(QUESTION, QUESTION, ANSWER),
+    "first of two user turns in a row left out": turns(QUESTION, QUESTION, ANSWER),
+    "leading assistant turn left out": turns(ANSWER, QUESTION, ANSWER),
+    "last user turn, without an answer, left out": turns(QUESTION, ANSWER, QUESTION),
     "rest of a split answer left out": turns(QUESTION, ANSWER, ("assistant", "b"), ANSWER),
     "null turn left out": [None, *turns(QUESTION, ANSWER)],
     "turn of another role left out": turns(("narrator", "n"), QUESTION, ANSWER),
 }
 
 
+@pytest.mark.parametrize(("row_format", "column"), CHATS.items())
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 @pytest.mark.parametrize("flag", LEFT_OUT)
-def test_what_a_row_of_messages_has_besides_its_exchange_is_counted(tmp_path, flag, suffix):
-    rows = [{"messages": turns(QUESTION, ANSWER)}, {"messages": LEFT_OUT[flag]}]
+def test_what_a_conversation_has_besides_its_exchange_is_counted(
+    tmp_path, flag, suffix, row_format, column
+):
+    rows = [{column: turns(QUESTION, ANSWER)}, {column: LEFT_OUT[flag]}]
     path = tmp_path / f"rows.{suffix}"
     if suffix == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         write_jsonl(path, rows)
-    found = agrees(path, format="messages")
+    found = agrees(path, format=row_format)
     assert found == {"read": 2, "kept": 2, "dropped": {}, "flagged": {flag.strip(): 1}}
-    assert examples(path, format="messages")[1] == {"instruction": "q", "input": "", "output": "a"}
+    assert examples(path, format=row_format)[1] == {"instruction": "q", "input": "", "output": "a"}
 
 
 def test_answers_that_are_not_to_be_trained_are_not(tmp_path):
@@ -407,6 +414,8 @@ def test_answers_that_are_not_to_be_trained_are_not(tmp_path):
         [*turns(QUESTION), call, *turns(("tool", "t"), ANSWER)],
         turns(QUESTION, ("assistant", "")),
         turns(QUESTION, ("assistant", [{"type": "image_url", "image_url": "x"}])),
+        turns(("user", [{"type": "image"}, {"type": "text", "text": "q"}]), ANSWER),
+        turns(QUESTION, ("assistant", [{"type": "text", "words": "x"}])),
         [{"role": "user"}, "text"],
         [5],
     ]
@@ -416,6 +425,36 @@ def test_answers_that_are_not_to_be_trained_are_not(tmp_path):
         "empty output": 1,
         "the answer has weight 0": 1,
         "the answer is a tool call": 1,
+        "an image, sound or video in the first exchange": 2,
+    }
+
+
+NO_EXCHANGE = {
+    "no turn": [[], [None]],
+    "no assistant turn": [turns(QUESTION), turns(("system", "s"), QUESTION, ("tool", "t"))],
+    "no user turn": [turns(ANSWER), turns(("system", "s"), ANSWER, ANSWER)],
+    "an assistant turn first, and a user turn without an answer": [turns(ANSWER, QUESTION)],
+    "a tool turn between the user turn and the answer": [
+        turns(QUESTION, ("function_call", "f"), ("observation", "o"), ANSWER)
+    ],
+    "a turn of another role between the user turn and the answer": [
+        turns(QUESTION, ("narrator", "n"), ANSWER)
+    ],
+}
+
+
+@pytest.mark.parametrize(("row_format", "column"), CHATS.items())
+def test_a_conversation_without_an_exchange_is_counted_with_its_reason(
+    tmp_path, row_format, column
+):
+    rows = [row for rows in NO_EXCHANGE.values() for row in rows]
+    path = write_jsonl(tmp_path / "m.jsonl", [{column: row} for row in [EXCHANGE, *rows]])
+    counts = {reason: len(rows) for reason, rows in NO_EXCHANGE.items()}
+    assert agrees(path, format=row_format) == {
+        "read": 10,
+        "kept": 1,
+        "dropped": counts,
+        "flagged": {},
     }
 
 
@@ -444,6 +483,28 @@ def test_parts_of_text_and_sharegpt_turns_are_turns(tmp_path):
     path = write_jsonl(tmp_path / "m.jsonl", rows)
     assert agrees(path, format="messages")["kept"] == 2
     assert [row["instruction"] for row in examples(path, format="messages")] == ["one two", "q"]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [("human", "gpt"), ("user", "assistant"), ("Human", "ASSISTANT"), ("prompter", "bot")],
+)
+@pytest.mark.parametrize(("role", "content"), [("from", "value"), ("role", "content")])
+def test_names_of_roles_that_data_sets_use_are_understood(
+    tmp_path, role, content, question, answer
+):
+    row = [{role: question, content: "q"}, {role: answer, content: "a"}]
+    path = write_jsonl(tmp_path / "m.jsonl", [{"conversations": row}])
+    assert examples(path, format="sharegpt") == [{"instruction": "q", "input": "", "output": "a"}]
+
+
+def test_a_completion_is_the_output_to_its_prompt(tmp_path):
+    rows = [{"prompt": "2 + 2 =", "completion": " 4"}, {"prompt": "q", "completion": ""}]
+    path = write_jsonl(tmp_path / "c.jsonl", rows)
+    assert agrees(path, format="completion")["dropped"] == {"empty output": 1}
+    assert examples(path, format="completion") == [
+        {"instruction": "2 + 2 =", "input": "", "output": " 4"}
+    ]
 
 
 def test_utterances_after_the_first_exchange_are_counted(tmp_path):

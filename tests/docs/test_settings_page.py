@@ -1,5 +1,6 @@
 """docs/variants.md lists every setting of a variant with its default."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import yaml
 from pydantic import BaseModel
 
 from chatpipe.config.schema import Dataset, Variant
+from chatpipe.data.formats.registry import FORMATS
+from chatpipe.planning.row_checks import checked_rows
+from tests.support.rows import write_jsonl
 
 PAGE = (Path(__file__).parents[2] / "docs" / "variants.md").read_text("utf-8")
 ELSEWHERE = {"name", "base_model", "datasets", "prompt_template", "panel", "paper_reported"}
@@ -36,3 +40,20 @@ def test_every_setting_is_on_the_page_with_its_default():
 @pytest.mark.parametrize("key", Dataset.model_fields)
 def test_every_key_of_a_data_set_is_on_the_page(key):
     assert f"`{key}`" in PAGE
+
+
+def rows_of_the_page():
+    """The row that the table of formats shows of each."""
+    _, _, table = PAGE.partition("| format | a row |\n")
+    rows = re.findall(r"^\| `(\w+)` \| `(\{.*?\})`", table, re.MULTILINE)
+    return {name: json.loads(row) for name, row in rows}
+
+
+def test_every_format_is_on_the_page():
+    assert list(rows_of_the_page()) == list(FORMATS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_row_that_the_page_shows_of_a_format_can_be_used(name, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [rows_of_the_page()[name]])
+    assert checked_rows(path, name, {}).faults(path) == []

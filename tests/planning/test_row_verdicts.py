@@ -35,10 +35,10 @@ def table(rows=PLAIN, encoding="utf-8", **layout):
     return text.getvalue().encode(encoding)
 
 
-def chats(*turns):
+def chats(*turns, column="messages"):
     """Thirty rows of those turns; {} in a text is the row's number."""
     return lines(
-        *({"messages": json.loads(json.dumps(turns).replace("{}", str(i)))} for i in range(30))
+        *({column: json.loads(json.dumps(turns).replace("{}", str(i)))} for i in range(30))
     )
 
 
@@ -61,6 +61,8 @@ def user(text):
 def assistant(text, **more):
     return {"role": "assistant", "content": text, **more}
 
+
+SHAREGPT = ({"from": "human", "value": "q {}"}, {"from": "gpt", "value": "a {}"})
 
 ROW_FILES = (
     Case("plain"),
@@ -125,7 +127,7 @@ ROW_FILES = (
         "latin letters of another encoding",
         rows=ROWS + '{"instruction": "é", "output": "ü"}\n'.encode("cp1252"),
     ),
-    Case("no such format", "format", dataset={"format": "sharegpt"}),
+    Case("no such format", "did you mean sharegpt", dataset={"format": "sharegtp"}),
     Case(
         "cell of three mebibytes",
         rows=table([*PLAIN, {**PLAIN[1], "output": "x" * 3 * 2**20}]),
@@ -193,6 +195,49 @@ ROWS_WITHIN = (
         rows=chats(
             user("q {}"), assistant(None), {"role": "tool", "content": "t"}, assistant("a {}")
         ),
+        dataset={"format": "messages"},
+    ),
+    Case(
+        "sharegpt",
+        rows=chats({"from": "system", "value": "s"}, *SHAREGPT, column="conversations"),
+        dataset={"format": "sharegpt"},
+    ),
+    Case(
+        "sharegpt under another name",
+        rows=chats(*SHAREGPT, column="talk"),
+        dataset={"format": "sharegpt", "columns": {"conversations": "talk"}},
+    ),
+    Case(
+        "sharegpt of roles and contents",
+        rows=chats(user("q {}"), assistant("a {}"), column="conversations"),
+        dataset={"format": "sharegpt"},
+    ),
+    Case(
+        "sharegpt that begins with the answer",
+        "an assistant turn first",
+        rows=chats(*reversed(SHAREGPT), column="conversations"),
+        dataset={"format": "sharegpt"},
+    ),
+    Case(
+        "sharegpt as alpaca",
+        "format: sharegpt",
+        rows=chats(*SHAREGPT, column="conversations"),
+    ),
+    Case(
+        "completions",
+        rows=lines(*({"prompt": f"q {i}", "completion": f"a {i}"} for i in range(30))),
+        dataset={"format": "completion"},
+    ),
+    Case(
+        "completions of turns",
+        "rows can be used",
+        rows=lines(*({"prompt": [user("q")], "completion": [assistant("a")]} for i in range(30))),
+        dataset={"format": "completion"},
+    ),
+    Case(
+        "chats of an image",
+        "an image, sound or video",
+        rows=chats(user([{"type": "image", "url": "{}"}]), assistant("a {}")),
         dataset={"format": "messages"},
     ),
     Case(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from chatpipe.config.base import Name, Section
 from chatpipe.config.prompt_schema import Prompt, PromptTemplate
@@ -26,6 +28,28 @@ RunName = Annotated[
 ]
 
 Tracker = Literal["none", "tensorboard", "mlflow", "wandb", "trackio"]
+
+
+def format_names() -> list[str]:
+    """The names of the row formats."""
+    from chatpipe.data.formats.registry import FORMATS
+
+    return list(FORMATS)
+
+
+def _known_format(name: str) -> str:
+    names = format_names()
+    if name not in names:
+        choices = ", ".join(f"'{known}'" for known in names[:-1]) + f" or '{names[-1]}'"
+        raise PydanticCustomError("literal_error", "expected {expected}", {"expected": choices})
+    return name
+
+
+RowFormat = Annotated[
+    str,
+    AfterValidator(_known_format),
+    Field(json_schema_extra=lambda schema: schema.update(enum=format_names())),
+]
 
 
 class BaseModelRef(Section):
@@ -63,7 +87,7 @@ class Dataset(Section):
         min_length=1,
         description="glob patterns, read in this order",
     )
-    format: Literal["alpaca", "dialogues", "messages"] = "alpaca"
+    format: RowFormat = "alpaca"
     columns: dict[str, str] = Field({}, description="our column name -> the name in the files")
     fallbacks: tuple[Fallback, ...] = Field(
         (), description="tried in this order where repo is missing, gated or refused"

@@ -1,6 +1,6 @@
 from .catalog import DATASETS as DATASETS
-from .catalog import FORMATS as FORMATS
 from .folders import row_files as row_files
+from .formats.registry import FORMATS as FORMATS
 from .merge import Merge as Merge
 from .normalize import Normalize as Normalize
 from .normalize import RowAccount as RowAccount

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from chatpipe.data.formats.base import Format
+from chatpipe.data.formats.registry import FORMATS, formats_with
 from chatpipe.errors import DataError
 
 INSTRUCTIONS = ("prompt", "question", "query", "problem", "human", "user")
@@ -25,11 +26,10 @@ MEANT = frozenset(
         *INPUTS,
         *TURNS,
         *("system", "system_prompt", "history", "tools", "functions", "images", "rejected"),
-        *("weight", "weights", "messages", "dialog", "instruction", "input", "output"),
+        *("weight", "weights"),
+        *(column for row_format in FORMATS.values() for column in row_format.columns),
     )
 )
-# Formats by a column that only they have.
-OTHER_FORMATS = {"messages": "messages", "dialog": "dialogues"}
 LONGEST_NAME = 60
 # Written without quotes in YAML it is that text.
 PLAIN_NAME = r"[^\W\d][\w.\-/]*( [\w.\-/]+)*"
@@ -72,8 +72,7 @@ class ColumnNames:
         ours = {theirs: name for name, theirs in self.theirs.items()}
         lacking = " and ".join(map(printable, missing))
         start = f"{self._path}: column {lacking} missing; found are {listed(names)}."
-        meant = [name for column, name in OTHER_FORMATS.items() if column in names]
-        if meant and not self.theirs.keys() & OTHER_FORMATS.keys():
+        if meant := formats_with(names):
             return f"{start} Say in a variant what the rows are: format: {meant[0]}."
         if layout := layout_hint(names):
             return f"{start} Say in a variant which is which: {layout}."
@@ -110,7 +109,7 @@ def layout_hint(names: Collection[str]) -> str:
     """What to write in a variant for a file with those columns; "" where nothing is known."""
     turns = next((name for name in TURNS if name in names), None)
     if turns:
-        return f"format: messages, columns: {{messages: {printable(turns)}}}"
+        return f"format: sharegpt, columns: {{conversations: {printable(turns)}}}"
     instruction, output = (
         next((name for name in (ours, *others) if name in names), None)
         for ours, others in (("instruction", INSTRUCTIONS), ("output", OUTPUTS))

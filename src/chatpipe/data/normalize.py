@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from chatpipe.config.schema import Dataset, Fallback
-from chatpipe.data.catalog import FORMATS
 from chatpipe.data.columns import unused_warning
 from chatpipe.data.folders import ROWS, left_out_warnings, row_files
 from chatpipe.data.formats.base import (
@@ -26,7 +25,7 @@ from chatpipe.data.formats.base import (
     UNDECODABLE,
     counted_reasons,
 )
-from chatpipe.data.formats.messages import NO_EXCHANGE, TOOL_CALL, WEIGHT_0
+from chatpipe.data.formats.registry import FORMATS
 from chatpipe.data.hashing import (
     as_ids,
     text_digests,
@@ -47,7 +46,9 @@ DROPPED_SCHEMA = (
 )
 DUPLICATE = "duplicate"
 # Rows without text, or whose text is not to be trained, whatever the split.
-UNUSABLE = frozenset({NOT_TEXT, UNDECODABLE, RAGGED, KEY_TWICE, NO_EXCHANGE, TOOL_CALL, WEIGHT_0})
+UNUSABLE = frozenset({NOT_TEXT, UNDECODABLE, RAGGED, KEY_TWICE}).union(
+    *(row_format.unusable for row_format in FORMATS.values())
+)
 
 
 class RowAccount(BaseModel):
@@ -72,10 +73,12 @@ class Normalize(Request):
 
     kind: ClassVar[str] = "examples"
     version: ClassVar[int] = 3
+    unkeyed_at_default: ClassVar[frozenset[str]] = frozenset({"format_version"})
 
     raw: Artifact
     name: str
     format: str
+    format_version: int = 1
     files: tuple[str, ...]
     columns: dict[str, str]
     expected_rows: int | None
@@ -89,6 +92,7 @@ class Normalize(Request):
             raw=raw,
             name=dataset.name,
             format=dataset.format,
+            format_version=FORMATS[dataset.format].version,
             files=used.files,
             columns=used.columns,
             expected_rows=dataset.expected_rows,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chatpipe.config.schema import Dataset, Variant
-from chatpipe.data.catalog import FORMATS
 from chatpipe.data.folders import row_files
+from chatpipe.data.formats.registry import FORMATS
 from chatpipe.data.opening import kind_of
 from chatpipe.data.reading import RowFile
 from chatpipe.errors import ConfigError, DataError, SourceError

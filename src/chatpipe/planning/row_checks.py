@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from chatpipe.config.schema import Variant
-from chatpipe.data.catalog import FORMATS
 from chatpipe.data.columns import unused_warning
 from chatpipe.data.folders import left_out_warnings, row_files
 from chatpipe.data.formats.base import FLAGS_BETWEEN, counted_reasons
+from chatpipe.data.formats.registry import FORMATS
 from chatpipe.data.hashing import heldout_mask
 from chatpipe.data.merge import split_fault
 from chatpipe.data.reading import READ_REASON, RowFile

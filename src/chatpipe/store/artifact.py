@@ -72,12 +72,15 @@ class Request(BaseModel):
     version: ClassVar[int]  # raised by hand when the step's product changes for the same request
     # Fields that say where or for whom, not what; they stay out of the key.
     unkeyed: ClassVar[frozenset[str]] = frozenset()
+    # Fields that came later: with their default they stay out of the key, so that requests from
+    # before have the key that they had. Sections of settings may name such fields, too.
+    unkeyed_at_default: ClassVar[frozenset[str]] = frozenset()
     spares_memory: ClassVar[str] = ""  # which settings to change where a GPU has too little
 
     def key(self) -> str:
         """Hex SHA-256 over kind, step version and the request; upstream artifacts count by
         what came out of them (kind and digest), not by how they were asked for."""
-        fields = {name: _canonical(value) for name, value in self if name not in self.unkeyed}
+        fields = {name: _canonical(value) for name, value in _keyed_fields(self)}
         asked = {"kind": self.kind, "version": self.version, "fields": fields}
         text = json.dumps(asked, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:40]
@@ -114,13 +117,22 @@ def request_class(path: str) -> type[Request]:
     return found
 
 
+def _keyed_fields(model: BaseModel) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a request or a section that are a part of the key."""
+    unkeyed: frozenset[str] = getattr(type(model), "unkeyed", frozenset())
+    later: frozenset[str] = getattr(type(model), "unkeyed_at_default", frozenset())
+    for name, value in model:
+        is_default = name in later and value == type(model).model_fields[name].default
+        if name not in unkeyed and not is_default:
+            yield name, value
+
+
 def _canonical(value: Any) -> Any:
     """A JSON form that is the same in every process; TypeError where there is none."""
     if isinstance(value, Artifact):
         return {"artifact": value.kind, "digest": value.digest}
     if isinstance(value, BaseModel):
-        unkeyed: frozenset[str] = getattr(type(value), "unkeyed", frozenset())
-        return {name: _canonical(item) for name, item in value if name not in unkeyed}
+        return {name: _canonical(item) for name, item in _keyed_fields(value)}
     if isinstance(value, dict):
         return {str(name): _canonical(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -8,26 +8,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chatpipe.config.schema import Dataset
 from chatpipe.data.formats.base import Column, Format, normalized
 from chatpipe.data.text import has_byte
 
-ALPACA = Dataset(
-    name="alpaca",
-    repo="tatsu-lab/alpaca",
-    files=("data/*.parquet",),
-    format="alpaca",
-    licence="CC-BY-NC-4.0",
-    expected_rows=52_002,
-)
-SAMPLE_ALPACA = Dataset(
-    name="sample-alpaca",
-    path="packaged:samples/alpaca",
-    files=("*.jsonl",),
-    format="alpaca",
-    licence="CC0-1.0",
-    expected_rows=220,
-)
 NOINPUT = "<noinput> marker"
 
 

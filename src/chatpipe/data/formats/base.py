@@ -38,10 +38,20 @@ class Column:
 class Format:
     """A layout of rows. `normalize` takes a table of `columns` and gives a table of
     instruction, input, output (strings), `reason` (why the row is dropped, or null) and
-    `flag` (what is odd about a row that is kept, or null)."""
+    `flag` (what is odd about a row that is kept, or null).
+
+    `unusable` are the reasons for which a row has nothing to train on, whatever the split.
+    `version` is raised when the same rows become other examples, or others are dropped.
+    """
 
     columns: dict[str, Column]
     normalize: Callable[[pa.Table], pa.Table]
+    unusable: frozenset[str] = frozenset()
+    version: int = 1
+
+    def required(self) -> list[str]:
+        """The columns without which a file is not of this format."""
+        return [name for name, column in self.columns.items() if column.required]
 
 
 def counted_reasons(counts: dict[str, int], details: dict[str, str]) -> str:

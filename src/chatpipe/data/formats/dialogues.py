@@ -8,47 +8,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chatpipe.config.schema import Dataset, Fallback
 from chatpipe.data.formats.base import Column, Format, normalized
 
-# Wherever a copy keeps its three splits, in the official order.
-SPLIT_FILES = tuple(
-    pattern
-    for split in ("train", "validation", "test")
-    for pattern in (f"*{split}*.parquet", f"**/*{split}*.parquet", f"**/{split}/*.parquet")
-)
-DIALOG = Dataset(
-    name="dialog",
-    repo="li2017dailydialog/daily_dialog",
-    revision="refs/convert/parquet",
-    files=(
-        "default/train/*.parquet",
-        "default/validation/*.parquet",
-        "default/test/*.parquet",
-    ),
-    # The original is a loading script on its main branch, which datasets no longer runs; what the
-    # hub converted from it may go. Copies of the same rows:
-    fallbacks=(
-        Fallback(repo="OpenRL/daily_dialog", files=SPLIT_FILES),
-        Fallback(
-            repo="roskoN/dailydialog",
-            revision="refs/convert/parquet",
-            files=SPLIT_FILES,
-            columns={"dialog": "utterances"},
-        ),
-    ),
-    format="dialogues",
-    licence="CC-BY-NC-SA-4.0",
-    expected_rows=13_118,
-)
-SAMPLE_DIALOG = Dataset(
-    name="sample-dialog",
-    path="packaged:samples/dialogues",
-    files=("*.jsonl",),
-    format="dialogues",
-    licence="CC0-1.0",
-    expected_rows=220,
-)
 INSTRUCTION = "Continue the daily dialogue."
 ONE_UTTERANCE = "dialogue with one utterance"
 NO_UTTERANCE = "dialogue without an utterance"
