@@ -35,7 +35,7 @@ check: $(STAMP) ## format, lint, types, import directions
 deploy: $(STAMP) ## put variants and studies on the server that PREFECT_API_URL names
 	@$(BIN)/chatpipe deploy
 
-bench: $(STAMP) ## run the benchmarks (45 minutes) and write benchmarks/results/
+bench: $(STAMP) ## run the benchmarks (60 minutes) and write benchmarks/results/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/chatpipe demo
 	$(BIN)/python -m benchmarks.training
@@ -44,6 +44,7 @@ bench: $(STAMP) ## run the benchmarks (45 minutes) and write benchmarks/results/
 	$(BIN)/python -m benchmarks.evaluation --adapter
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.generation --models 4
+	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.data_at_scale --rows 100000 1000000 10000000 --json benchmarks/results/data_at_scale.json
 

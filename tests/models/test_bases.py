@@ -421,7 +421,16 @@ def test_what_the_plan_calls_fine_trains_and_is_scored_right(home, tmp_path, tin
     asked_panel = Ask.of(asked, ModelRef(fetched, adapter)).model_copy(
         update={"generation": Generation(max_new_tokens=2)}
     )
-    assert store().obtain(asked_panel)
+    answers = store().obtain(asked_panel)
+    for artifact in (adapter, scores, answers):
+        unused = artifact.details().get("kernels_unused", {})
+        assert unused.keys() == ({"packing"} if name in PADDED else set())
+
+
+def test_the_plan_says_that_rows_are_padded_without_packing(home, tiny_model_dir, monkeypatch):
+    monkeypatch.setenv("CHATPIPE_KERNELS", "cross_entropy")
+    notes = plan(variant(home, tiny_model_dir)).notes
+    assert "CHATPIPE_KERNELS is cross_entropy" in next(note for note in notes if "padded" in note)
 
 
 def check_scores(base, scores, corpus):
