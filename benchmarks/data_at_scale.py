@@ -119,12 +119,12 @@ def measure(path: Path, home: Path) -> dict[str, Any]:
     from chatpipe.store.store import store
 
     dataset = Dataset(name="synthetic", path=str(path))
-    raw = store().obtain(FetchDataset.of(dataset))
+    raw = store().get_or_build(FetchDataset.of(dataset))
     steps: dict[str, dict[str, float]] = {}
 
     def timed(name: str, request: Request) -> Any:
         wall, cpu = time.perf_counter(), time.process_time()
-        artifact = store().obtain(request)
+        artifact = store().get_or_build(request)
         steps[name] = {
             "wall_s": round(time.perf_counter() - wall, 2),
             "cpu_s": round(time.process_time() - cpu, 2),
@@ -148,7 +148,7 @@ def measure(path: Path, home: Path) -> dict[str, Any]:
     }
 
 
-def _in_child(*arguments: str) -> dict[str, Any]:
+def _in_worker(*arguments: str) -> dict[str, Any]:
     """This file with those arguments in a fresh process; what its last line says."""
     command = [sys.executable, str(Path(__file__).resolve()), *arguments]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -159,8 +159,8 @@ def run(rows: int, file_format: str, seed: int, scratch: Path | None) -> dict[st
     """Generate, measure and check one size."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         path = Path(folder) / f"rows.{file_format}"
-        expected = _in_child("generate", str(path), str(rows), str(seed))
-        found = _in_child("measure", str(path), str(Path(folder) / "home"))
+        expected = _in_worker("generate", str(path), str(rows), str(seed))
+        found = _in_worker("measure", str(path), str(Path(folder) / "home"))
         size = path.stat().st_size
     if found["account"] != expected:
         raise SystemExit(f"the account is {found['account']}, but {expected} was generated")

@@ -27,7 +27,7 @@ MAX_LENGTH = 1024
 def base_model(directory: str | None = None) -> Artifact:
     """The embedded 135M base, fetched once into CHATPIPE_HOME, or that directory's model."""
     ref = BaseModelRef(repo=directory) if directory else load_variant("smol-merge").base_model
-    return store().obtain(FetchModel.of(ref))
+    return store().get_or_build(FetchModel.of(ref))
 
 
 def examples(file: Path | None) -> pa.Table:
@@ -38,7 +38,7 @@ def examples(file: Path | None) -> pa.Table:
         path = str(file.absolute())
         datasets = (Dataset(name="rows", path=path, format=format_of(file)),)
     made = [
-        store().obtain(Normalize.of(dataset, store().obtain(FetchDataset.of(dataset))))
+        store().get_or_build(Normalize.of(dataset, store().get_or_build(FetchDataset.of(dataset))))
         for dataset in datasets
     ]
     return pa.concat_tables([pq.read_table(rows.path / "examples.parquet") for rows in made])

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from chatpipe.config.prompt_template_parameter import PromptTemplateParameter
 from chatpipe.config.schema import Dataset, Variant
 from chatpipe.store.artifact import Artifact
-from flows.naming import named_by
+from flows.naming import flow_run_name
 from flows.placement import placement
 from flows.run_parameters import run_parameters
 from flows.study import run_study
@@ -34,7 +34,7 @@ else:
     VariantParameter = Annotated[StudyVariant, BeforeValidator(_as_mapping)]
 
 
-@flow(name="compare", flow_run_name=named_by("study"), persist_result=False)
+@flow(name="compare", flow_run_name=flow_run_name("study"), persist_result=False)
 def compare(
     study: str, variants: list[VariantParameter], gpu_workers: str | None = None
 ) -> Artifact:

@@ -19,7 +19,7 @@ from chatpipe.config.schema import (
     Training,
 )
 from chatpipe.store.artifact import Artifact
-from flows.naming import named_by
+from flows.naming import flow_run_name
 from flows.placement import placement
 from flows.run_parameters import run_parameters
 from flows.study import run_study
@@ -27,7 +27,7 @@ from flows.study import run_study
 
 # One parameter a section, and not one for the whole variant: Prefect's run form shows each section
 # with units and bounds.
-@flow(name="finetune", flow_run_name=named_by("name"), persist_result=False)
+@flow(name="finetune", flow_run_name=flow_run_name("name"), persist_result=False)
 def finetune(
     name: str,
     base_model: BaseModelRef,

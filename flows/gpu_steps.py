@@ -13,7 +13,7 @@ from chatpipe.generation.ask import Ask
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.recipe import Step
 from chatpipe.training.finetune import Finetune
-from flows.naming import check_home, named_by
+from flows.naming import check_home, flow_run_name
 from tasks import preflight, steps
 
 GpuRequest = Finetune | Score | Ask
@@ -43,7 +43,7 @@ class SerializedStep(BaseModel):
         return steps.run(request, self.label)
 
 
-@flow(name="gpu-steps", flow_run_name=named_by("label"), persist_result=False)
+@flow(name="gpu-steps", flow_run_name=flow_run_name("label"), persist_result=False)
 def gpu_steps(label: str, plan: list[Variant], asked: list[SerializedStep]) -> None:
     """Plan variants on this machine's GPU, or build what was asked for; a run of another
     deployment asks for it.
@@ -56,6 +56,6 @@ def gpu_steps(label: str, plan: list[Variant], asked: list[SerializedStep]) -> N
     check_home()
     if plan:
         preflight.plan(plan)
-    with steps.MEASURING.kept():
+    with steps.EVAL_WORKER.keep_alive():
         for step in asked:
             step.build()

@@ -14,7 +14,7 @@ from chatpipe.runtime.parent_watch import end_with_parent
 from chatpipe.runtime.variables import variable_faults
 
 
-def named_by(parameter: str) -> Callable[[], str]:
+def flow_run_name(parameter: str) -> Callable[[], str]:
     """A run's name: that parameter and the time, like "smol-merge 2026-11-23 09:05"."""
 
     def name() -> str:

@@ -154,7 +154,7 @@ async def _end_of(client: PrefectClient, run_id: UUID) -> FlowRun:
 
 
 def _is_stored(step: Step) -> bool:
-    return store().held(step.request) is not None
+    return store().lookup(step.request) is not None
 
 
 def _cancel(runs: Sequence[UUID]) -> None:

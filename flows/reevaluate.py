@@ -22,7 +22,7 @@ from chatpipe.models.model_ref import ModelRef
 from chatpipe.reevaluation import gate, history, trend
 from chatpipe.reevaluation.gate import Regression, Verdict
 from chatpipe.store.artifact import Artifact
-from chatpipe.store.manifest import read_seal
+from chatpipe.store.manifest import read_manifest
 from chatpipe.store.store import store
 from chatpipe.study import lookup
 from chatpipe.study.checks import repeated_names
@@ -60,7 +60,7 @@ def reevaluate(
     models = _published(variants)
     asks = [ask for model in models.values() if (ask := _ask_if_here(model))]
     build = Build(placement_if_online(gpu_workers), upcoming=asks)
-    with steps.MEASURING.kept():
+    with steps.EVAL_WORKER.keep_alive():
         checks = [_check(name, model, build, tolerance) for name, model in models.items()]
     summary = [sentence for check in checks for sentence in check.sentences()]
     page = trend.write_page(summary)
@@ -128,7 +128,7 @@ def _ask_if_here(model: Published | ChatpipeError) -> Ask | None:
     if isinstance(model, ChatpipeError):
         return None
     try:
-        base = Artifact.model_validate(read_seal(model.adapter.path)["asked"]["base"])
+        base = Artifact.model_validate(read_manifest(model.adapter.path)["asked"]["base"])
     except ArtifactError:  # forgotten in this moment; its own check says so
         return None
     return Ask.of(model.variant, ModelRef(base, model.adapter))
@@ -153,7 +153,7 @@ def _measure(model: Published, build: Build, tolerance: float) -> Verdict:
     heldout = recipe.heldout_sets()
     [base] = recipe.base_models()
     tuned = base.with_adapter(model.variant, model.adapter, model.corpus)
-    scores = [store().held(step.request) for step in tuned.score_steps(heldout)]
+    scores = [store().lookup(step.request) for step in tuned.score_steps(heldout)]
     unchanged = [artifact.key for artifact in scores if artifact]
     results = recipe.evaluate([tuned], heldout)
     return gate.record(history.entries_of(results, heldout, unchanged), tolerance)

@@ -57,7 +57,7 @@ class Build(Resolver):
         asks = [step.request for job in jobs for step in job.steps if isinstance(step.request, Ask)]
         together = steps.apart([*asks, *self.upcoming])
         artifacts: dict[int, list[Artifact]] = {}
-        with steps.MEASURING.kept():
+        with steps.EVAL_WORKER.keep_alive():
             for index in _grouped_by_base(jobs):
                 artifacts[index] = [
                     steps.run(step.request, step.label, together) for step in jobs[index].steps

@@ -16,7 +16,7 @@ from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError
 from chatpipe.planning.planner import MakePlan, Plan, refuse
 from chatpipe.planning.summary import cost_rows, summary
-from chatpipe.runtime.worker import SharedChild
+from chatpipe.runtime.worker import SharedWorker
 from chatpipe.study.lookup import find_adapter
 from tasks.showing import artifact_key
 
@@ -29,7 +29,7 @@ def plan(variants: Sequence[Variant]) -> None:
         return
     logger = get_run_logger()
     try:
-        plans = _in_child(waiting, tuple(variants))
+        plans = _in_worker(waiting, tuple(variants))
     except ConfigError:
         raise
     except ChatpipeError as error:  # faults come back in the plans: this is a plan that failed
@@ -51,11 +51,11 @@ def untrained(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     return tuple(variant for variant in variants if not _is_trained(variant))
 
 
-def _in_child(variants: tuple[Variant, ...], study: tuple[Variant, ...]) -> list[Plan]:
+def _in_worker(variants: tuple[Variant, ...], study: tuple[Variant, ...]) -> list[Plan]:
     """In a process of its own: neither its imports nor a CUDA context stay in the flow's."""
     ignored = get_run_logger().debug
     with tempfile.TemporaryDirectory() as scratch:
-        details = SharedChild().build(
+        details = SharedWorker().build(
             MakePlan(variants=variants, study=study), Path(scratch), lambda event: None, ignored
         )
     return [Plan.model_validate(made) for made in details["plans"]]

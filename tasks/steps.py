@@ -12,9 +12,9 @@ from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
-from chatpipe.generation.ask_batch import AskInCompany
+from chatpipe.generation.ask_batch import AskBatch
 from chatpipe.report.build import MakeReport
-from chatpipe.runtime.worker import SharedChild
+from chatpipe.runtime.worker import SharedWorker
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
@@ -26,19 +26,19 @@ from tasks.showing import progress_shown
 @step(task_run_name="download {label}")
 def download(request: FetchDataset, label: str) -> Artifact:
     """A data set's files."""
-    return store().obtain(request)
+    return store().get_or_build(request)
 
 
 @step(task_run_name="download {label}")
 def download_base(request: FetchModel, label: str) -> Artifact:
     """The base model as safetensors."""
-    return _in_child(request, f"base model {label}")
+    return _in_worker(request, f"base model {label}")
 
 
 @step(task_run_name="normalize {label}")
 def normalize(request: Normalize, label: str) -> Artifact:
     """instruction / input / output rows, and those set aside."""
-    examples = store().obtain(request)
+    examples = store().get_or_build(request)
     for warning in examples.details()["warnings"]:
         get_run_logger().warning(warning)
     return examples
@@ -47,30 +47,33 @@ def normalize(request: Normalize, label: str) -> Artifact:
 @step(task_run_name="merge {label}")
 def merge(request: Merge, label: str) -> Artifact:
     """The corpus: a training and a held-out split."""
-    return store().obtain(request)
+    return store().get_or_build(request)
 
 
 @step(task_run_name="fine-tune {label}")
 def finetune_adapter(request: Finetune, label: str) -> Artifact:
     """The adapter, trained in a process of its own."""
-    return _in_child(request, f"fine-tune {label}")
+    return _in_worker(request, f"fine-tune {label}")
 
 
-# While `MEASURING.kept()` lasts, a base is loaded once for all that is scored and asked of it.
-MEASURING = SharedChild()
+# Within `EVAL_WORKER.keep_alive()`, a base is loaded once for all scores and answers.
+EVAL_WORKER = SharedWorker()
 
 
 @step(task_run_name="score {label}")
 def score(request: Score, label: str) -> Artifact:
     """A model's nats of every held-out row."""
-    return _in_child(request, f"score {label}", MEASURING)
+    return _in_worker(request, f"score {label}", EVAL_WORKER)
 
 
 @step(task_run_name="ask {label}")
 def ask(request: Ask, label: str, others: Sequence[Ask] = ()) -> Artifact:
-    """A model's answers to the panel. Within `MEASURING.kept()`, those of the others may be asked
-    with it; their own tasks then have little to do."""
-    return _in_child(request, f"ask {label}", MEASURING, lambda: AskInCompany.of(request, others))
+    """Generate a model's answers to the panel.
+
+    Within `EVAL_WORKER.keep_alive()`, the same batches may hold the prompts of the others too;
+    their own tasks then only store the answers.
+    """
+    return _in_worker(request, f"ask {label}", EVAL_WORKER, lambda: AskBatch.of(request, others))
 
 
 def apart(asks: Sequence[Ask]) -> Sequence[Ask]:
@@ -82,7 +85,7 @@ def apart(asks: Sequence[Ask]) -> Sequence[Ask]:
 @step(task_run_name="report {label}")
 def make_report(request: MakeReport, label: str) -> Artifact:
     """report.json, report.md, report.html."""
-    return store().obtain(request)
+    return store().get_or_build(request)
 
 
 TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
@@ -103,16 +106,26 @@ def run(request: Request, label: str, others: Sequence[Ask] = ()) -> Artifact:
     return TASKS[type(request)](request, label)
 
 
-def _in_child(
+def _in_worker(
     request: Finetune | Score | Ask | FetchModel,
     label: str,
-    child: SharedChild | None = None,
-    told: Callable[[], Request] | None = None,
+    worker: SharedWorker | None = None,
+    sent_request: Callable[[], Request] | None = None,
 ) -> Artifact:
-    """What was requested, built in that child (or one of its own), which is told the request, or
-    another one that gives the same."""
-    build = (child or SharedChild()).build
+    """Return the artifact of the request, built in a worker process if it does not exist.
+
+    Args:
+        request: What the artifact is stored as.
+        label: The step and the variant, for the dashboard.
+        worker: The process; a new one where left out.
+        sent_request: Makes the request that the process builds, where it is another one with the
+            same product.
+    """
+    build = (worker or SharedWorker()).build
     with progress_shown(label) as (on_progress, on_line):
-        return store().obtain(
-            request, lambda into: build(told() if told else request, into, on_progress, on_line)
+        return store().get_or_build(
+            request,
+            lambda into: build(
+                sent_request() if sent_request else request, into, on_progress, on_line
+            ),
         )

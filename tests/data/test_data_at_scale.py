@@ -42,7 +42,9 @@ def small_parts(monkeypatch):
 
 def normalize(path, **options):
     dataset = Dataset(name=path.stem, path=str(path), **options)
-    return store().obtain(Normalize.of(dataset, store().obtain(FetchDataset.of(dataset))))
+    return store().get_or_build(
+        Normalize.of(dataset, store().get_or_build(FetchDataset.of(dataset)))
+    )
 
 
 def read(artifact, name):
@@ -202,7 +204,7 @@ def test_merging_in_small_parts_drops_and_splits_as_plain_python_does(tmp_path, 
     ]
     parts = tuple(normalize(path) for path in paths)
     merged = [row for part in parts for row in read(part, "examples")]
-    made = store().obtain(Merge(examples=parts, split=Split(heldout=0.3)))
+    made = store().get_or_build(Merge(examples=parts, split=Split(heldout=0.3)))
     seen: set[str] = set()
     sides = {"train": [], "heldout": [], "dropped": []}
     for place, row in enumerate(merged):

@@ -20,8 +20,8 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 def normalize(path, **options):
     dataset = Dataset(name=options.pop("name", "rows"), path=str(path), **options)
-    raw = store().obtain(FetchDataset.of(dataset))
-    return store().obtain(Normalize.of(dataset, raw))
+    raw = store().get_or_build(FetchDataset.of(dataset))
+    return store().get_or_build(Normalize.of(dataset, raw))
 
 
 def read(artifact, name):
@@ -29,7 +29,7 @@ def read(artifact, name):
 
 
 def corpus(*examples, **split):
-    return store().obtain(Merge(examples=examples, split=Split(**split)))
+    return store().get_or_build(Merge(examples=examples, split=Split(**split)))
 
 
 @pytest.fixture(autouse=True)
@@ -183,8 +183,8 @@ def test_the_upstream_layouts_are_read_whole():
 @pytest.mark.parametrize("name", ["sample-alpaca", "sample-dialog"])
 def test_the_packaged_samples_are_many_different_and_not_the_panels(name):
     dataset = DATASETS[name]
-    raw = store().obtain(FetchDataset.of(dataset))
-    made = store().obtain(Normalize.of(dataset, raw))
+    raw = store().get_or_build(FetchDataset.of(dataset))
+    made = store().get_or_build(Normalize.of(dataset, raw))
     rows = read(made, "examples")
     assert len(rows) >= 200 and made.details()["warnings"] == []
     assert made.details()["account"]["dropped"] == {}

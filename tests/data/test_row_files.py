@@ -33,7 +33,9 @@ def _home(tmp_path, monkeypatch):
 
 def normalized(path, **options):
     dataset = Dataset(name="rows", path=str(path), **options)
-    return store().obtain(Normalize.of(dataset, store().obtain(FetchDataset.of(dataset))))
+    return store().get_or_build(
+        Normalize.of(dataset, store().get_or_build(FetchDataset.of(dataset)))
+    )
 
 
 def examples(path, **options):

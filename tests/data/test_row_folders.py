@@ -41,7 +41,9 @@ def write(folder, name, first=0, count=2):
 def read(folder, **options):
     """(how many rows are read, the warnings)."""
     dataset = Dataset(name="rows", path=str(folder), **options)
-    made = store().obtain(Normalize.of(dataset, store().obtain(FetchDataset.of(dataset))))
+    made = store().get_or_build(
+        Normalize.of(dataset, store().get_or_build(FetchDataset.of(dataset)))
+    )
     assert made.details()["account"]["read"] == len(
         pq.read_table(made.path / "examples.parquet")
     ) + len(pq.read_table(made.path / "dropped.parquet"))

@@ -50,7 +50,9 @@ def normalized(name, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     dataset = Dataset(name="rows", path=str(path))
-    made = store().obtain(Normalize.of(dataset, store().obtain(FetchDataset.of(dataset))))
+    made = store().get_or_build(
+        Normalize.of(dataset, store().get_or_build(FetchDataset.of(dataset)))
+    )
     checked = checked_rows(path, "alpaca", {})
     account = made.details()["account"]
     assert (checked.rows, checked.bad) == (account["read"], sum(account["dropped"].values()))
@@ -146,7 +148,7 @@ def test_a_rows_side_depends_on_its_prompt_alone(rows, draw):
             ("b.csv", as_csv(shuffled + GOOD)),
             ("c.jsonl", lines([*rows, *GOOD, *rows, {"instruction": "x", "output": "y"}])),
         ):
-            made = store().obtain(
+            made = store().get_or_build(
                 Merge(examples=(normalized(name, content),), split=Split(heldout=0.3))
             )
             account = made.details()["account"]
@@ -183,5 +185,5 @@ def test_white_space_around_a_prompt_moves_no_row_and_an_indented_answer_is_anot
     with folder, home:
         twice = [*GOOD, {**GOOD[0], "output": "  a"}]
         made = normalized("a.jsonl", lines(twice))
-        corpus = store().obtain(Merge(examples=(made,), split=Split(heldout=0.3)))
+        corpus = store().get_or_build(Merge(examples=(made,), split=Split(heldout=0.3)))
         assert corpus.details()["account"]["kept"] == len(twice)

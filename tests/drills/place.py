@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import yaml
 
-from chatpipe.store.manifest import SEAL
+from chatpipe.store.manifest import MANIFEST
 from tests.support import prefect_server
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
 from tests.support.tiny import tiny_model
@@ -154,7 +154,7 @@ class Place:
     def products(self) -> set[Path]:
         """Artifacts and checkpoints that are there now."""
         root = self.home / "store"
-        return {*root.glob(f"[!.]*/*/{SEAL}"), *root.glob(".work/*/**/checkpoint-*")}
+        return {*root.glob(f"[!.]*/*/{MANIFEST}"), *root.glob(".work/*/**/checkpoint-*")}
 
     def left_behind(self) -> list[str]:
         """Processes, held locks, temporary and work directories after the last command."""
@@ -174,10 +174,10 @@ class Place:
     def outcome(self) -> dict[str, Any]:
         """The digest of every artifact, and the study's report without its times."""
         artifacts: dict[str, Any] = {}
-        for path in sorted((self.home / "store").glob(f"[!.]*/*/{SEAL}")):
-            seal = json.loads(path.read_text("utf-8"))
-            if seal["kind"] != "report":
-                artifacts[f"{seal['kind']}/{seal['key']}"] = seal["digest"]
+        for path in sorted((self.home / "store").glob(f"[!.]*/*/{MANIFEST}")):
+            manifest = json.loads(path.read_text("utf-8"))
+            if manifest["kind"] != "report":
+                artifacts[f"{manifest['kind']}/{manifest['key']}"] = manifest["digest"]
         report = (self.home / "reports" / STUDY / "report.json").read_text("utf-8")
         return {"artifacts": artifacts, "report": without_times(json.loads(report))}
 

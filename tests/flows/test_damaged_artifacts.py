@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from chatpipe.errors import ArtifactError, DiskError
 from chatpipe.report import Report
 from chatpipe.report.build import MakeReport
-from chatpipe.store.manifest import RECORD, SEAL
+from chatpipe.store.manifest import MANIFEST, RECORD
 from chatpipe.store.store import store
 from chatpipe.study.loading import load_variant
 from chatpipe.tokenization import token_cache
@@ -37,7 +37,7 @@ def flip(file: Path, place: int | None = None) -> None:
 def variant(tmp_path_factory, tiny_model_dir):
     folder = tmp_path_factory.mktemp("damaged")
     model = Path(shutil.copytree(tiny_model_dir, folder / "model"))
-    (model / SEAL).write_text('{"the user\'s": "own"}')  # as beside an exported adapter
+    (model / MANIFEST).write_text('{"the user\'s": "own"}')  # as beside an exported adapter
     (model / "adapter_config.json").write_text("{}")
     write_jsonl(folder / "a.jsonl", alpaca_rows(16))
     settings = {
@@ -110,8 +110,8 @@ def variant_file(variant):
 
 def files_of(path):
     """The files of an artifact that are its own: what is linked is the user's."""
-    names = json.loads((path / SEAL).read_text())["files"]
-    return [path / name for name in (*names, SEAL) if not (path / name).is_symlink()]
+    names = json.loads((path / MANIFEST).read_text())["files"]
+    return [path / name for name in (*names, MANIFEST) if not (path / name).is_symlink()]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,7 +171,7 @@ def test_verify_names_what_is_damaged_and_mends_it(variant, first, of_study, var
     [adapter] = of_study("adapter")
     [corpus, *_] = of_study("corpus")
     tokens = next(token_cache.tokens_folder().glob("*.arrow"))
-    for file in (adapter / "adapter_model.safetensors", corpus / SEAL, tokens):
+    for file in (adapter / "adapter_model.safetensors", corpus / MANIFEST, tokens):
         flip(file)
     code, lines = verify()
     names = [f"adapter/{adapter.name}", f"corpus/{corpus.name}", f"tokens/{tokens.name}"]

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from chatpipe.report import Report
-from chatpipe.store.manifest import SEAL
+from chatpipe.store.manifest import MANIFEST
 from chatpipe.store.store import store
 from chatpipe.study.loading import load_variant
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
@@ -73,9 +73,9 @@ def test_every_model_is_scored_on_every_set_and_answers_every_prompt(first):
 def test_base_and_adapter_answer_in_one_batch(first):
     report, _ = first
     answers = [
-        seal["details"]
-        for seal in store().seals("generations")
-        if (seal["asked"]["adapter"] or {}).get("digest") == report.models[1].adapter_digest
+        manifest["details"]
+        for manifest in store().manifests("generations")
+        if (manifest["asked"]["adapter"] or {}).get("digest") == report.models[1].adapter_digest
     ]
     assert [details["models_asked_together"] for details in answers] == [2]
 
@@ -135,4 +135,4 @@ def test_what_a_person_watches_is_in_prefect(first):
 
 
 def asked(path):
-    return json.loads((path / SEAL).read_text("utf-8"))["asked"]
+    return json.loads((path / MANIFEST).read_text("utf-8"))["asked"]

@@ -5,7 +5,7 @@ Two machines: two homes and one shared store. The pool's worker here has no GPU 
 
 import pytest
 
-from chatpipe.store.manifest import SEAL
+from chatpipe.store.manifest import MANIFEST
 from tests.support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.live]
@@ -56,7 +56,7 @@ def _where_made(*homes):
     """(kind, home) of every artifact: a copy that was fetched is younger than what was built."""
     made = {}
     for home in homes:
-        for seal in (home / "store").glob(f"*/*/{SEAL}"):
-            age = (seal.stat().st_mtime_ns, home)
-            made[seal.parts[-3:-1]] = min(made.get(seal.parts[-3:-1], age), age)
+        for manifest in (home / "store").glob(f"*/*/{MANIFEST}"):
+            age = (manifest.stat().st_mtime_ns, home)
+            made[manifest.parts[-3:-1]] = min(made.get(manifest.parts[-3:-1], age), age)
     return {(kind, home) for (kind, _), (_, home) in made.items()}

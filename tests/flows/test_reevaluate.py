@@ -161,8 +161,8 @@ def test_adapters_of_one_base_are_asked_together(first, folder):
     state, error, built = reevaluate(longer, another)
     assert state.name == "Completed", error
     assert built == ["generations"] * 2
-    newest = sorted(store().seals("generations"), key=lambda seal: seal["created"])[-2:]
-    assert [seal["details"]["models_asked_together"] for seal in newest] == [2, 2]
+    newest = sorted(store().manifests("generations"), key=lambda manifest: manifest["created"])[-2:]
+    assert [manifest["details"]["models_asked_together"] for manifest in newest] == [2, 2]
 
 
 def asked_of(made):

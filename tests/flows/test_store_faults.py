@@ -17,12 +17,12 @@ from chatpipe.cli.app import app
 from chatpipe.errors import ArtifactError, ConfigError, DiskError
 from chatpipe.server.prefect_disk import check_room
 from chatpipe.store.disk_errors import as_disk_error, disk_errors
-from chatpipe.store.manifest import RECORD, SEAL, stranger_fault
+from chatpipe.store.manifest import MANIFEST, RECORD, unexpected_file_fault
 from chatpipe.store.store import LEFT_OVER_AFTER_S, store
 from chatpipe.study import verification
 from chatpipe.study.export import check_target, export_directory, export_variant
 from chatpipe.study.loading import load_variant
-from chatpipe.training.checkpoints import newest_checkpoint, seal_checkpoint
+from chatpipe.training.checkpoints import newest_checkpoint, write_checkpoint_manifest
 from tests.store.test_store import BUILDER, Note, no_build
 from tests.support.disks import fill, make_read_only, small_disk
 
@@ -38,19 +38,19 @@ def small_home(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_at_any_stage_is_a_sentence_and_leaves_nothing_half(small_home):
-    made = store().obtain(Note(text="first"))
+    made = store().get_or_build(Note(text="first"))
     room = 0
     while room < 64 * PAGE:  # the lock, the temporary directory, each file, the seal
         fill(small_home, room)
         try:
-            store().obtain(Note(text="second" * PAGE))
+            store().get_or_build(Note(text="second" * PAGE))
         except DiskError as error:
             assert str(error).startswith(str(small_home))
             assert "no space is left on this disk; make room" in str(error)
         else:
             break
         assert list(store().all()) == [made.path]
-        assert store().obtain(Note(text="first"), no_build) == made
+        assert store().get_or_build(Note(text="first"), no_build) == made
         assert not any((store().root / ".tmp").iterdir())
         (small_home / "ballast").unlink()
         room += PAGE
@@ -58,12 +58,12 @@ def test_a_full_disk_at_any_stage_is_a_sentence_and_leaves_nothing_half(small_ho
 
 
 def test_a_read_only_store_gives_what_it_has_and_a_sentence_for_the_rest(small_home):
-    made = store().obtain(Note(text="first"))
+    made = store().get_or_build(Note(text="first"))
     make_read_only(small_home)
-    assert store().obtain(Note(text="first"), no_build) == made
-    assert store().bring(made) == made
+    assert store().get_or_build(Note(text="first"), no_build) == made
+    assert store().fetch(made) == made
     for refused in (
-        lambda: store().obtain(Note(text="second")),
+        lambda: store().get_or_build(Note(text="second")),
         lambda: store().forget(made.path),
         lambda: store().work_path("note", "key"),
         lambda: export_variant(load_variant("smol-merge")),
@@ -74,7 +74,7 @@ def test_a_read_only_store_gives_what_it_has_and_a_sentence_for_the_rest(small_h
 
 
 def test_an_export_onto_a_full_disk_is_a_sentence_and_leaves_nothing(small_home, tmp_path):
-    made = store().obtain(Note(text="first" * PAGE))
+    made = store().get_or_build(Note(text="first" * PAGE))
     fill(small_home, 0)
     with pytest.raises(DiskError, match="no space is left"):
         export_directory(made.path, small_home / "copy")
@@ -129,42 +129,44 @@ def test_other_errors_are_left_as_they_are(tmp_path):
 
 
 def test_files_of_others_in_the_store_are_left_alone(chatpipe_home):
-    made = store().obtain(Note(text="first"))
+    made = store().get_or_build(Note(text="first"))
     long_ago = time.time() - LEFT_OVER_AFTER_S - 10
-    strangers = [store().root / place / ".DS_Store" for place in ("", ".tmp", ".locks", "note")]
-    strangers += [store().root / ".tmp" / "notes-of-mine.txt"]
-    for path in strangers:
+    unexpected_files = [
+        store().root / place / ".DS_Store" for place in ("", ".tmp", ".locks", "note")
+    ]
+    unexpected_files += [store().root / ".tmp" / "notes-of-mine.txt"]
+    for path in unexpected_files:
         path.write_bytes(b"x")
         os.utime(path, (long_ago, long_ago))
-    store().obtain(Note(text="second"))
+    store().get_or_build(Note(text="second"))
     assert store().find("note", made.key) == made
-    assert len(list(store().all())) == 2 and all(path.exists() for path in strangers)
+    assert len(list(store().all())) == 2 and all(path.exists() for path in unexpected_files)
 
 
 def test_a_flipped_seal_is_no_seal(chatpipe_home):
-    made = store().obtain(Note(text="first"))
-    content = (made.path / SEAL).read_bytes()
+    made = store().get_or_build(Note(text="first"))
+    content = (made.path / MANIFEST).read_bytes()
     for place in range(len(content)):
         damaged = bytearray(content)
         damaged[place] ^= 1
-        (made.path / SEAL).write_bytes(damaged)
+        (made.path / MANIFEST).write_bytes(damaged)
         found = store().find("note", made.key)
         assert found is None or (found == made and made.details() == {"letters": 5})
 
 
 def test_an_artifact_under_anothers_key_is_not_taken_for_it(chatpipe_home):
-    one, two = (store().obtain(Note(text=text)) for text in ("one", "two"))
+    one, two = (store().get_or_build(Note(text=text)) for text in ("one", "two"))
     store().discard(two.path)
     one.path.rename(two.path)
     with pytest.raises(ArtifactError, match="holds another artifact"):
         store().check("note", two.key)
-    assert store().obtain(Note(text="two")) == two
+    assert store().get_or_build(Note(text="two")) == two
 
 
 def test_a_file_that_was_put_into_an_artifact_is_neither_used_nor_removed_in_silence(
     chatpipe_home,
 ):
-    made = store().obtain(Note(text="first"))
+    made = store().get_or_build(Note(text="first"))
     for name in (".DS_Store", "folder/._note.txt", RECORD):
         (made.path / name).write_text("x")
     assert store().find("note", made.key) == made
@@ -173,15 +175,15 @@ def test_a_file_that_was_put_into_an_artifact_is_neither_used_nor_removed_in_sil
     sentence = rf"^{stranger}: was not there when .*; move it away, or `chatpipe verify --mend`"
     for use in (
         lambda: store().check("note", made.key),
-        lambda: store().obtain(Note(text="first")),
-        lambda: store().obtain(Note(text="made of it", after=made)),
+        lambda: store().get_or_build(Note(text="first")),
+        lambda: store().get_or_build(Note(text="made of it", after=made)),
     ):
         with pytest.raises(ArtifactError, match=sentence.replace("^", "")):
             use()
     [checked] = verification.check_all()
-    assert [stranger_fault(stranger)] == list(checked.faults)
+    assert [unexpected_file_fault(stranger)] == list(checked.faults)
     assert verification.remove(checked) == [str(stranger)]
-    assert store().obtain(Note(text="first"), no_build) == made
+    assert store().get_or_build(Note(text="first"), no_build) == made
 
 
 def test_verify_reads_checkpoints_too(chatpipe_home):
@@ -190,7 +192,7 @@ def test_verify_reads_checkpoints_too(chatpipe_home):
         (work / f"checkpoint-{step}").mkdir()
         (work / f"checkpoint-{step}/optimizer.pt").write_text("some")
         if step < 3:  # the last one is being written, or was when its process was killed
-            seal_checkpoint(work / f"checkpoint-{step}", 1.0)
+            write_checkpoint_manifest(work / f"checkpoint-{step}", 1.0)
     (work / "checkpoint-2/optimizer.pt").write_text("sOme")
     with store()._lock("adapter-key", wait=False):
         assert not list(verification.check_all())  # another process goes on with them
@@ -206,7 +208,7 @@ def test_verify_reads_checkpoints_too(chatpipe_home):
 
 
 def test_a_copy_that_somebody_made_in_the_store_is_left_alone(chatpipe_home):
-    made = store().obtain(Note(text="first"))
+    made = store().get_or_build(Note(text="first"))
     copy = made.path.with_name(f"{made.key}.bak")
     shutil.copytree(made.path, copy)
     assert list(store().all()) == [made.path]
@@ -217,7 +219,7 @@ def test_a_copy_that_somebody_made_in_the_store_is_left_alone(chatpipe_home):
 
 
 def test_verify_removes_nothing_that_it_could_not_read(chatpipe_home, monkeypatch):
-    made = store().obtain(Note(text="first"))
+    made = store().get_or_build(Note(text="first"))
 
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied", str(made.path / "folder/note.txt"))
@@ -228,7 +230,7 @@ def test_verify_removes_nothing_that_it_could_not_read(chatpipe_home, monkeypatc
         f"unreadable: note/{made.key}: {made.path}/folder/note.txt: this user may not do that here"
     )
     assert done.output.endswith("1 checked (0 B), 0 damaged, 1 unreadable\n")
-    assert store().obtain(Note(text="first"), no_build) == made
+    assert store().get_or_build(Note(text="first"), no_build) == made
 
 
 def test_another_home_is_no_remedy_for_a_source(tmp_path, monkeypatch):
@@ -240,10 +242,10 @@ def test_another_home_is_no_remedy_for_a_source(tmp_path, monkeypatch):
 
 
 def test_a_step_is_not_built_from_what_is_damaged(chatpipe_home):
-    source = store().obtain(Note(text="source"))
+    source = store().get_or_build(Note(text="source"))
     (source.path / "folder/note.txt").write_text("sourcE")
     with pytest.raises(ArtifactError, match=rf"note is made from note/{source.key}: .*content"):
-        store().obtain(Note(text="made of it", after=source), no_build)
+        store().get_or_build(Note(text="made of it", after=source), no_build)
 
 
 @pytest.mark.parametrize("count", [2, 8])
@@ -262,7 +264,7 @@ def test_builders_at_once_of_which_the_building_one_is_killed(chatpipe_home, tmp
     first.send_signal(signal.SIGKILL)
     first.wait()
     digests = {other.communicate(timeout=60)[0].strip() for other in others}
-    assert digests == {store().obtain(Note(text="x"), no_build).digest}
+    assert digests == {store().get_or_build(Note(text="x"), no_build).digest}
     assert log.read_text() == "built\n" * 2
     assert len(list(store().all())) == 1
 

@@ -8,7 +8,7 @@ from chatpipe.config.schema import Variant
 from chatpipe.evaluation.perplexity import perplexity
 from chatpipe.planning.planner import plan
 from chatpipe.report import read_report
-from chatpipe.store.manifest import read_seal
+from chatpipe.store.manifest import read_manifest
 from chatpipe.store.store import store
 from chatpipe.study.lookup import LookUp
 from chatpipe.study.recipe import Recipe, StoreBuilder
@@ -75,7 +75,7 @@ def scored_rows(study, template, max_length, adapter):
         for artifact in study.lineage()
         if artifact["kind"] == "scores"
         and (path := store().path("scores", artifact["key"]))
-        and (asked := read_seal(path)["asked"])["prompt_template"]["name"] == template
+        and (asked := read_manifest(path)["asked"])["prompt_template"]["name"] == template
         and asked["max_length"] == max_length
         and (asked["adapter"] or {}).get("digest") == adapter
     ]

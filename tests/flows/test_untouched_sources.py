@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from chatpipe.config.schema import BaseModelRef, Dataset
 from chatpipe.errors import SourceError
 from chatpipe.sources.fetch import FetchDataset, FetchModel, check_model_directory
-from chatpipe.store.manifest import SEAL
+from chatpipe.store.manifest import MANIFEST
 from chatpipe.store.store import store
 from chatpipe.utils.atomic_writes import write_atomically
 from tests.support.rows import alpaca_rows, write_jsonl
@@ -25,7 +25,7 @@ def _home(chatpipe_home):
 def model(tmp_path, tiny_model_dir):
     """A model directory with what chatpipe exported beside it, and notes of the user's."""
     path = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
-    (path / SEAL).write_text('{"the user\'s": "own"}')
+    (path / MANIFEST).write_text('{"the user\'s": "own"}')
     (path / "prefect-record").write_text("the user's own")
     (path / "README.md").write_text("the user's own")
     (path / "adapter_config.json").write_text("{}")
@@ -46,21 +46,21 @@ def contents(*roots):
 
 def test_a_base_is_linked_without_writing_through_a_link(model):
     before = contents(model)
-    made = store().obtain(FetchModel.of(BaseModelRef(repo=str(model))))
+    made = store().get_or_build(FetchModel.of(BaseModelRef(repo=str(model))))
     assert contents(model) == before
-    assert json.loads((made.path / SEAL).read_text())["kind"] == "base-model"
-    assert not (made.path / SEAL).is_symlink()
+    assert json.loads((made.path / MANIFEST).read_text())["kind"] == "base-model"
+    assert not (made.path / MANIFEST).is_symlink()
 
 
 def test_only_what_a_base_is_loaded_from_is_linked_and_an_adapter_is_left_out(
     model, tiny_model_dir
 ):
-    made = store().obtain(FetchModel.of(BaseModelRef(repo=str(model))))
+    made = store().get_or_build(FetchModel.of(BaseModelRef(repo=str(model))))
     expected = {path.name for path in tiny_model_dir.iterdir()}
-    assert {path.name for path in made.path.iterdir()} - {SEAL} == expected
+    assert {path.name for path in made.path.iterdir()} - {MANIFEST} == expected
     left_out = made.details()["adapter_files_left_out"]
     assert left_out == ["adapter_config.json", "adapter_model.safetensors"]
-    plain = store().obtain(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
+    plain = store().get_or_build(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
     assert plain.digest == made.digest
 
 
@@ -77,11 +77,11 @@ def test_notes_in_a_model_directory_change_no_key(model):
 
 
 def test_a_file_of_our_names_in_a_data_set_is_copied_as_rows(tmp_path):
-    write_jsonl(tmp_path / SEAL, [])
-    (tmp_path / SEAL).write_text(json.dumps(alpaca_rows(3)))
-    before = contents(tmp_path / SEAL)
-    store().obtain(FetchDataset.of(Dataset(name="rows", path=str(tmp_path / SEAL))))
-    assert contents(tmp_path / SEAL) == before
+    write_jsonl(tmp_path / MANIFEST, [])
+    (tmp_path / MANIFEST).write_text(json.dumps(alpaca_rows(3)))
+    before = contents(tmp_path / MANIFEST)
+    store().get_or_build(FetchDataset.of(Dataset(name="rows", path=str(tmp_path / MANIFEST))))
+    assert contents(tmp_path / MANIFEST) == before
 
 
 def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(tmp_path):
@@ -101,7 +101,7 @@ def test_files_that_change_while_they_are_read_are_refused(tmp_path, model):
     (model / "config.json").write_text("{}")
     for request in (dataset, base):
         with pytest.raises(SourceError, match="changed while it was being read"):
-            store().obtain(request)
+            store().get_or_build(request)
 
 
 def test_finetune_copies_no_adapter_into_the_base_models_directory(tmp_path, model):

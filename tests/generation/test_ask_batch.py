@@ -9,8 +9,8 @@ from chatpipe.config.prompts import template
 from chatpipe.config.schema import BaseModelRef, Generation, Quantization
 from chatpipe.generation import ask_batch
 from chatpipe.generation.ask import Ask
-from chatpipe.generation.ask_batch import AskInCompany
-from chatpipe.runtime.worker import SharedChild
+from chatpipe.generation.ask_batch import AskBatch
+from chatpipe.runtime.worker import SharedWorker
 from chatpipe.sources.fetch import FetchModel
 from chatpipe.store.store import store
 from tests.support.adapters import RandomAdapter
@@ -19,8 +19,8 @@ from tests.support.adapters import RandomAdapter
 @pytest.fixture
 def asks(chatpipe_home, tiny_model_dir):
     """A base and two adapters on it."""
-    base = store().obtain(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
-    adapters = [store().obtain(RandomAdapter(base=base, seed=seed)) for seed in (1, 2)]
+    base = store().get_or_build(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
+    adapters = [store().get_or_build(RandomAdapter(base=base, seed=seed)) for seed in (1, 2)]
     return [
         Ask(
             base=base,
@@ -41,51 +41,51 @@ def changed(ask, **settings):
 
 def test_who_may_join(asks):
     first, *others = asks
-    assert AskInCompany.of(first, asks).company == tuple(others)
+    assert AskBatch.of(first, asks).others == tuple(others)
     longer = changed(others[0], generation=Generation(max_new_tokens=5))
     plain = changed(others[0], quantization=Quantization(method="none"))
-    assert AskInCompany.of(first, [longer, plain]).company == ()
+    assert AskBatch.of(first, [longer, plain]).others == ()
     sampled = [changed(ask, generation=Generation(temperature=1.0)) for ask in asks]
-    assert AskInCompany.of(sampled[0], sampled).company == tuple(sampled[1:])
-    assert AskInCompany.of(first, sampled).company == ()
+    assert AskBatch.of(sampled[0], sampled).others == tuple(sampled[1:])
+    assert AskBatch.of(first, sampled).others == ()
 
 
 def test_no_more_join_than_a_batch_and_the_memory_hold(asks, monkeypatch):
     first, *others = asks
     prompts = tuple(Prompt(id=f"p{n}", instruction="?") for n in range(30))
     raw_too = changed(first, panel=prompts)
-    assert AskInCompany.of(raw_too, others).company == tuple(others)  # 60 + 2 + 2 questions
-    assert AskInCompany.of(raw_too, [changed(others[0], panel=prompts)]).company == ()
+    assert AskBatch.of(raw_too, others).others == tuple(others)  # 60 + 2 + 2 questions
+    assert AskBatch.of(raw_too, [changed(others[0], panel=prompts)]).others == ()
     monkeypatch.setattr(ask_batch, "ADAPTERS_BYTES", others[0].adapter.size())
-    assert AskInCompany.of(first, others).company == (others[0],)
+    assert AskBatch.of(first, others).others == (others[0],)
 
 
 def test_an_adapter_that_is_not_here_does_not_join(asks):
     first, second, third = asks
     store().forget(second.adapter.path)
-    assert AskInCompany.of(first, asks).company == (third,)
+    assert AskBatch.of(first, asks).others == (third,)
 
 
 def test_the_company_is_in_no_key(asks):
     first, *others = asks
-    assert AskInCompany.of(first, others).key() == first.key()
+    assert AskBatch.of(first, others).key() == first.key()
 
 
 def test_a_model_that_cannot_be_asked_keeps_no_other_from_its_answers(asks, tmp_path, caplog):
     _, second, third = asks
-    asked = AskInCompany.of(third, [second])
+    asked = AskBatch.of(third, [second])
     (second.adapter.path / "adapter_model.safetensors").unlink()
     details = asked.build(tmp_path)
     assert details["models_asked_together"] == 1
     assert len(json.loads((tmp_path / "answers.json").read_text("utf-8"))) == 2
     assert "2 models could not be asked together" in caplog.text
-    assert not ask_batch._AHEAD
+    assert not ask_batch._PENDING_ANSWERS
 
 
 def test_what_was_answered_before_is_not_asked_again(asks):
     first, second, third = asks
-    store().obtain(second)
-    assert AskInCompany.of(first, asks).company == (third,)
+    store().get_or_build(second)
+    assert AskBatch.of(first, asks).others == (third,)
 
 
 @pytest.mark.slow
@@ -99,12 +99,12 @@ def test_answers_are_those_of_each_model_alone_and_the_second_request_finds_its_
         alone.append(json.loads((into / "answers.json").read_text("utf-8")))
     assert alone[0][0]["text"] != alone[1][0]["text"] != alone[2][0]["text"]
 
-    child, tokens = SharedChild(), []
-    with child.kept():
+    child, tokens = SharedWorker(), []
+    with child.keep_alive():
         for ask, expected in zip(asks, alone, strict=True):
             heard = []
-            asked = AskInCompany.of(ask, asks)
-            made = store().obtain(
+            asked = AskBatch.of(ask, asks)
+            made = store().get_or_build(
                 ask,
                 lambda into, asked=asked, heard=heard: child.build(
                     asked, into, heard.append, lambda line: None

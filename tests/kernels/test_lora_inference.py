@@ -32,7 +32,7 @@ SETTINGS = Generation(max_new_tokens=12)
 
 @pytest.fixture
 def base(chatpipe_home, tiny_model_dir):
-    return store().obtain(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
+    return store().get_or_build(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def adapters(base):
     """Of two ranks, and of layers that are not all the same."""
     few = Lora(rank=2, alpha=6, target_modules=("q_proj", "down_proj"))
     shapes = ({"seed": 1}, {"seed": 2, "lora": few})
-    return [store().obtain(RandomAdapter(base=base, **shape)) for shape in shapes]
+    return [store().get_or_build(RandomAdapter(base=base, **shape)) for shape in shapes]
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_sampled_text_depends_neither_on_who_else_is_asked_nor_on_memory(
 
 def test_an_adapter_of_another_kind_is_asked_by_itself(base, adapters, encoder):
     embedding = Lora(rank=4, alpha=8, target_modules=("embed_tokens", "v_proj"))
-    other = store().obtain(RandomAdapter(base=base, seed=3, lora=embedding))
+    other = store().get_or_build(RandomAdapter(base=base, seed=3, lora=embedding))
     with lent(base, [*adapters, other]) as model:
         assert not can_mix(model)
     models = [other, None, adapters[0]]

@@ -290,7 +290,7 @@ def test_a_broken_base_is_refused_by_name_in_the_plan_and_at_load(
     faults = plan(variant(home, base)).faults
     assert faults and sentence in faults[0] and "\n" not in "".join(faults), faults
     with pytest.raises(ChatpipeError) as error:
-        store().obtain(FetchModel.of(BaseModelRef(repo=str(base))))
+        store().get_or_build(FetchModel.of(BaseModelRef(repo=str(base))))
         load_tokenizer(base)
         load_base(base, FULL)
     assert sentence in str(error.value)
@@ -413,15 +413,15 @@ def test_what_the_plan_calls_fine_trains_and_is_scored_right(home, tmp_path, tin
     assert made.faults == ()
     padded = [note for note in made.notes if note.startswith("rows of this base are padded")]
     assert [PADDED[name] in note for note in padded] == [True] * (name in PADDED)
-    fetched = store().obtain(FetchModel.of(asked.base_model))
-    adapter = store().obtain(Finetune.of(asked, fetched, made.data.corpus))
+    fetched = store().get_or_build(FetchModel.of(asked.base_model))
+    adapter = store().get_or_build(Finetune.of(asked, fetched, made.data.corpus))
     plain = asked.model_copy(update={"quantization": FULL})
-    scores = store().obtain(Score.of(plain, ModelRef(fetched), made.data.corpus))
+    scores = store().get_or_build(Score.of(plain, ModelRef(fetched), made.data.corpus))
     check_scores(base, scores, made.data.corpus)
     asked_panel = Ask.of(asked, ModelRef(fetched, adapter)).model_copy(
         update={"generation": Generation(max_new_tokens=2)}
     )
-    answers = store().obtain(asked_panel)
+    answers = store().get_or_build(asked_panel)
     for artifact in (adapter, scores, answers):
         unused = artifact.details().get("kernels_unused", {})
         assert unused.keys() == ({"packing"} if name in PADDED else set())
@@ -600,13 +600,13 @@ def test_names_that_the_plan_calls_fine_train(home, tiny_model_dir, names):
     asked = variant(home, tiny_model_dir, f"lora.target_modules={json.dumps(names)}")
     made = plan(asked)
     assert made.faults == ()
-    fetched = store().obtain(FetchModel.of(asked.base_model))
-    adapter = store().obtain(Finetune.of(asked, fetched, made.data.corpus))
+    fetched = store().get_or_build(FetchModel.of(asked.base_model))
+    adapter = store().get_or_build(Finetune.of(asked, fetched, made.data.corpus))
     with safe_open(adapter.path / "adapter_model.safetensors", "pt") as weights:
         names_of_weights = list(weights.keys())
     assert all("lora_" in name for name in names_of_weights)
     plain = asked.model_copy(update={"quantization": FULL})
-    assert store().obtain(Score.of(plain, ModelRef(fetched, adapter), made.data.corpus))
+    assert store().get_or_build(Score.of(plain, ModelRef(fetched, adapter), made.data.corpus))
 
 
 def test_a_base_that_stays_mostly_unquantized_is_said(home, tmp_path, tiny_model_dir):

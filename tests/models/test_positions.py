@@ -116,10 +116,10 @@ def test_a_held_out_row_beyond_the_positions_is_refused_in_the_plan_and_when_sco
     [fault] = made.faults
     assert "the longest held-out row" in fault and "made for 1,024" in fault
     assert "lower max_length to 1024" in fault
-    base = store().obtain(FetchModel.of(asked.base_model))
+    base = store().get_or_build(FetchModel.of(asked.base_model))
     with pytest.raises(ModelError, match="the longest held-out row has"):
         full = asked.model_copy(update={"quantization": FULL})
-        store().obtain(Score.of(full, ModelRef(base), made.data.corpus))
+        store().get_or_build(Score.of(full, ModelRef(base), made.data.corpus))
     fitting = plan(variant("evaluation.max_length=1024"))
     assert fitting.faults == ()
 
@@ -134,18 +134,18 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused(variant):
     faults = plan(asked).faults
     assert all(fault.startswith("panel: prompt ") and "made for 1,024" in fault for fault in faults)
     assert len(faults) == len(asked.panel)
-    base = store().obtain(FetchModel.of(asked.base_model))
+    base = store().get_or_build(FetchModel.of(asked.base_model))
     with pytest.raises(ModelError, match="longest prompt of the panel"):
-        store().obtain(Ask.of(asked, ModelRef(base)))
+        store().get_or_build(Ask.of(asked, ModelRef(base)))
 
 
 def test_training_on_rows_beyond_the_positions_is_refused_before_a_step(variant):
     asked = long_heldout(variant)("training.max_length=4096", "split=none")
     made = plan(asked)
     assert [fault for fault in made.faults if "the longest row has" in fault]
-    base = store().obtain(FetchModel.of(asked.base_model))
+    base = store().get_or_build(FetchModel.of(asked.base_model))
     with pytest.raises(ModelError, match=r"the longest row has .* made for 1,024"):
-        store().obtain(Finetune.of(asked, base, made.data.corpus))
+        store().get_or_build(Finetune.of(asked, base, made.data.corpus))
 
 
 def test_a_question_of_nine_thousand_words_is_refused_in_a_sentence(tiny_model_dir, chatpipe_home):

@@ -240,7 +240,7 @@ def trained(asked, **details):
     made = plan(asked, LARGE)
     base = store().find("base-model", next(p.name for p in (store().root / "base-model").iterdir()))
     request = Finetune.of(asked, base, made.data.corpus)
-    return base, store().obtain(request, lambda into: details)
+    return base, store().get_or_build(request, lambda into: details)
 
 
 def test_nothing_is_refused_for_memory_where_nothing_will_be_trained(variant):
@@ -300,10 +300,10 @@ def test_a_plan_survives_json_and_tells_the_same(variant):
 
 @pytest.mark.slow
 def test_a_child_process_can_be_asked_for_plans(variant, tmp_path):
-    from chatpipe.runtime.worker import SharedChild
+    from chatpipe.runtime.worker import SharedWorker
 
     request = planner.MakePlan(variants=(variant(),))
-    details = SharedChild().build(request, tmp_path, lambda event: None, lambda line: None)
+    details = SharedWorker().build(request, tmp_path, lambda event: None, lambda line: None)
     [made] = [Plan.model_validate(found) for found in details["plans"]]
     assert made.tokens == plan(variant(), LARGE).tokens and made.device.free_bytes > 0
 

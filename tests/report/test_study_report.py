@@ -41,7 +41,7 @@ def report(*models, sets=None):
     request = MakeReport(
         study="s", models=models, examples={}, heldout={d: heldout(i) for d, i in ids.items()}
     )
-    return read_report(store().obtain(request).path)
+    return read_report(store().get_or_build(request).path)
 
 
 def paired_by_hand(tuned: Rows, base: Rows):

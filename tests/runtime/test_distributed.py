@@ -72,13 +72,13 @@ def test_two_processes_train_as_one_does(chatpipe_home, tiny_model_dir, monkeypa
     request = finetune_request(
         chatpipe_home, tiny_model_dir, 25, epochs=2, micro_batch_tokens=16, global_batch_size=step
     )
-    alone = store().obtain(request)
+    alone = store().get_or_build(request)
     weights = load_file(alone.path / "adapter_model.safetensors")
     losses = [point["loss"] for point in alone.details()["loss_history"]]
     store().forget(alone.path)
     monkeypatch.setenv(PROCESSES, "2")
     monkeypatch.setenv(SHARDING, how)
-    together = store().obtain(request)
+    together = store().get_or_build(request)
     details = together.details()
     assert details["base_shared"] is (how == "always")
     assert details["processes"] == 2 and alone.key == together.key
@@ -96,7 +96,7 @@ def test_what_fails_in_several_processes_fails_in_one_sentence(
     lora = request.lora.model_copy(update={"target_modules": ("no_such_layer",)})
     monkeypatch.setenv(PROCESSES, "2")
     with pytest.raises(ConfigError, match="no_such_layer"):
-        store().obtain(request.model_copy(update={"lora": lora}))
+        store().get_or_build(request.model_copy(update={"lora": lora}))
 
 
 @pytest.mark.slow
@@ -134,10 +134,10 @@ def test_all_processes_end_with_the_one_that_asked_for_them(
 TRAINS = """
 import sys
 from pathlib import Path
-from chatpipe.runtime.worker import SharedChild
+from chatpipe.runtime.worker import SharedWorker
 from chatpipe.training.finetune import Finetune
 request = Finetune.model_validate_json(Path(sys.argv[1]).read_text())
-SharedChild().build(request, Path(sys.argv[2]), print, print)
+SharedWorker().build(request, Path(sys.argv[2]), print, print)
 """
 
 
@@ -150,7 +150,7 @@ def test_processes_that_are_asked_to_end_save_one_checkpoint_that_each_goes_on_f
     )
     request = request.model_copy(update={"lora": request.lora.model_copy(update={"dropout": 0.1})})
     monkeypatch.setenv(PROCESSES, "2")
-    uninterrupted = store().obtain(request)
+    uninterrupted = store().get_or_build(request)
     store().forget(uninterrupted.path)
     (tmp_path / "into").mkdir()
     (tmp_path / "request.json").write_text(request.model_dump_json(), "utf-8")
@@ -169,6 +169,6 @@ def test_processes_that_are_asked_to_end_save_one_checkpoint_that_each_goes_on_f
     work = store().work_path(request.kind, request.key())
     [checkpoint] = work.glob("checkpoint-*/checkpoint.json")
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {p.name for p in checkpoint.parent.iterdir()}
-    adapter = store().obtain(request)
+    adapter = store().get_or_build(request)
     assert adapter.details()["resumed"]
     assert adapter.digest == uninterrupted.digest

@@ -6,7 +6,7 @@ import torch
 from chatpipe.errors import GPUMemoryError, named
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
-from chatpipe.generation.ask_batch import AskInCompany
+from chatpipe.generation.ask_batch import AskBatch
 from chatpipe.runtime import oom
 from chatpipe.training.finetune import Finetune
 
@@ -22,12 +22,12 @@ SAID = (
         (Finetune, "training.micro_batch_tokens"),
         (Score, "evaluation.batch_tokens"),
         (Ask, "generation.max_new_tokens"),
-        (AskInCompany, "generation.max_new_tokens"),
+        (AskBatch, "generation.max_new_tokens"),
     ],
 )
 def test_the_error_names_the_settings_of_its_step(step, setting):
     request = step.model_construct()
-    with pytest.raises(GPUMemoryError) as caught, oom.errors_named(request):
+    with pytest.raises(GPUMemoryError) as caught, oom.name_memory_errors(request):
         raise torch.OutOfMemoryError(SAID)
     said = str(caught.value)
     assert said.startswith(f"the {step.kind} step: CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -36,6 +36,6 @@ def test_the_error_names_the_settings_of_its_step(step, setting):
 
 
 def test_other_errors_pass():
-    named_so = oom.errors_named(Score.model_construct())
+    named_so = oom.name_memory_errors(Score.model_construct())
     with pytest.raises(RuntimeError, match="size mismatch"), named_so:
         raise RuntimeError("size mismatch")

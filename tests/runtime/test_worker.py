@@ -17,7 +17,7 @@ from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import ChatpipeError, ConfigError, SourceError, StepProcessError, named
 from chatpipe.generation.ask import Ask
 from chatpipe.runtime import parent_death, progress
-from chatpipe.runtime.worker import SharedChild
+from chatpipe.runtime.worker import SharedWorker
 from chatpipe.sources.fetch import BaseModelRef, FetchModel
 from chatpipe.store.artifact import request_class
 from chatpipe.store.store import store
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def ask(chatpipe_home, tiny_model_dir):
-    base = store().obtain(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
+    base = store().get_or_build(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
     return Ask(
         base=base,
         adapter=None,
@@ -45,14 +45,14 @@ def built(child, request, into, heard):
 
 
 def test_requests_share_a_process_which_survives_a_refused_one(ask, tmp_path):
-    child, heard = SharedChild(), []
-    with child.kept():
+    child, heard = SharedWorker(), []
+    with child.keep_alive():
         built(child, ask, tmp_path / "1", heard)
-        process = child._child._process
+        process = child._worker._process
         with pytest.raises(SourceError, match="nothing-here"):
             built(child, FetchModel(path=str(tmp_path / "nothing-here")), tmp_path / "2", heard)
         details = built(child, ask, tmp_path / "3", heard)
-        assert child._child._process is process and process.poll() is None
+        assert child._worker._process is process and process.poll() is None
     assert process.poll() == 0
     assert details["device"]
     assert (tmp_path / "1/answers.json").read_text() == (tmp_path / "3/answers.json").read_text()
@@ -72,10 +72,10 @@ def test_an_event_is_found_behind_what_a_library_did_not_end():
 
 
 def test_a_killed_process_is_a_typed_error_and_the_next_request_gets_a_new_one(ask, tmp_path):
-    child = SharedChild()
-    with child.kept():
+    child = SharedWorker()
+    with child.keep_alive():
         built(child, ask, tmp_path / "1", [])
-        pid = child._child._process.pid
+        pid = child._worker._process.pid
         os.kill(pid, signal.SIGSTOP)  # so that it cannot answer before it is killed
         Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
         with pytest.raises(StepProcessError, match="SIGKILL; the machine ran out of memory"):
@@ -106,7 +106,7 @@ def breaking(monkeypatch, tmp_path):
         monkeypatch.setattr(
             "chatpipe.runtime.parent_death.command", lambda *_: [sys.executable, str(file)]
         )
-        return SharedChild()
+        return SharedWorker()
 
     return child
 
@@ -166,7 +166,7 @@ import sys, time
 from pathlib import Path
 from chatpipe.runtime import worker
 from chatpipe.generation.ask import Ask
-process = worker.Child()._process
+process = worker.WorkerProcess()._process
 request = Ask.model_validate_json(sys.argv[1])
 process.stdin.write(worker._message(request, Path(sys.argv[2])) + "\\n")
 process.stdin.flush()
@@ -201,14 +201,14 @@ def test_a_process_whose_parent_is_another_one_does_nothing():
 ORPHAN = """
 import sys
 from pathlib import Path
-from chatpipe.runtime.worker import SharedChild
+from chatpipe.runtime.worker import SharedWorker
 from chatpipe.generation.ask import Ask
-child = SharedChild()
-with child.kept():
+child = SharedWorker()
+with child.keep_alive():
     into = Path(sys.argv[2])
     into.mkdir()
     child.build(Ask.model_validate_json(sys.argv[1]), into, print, print)
-    print("child", child._child._process.pid, flush=True)
+    print("child", child._worker._process.pid, flush=True)
     sys.stdin.read()
 """
 

@@ -29,12 +29,12 @@ from chatpipe.sources.fetch import FetchDataset, FetchModel
 asked = json.loads(sys.argv[1])
 try:
     if "model" in asked:
-        made = store().obtain(FetchModel.of(BaseModelRef.model_validate(asked["model"])))
+        made = store().get_or_build(FetchModel.of(BaseModelRef.model_validate(asked["model"])))
         out = {"path": str(made.path), **made.details()}
     else:
         dataset = Dataset.model_validate(asked["dataset"])
-        raw = store().obtain(FetchDataset.of(dataset))
-        made = store().obtain(Normalize.of(dataset, raw))
+        raw = store().get_or_build(FetchDataset.of(dataset))
+        made = store().get_or_build(Normalize.of(dataset, raw))
         out = {"path": str(made.path), "raw": raw.details(), **made.details()}
 except ChatpipeError as error:
     out = {"error": type(error).__name__, "message": str(error)}

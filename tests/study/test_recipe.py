@@ -42,7 +42,7 @@ class RowsAndPlaceholders(Placeholders):
         )
         if not (is_local or is_made_of_rows):
             return super().resolve(step)
-        artifact = store().obtain(step.request)
+        artifact = store().get_or_build(step.request)
         self.rows.add(artifact)
         return artifact
 

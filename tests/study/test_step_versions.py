@@ -25,10 +25,10 @@ STEPS = {
     "Merge": (),
     "Finetune": ("chatpipe.runtime.environment:prepare",),
     "Score": ("chatpipe.runtime.environment:prepare",),
-    "Ask": ("AskInCompany", "chatpipe.runtime.environment:prepare"),
+    "Ask": ("AskBatch", "chatpipe.runtime.environment:prepare"),
     "MakeReport": (),
 }
-NOT_STORED = {"MakePlan", "AskInCompany"}
+NOT_STORED = {"MakePlan", "AskBatch"}
 
 
 def current_pins():

@@ -41,18 +41,18 @@ def scores(rows: Rows) -> Artifact:
         "tokens": [tokens for _, tokens in rows.values()] * 2,
         "nats": [nats for nats, _ in rows.values()] * 2,
     }
-    return store().obtain(Tables(tables={"nats.parquet": columns}))
+    return store().get_or_build(Tables(tables={"nats.parquet": columns}))
 
 
 def heldout(ids: list[str]) -> Artifact:
     """Held-out rows of which only the ids matter."""
-    return store().obtain(Tables(tables={"heldout.parquet": {"id": ids}}))
+    return store().get_or_build(Tables(tables={"heldout.parquet": {"id": ids}}))
 
 
 def corpus(ids: list[str]) -> Artifact:
     """A corpus of which the training split has those ids."""
     account = {"account": {"read": len(ids), "kept": len(ids), "dropped": {}, "flagged": {}}}
-    return store().obtain(Tables(tables={"train.parquet": {"id": ids}}, details=account))
+    return store().get_or_build(Tables(tables={"train.parquet": {"id": ids}}, details=account))
 
 
 def model(
@@ -60,12 +60,14 @@ def model(
 ) -> Measured:
     """That variant's model with those rows of each data set; without details of an adapter, its
     base, which must be named `base_model` of others."""
-    answers = store().obtain(Tables(texts={"answers.json": "[]"}, details={"device": "a CPU"}))
+    answers = store().get_or_build(
+        Tables(texts={"answers.json": "[]"}, details={"device": "a CPU"})
+    )
     return Measured(
         name=name,
         base_model="base" if adapter is not None else name,
         variant=variant,
-        adapter=None if adapter is None else store().obtain(Tables(details=adapter)),
+        adapter=None if adapter is None else store().get_or_build(Tables(details=adapter)),
         corpus=None if adapter is None else corpus(["other"]),
         scores={data: scores(of_set) for data, of_set in rows.items()},
         generations=answers,

@@ -14,11 +14,13 @@ from tests.support.rows import alpaca_rows, write_jsonl
 
 def finetune_request(home, model, rows, **training) -> Finetune:
     """Fine-tuning of that model on so many rows, all upstream artifacts in the store."""
-    base = store().obtain(FetchModel.of(BaseModelRef(repo=str(model))))
+    base = store().get_or_build(FetchModel.of(BaseModelRef(repo=str(model))))
     path = write_jsonl(home / "rows.jsonl", alpaca_rows(rows))
     dataset = Dataset(name="rows", path=str(path))
-    examples = store().obtain(Normalize.of(dataset, store().obtain(FetchDataset.of(dataset))))
-    corpus = store().obtain(Merge(examples=(examples,), split=Split(heldout=0.2)))
+    examples = store().get_or_build(
+        Normalize.of(dataset, store().get_or_build(FetchDataset.of(dataset)))
+    )
+    corpus = store().get_or_build(Merge(examples=(examples,), split=Split(heldout=0.2)))
     return Finetune(
         base=base,
         corpus=corpus,
@@ -37,4 +39,4 @@ class Placeholders(Resolver):
             (into / "file").write_text(f"{step.request.kind}/{step.request.key()}")
             return {}
 
-        return store().obtain(step.request, placeholder)
+        return store().get_or_build(step.request, placeholder)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatpipe.runtime import oom
-from chatpipe.runtime.worker import SharedChild
+from chatpipe.runtime.worker import SharedWorker
 from chatpipe.store.artifact import Request
 
 
@@ -22,12 +22,12 @@ def built_here() -> Iterator[None]:
     `runtime/test_worker.py`, `flows/test_flows.py`, the drills and the tests of commands.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SharedChild, "build", _build)
+        patch.setattr(SharedWorker, "build", _build)
         yield
 
 
 def _build(
-    self: SharedChild, request: Request, into: Path, on_progress: object, on_line: object
+    self: SharedWorker, request: Request, into: Path, on_progress: object, on_line: object
 ) -> dict[str, Any]:
-    with oom.errors_named(request):
+    with oom.name_memory_errors(request):
         return request.build(into)

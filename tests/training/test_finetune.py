@@ -41,7 +41,7 @@ def logits(model):
 
 
 def test_training_lowers_the_loss_and_leaves_what_peft_loads_unchanged(request_):
-    adapter = store().obtain(request_)
+    adapter = store().get_or_build(request_)
     details = adapter.details()
     losses = [point["loss"] for point in details["loss_history"]]
     assert len(losses) == details["optimizer_steps"]
@@ -77,7 +77,7 @@ def test_the_tokens_recorded_are_those_that_were_trained_on(
     monkeypatch.setattr(AdapterTrainer, "training_step", counted)
     asked = {"epochs": epochs, "loss": loss, "global_batch_size": size}
     request = finetune_request(chatpipe_home, tiny_model_dir, 24, **asked)
-    details = store().obtain(request).details()
+    details = store().get_or_build(request).details()
     tokens = ("trained_tokens", "scored_tokens")
     assert {key: details[key] for key in tokens} == {key: seen[key] for key in tokens}
     assert details["epochs"] == pytest.approx(seen["rows"] / details["rows_trained"], abs=1e-4)
@@ -92,11 +92,11 @@ def test_steps_are_not_one_too_many_where_epochs_are_no_binary_fraction():
 
 def test_the_same_request_gives_the_same_bytes_in_another_process(request_):
     """peft keeps target modules in a set, whose order differs from process to process."""
-    first = store().obtain(request_)
+    first = store().get_or_build(request_)
     code = (
         "import sys\nfrom chatpipe.store.store import store\n"
         "from chatpipe.training.finetune import Finetune\n"
-        "print(store().obtain(Finetune.model_validate_json(sys.argv[1])).digest)"
+        "print(store().get_or_build(Finetune.model_validate_json(sys.argv[1])).digest)"
     )
     store().forget(first.path)
     again = subprocess.run(
@@ -110,7 +110,7 @@ def test_the_same_request_gives_the_same_bytes_in_another_process(request_):
 
 
 def test_the_model_card_says_what_it_was_made_from_and_names_no_directory_of_ours(request_):
-    adapter = store().obtain(request_)
+    adapter = store().get_or_build(request_)
     card = (adapter.path / "README.md").read_text("utf-8")
     assert "| rows | 24 |" in card and request_.prompt_template.with_input in card
     assert "bitsandbytes" in card and "| LoRA rank | 4 |" in card
@@ -121,7 +121,7 @@ def test_the_model_card_says_what_it_was_made_from_and_names_no_directory_of_our
 
 
 def test_an_adapter_leaves_no_trace_on_a_base_that_is_kept(request_):
-    adapter = store().obtain(request_)
+    adapter = store().get_or_build(request_)
     base = (request_.base.path, [], request_.quantization)
     with lent_model(*base) as model:
         before = logits(model)
@@ -144,14 +144,14 @@ def test_inference_computes_what_training_computed(request_):
 def test_a_zero_adapter_is_refused_and_leaves_no_artifact(request_):
     lazy = request_.training.model_copy(update={"learning_rate": 1e-45, "epochs": 1.0})
     with pytest.raises(TrainingError, match="all zero"):
-        store().obtain(request_.model_copy(update={"training": lazy}))
+        store().get_or_build(request_.model_copy(update={"training": lazy}))
     assert not list((store().root / "adapter").glob("*"))
 
 
 def test_target_modules_that_match_nothing_are_refused(request_):
     lora = request_.lora.model_copy(update={"target_modules": ("no_such_layer",)})
     with pytest.raises(ConfigError, match="no_such_layer"):
-        store().obtain(request_.model_copy(update={"lora": lora}))
+        store().get_or_build(request_.model_copy(update={"lora": lora}))
 
 
 def test_the_gradients_of_an_nf4_base_are_those_of_its_dequantized_weights(tiny_model_dir):
@@ -209,7 +209,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(request_, tmp_path):
         time.sleep(0.05)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    adapter: Artifact = store().obtain(request)
+    adapter: Artifact = store().get_or_build(request)
     details = adapter.details()
     assert details["resumed"] and details["optimizer_steps"] == len(details["loss_history"])
     assert not work.exists() or not list(work.iterdir())
@@ -280,7 +280,7 @@ def test_gradient_checkpointing_computes_layers_again_and_changes_nothing(
             "quantization": Quantization(method=method, compute_dtype="float32"),
             "lora": request.lora.model_copy(update={"dropout": 0.2}),  # drawn again, the same
         }
-        made = store().obtain(request.model_copy(update=settings))
+        made = store().get_or_build(request.model_copy(update=settings))
         return [point["loss"] for point in made.details()["loss_history"]]
 
     forward, backward = [], []

@@ -40,7 +40,7 @@ def exported(chatpipe_home, tiny_model_dir, request):
     )
     if template:
         asked = asked.model_copy(update={"prompt_template": template})
-    adapter = store().obtain(asked)
+    adapter = store().get_or_build(asked)
     export_directory(adapter.path, chatpipe_home / "exported")
     (chatpipe_home / "exported" / "Llama-3.2-1B").symlink_to(base)
     return asked, adapter, chatpipe_home / "exported"

@@ -40,7 +40,7 @@ def cut_at(monkeypatch):
             patch.setattr(finetune.tracking, "callbacks", lambda *_: [Cut()])
             assert finetune.tracking is tracking
             with pytest.raises(PowerCutError):
-                store().obtain(request)
+                store().get_or_build(request)
         return store().work_path(request.kind, request.key())
 
     return train
@@ -55,11 +55,11 @@ def cut_before_the_end(patch, request):
 
     patch.setattr(adapter_checks, "check_adapter", cut)
     with pytest.raises(PowerCutError):
-        store().obtain(request)
+        store().get_or_build(request)
 
 
 def digest_of_uninterrupted(request):
-    adapter = store().obtain(request)
+    adapter = store().get_or_build(request)
     assert not adapter.details()["resumed"]
     store().forget(adapter.path)
     return adapter.digest
@@ -89,7 +89,7 @@ def test_a_resumed_training_gives_the_bytes_of_an_uninterrupted_one(
     request = request.model_copy(update={"quantization": quantization})
     digest = digest_of_uninterrupted(request)
     cut_at(request, step)
-    adapter = store().obtain(request)
+    adapter = store().get_or_build(request)
     assert adapter.digest == digest
     details = adapter.details()
     assert details["resumed"] and details["optimizer_steps"] == STEPS
@@ -98,21 +98,21 @@ def test_a_resumed_training_gives_the_bytes_of_an_uninterrupted_one(
 
 def as_if_written_by(torn_work, **setup):
     """The checkpoints in their place, as if another setup had written them."""
-    from chatpipe.training.checkpoints import read_checkpoint, seal_checkpoint
+    from chatpipe.training.checkpoints import read_checkpoint, write_checkpoint_manifest
 
     request, _, whole = torn_work
     work = store().work_path(request.kind, request.key())
     shutil.copytree(whole, work, dirs_exist_ok=True)
     for path in work.glob("checkpoint-*"):
         checkpoint = read_checkpoint(path)
-        seal_checkpoint(path, checkpoint.seconds, {**checkpoint.setup, **setup})
+        write_checkpoint_manifest(path, checkpoint.seconds, {**checkpoint.setup, **setup})
 
 
 def test_going_on_with_other_libraries_is_said_and_recorded(torn_work, caplog):
     request, digest, _ = torn_work
     as_if_written_by(torn_work, versions={"torch": "1.0"})
     with caplog.at_level(logging.WARNING):
-        adapter = store().obtain(request)
+        adapter = store().get_or_build(request)
     details = adapter.details()
     assert "was written with torch 1.0 (now " in caplog.text
     assert adapter.digest == digest  # these were the same libraries
@@ -123,7 +123,7 @@ def test_dropout_of_another_number_of_processes_starts_anew(torn_work, caplog):
     request, digest, _ = torn_work
     as_if_written_by(torn_work, processes=4)
     with caplog.at_level(logging.WARNING):
-        adapter = store().obtain(request)
+        adapter = store().get_or_build(request)
     assert adapter.digest == digest and not adapter.details()["resumed"]
     assert "4 processes (now 1), which draw other dropout: training starts anew" in caplog.text
 
@@ -137,7 +137,7 @@ def test_after_its_last_step_a_training_makes_no_further_one(
     digest = digest_of_uninterrupted(request)
     with monkeypatch.context() as patch:
         cut_before_the_end(patch, request)
-    adapter = store().obtain(request)
+    adapter = store().get_or_build(request)
     assert adapter.digest == digest
     assert adapter.details()["optimizer_steps"] == steps
     assert adapter.details()["tokens_per_s"] > 0
@@ -151,7 +151,7 @@ def test_a_torn_checkpoint_is_dropped_and_the_one_before_it_taken(torn_work, nam
     shutil.copytree(whole, work, dirs_exist_ok=True)
     tear(work / "checkpoint-10" / name, damage)
     with caplog.at_level(logging.WARNING):
-        adapter = store().obtain(request)
+        adapter = store().get_or_build(request)
     assert adapter.digest == digest
     assert adapter.details()["resumed"]
     assert "checkpoint-10 is damaged and dropped" in caplog.text
@@ -165,7 +165,7 @@ def test_where_no_checkpoint_is_whole_training_starts_anew(torn_work, caplog):
     tear(work / "checkpoint-10/optimizer.pt", "half")
     (work / "checkpoint-8/scheduler.pt").unlink()
     (work / "seconds.json").write_text("{")  # as earlier versions left it
-    adapter = store().obtain(request)
+    adapter = store().get_or_build(request)
     assert adapter.digest == digest and not adapter.details()["resumed"]
 
 

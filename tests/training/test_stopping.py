@@ -23,14 +23,16 @@ SAVING = "saving a checkpoint"
 TRAINS = """
 import signal, sys
 from chatpipe.store.store import store
-from chatpipe.runtime.worker import SharedChild
+from chatpipe.runtime.worker import SharedWorker
 from chatpipe.errors import ChatpipeError
 from chatpipe.training.finetune import Finetune
 signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 request = Finetune.model_validate_json(sys.argv[1])
-build = SharedChild().build
+build = SharedWorker().build
 try:
-    adapter = store().obtain(request, lambda into: build(request, into, print, lambda line: None))
+    adapter = store().get_or_build(
+        request, lambda into: build(request, into, print, lambda line: None)
+    )
     print("digest", adapter.digest)
 except ChatpipeError as error:
     print(error, file=sys.stderr)

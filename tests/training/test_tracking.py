@@ -28,12 +28,12 @@ def request_(chatpipe_home, tiny_model_dir):
 
 def train(request, tracker):
     """(adapter, its request), trained in a process of its own as in a run."""
-    from chatpipe.runtime.worker import SharedChild
+    from chatpipe.runtime.worker import SharedWorker
 
     told = Tracked(tracker=tracker, variant="tiny") if tracker else None
     tracked = request.model_copy(update={"tracked": told})
-    build = partial(SharedChild().build, tracked, on_progress=print, on_line=print)
-    return store().obtain(tracked, build), tracked
+    build = partial(SharedWorker().build, tracked, on_progress=print, on_line=print)
+    return store().get_or_build(tracked, build), tracked
 
 
 def test_where_a_training_is_tracked_is_in_no_key(request_):

@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 from chatpipe.cli import chat, finetune, forget, reevaluation, server, standard_output, verify
-from chatpipe.cli.errors import STOPPED_SENTENCE, refusals
+from chatpipe.cli.errors import STOPPED_SENTENCE, exit_on_error
 from chatpipe.cli.options import AsJson, OptionalVariant, Overrides, StudyName, VariantName
-from chatpipe.cli.run import Way, check, run_study, run_variant
+from chatpipe.cli.run import RunOptions, check, run_study, run_variant
 from chatpipe.errors import ConfigError, OutputError
 from chatpipe.runtime import variables
 from chatpipe.server import environment
@@ -69,13 +69,13 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Run every variant of a study and write one report."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.config.run_names import rename_study
         from chatpipe.study.loading import load_study, study_variants
 
         found = load_study(study)
         variants = study_variants(found, overrides or [], study)
-        run_study(rename_study(found, variants), variants, Way(deployment, watch, as_json))
+        run_study(rename_study(found, variants), variants, RunOptions(deployment, watch, as_json))
 
 
 @app.command()
@@ -87,17 +87,17 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run one variant: fine-tune, score, ask, report; cached steps are not done again."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.study.loading import load_variant
 
         found = load_variant(variant, overrides or [])
-        run_variant(found, Way(deployment, watch, as_json))
+        run_variant(found, RunOptions(deployment, watch, as_json))
 
 
 @app.command()
 def plan(variant: VariantName, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a run would do, cost and need, and refuse what cannot work; nothing is trained."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.runtime.environment import prepare
         from chatpipe.study.loading import load_variant
 
@@ -118,7 +118,7 @@ def validate(
     file: Annotated[Path, typer.Argument(help="A variant's or study's YAML, or a row file.")],
 ) -> None:
     """Check a file without running anything; all faults at once, exit code 2 if any."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.planning.row_checks import check_rows, checked_rows, format_of, no_file
         from chatpipe.study.loading import load_study, load_variant, study_variants
 
@@ -151,7 +151,7 @@ def show(
     variant: OptionalVariant = None, overrides: Overrides = None, as_json: AsJson = False
 ) -> None:
     """List variants and studies, or one variant's settings and what the store has of it."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.study import inspect
 
         if variant is None and overrides:
@@ -216,7 +216,7 @@ def main() -> None:
             signal.signal(asked, lambda number, _: sys.exit(128 + number))
     standard_output.name_failures()
     try:
-        with refusals():
+        with exit_on_error():
             _check_directory()
             environment.prepare()
             environment.make_places_absolute()

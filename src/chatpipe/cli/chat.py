@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from chatpipe.cli.errors import refusals
+from chatpipe.cli.errors import exit_on_error
 from chatpipe.cli.options import Overrides, VariantName
 from chatpipe.errors import ConfigError
 from chatpipe.utils.visible_text import visible
@@ -29,7 +29,7 @@ def ask(
     overrides: Overrides = None,
 ) -> None:
     """Ask a variant one question, as its panel is asked."""
-    with refusals():
+    with exit_on_error():
         if not prompt.strip():
             raise ConfigError(["ask: the prompt is empty."])
         generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
@@ -47,7 +47,7 @@ def chat(
     overrides: Overrides = None,
 ) -> None:
     """Talk with a variant; an empty line or Ctrl-D ends it, Ctrl-C stops a reply."""
-    with refusals():
+    with exit_on_error():
         generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
         conversation, settings = _conversation(variant, overrides or [], generation)
         _ = conversation.model  # before the first question, not after it
@@ -90,7 +90,7 @@ def _conversation(
     variant = load_variant(name, overrides)
     model = find_model(variant)
     for artifact in model.artifacts():
-        store().bring(artifact)
+        store().fetch(artifact)
     prepare()
 
     from chatpipe.generation.chat import Conversation

@@ -23,7 +23,7 @@ OUTPUT_CLOSED = 141  # as a shell counts a program that SIGPIPE ended
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """Exit code 2 for bad input, 1 for what failed, 130 for what was stopped."""
     try:
         yield

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from chatpipe.cli.errors import refusals
+from chatpipe.cli.errors import exit_on_error
 from chatpipe.cli.options import AsJson, Overrides
-from chatpipe.cli.run import Way, run_variant
+from chatpipe.cli.run import RunOptions, run_variant
 from chatpipe.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ def finetune(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.config.run_names import name_of_file, unique_name
         from chatpipe.planning.row_checks import format_of, no_file, row_faults
         from chatpipe.study.export import check_target, export_directory, export_variant
@@ -46,7 +46,7 @@ def finetune(
             unique = {**raw, "name": unique_name(name, base_model, rows["path"])}
             variant = parse_variant(unique, "command line", overrides or [])
         check_target(adapter, variant)
-        run_variant(variant, Way(as_json=as_json))
+        run_variant(variant, RunOptions(as_json=as_json))
         export_directory(find_adapter(variant).path, adapter)
         saved = export_variant(variant)
         if not as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chatpipe.cli.errors import refusals
+from chatpipe.cli.errors import exit_on_error
 from chatpipe.cli.options import OptionalVariant, Overrides
 from chatpipe.errors import ConfigError
 
@@ -32,7 +32,7 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
 ) -> None:
     """Remove artifacts, so that the next run makes them anew; --all and sources are asked about."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.study import removal
         from chatpipe.study.loading import load_variant
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from chatpipe.cli.errors import refusals
+from chatpipe.cli.errors import exit_on_error
 from chatpipe.cli.options import AsJson, OptionalVariant, Overrides, VariantName, names_of
 
 
@@ -27,7 +27,7 @@ def reevaluate(
     as_json: AsJson = False,
 ) -> None:
     """Verify published adapters, score them again, and compare with the accepted figures."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.errors import ConfigError, GateError
         from chatpipe.store.paths import home
         from chatpipe.study.loading import load_variant
@@ -60,7 +60,7 @@ def history(
     variant: OptionalVariant = None, overrides: Overrides = None, as_json: AsJson = False
 ) -> None:
     """Print every check and acceptance, oldest first."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.errors import ConfigError
         from chatpipe.reevaluation import history as evaluations
 
@@ -79,7 +79,7 @@ def history(
 
 def accept(variant: VariantName, overrides: Overrides = None) -> None:
     """Accept a variant's newest figures: later checks are compared with them."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.reevaluation import history as evaluations
         from chatpipe.report.formatting import perplexity
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Way:
+class RunOptions:
     """How to run: here or on a deployment (and wait for it), as tables or as JSON."""
 
     deployment: bool = False
@@ -32,34 +32,36 @@ class Way:
             raise ConfigError(["--watch: goes with --deployment; a run here is waited for anyway."])
 
 
-def run_variant(variant: Variant, way: Way) -> None:
+def run_variant(variant: Variant, options: RunOptions) -> None:
     """Run the flow `finetune`."""
-    if way.deployment:
+    if options.deployment:
         from chatpipe.config.run_names import plain_name
 
-        _submit(f"finetune/{plain_name(variant.name)}", variant.model_dump(mode="json"), way.watch)
+        _submit(
+            f"finetune/{plain_name(variant.name)}", variant.model_dump(mode="json"), options.watch
+        )
         return
     check([variant])
 
     from flows.finetune import finetune
 
-    _run_here(lambda: finetune(**variant.sections()), variant.name, way.as_json)
+    _run_here(lambda: finetune(**variant.sections()), variant.name, options.as_json)
 
 
-def run_study(study: Study, variants: list[Variant], way: Way) -> None:
+def run_study(study: Study, variants: list[Variant], options: RunOptions) -> None:
     """Run the flow `compare`."""
-    if way.deployment:
+    if options.deployment:
         settings = [variant.model_dump(mode="json") for variant in variants]
         from chatpipe.config.run_names import plain_name
 
         parameters = {"study": study.name, "variants": settings}
-        _submit(f"compare/{plain_name(study.name)}", parameters, way.watch)
+        _submit(f"compare/{plain_name(study.name)}", parameters, options.watch)
         return
     check(variants)
 
     from flows.compare import compare
 
-    _run_here(lambda: compare(study.name, variants), study.name, way.as_json)
+    _run_here(lambda: compare(study.name, variants), study.name, options.as_json)
 
 
 def check(variants: Sequence[Variant]) -> None:

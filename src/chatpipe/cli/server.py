@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chatpipe.cli.errors import refusals
+from chatpipe.cli.errors import exit_on_error
 from chatpipe.server import environment
 from chatpipe.server.errors import require_server
 
@@ -16,7 +16,7 @@ Port = Annotated[int, typer.Option(min=1, max=65535, help="Where the server list
 
 def deploy() -> None:
     """Put what deployments/prefect.yaml lists on the server that PREFECT_API_URL names."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.server.deployments_file import load_deployments
 
         load_deployments()  # refuses a faulty file before Prefect is imported
@@ -30,7 +30,7 @@ def deploy() -> None:
 
 def up(port: Port = 4200) -> None:
     """Start a local server and its workers in the background; run again, find them."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.server import local
         from chatpipe.server.deployments_file import load_deployments
 
@@ -46,7 +46,7 @@ def up(port: Port = 4200) -> None:
 
 def down() -> None:
     """End the server and the workers that `up` started, and nothing else."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.server import local
 
         for line in local.down():

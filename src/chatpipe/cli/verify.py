@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from chatpipe.cli.errors import refusals
+from chatpipe.cli.errors import exit_on_error
 from chatpipe.cli.options import OptionalVariant, Overrides
 
 
@@ -19,7 +19,7 @@ def verify(
     overrides: Overrides = None,
 ) -> None:
     """Read every byte of what is stored and compare; exit code 1 if anything is damaged."""
-    with refusals():
+    with exit_on_error():
         from chatpipe.errors import ConfigError
         from chatpipe.study import verification
         from chatpipe.study.loading import load_variant

@@ -46,7 +46,7 @@ def parse_settings(name: str) -> list[str]:
 def rename_run(variant: Variant, plain: Variant) -> Variant:
     """Return `variant` under a name that lists the settings in which it differs from `plain`.
 
-    Settings that change no result (`Variant.unkeyed`) are left out.
+    Settings that change no result (`Variant.hash_exclude`) are left out.
     """
     return variant.model_copy(update={"name": _join(plain.name, _differences(variant, plain))})
 
@@ -105,7 +105,7 @@ def _differences(variant: Variant, plain: Variant) -> dict[str, Any]:
 
 
 def _settings(variant: Variant) -> dict[str, Any]:
-    settings = variant.model_dump(mode="json", exclude={*Variant.unkeyed, "name"})
+    settings = variant.model_dump(mode="json", exclude={*Variant.hash_exclude, "name"})
     template = variant.prompt_template
     if TEMPLATES.get(template.name) == template:
         settings["prompt_template"] = template.name

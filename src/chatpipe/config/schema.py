@@ -218,7 +218,7 @@ def _template_by_name(value: Any) -> Any:
 class Variant(Section):
     """One row of a study: base × data × settings. Its name is for people and is in no key."""
 
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"tracking", "paper_reported"})
+    hash_exclude: ClassVar[frozenset[str]] = frozenset({"tracking", "paper_reported"})
 
     name: RunName
     base_model: BaseModelRef = BaseModelRef()

@@ -73,7 +73,7 @@ class Normalize(Request):
 
     kind: ClassVar[str] = "examples"
     version: ClassVar[int] = 3
-    unkeyed_at_default: ClassVar[frozenset[str]] = frozenset({"format_version"})
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"format_version"})
 
     raw: Artifact
     name: str

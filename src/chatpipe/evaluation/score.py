@@ -34,7 +34,7 @@ class Score(Request):
 
     kind: ClassVar[str] = "scores"
     version: ClassVar[int] = 8
-    spares_memory: ClassVar[str] = "lower evaluation.batch_tokens"
+    oom_hint: ClassVar[str] = "lower evaluation.batch_tokens"
 
     base: Artifact
     adapter: Artifact | None

@@ -25,7 +25,7 @@ class Ask(Request):
 
     kind: ClassVar[str] = "generations"
     version: ClassVar[int] = 7
-    spares_memory: ClassVar[str] = "lower generation.max_new_tokens or ask fewer prompts"
+    oom_hint: ClassVar[str] = "lower generation.max_new_tokens or ask fewer prompts"
 
     base: Artifact
     adapter: Artifact | None

@@ -19,23 +19,23 @@ LOG = logging.getLogger(__name__)
 ADAPTERS_BYTES = 1 << 30
 
 # What was asked in the company of another request, until it is asked for itself.
-_AHEAD: dict[str, Answers] = {}
+_PENDING_ANSWERS: dict[str, Answers] = {}
 
 
-class AskInCompany(Request):
+class AskBatch(Request):
     """An Ask, with others in its batches that are still to be asked; this process keeps their
     answers until their turn comes. What is made is what the Ask alone would make, but for ties that
     rounding breaks otherwise."""
 
     kind: ClassVar[str] = Ask.kind
     version: ClassVar[int] = Ask.version
-    spares_memory: ClassVar[str] = Ask.spares_memory
+    oom_hint: ClassVar[str] = Ask.oom_hint
 
     ask: Ask
-    company: tuple[Ask, ...]
+    others: tuple[Ask, ...]
 
     @classmethod
-    def of(cls, ask: Ask, others: Iterable[Ask]) -> AskInCompany:
+    def of(cls, ask: Ask, others: Iterable[Ask]) -> AskBatch:
         """With as many of the others as may join it."""
         together = [ask]
         keys = {ask.key()}
@@ -44,26 +44,26 @@ class AskInCompany(Request):
             if key not in keys and _may_join(other, ask) and _fit([*together, other]):
                 keys.add(key)
                 together.append(other)
-        return cls(ask=ask, company=tuple(together[1:]))
+        return cls(ask=ask, others=tuple(together[1:]))
 
     def key(self) -> str:
         return self.ask.key()
 
     def build(self, into: Path) -> dict[str, Any]:
-        if self.key() not in _AHEAD:
-            asks = [self.ask, *self.company]
-            _AHEAD.update(zip((ask.key() for ask in asks), self._answers(), strict=False))
-        return _AHEAD.pop(self.key()).written(into)
+        if self.key() not in _PENDING_ANSWERS:
+            asks = [self.ask, *self.others]
+            _PENDING_ANSWERS.update(zip((ask.key() for ask in asks), self._answers(), strict=False))
+        return _PENDING_ANSWERS.pop(self.key()).written(into)
 
     def _answers(self) -> list[Answers]:
         """Those of all; of the Ask alone where its company is in the way."""
-        if self.company:
+        if self.others:
             try:
-                return answered([self.ask, *self.company])
+                return answered([self.ask, *self.others])
             except Exception as error:
-                many = 1 + len(self.company)
+                many = 1 + len(self.others)
                 LOG.warning("%s models could not be asked together, so one alone: %s", many, error)
-            oom.give_back()
+            oom.release_memory()
         return answered([self.ask])
 
 
@@ -76,7 +76,7 @@ def _may_join(other: Ask, ask: Ask) -> bool:
         return False
     adapter = other.adapter
     is_here = adapter is None or store().find(adapter.kind, adapter.key) == adapter
-    return is_here and store().held(other) is None
+    return is_here and store().lookup(other) is None
 
 
 def _fit(asks: Iterable[Ask]) -> bool:

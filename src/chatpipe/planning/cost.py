@@ -69,10 +69,14 @@ def duration(
 def measured_rate(device: Device, base: Artifact) -> float | None:
     """Tokens a second of the newest adapter in the store with that base and device."""
     newest, rate = "", None
-    for seal in store().seals(Finetune.kind):
-        same = seal["asked"]["base"]["digest"] == base.digest
-        if same and seal["details"].get("device") == device.name and seal["created"] > newest:
-            newest, rate = seal["created"], float(seal["details"]["tokens_per_s"])
+    for manifest in store().manifests(Finetune.kind):
+        same = manifest["asked"]["base"]["digest"] == base.digest
+        if (
+            same
+            and manifest["details"].get("device") == device.name
+            and manifest["created"] > newest
+        ):
+            newest, rate = manifest["created"], float(manifest["details"]["tokens_per_s"])
     return rate
 
 

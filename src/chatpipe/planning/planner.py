@@ -34,7 +34,7 @@ from chatpipe.planning.steps import Data, DryRun, PlannedStep, account_rows, hel
 from chatpipe.planning.token_stats import Tokens, account_tokens
 from chatpipe.sources.base_files import listed, unread_weights
 from chatpipe.sources.fetch import FetchDataset, FetchModel
-from chatpipe.sources.metadata import Upstream, upstream_base
+from chatpipe.sources.metadata import SourceMetadata, base_metadata
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.paths import home
 from chatpipe.study.recipe import Recipe
@@ -155,13 +155,13 @@ class _Planner:
             faults=tuple(self.faults),
         )
 
-    def _upstream(self) -> Upstream:
+    def _upstream(self) -> SourceMetadata:
         try:
             self.recipe.base(self.variant)
-            found = upstream_base(self.variant.base_model)
+            found = base_metadata(self.variant.base_model)
         except ChatpipeError as error:
             self.faults.append(f"base_model: {error}")
-            return Upstream()
+            return SourceMetadata()
         if found.unknown:
             self.notes.append(found.unknown)
         left_out = found.artifact and found.artifact.details().get("adapter_files_left_out")
@@ -179,7 +179,7 @@ class _Planner:
         self.faults += [f"base_model: {self.variant.base_model.repo}: {fault}" for fault in faults]
         return found.model_copy(update={"directory": None}) if faults else found
 
-    def _shapes(self, upstream: Upstream) -> Shapes | None:
+    def _shapes(self, upstream: SourceMetadata) -> Shapes | None:
         if upstream.directory is None:
             return None
         try:
@@ -216,7 +216,7 @@ class _Planner:
                 f"than is estimated here: {reason}."
             )
 
-    def _finetune(self, upstream: Upstream, data: Data) -> Finetune | None:
+    def _finetune(self, upstream: SourceMetadata, data: Data) -> Finetune | None:
         """The request, where what its tokens depend on is here; its base may be a placeholder."""
         if data.corpus is None or upstream.directory is None:
             return None
@@ -235,13 +235,13 @@ class _Planner:
         [adapter] = [model.ref.adapter for model in tuned]
         return None if adapter is None or adapter.is_pending else adapter
 
-    def _steps(self, upstream: Upstream, data: Data) -> tuple[PlannedStep, ...]:
+    def _steps(self, upstream: SourceMetadata, data: Data) -> tuple[PlannedStep, ...]:
         """The steps, with the bytes of downloads that only their sources know."""
         base = (FetchModel.kind, self.variant.base_model.short_name)
         sizes = {(FetchDataset.kind, rows.name): rows.download_bytes for rows in data.datasets}
         return self.dry_run.steps({base: upstream.download_bytes, **sizes})
 
-    def _tokenizer(self, upstream: Upstream) -> Any:
+    def _tokenizer(self, upstream: SourceMetadata) -> Any:
         if upstream.directory is None:
             return None
         from chatpipe.models.loading import load_tokenizer
@@ -374,7 +374,7 @@ class _Planner:
         return duration(seen, shapes, training, self.device, base)
 
     def _disk(
-        self, upstream: Upstream, data: Data, training: Shapes | None, steps: int
+        self, upstream: SourceMetadata, data: Data, training: Shapes | None, steps: int
     ) -> tuple[Need, ...]:
         store_path, cache = home(), hub_cache()
         needs = [

@@ -14,7 +14,7 @@ from chatpipe.data.normalize import Normalize, RowAccount
 from chatpipe.errors import ChatpipeError
 from chatpipe.report.schema import FEW_ROWS
 from chatpipe.sources.fetch import FetchDataset, FetchModel
-from chatpipe.sources.metadata import upstream_dataset
+from chatpipe.sources.metadata import dataset_metadata
 from chatpipe.store.artifact import Artifact, Request, shared_manifest
 from chatpipe.store.store import store
 from chatpipe.study.recipe import Recipe, Resolver, Step
@@ -46,11 +46,11 @@ class DryRun(Resolver):
             self._note(step, PlannedStep(kind=request.kind, what=step.label, state="make"))
             return Artifact.pending(request)
         if isinstance(request, FetchModel) and request.path is not None:
-            store().obtain(request)  # links; nothing is copied
+            store().get_or_build(request)  # links; nothing is copied
         planned, artifact = _state_of(request, step.label)
         self._note(step, planned)
         if _is_quick(request, artifact):
-            return store().obtain(request)
+            return store().get_or_build(request)
         return artifact or Artifact.pending(request)
 
     def steps(
@@ -156,9 +156,9 @@ def _state_of(request: Request, what: str) -> tuple[PlannedStep, Artifact | None
     kind, key = request.kind, request.key()
     if artifact := store().find(kind, key):
         return PlannedStep(kind=kind, what=what, state="exists", bytes=artifact.size()), artifact
-    if seal := shared_manifest(kind, key):
-        size = sum(file["size"] for file in seal["files"].values())
-        artifact = Artifact(kind=kind, key=key, digest=seal["digest"])
+    if manifest := shared_manifest(kind, key):
+        size = sum(file["size"] for file in manifest["files"].values())
+        artifact = Artifact(kind=kind, key=key, digest=manifest["digest"])
         return PlannedStep(kind=kind, what=what, state="download", bytes=size), artifact
     is_remote = isinstance(request, FetchDataset | FetchModel) and request.path is None
     return PlannedStep(kind=kind, what=what, state="download" if is_remote else "make"), None
@@ -186,7 +186,7 @@ def _rows_of(steps: Recipe, dataset: Dataset, notes: list[str]) -> DatasetRows:
 
 
 def _not_here(dataset: Dataset, notes: list[str]) -> DatasetRows:
-    source = upstream_dataset(FetchDataset.of(dataset))
+    source = dataset_metadata(FetchDataset.of(dataset))
     if source.unknown:
         notes.append(source.unknown)
     if source.instead_of:

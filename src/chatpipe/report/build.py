@@ -134,7 +134,9 @@ def figures(
 
 def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
     """Every setting of a variant by its dotted name; what only names or locates is left out."""
-    plain = variant.model_dump(mode="json", exclude={"name", "panel", "datasets", *Variant.unkeyed})
+    plain = variant.model_dump(
+        mode="json", exclude={"name", "panel", "datasets", *Variant.hash_exclude}
+    )
     flat = _flat(plain)
     flat["datasets"] = ", ".join(dataset.name for dataset in variant.datasets)
     flat["panel"] = ", ".join(prompt.id for prompt in variant.panel)

@@ -3,5 +3,5 @@ from .failures import Failure as Failure
 from .launcher import build_together as build_together
 from .progress import Progress as Progress
 from .progress import Reporter as Reporter
-from .worker import Child as Child
-from .worker import SharedChild as SharedChild
+from .worker import SharedWorker as SharedWorker
+from .worker import WorkerProcess as WorkerProcess

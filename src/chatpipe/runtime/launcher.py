@@ -20,7 +20,7 @@ from chatpipe.errors import StepProcessError
 from chatpipe.runtime import parent_death
 from chatpipe.runtime.environment import prepare
 from chatpipe.runtime.failures import Failure
-from chatpipe.runtime.oom import errors_named
+from chatpipe.runtime.oom import name_memory_errors
 from chatpipe.runtime.stopping import STOP_FILE, deferred_signals
 from chatpipe.store.artifact import Request, class_path, request_class
 from chatpipe.store.paths import home
@@ -100,7 +100,7 @@ def main(request_file: Path, into: Path, outcome_file: Path) -> None:
     message = json.loads(request_file.read_text("utf-8"))
     request = request_class(message["class"]).model_validate(message["request"])
     try:
-        with errors_named(request):
+        with name_memory_errors(request):
             outcome = {"details": request.build(into)}
     except Exception as error:
         outcome = {"error": Failure.of(error, request.kind).model_dump()}

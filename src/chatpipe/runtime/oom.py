@@ -12,7 +12,7 @@ from chatpipe.store.artifact import Request
 
 
 @contextmanager
-def errors_named(request: Request) -> Iterator[None]:
+def name_memory_errors(request: Request) -> Iterator[None]:
     """GPUMemoryError for torch's own, with the settings that spare memory in this request."""
     try:
         yield
@@ -20,11 +20,11 @@ def errors_named(request: Request) -> Iterator[None]:
         if not _is_of_memory(error):
             raise
         reason = ". ".join(str(error).split(". ")[:3]).rstrip(".")
-        mend = request.spares_memory or "use a GPU with more"
+        mend = request.oom_hint or "use a GPU with more"
         raise GPUMemoryError(f"the {request.kind} step: {reason}; {mend}.") from None
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Free what a failed attempt has left; where torch was never loaded, there is none."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -49,7 +49,7 @@ def deferred_signals(on_signal: Callable[[], None] = lambda: None) -> Iterator[S
         request.signals.append(number)
         on_signal()
         # Each time: an interrupt that comes to the parent as well can make it lose what it reads.
-        _tell_parent()
+        _notify_parent()
 
     is_main = threading.current_thread() is threading.main_thread()
     before = {}
@@ -66,6 +66,6 @@ def deferred_signals(on_signal: Callable[[], None] = lambda: None) -> Iterator[S
             signal.signal(number, handler)
 
 
-def _tell_parent() -> None:
+def _notify_parent() -> None:
     """An event in one system call: the signal may have come in the middle of a print."""
     os.write(1, f"\n{PREFIX}{json.dumps({'stopping': True})}\n".encode())

@@ -37,7 +37,7 @@ OnProgress = Callable[[progress.Progress], None]
 OnLine = Callable[[str], None]
 
 
-class Child:
+class WorkerProcess:
     """The parent's side: a process that stays until it is closed.
 
     It is in this process group, so that a cancelled run's signal reaches it.
@@ -136,15 +136,15 @@ class Child:
                 _announce_checkpoint(is_interrupt)
 
 
-class SharedChild:
-    """One child for many requests: started by the first that is built while `kept` lasts."""
+class SharedWorker:
+    """A worker process for many requests, started by the first one."""
 
     def __init__(self) -> None:
-        self._child: Child | None = None
+        self._worker: WorkerProcess | None = None
         self._keepers = 0
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def keep_alive(self) -> Iterator[None]:
         """Requests built within share a process; it ends, and gives its memory back, after."""
         self._keepers += 1
         try:
@@ -157,19 +157,19 @@ class SharedChild:
     def build(
         self, request: Request, into: Path, on_progress: OnProgress, on_line: OnLine
     ) -> dict[str, Any]:
-        """As Child.build; a child that has died is replaced."""
-        if self._child is None or not self._child.alive():
-            self._child = Child()
+        """As WorkerProcess.build; a process that has died is replaced."""
+        if self._worker is None or not self._worker.alive():
+            self._worker = WorkerProcess()
         try:
-            return self._child.build(request, into, on_progress, on_line)
+            return self._worker.build(request, into, on_progress, on_line)
         finally:
             if not self._keepers:
                 self._close()
 
     def _close(self) -> None:
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
 
 
 def _message(request: Request, into: Path) -> str:
@@ -208,7 +208,7 @@ def main() -> None:
         message = json.loads(line)
         request = request_class(message["class"]).model_validate(message["request"])
         try:
-            with oom.errors_named(request):
+            with oom.name_memory_errors(request):
                 details = request.build(Path(message["into"]))
             progress.emit("details", details)
         except Exception as error:

@@ -1,3 +1,3 @@
 from .fetch import FetchDataset as FetchDataset
 from .fetch import FetchModel as FetchModel
-from .metadata import Upstream as Upstream
+from .metadata import SourceMetadata as SourceMetadata

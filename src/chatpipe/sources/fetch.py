@@ -21,7 +21,7 @@ from chatpipe.runtime.progress import Reporter
 from chatpipe.sources import base_files
 from chatpipe.sources.hub import RepoType, fetch_snapshot
 from chatpipe.store.artifact import Request
-from chatpipe.store.manifest import OWN_NAMES
+from chatpipe.store.manifest import RESERVED_NAMES
 from chatpipe.store.store import store
 from chatpipe.utils.file_digests import file_digest, sha1_digests
 from chatpipe.utils.user_paths import expanded, is_there
@@ -69,7 +69,7 @@ class FetchDataset(Request):
 
     kind: ClassVar[str] = "raw"
     version: ClassVar[int] = 2
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
+    hash_exclude: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str | None = None
     repo: str | None = None
@@ -138,7 +138,7 @@ class FetchModel(Request):
 
     kind: ClassVar[str] = "base-model"
     version: ClassVar[int] = 2
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
+    hash_exclude: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str | None = None
     repo: str | None = None
@@ -216,7 +216,7 @@ def model_files(root: Path, name: str) -> list[Path]:
 
 
 def _is_left_out(file: Path) -> bool:
-    return file.name in OWN_NAMES or any(file.match(pattern) for pattern in ADAPTER_FILES)
+    return file.name in RESERVED_NAMES or any(file.match(pattern) for pattern in ADAPTER_FILES)
 
 
 def _left_out(root: Path) -> dict[str, list[str]]:

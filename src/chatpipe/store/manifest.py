@@ -12,12 +12,12 @@ from chatpipe.errors import ArtifactError
 from chatpipe.utils.atomic_writes import sync, write_atomically
 from chatpipe.utils.file_digests import file_digest
 
-SEAL = "artifact.json"
+MANIFEST = "artifact.json"
 RECORD = "prefect-record"  # Prefect's, written into an artifact after it was sealed
 # Notes for people: they carry times and names, so they are recorded but not part of the digest.
 NOTES = frozenset({"README.md"})
 # What is written into artifacts here: a source's file of that name is never linked into one.
-OWN_NAMES = frozenset({SEAL, RECORD, *NOTES})
+RESERVED_NAMES = frozenset({MANIFEST, RECORD, *NOTES})
 SAID = {"kind", "key", "created", "asked", "details", "digest", "files"}  # by every seal
 SELF_DIGEST = "seal_digest"  # of all the rest; older seals have none
 MENDING = "`chatpipe verify --mend` removes it"
@@ -26,7 +26,7 @@ REMEDY = f"the next run makes it anew, or {MENDING}."
 DigestOf = Callable[[Path], str]
 
 
-def write_seal(path: Path, facts: dict[str, Any]) -> None:
+def write_manifest(path: Path, facts: dict[str, Any]) -> None:
     """Seal the directory: afterwards it is whole. `facts` say what it is and was made from."""
     recorded = {
         str(file.relative_to(path)): {"size": file.stat().st_size, "sha256": file_digest(file)}
@@ -36,48 +36,55 @@ def write_seal(path: Path, facts: dict[str, Any]) -> None:
     content = {name: item["sha256"] for name, item in recorded.items() if name not in NOTES}
     text = json.dumps(content, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    seal = json.loads(json.dumps({"schema": 1, **facts, "digest": digest, "files": recorded}))
-    seal[SELF_DIGEST] = _self_digest(seal)
+    manifest = json.loads(json.dumps({"schema": 1, **facts, "digest": digest, "files": recorded}))
+    manifest[SELF_DIGEST] = _self_digest(manifest)
     for file in path.rglob("*"):
         if not file.is_symlink():  # what is linked is another's
             sync(file)
-    write_atomically(path / SEAL, json.dumps(seal, indent=1, ensure_ascii=False).encode())
+    write_atomically(path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
     sync(path)
 
 
-def read_seal(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
     """What the seal says; ArtifactError where there is none, or none that can be read."""
     try:
-        content = (path / SEAL).read_bytes()
+        content = (path / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(f"{path}: no whole artifact is there ({SEAL} is missing).") from None
+        raise ArtifactError(
+            f"{path}: no whole artifact is there ({MANIFEST} is missing)."
+        ) from None
     try:
-        seal = json.loads(content.decode("utf-8"))
+        manifest = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError):
-        seal = None
-    if not isinstance(seal, dict) or not seal.keys() >= SAID or not _is_whole(seal):
-        raise ArtifactError(f"{path / SEAL}: is damaged; {REMEDY}")
-    return seal
+        manifest = None
+    if not isinstance(manifest, dict) or not manifest.keys() >= SAID or not _is_whole(manifest):
+        raise ArtifactError(f"{path / MANIFEST}: is damaged; {REMEDY}")
+    return manifest
 
 
-def check_seal(path: Path, digest_of: DigestOf = file_digest) -> dict[str, Any]:
+def check_manifest(path: Path, digest_of: DigestOf = file_digest) -> dict[str, Any]:
     """The seal, after every file was checked by size and SHA-256 (which `digest_of` may remember).
 
     Raises ArtifactError that names the first file that is missing, not as recorded, or unrecorded.
     """
-    seal = read_seal(path)
-    for fault in (*faults(path, seal, digest_of), *map(stranger_fault, strangers(path, seal))):
+    manifest = read_manifest(path)
+    for fault in (
+        *faults(path, manifest, digest_of),
+        *map(unexpected_file_fault, unexpected_files(path, manifest)),
+    ):
         raise ArtifactError(fault)
-    return seal
+    return manifest
 
 
-def faults(path: Path, seal: dict[str, Any], digest_of: DigestOf = file_digest) -> Iterator[str]:
+def faults(
+    path: Path, manifest: dict[str, Any], digest_of: DigestOf = file_digest
+) -> Iterator[str]:
     """A sentence for every file that is missing, or not what the seal says of it."""
-    for name, recorded in seal["files"].items():
+    for name, recorded in manifest["files"].items():
         file = path / name
         if not file.is_file():
             gone = f"the linked file {file.readlink()} is gone" if file.is_symlink() else "missing"
-            yield f"{file}: recorded in {SEAL} but {gone}; {REMEDY}"
+            yield f"{file}: recorded in {MANIFEST} but {gone}; {REMEDY}"
         elif (size := file.stat().st_size) != recorded["size"]:
             sizes = f"{recorded['size']} bytes recorded, {size} found"
             yield f"{file}: {sizes}{_source(file)}; {REMEDY}"
@@ -85,28 +92,28 @@ def faults(path: Path, seal: dict[str, Any], digest_of: DigestOf = file_digest) 
             yield f"{file}: content differs from the recorded SHA-256{_source(file)}; {REMEDY}"
 
 
-def strangers(path: Path, seal: dict[str, Any]) -> list[Path]:
+def unexpected_files(path: Path, manifest: dict[str, Any]) -> list[Path]:
     """Files that somebody put there after it was sealed: a library may read them. Hidden ones, as
     `.DS_Store`, are read by none."""
-    own = {SEAL, RECORD, *seal["files"]}
+    own = {MANIFEST, RECORD, *manifest["files"]}
     names = [file.relative_to(path) for file in path.rglob("*") if not file.is_dir()]
     shown = (name for name in names if not any(part.startswith(".") for part in name.parts))
     return [path / name for name in sorted(shown) if str(name) not in own]
 
 
-def stranger_fault(file: Path) -> str:
+def unexpected_file_fault(file: Path) -> str:
     """The sentence for such a file."""
-    return f"{file}: was not there when {SEAL} was written; move it away, or {MENDING}."
+    return f"{file}: was not there when {MANIFEST} was written; move it away, or {MENDING}."
 
 
 def _source(file: Path) -> str:
     return f" (it is linked from {file.resolve()}, which changed)" if file.is_symlink() else ""
 
 
-def _is_whole(seal: dict[str, Any]) -> bool:
-    return SELF_DIGEST not in seal or seal[SELF_DIGEST] == _self_digest(seal)
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    return SELF_DIGEST not in manifest or manifest[SELF_DIGEST] == _self_digest(manifest)
 
 
-def _self_digest(seal: dict[str, Any]) -> str:
-    rest = {name: value for name, value in seal.items() if name != SELF_DIGEST}
+def _self_digest(manifest: dict[str, Any]) -> str:
+    rest = {name: value for name, value in manifest.items() if name != SELF_DIGEST}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

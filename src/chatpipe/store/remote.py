@@ -1,8 +1,8 @@
-"""An object store beside the local one: what one machine has made, the others fetch.
+"""The shared store: an object store from which machines fetch each other's artifacts.
 
 $CHATPIPE_SHARED_STORE is any address that fsspec knows (s3://bucket/folder, gs://…, a directory).
-An artifact's files go up under the digest of its seal, the seal itself last: whoever finds a seal
-finds all of its files, whatever two machines upload at once and wherever an upload was cut.
+An artifact's files are uploaded under the digest of its manifest, and the manifest last. So an
+artifact with a manifest is complete, even if two machines upload it at once or an upload stops.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chatpipe.errors import ArtifactError, ConfigError, SharedStoreError
-from chatpipe.store.manifest import SEAL, check_seal
+from chatpipe.store.manifest import MANIFEST, check_manifest
 from chatpipe.utils.user_paths import expanded
 
 ADDRESS = "CHATPIPE_SHARED_STORE"
@@ -26,7 +26,7 @@ ADDRESS = "CHATPIPE_SHARED_STORE"
 
 class SharedStore:
     """The artifacts at one address, as `<kind>/<key>/artifact.json` and
-    `<kind>/<key>/<digest of the seal>/<file>`."""
+    `<kind>/<key>/<digest of the manifest>/<file>`."""
 
     def __init__(self, address: str) -> None:
         if urlsplit(address).password:
@@ -39,84 +39,95 @@ class SharedStore:
 
             self._files, self._root = url_to_fs(self.address)
 
-    def seal(self, kind: str, key: str) -> dict[str, Any] | None:
-        """The seal of the artifact of that key, or None where there is none."""
-        sealed = self._seal(kind, key)
-        return None if sealed is None else dict(json.loads(sealed))
+    def manifest(self, kind: str, key: str) -> dict[str, Any] | None:
+        """Return the manifest of the artifact of that key, or None if there is none."""
+        content = self._manifest_bytes(kind, key)
+        return None if content is None else dict(json.loads(content))
 
     def fetch(self, kind: str, key: str, into: Path) -> bool:
-        """Copy that artifact into the empty directory, every byte checked; False if none is
-        there. ArtifactError where it is not what was sealed."""
-        sealed = self._seal(kind, key)
-        if sealed is None:
+        """Copy an artifact into an empty directory and check every byte.
+
+        Returns:
+            False if the shared store has no such artifact.
+
+        Raises:
+            ArtifactError: A file is not as the manifest records it.
+        """
+        manifest = self._manifest_bytes(kind, key)
+        if manifest is None:
             return False
-        source = self._content(kind, key, sealed)
+        source = self._content(kind, key, manifest)
         with self._in_a_sentence():
-            for name in json.loads(sealed)["files"]:
+            for name in json.loads(manifest)["files"]:
                 (into / name).parent.mkdir(parents=True, exist_ok=True)
                 self._files.get_file(f"{source}/{name}", str(into / name))
-        (into / SEAL).write_bytes(sealed)
+        (into / MANIFEST).write_bytes(manifest)
         try:
-            check_seal(into)
+            check_manifest(into)
         except ArtifactError as error:
             place = f"{self.address}/{kind}/{key}"
             raise ArtifactError(f"{place} is damaged, remove it there: {error}") from None
         return True
 
     def offer(self, kind: str, key: str, path: Path) -> bool:
-        """Copy the sealed directory there; False where another machine has sealed its own before
-        this one was up."""
-        sealed = (path / SEAL).read_bytes()
-        target = self._content(kind, key, sealed)
+        """Upload the artifact in the directory `path`.
+
+        Returns:
+            False if another machine finished the upload of its own first; that one is kept.
+        """
+        manifest = (path / MANIFEST).read_bytes()
+        target = self._content(kind, key, manifest)
         with self._in_a_sentence():
-            for name in json.loads(sealed)["files"]:
+            for name in json.loads(manifest)["files"]:
                 self._files.makedirs(f"{target}/{name}".rpartition("/")[0], exist_ok=True)
                 self._files.put_file(str((path / name).resolve()), f"{target}/{name}")
-        if self._put_seal(kind, key, sealed):
+        if self._put_manifest(kind, key, manifest):
             return True
         with self._in_a_sentence():
-            if self._seal(kind, key) != sealed:
+            if self._manifest_bytes(kind, key) != manifest:
                 self._files.rm(target, recursive=True)
         return False
 
-    def _put_seal(self, kind: str, key: str, sealed: bytes) -> bool:
-        """Whether the seal was put there; False where there was one. S3 and GCS decide that
-        themselves; elsewhere, it is looked for right before."""
-        place = f"{self._root}/{kind}/{key}/{SEAL}"
+    def _put_manifest(self, kind: str, key: str, manifest: bytes) -> bool:
+        """Upload the manifest unless one exists; return whether it was uploaded.
+
+        S3 and GCS check and write in one operation; other backends look for the file first.
+        """
+        place = f"{self._root}/{kind}/{key}/{MANIFEST}"
         with self._in_a_sentence():
             self._files.invalidate_cache()
             try:
-                self._files.pipe_file(place, sealed, mode="create")
+                self._files.pipe_file(place, manifest, mode="create")
             except FileExistsError:
                 return False
             except OSError as error:
                 if error.errno != errno.ENOSYS:  # an S3 server without conditional writes
                     raise
-                self._files.pipe_file(place, sealed)
+                self._files.pipe_file(place, manifest)
         return True
 
     def remove(self, kind: str, key: str) -> None:
-        """Remove that artifact, its seal first."""
+        """Remove an artifact, its manifest first."""
         place = f"{self._root}/{kind}/{key}"
         with self._in_a_sentence():
-            if self._files.exists(f"{place}/{SEAL}"):
-                self._files.rm_file(f"{place}/{SEAL}")
+            if self._files.exists(f"{place}/{MANIFEST}"):
+                self._files.rm_file(f"{place}/{MANIFEST}")
                 self._files.rm(place, recursive=True)
 
-    def _seal(self, kind: str, key: str) -> bytes | None:
+    def _manifest_bytes(self, kind: str, key: str) -> bytes | None:
         with self._in_a_sentence():
             self._files.invalidate_cache()  # other machines write there too
             try:
-                return bytes(self._files.cat_file(f"{self._root}/{kind}/{key}/{SEAL}"))
+                return bytes(self._files.cat_file(f"{self._root}/{kind}/{key}/{MANIFEST}"))
             except FileNotFoundError:
                 return None
 
-    def _content(self, kind: str, key: str, sealed: bytes) -> str:
-        return f"{self._root}/{kind}/{key}/{hashlib.sha256(sealed).hexdigest()}"
+    def _content(self, kind: str, key: str, manifest: bytes) -> str:
+        return f"{self._root}/{kind}/{key}/{hashlib.sha256(manifest).hexdigest()}"
 
     @contextmanager
     def _in_a_sentence(self) -> Iterator[None]:
-        """Every backend of fsspec fails with exceptions of its own."""
+        """Raise an error of ours for those of fsspec's backends: each has its own exceptions."""
         try:
             yield
         except (ImportError, ValueError) as error:

@@ -23,12 +23,12 @@ from chatpipe.errors import ArtifactError
 from chatpipe.store.artifact import Artifact, Request, readable_manifest, shared_manifest
 from chatpipe.store.disk_errors import disk_errors
 from chatpipe.store.manifest import (
-    SEAL,
-    check_seal,
-    read_seal,
-    stranger_fault,
-    strangers,
-    write_seal,
+    MANIFEST,
+    check_manifest,
+    read_manifest,
+    unexpected_file_fault,
+    unexpected_files,
+    write_manifest,
 )
 from chatpipe.store.paths import WORK, store_directory
 from chatpipe.store.remote import SharedStore, shared_store
@@ -66,14 +66,14 @@ class Store:
             raise ArtifactError(f"{path}: holds another artifact, {found.kind}/{found.key}.")
         return found
 
-    def held(self, request: Request) -> Artifact | None:
+    def lookup(self, request: Request) -> Artifact | None:
         """What was made for that request, here or in the shared store; nothing is fetched."""
         kind, key = request.kind, request.key()
         found = self.find(kind, key)
-        seal = None if found else shared_manifest(kind, key)
-        return Artifact(kind=kind, key=key, digest=seal["digest"]) if seal else found
+        manifest = None if found else shared_manifest(kind, key)
+        return Artifact(kind=kind, key=key, digest=manifest["digest"]) if manifest else found
 
-    def bring(self, artifact: Artifact) -> Artifact:
+    def fetch(self, artifact: Artifact) -> Artifact:
         """That artifact where it is here, else as the shared store has it; ArtifactError where
         neither does."""
         kind, key = artifact.kind, artifact.key
@@ -86,7 +86,7 @@ class Store:
 
     def all(self, kind: str = "[!.]*") -> Iterator[Path]:
         """Every sealed directory (of that kind)."""
-        return (path for path in self.directories(kind) if (path / SEAL).exists())
+        return (path for path in self.directories(kind) if (path / MANIFEST).exists())
 
     def directories(self, kind: str = "[!.]*") -> Iterator[Path]:
         """Where artifacts (of that kind) lie, sealed or not; a directory whose name is no key, as
@@ -94,15 +94,15 @@ class Store:
         paths = sorted(self.root.glob(f"{kind}/*"))
         return (path for path in paths if _KEY.fullmatch(path.name) and path.is_dir())
 
-    def seals(self, kind: str) -> Iterator[dict[str, Any]]:
+    def manifests(self, kind: str) -> Iterator[dict[str, Any]]:
         """The seals of that kind; one that cannot be read is passed over with a warning."""
         for path in self.all(kind):
             try:
-                yield read_seal(path)
+                yield read_manifest(path)
             except ArtifactError as error:
                 LOG.warning("passed over: %s", error)
 
-    def obtain(
+    def get_or_build(
         self, request: Request, build: Callable[[Path], dict[str, Any]] | None = None
     ) -> Artifact:
         """The artifact that was asked for: found whole, fetched from the shared store, or built
@@ -116,10 +116,10 @@ class Store:
         if shared is None and (found := self.find(kind, key)):
             return found  # without a lock: a store that cannot be written to can be read
         with disk_errors(self.root), self._locked(kind, key):
-            self._refuse_strangers(kind, key)
+            self._refuse_unexpected_files(kind, key)
             found = self.find(kind, key) or (shared and self._fetch(shared, kind, key)) or None
             if not found and shared:
-                self._bring_upstream(shared, request)
+                self._fetch_upstream(shared, request)
             made = found or self._build(request, key, build or request.build)
             return self._share(shared, made) if shared else made
 
@@ -129,8 +129,8 @@ class Store:
         shared = shared_store()
         if shared is None:
             return True
-        seal = shared.seal(path.parent.name, path.name)
-        return seal is not None and seal["digest"] == read_seal(path)["digest"]
+        manifest = shared.manifest(path.parent.name, path.name)
+        return manifest is not None and manifest["digest"] == read_manifest(path)["digest"]
 
     def work_path(self, kind: str, key: str) -> Path:
         """A directory that outlives a crash of the step: checkpoints to resume from."""
@@ -202,9 +202,9 @@ class Store:
                 "asked": request.model_dump(mode="json"),
                 "details": details,
             }
-            write_seal(temporary, facts)
+            write_manifest(temporary, facts)
             if before is not None:
-                request.check_rebuilt(before, read_seal(temporary), temporary)
+                request.check_rebuilt(before, read_manifest(temporary), temporary)
             made = self._place(temporary, request.kind, key)
         shutil.rmtree(self.root / WORK / f"{request.kind}-{key}", ignore_errors=True)
         return made
@@ -223,12 +223,12 @@ class Store:
                     "is another one now; run the same command again."
                 )
 
-    def _refuse_strangers(self, kind: str, key: str) -> None:
+    def _refuse_unexpected_files(self, kind: str, key: str) -> None:
         """ArtifactError where somebody put a file into that artifact: it would be used in silence,
         or go with the artifact when that is made anew."""
-        seal = readable_manifest(self.path(kind, key))
-        for file in strangers(self.path(kind, key), seal) if seal else ():
-            raise ArtifactError(stranger_fault(file))
+        manifest = readable_manifest(self.path(kind, key))
+        for file in unexpected_files(self.path(kind, key), manifest) if manifest else ():
+            raise ArtifactError(unexpected_file_fault(file))
 
     def _fetch(self, shared: SharedStore, kind: str, key: str) -> Artifact | None:
         with self._temporary(kind, key) as temporary:
@@ -236,7 +236,7 @@ class Store:
                 return None
             return self._place(temporary, kind, key)
 
-    def _bring_upstream(self, shared: SharedStore, request: Request) -> None:
+    def _fetch_upstream(self, shared: SharedStore, request: Request) -> None:
         """Fetch what the request is made from, where another machine has made it (anew)."""
         for upstream in request.upstream():
             kind, key = upstream.kind, upstream.key
@@ -251,10 +251,10 @@ class Store:
     def _share(self, shared: SharedStore, made: Artifact) -> Artifact:
         """The artifact that all machines go on from: the one that was shared first."""
         kind, key = made.kind, made.key
-        seal = shared.seal(kind, key)
-        if seal is None and not shared.offer(kind, key, self.path(kind, key)):
-            seal = shared.seal(kind, key)
-        if seal is not None and seal["digest"] != made.digest:
+        manifest = shared.manifest(kind, key)
+        if manifest is None and not shared.offer(kind, key, self.path(kind, key)):
+            manifest = shared.manifest(kind, key)
+        if manifest is not None and manifest["digest"] != made.digest:
             return self._fetch(shared, kind, key) or made
         return made
 
@@ -266,8 +266,8 @@ class Store:
             self.discard(target)
         temporary.rename(target)
         sync(target.parent)
-        seal = read_seal(target)
-        return Artifact(kind=seal["kind"], key=seal["key"], digest=seal["digest"])
+        manifest = read_manifest(target)
+        return Artifact(kind=manifest["kind"], key=manifest["key"], digest=manifest["digest"])
 
     @contextmanager
     def _temporary(self, kind: str, key: str) -> Iterator[Path]:
@@ -329,5 +329,5 @@ def verify(path: Path, deep: bool = False) -> Artifact:
 
     Raises ArtifactError that names the first file that is missing or not as recorded.
     """
-    seal = check_seal(path, file_digest if deep else store().digests.sha256)
-    return Artifact(kind=seal["kind"], key=seal["key"], digest=seal["digest"])
+    manifest = check_manifest(path, file_digest if deep else store().digests.sha256)
+    return Artifact(kind=manifest["kind"], key=manifest["key"], digest=manifest["digest"])

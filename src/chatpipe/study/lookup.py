@@ -13,7 +13,7 @@ from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.store.artifact import Artifact, Request
-from chatpipe.store.manifest import read_seal
+from chatpipe.store.manifest import read_manifest
 from chatpipe.store.remote import shared_store
 from chatpipe.store.store import store, verify
 from chatpipe.study.recipe import Recipe, Resolver, Step
@@ -31,7 +31,7 @@ class LookUp(Resolver):
 
     def resolve(self, step: Step) -> Artifact:
         request = step.request
-        artifact = store().held(request)
+        artifact = store().lookup(request)
         if artifact is None:
             is_damaged = store().path(request.kind, request.key()).is_dir()
             state = "is damaged" if is_damaged else "is not in the store"
@@ -120,7 +120,7 @@ def _bring_todays(variant: Variant) -> str | None:
     if shared_store():
         examples = [recipe.examples(dataset) for dataset in variant.datasets]
         for artifact in (adapter, request.corpus, *examples):
-            store().bring(artifact)
+            store().fetch(artifact)
     return adapter.key
 
 
@@ -140,7 +140,7 @@ def trained(variant: Variant, or_unknown: bool = False) -> list[dict[str, Any]]:
     parts = ("prompt_template", "quantization", "lora", "training")
     rows = [(names, settings["split"]), *([None] if or_unknown else [])]
     manifests = []
-    for manifest in store().seals(Finetune.kind):
+    for manifest in store().manifests(Finetune.kind):
         request = manifest["asked"]
         is_same = all(request.get(part) == settings[part] for part in parts)
         if is_same and request["base"]["key"] == base and _rows_of(request) in rows:
@@ -151,8 +151,8 @@ def trained(variant: Variant, or_unknown: bool = False) -> list[dict[str, Any]]:
 def _rows_of(request: dict[str, Any]) -> tuple[list[str], dict[str, Any]] | None:
     """Return the names of the data sets that an adapter was trained on, and how they were split."""
     try:
-        merge = read_seal(store().path("corpus", request["corpus"]["key"]))["asked"]
+        merge = read_manifest(store().path("corpus", request["corpus"]["key"]))["asked"]
         paths = [store().path("examples", part["key"]) for part in merge["examples"]]
-        return [read_seal(path)["asked"]["name"] for path in paths], merge["split"]
+        return [read_manifest(path)["asked"]["name"] for path in paths], merge["split"]
     except ArtifactError:  # forgotten: nothing says any more what the adapter was trained on
         return None

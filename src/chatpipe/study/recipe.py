@@ -65,7 +65,7 @@ class StoreBuilder(Resolver):
     """Builds in this process what the store does not have."""
 
     def resolve(self, step: Step) -> Artifact:
-        return store().obtain(step.request)
+        return store().get_or_build(step.request)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _sources_of(variant: Variant) -> Iterator[Path]:
 
 def _reported(variant: Variant) -> Iterator[str]:
     settings = variant.model_dump(mode="json")
-    for manifest in store().seals(MakeReport.kind):
+    for manifest in store().manifests(MakeReport.kind):
         for model in manifest["asked"]["models"]:
             same = all(model["variant"].get(key) == settings[key] for key in _TRAINED_FROM)
             if same and model["adapter"]:
@@ -111,6 +111,6 @@ def _reported(variant: Variant) -> Iterator[str]:
 
 def _matching(kinds: Sequence[str], belongs: Callable[[dict[str, Any]], bool]) -> Iterator[Path]:
     for kind in kinds:
-        for manifest in store().seals(kind):
+        for manifest in store().manifests(kind):
             if belongs(manifest):
                 yield store().path(manifest["kind"], manifest["key"])

@@ -15,12 +15,12 @@ from chatpipe.errors import ArtifactError, ChatpipeError, DiskError
 from chatpipe.sources.fetch import FetchModel
 from chatpipe.store.artifact import Artifact, references
 from chatpipe.store.disk_errors import disk_errors
-from chatpipe.store.manifest import faults, read_seal, stranger_fault, strangers
+from chatpipe.store.manifest import faults, read_manifest, unexpected_file_fault, unexpected_files
 from chatpipe.store.paths import WORK
 from chatpipe.store.store import store
 from chatpipe.study.lookup import adapter_request, source_requests, trained
 from chatpipe.tokenization.token_cache import check_token_file, tokens_folder
-from chatpipe.training.checkpoints import read_checkpoint, remove_checkpoint, sealed_checkpoints
+from chatpipe.training.checkpoints import complete_checkpoints, read_checkpoint, remove_checkpoint
 
 MADE_OF_AN_ADAPTER = ("scores", "generations", "report")
 
@@ -35,7 +35,7 @@ class Checked:
     name: str
     size: int
     faults: tuple[str, ...] = ()
-    strangers: tuple[Path, ...] = ()
+    unexpected_files: tuple[Path, ...] = ()
     is_readable: bool = True
 
 
@@ -44,7 +44,7 @@ def check_all() -> Iterator[Checked]:
     makes now is passed over."""
     yield from map(_check_artifact, store().directories())
     for work in store().idle_work():
-        yield from map(_check_checkpoint, sealed_checkpoints(work))
+        yield from map(_check_checkpoint, complete_checkpoints(work))
     yield from _check_token_files()
 
 
@@ -54,12 +54,12 @@ def check_variant(variant: Variant) -> Iterator[Checked]:
     its own."""
     chosen = _of_variant(variant)
     for path in store().directories():
-        if path in chosen or _seal(path) is None:
+        if path in chosen or _manifest_bytes(path) is None:
             yield _check_artifact(path)
     unfinished = _unfinished_training(variant)
     for work in store().idle_work():
         if work.name == unfinished:
-            yield from map(_check_checkpoint, sealed_checkpoints(work))
+            yield from map(_check_checkpoint, complete_checkpoints(work))
 
 
 def remove(damaged: Checked) -> list[str]:
@@ -67,10 +67,10 @@ def remove(damaged: Checked) -> list[str]:
     it; return a line for each thing removed."""
     again = "the next run makes it anew"
     with disk_errors(damaged.path):
-        if damaged.strangers:
-            for file in damaged.strangers:
+        if damaged.unexpected_files:
+            for file in damaged.unexpected_files:
                 file.unlink()
-            return [str(file) for file in damaged.strangers]
+            return [str(file) for file in damaged.unexpected_files]
         if damaged.path.is_relative_to(store().root / WORK):
             remove_checkpoint(damaged.path)
             again = "the next run goes on from the one before it, or starts anew"
@@ -85,18 +85,18 @@ def _check_artifact(path: Path) -> Checked:
     name = f"{path.parent.name}/{path.name}"
     try:
         with disk_errors(path):
-            seal = read_seal(path)
-            found = tuple(faults(path, seal))
+            manifest = read_manifest(path)
+            found = tuple(faults(path, manifest))
     except ChatpipeError as error:
         return Checked(path, name, 0, (str(error),), is_readable=not isinstance(error, DiskError))
-    if (seal["kind"], seal["key"]) != (path.parent.name, path.name):
-        found += (f"{path}: holds another artifact, {seal['kind']}/{seal['key']}.",)
-    added = strangers(path, seal)
+    if (manifest["kind"], manifest["key"]) != (path.parent.name, path.name):
+        found += (f"{path}: holds another artifact, {manifest['kind']}/{manifest['key']}.",)
+    added = unexpected_files(path, manifest)
     return Checked(
         path,
         name,
-        sum(file["size"] for file in seal["files"].values()),
-        (*found, *map(stranger_fault, added)),
+        sum(file["size"] for file in manifest["files"].values()),
+        (*found, *map(unexpected_file_fault, added)),
         () if found else tuple(added),
     )
 
@@ -132,15 +132,15 @@ def _of_variant(variant: Variant) -> set[Path]:
     adapters = []
     with suppress(ChatpipeError):
         adapters = trained(variant, or_unknown=True)
-    for seal in adapters:
-        _add_upstream(Artifact(**{name: seal[name] for name in Artifact.model_fields}), chosen)
-    digests = [seal["digest"] for seal in adapters]
+    for manifest in adapters:
+        _add_upstream(Artifact(**{name: manifest[name] for name in Artifact.model_fields}), chosen)
+    digests = [manifest["digest"] for manifest in adapters]
     for kind in MADE_OF_AN_ADAPTER:
-        for seal in store().seals(kind):
-            asked = seal["asked"]
+        for manifest in store().manifests(kind):
+            asked = manifest["asked"]
             of_base = asked.get("adapter") is None and _key_of(asked.get("base")) in bases
             if of_base or any(digest in json.dumps(asked) for digest in digests):
-                chosen.add(store().path(kind, seal["key"]))
+                chosen.add(store().path(kind, manifest["key"]))
     return chosen
 
 
@@ -160,13 +160,13 @@ def _add_upstream(artifact: Artifact, chosen: set[Path]) -> None:
     if artifact.path in chosen:
         return
     chosen.add(artifact.path)
-    seal = _seal(artifact.path)
-    for upstream in references(seal["asked"]) if seal else ():
+    manifest = _manifest_bytes(artifact.path)
+    for upstream in references(manifest["asked"]) if manifest else ():
         _add_upstream(upstream, chosen)
 
 
-def _seal(path: Path) -> dict[str, Any] | None:
+def _manifest_bytes(path: Path) -> dict[str, Any] | None:
     try:
-        return read_seal(path)
+        return read_manifest(path)
     except ArtifactError:
         return None

@@ -20,7 +20,7 @@ from chatpipe.utils.atomic_writes import sync, write_atomically
 from chatpipe.utils.file_digests import file_digest
 
 LOG = logging.getLogger(__name__)
-CHECKPOINT_SEAL = "checkpoint.json"
+CHECKPOINT_MANIFEST = "checkpoint.json"
 KEPT_CHECKPOINTS = 2
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -35,7 +35,9 @@ class Checkpoint:
     setup: dict[str, Any] = field(default_factory=dict)  # libraries and processes that wrote it
 
 
-def seal_checkpoint(path: Path, seconds: float, setup: dict[str, Any] | None = None) -> None:
+def write_checkpoint_manifest(
+    path: Path, seconds: float, setup: dict[str, Any] | None = None
+) -> None:
     """Sync the files of a checkpoint to disk, then seal it.
 
     Args:
@@ -43,7 +45,7 @@ def seal_checkpoint(path: Path, seconds: float, setup: dict[str, Any] | None = N
         seconds: Training time until here, that before a resumption included.
         setup: The libraries and processes that wrote it.
     """
-    (path / CHECKPOINT_SEAL).unlink(missing_ok=True)
+    (path / CHECKPOINT_MANIFEST).unlink(missing_ok=True)
     files = {}
     for file in sorted(item for item in path.rglob("*") if item.is_file()):
         sync(file)
@@ -54,7 +56,7 @@ def seal_checkpoint(path: Path, seconds: float, setup: dict[str, Any] | None = N
     for directory in (item for item in [path, *path.rglob("*")] if item.is_dir()):
         sync(directory)
     sealed = json.dumps({**content, "digest": _digest(content)})
-    write_atomically(path / CHECKPOINT_SEAL, sealed.encode())
+    write_atomically(path / CHECKPOINT_MANIFEST, sealed.encode())
     sync(path)
     sync(path.parent)
 
@@ -65,7 +67,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ArtifactError: Names the first file that is missing or not as it was sealed.
     """
-    content = _read_seal(path / CHECKPOINT_SEAL)
+    content = _read_manifest(path / CHECKPOINT_MANIFEST)
     for name, recorded in content["files"].items():
         file = path / name
         if not file.is_file():
@@ -97,9 +99,9 @@ def remove_old_checkpoints(work: Path, kept: int = KEPT_CHECKPOINTS) -> None:
         remove_checkpoint(path)
 
 
-def sealed_checkpoints(work: Path) -> list[Path]:
+def complete_checkpoints(work: Path) -> list[Path]:
     """The checkpoints of a work directory that were written to their end."""
-    return [path for path in _newest_first(work) if (path / CHECKPOINT_SEAL).is_file()]
+    return [path for path in _newest_first(work) if (path / CHECKPOINT_MANIFEST).is_file()]
 
 
 def _newest_first(work: Path) -> list[Path]:
@@ -111,7 +113,7 @@ def _step_of(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
-def _read_seal(file: Path) -> dict[str, Any]:
+def _read_manifest(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text("utf-8"))
         digest = content.pop("digest")
@@ -133,5 +135,5 @@ def remove_checkpoint(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    (path / CHECKPOINT_SEAL).unlink(missing_ok=True)
+    (path / CHECKPOINT_MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)

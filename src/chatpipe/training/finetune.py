@@ -39,8 +39,8 @@ class Finetune(Request):
 
     kind: ClassVar[str] = "adapter"
     version: ClassVar[int] = 10
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"tracked"})
-    spares_memory: ClassVar[str] = (
+    hash_exclude: ClassVar[frozenset[str]] = frozenset({"tracked"})
+    oom_hint: ClassVar[str] = (
         "lower training.micro_batch_tokens or set training.gradient_checkpointing"
     )
 

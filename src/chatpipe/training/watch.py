@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from chatpipe.errors import StoppedError, TrainingError
 from chatpipe.runtime.progress import Reporter
 from chatpipe.runtime.stopping import StopRequest
-from chatpipe.training.checkpoints import remove_old_checkpoints, seal_checkpoint
+from chatpipe.training.checkpoints import remove_old_checkpoints, write_checkpoint_manifest
 from chatpipe.training.resuming import training_setup
 
 
@@ -70,7 +70,7 @@ class TrainingWatch(TrainerCallback):  # type: ignore[misc]
         process.wait_for_everyone()
         if process.is_main_process:
             path = self.work / f"checkpoint-{state.global_step}"
-            seal_checkpoint(path, self.clock.seconds(), training_setup())
+            write_checkpoint_manifest(path, self.clock.seconds(), training_setup())
             remove_old_checkpoints(self.work)
         if self.is_stopping:
             process.wait_for_everyone()  # the launcher ends all when one has ended
