@@ -10,7 +10,13 @@ import torch
 
 from chatpipe.config.prompts import template
 from chatpipe.errors import ModelError
-from chatpipe.evaluation.perplexity import difference, interval, paper_perplexity, perplexity
+from chatpipe.evaluation.perplexity import (
+    bits_per_byte,
+    difference,
+    interval,
+    paper_perplexity,
+    perplexity,
+)
 from chatpipe.evaluation.score import row_nats
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.packing.packing import pack, packs
@@ -85,6 +91,17 @@ def test_ours_weighs_tokens_and_the_papers_weighs_sentences():
     nats, tokens = np.array([2.0, 30.0]), np.array([2.0, 10.0])
     assert perplexity(nats, tokens) == pytest.approx(math.exp(32 / 12))
     assert paper_perplexity(nats, tokens) == pytest.approx((math.exp(1) + math.exp(3)) / 2)
+
+
+def test_bits_per_byte_is_the_size_of_an_ideal_code_for_the_text():
+    """A model that gives each of 256 bytes the same chance takes 8 bits for each; if it also cuts
+    the text into pieces of four bytes, the bits stay the same."""
+    replies = ["an answer", "回答", ""]
+    byte_counts = np.array([len(reply.encode()) for reply in replies], float)
+    by_byte = np.array([-sum(math.log(1 / 256) for _ in reply.encode()) for reply in replies])
+    assert bits_per_byte(by_byte, byte_counts) == pytest.approx(8)
+    stacked = bits_per_byte(np.stack([by_byte, by_byte / 4]), np.stack([byte_counts] * 2))
+    assert stacked == pytest.approx([8, 2])
 
 
 def test_the_interval_holds_the_value_and_is_the_same_for_the_same_seed():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from chatpipe.config.schema import Variant
-from chatpipe.report import read_report
+from chatpipe.report import headline_rows, read_report, render_html, render_markdown
 from chatpipe.report.build import MakeReport
 from chatpipe.report.comparability import statements
 from chatpipe.report.findings import summary
@@ -36,11 +36,10 @@ def shifted(rows: Rows, factor: float) -> Rows:
     return {i: (nats * factor, tokens) for i, (nats, tokens) in rows.items()}
 
 
-def report(*models, sets=None):
+def report(*models, sets=None, replies=None):
     ids = sets or {"a": IDS}
-    request = MakeReport(
-        study="s", models=models, examples={}, heldout={d: heldout(i) for d, i in ids.items()}
-    )
+    rows = {data: heldout(of_set, replies) for data, of_set in ids.items()}
+    request = MakeReport(study="s", models=models, examples={}, heldout=rows)
     return read_report(store().get_or_build(request).path)
 
 
@@ -110,6 +109,96 @@ def test_a_union_counts_a_row_of_two_sets_once_for_model_and_base():
     union = by_set["a + b"]
     assert (union.value, union.low, union.high) == pytest.approx(expected)
     assert (union.rows, by_set["b"].rows, by_set["b"].left_out) == (60, 29, 1)
+
+
+REPLIES = {row: "ж" * (3 + place % 11) + "." for place, row in enumerate(IDS)}
+
+
+def bits_by_hand(rows: Rows, base: Rows | None = None):
+    """(bits per byte, or the difference from the base; low; high), one resample at a time."""
+    ids = sorted(rows)
+    draws = np.random.default_rng(SEED).integers(0, len(ids), (SAMPLES, len(ids)))
+
+    def bits(of: Rows, chosen):
+        nats = sum(of[row][0] for row in chosen)
+        return nats / np.log(2) / sum(len(REPLIES[row].encode()) for row in chosen)
+
+    def value(chosen):
+        return bits(rows, chosen) - (bits(base, chosen) if base else 0)
+
+    drawn = [value([ids[place] for place in draw]) for draw in draws]
+    return value(ids), *np.quantile(drawn, [0.025, 0.975])
+
+
+def two_tokenizers():
+    """A base and its variant; another base that cuts every reply into a token more, and its."""
+    rows = drawn_rows(IDS)
+    other = {row: (nats * 1.1, tokens + 1) for row, (nats, tokens) in rows.items()}
+    tuned = {"v": shifted(rows, 0.9), "w": shifted(other, 0.8)}
+    made = report(
+        model("base", variant(), {"a": rows}),
+        model("base2", variant("w"), {"a": other}),
+        model("v", variant(), {"a": tuned["v"]}, {}),
+        model("w", variant("w"), {"a": tuned["w"]}, {}).model_copy(update={"base_model": "base2"}),
+        replies=REPLIES,
+    )
+    return made, {"base": rows, "base2": other, **tuned}
+
+
+def test_bits_per_byte_and_its_difference_are_those_of_a_plain_loop():
+    made, rows = two_tokenizers()
+    for name, of_model in rows.items():
+        bits = made.score(name, "a").bits_per_byte
+        assert (bits.value, bits.low, bits.high) == pytest.approx(bits_by_hand(of_model))
+        assert bits.bytes == sum(len(reply.encode()) for reply in REPLIES.values())
+        assert made.score(name, "a", "perplexity_paper").bits_per_byte is None
+    for name, base in (("v", "base"), ("w", "base2")):
+        bits = made.difference(name, "a").bits_per_byte
+        expected = bits_by_hand(rows[name], rows[base])
+        assert (bits.value, bits.low, bits.high) == pytest.approx(expected)
+
+
+def test_bits_per_byte_are_of_the_rows_that_were_scored():
+    rows = dict.fromkeys(IDS[:40], (10.0, 5))
+    made = report(model("v", variant(), {"a": rows}, {}), replies=REPLIES)
+    bits = made.score("v", "a").bits_per_byte
+    assert bits.bytes == sum(len(REPLIES[row].encode()) for row in IDS[:40])
+    assert bits.value == pytest.approx(400 / np.log(2) / bits.bytes)
+
+
+def test_a_row_of_two_sets_has_its_bytes_once_in_their_union():
+    rows = {"a": drawn_rows(IDS[:40]), "b": drawn_rows(IDS[30:])}
+    both = variant(sets=("a", "b"))
+    sets = {"a": IDS[:40], "b": IDS[30:]}
+    made = report(model("v", both, rows, {}), sets=sets, replies=REPLIES)
+    total = sum(len(reply.encode()) for reply in REPLIES.values())
+    assert made.score("v", "a + b").bits_per_byte.bytes == total
+
+
+def test_bases_with_different_tokenizers_are_compared_by_bits_per_byte_and_that_is_explained():
+    made, _ = two_tokenizers()
+    assert made.tokenizers == [["base"], ["base2"]]
+    assert (
+        "The bases have different tokenizers (base; base2): compare perplexities only within one "
+        "of these groups, and bits per byte between them."
+    ) in statements(made)
+    figure = f"{made.score('w', 'a').bits_per_byte.value:.3f} ["
+    assert headline_rows(made)[1]["Bits per byte"].startswith(figure)
+    for text in (render_html(made), render_markdown(made)):
+        assert figure in text.replace("\\[", "[").replace('<span class="interval">', "")
+        assert "tokenizers cut the same reply into different numbers of tokens" in text
+        assert "Bits per byte minus the base" in text
+
+
+def test_with_one_tokenizer_bits_per_byte_are_in_the_json_alone():
+    rows = drawn_rows(IDS)
+    made = report(
+        model("base", variant(), {"a": rows}),
+        model("v", variant(), {"a": shifted(rows, 0.9)}, {}),
+        model("base2", variant("w"), {"a": shifted(rows, 1.2)}),
+    )
+    assert made.tokenizers == [] and made.score("v", "a").bits_per_byte is not None
+    assert "its per byte" not in render_html(made) + render_markdown(made)
 
 
 def test_one_union_in_two_orders_is_one_set():

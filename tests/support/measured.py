@@ -44,9 +44,10 @@ def scores(rows: Rows) -> Artifact:
     return store().get_or_build(Tables(tables={"nats.parquet": columns}))
 
 
-def heldout(ids: list[str]) -> Artifact:
-    """Held-out rows of which only the ids matter."""
-    return store().get_or_build(Tables(tables={"heldout.parquet": {"id": ids}}))
+def heldout(ids: list[str], replies: dict[str, str] | None = None) -> Artifact:
+    """Held-out rows with those ids, and those replies (id -> text) or one that is the same."""
+    outputs = [(replies or {}).get(row, "a reply") for row in ids]
+    return store().get_or_build(Tables(tables={"heldout.parquet": {"id": ids, "output": outputs}}))
 
 
 def corpus(ids: list[str]) -> Artifact:

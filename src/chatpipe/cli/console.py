@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from chatpipe.errors import ChatpipeError
-from chatpipe.report import Report, headline_rows, transfer_rows
+from chatpipe.report import Report, bits_rows, headline_rows, transfer_rows
 from chatpipe.report.comparability import statements
 from chatpipe.report.findings import summary
 from chatpipe.store.disk_errors import as_disk_error
@@ -44,6 +44,7 @@ def print_report(report: Report) -> None:
     for title, rows in (
         ("Own held-out rows", [_chosen(row) for row in headline_rows(report)]),
         ("Transfer: response perplexity", transfer_rows(report)),
+        ("Transfer: bits per byte of the response", bits_rows(report)),
     ):
         if rows:
             console.print(_table(title, rows))

@@ -1,8 +1,9 @@
-"""Perplexity, ours and the paper's, from each row's negative log-likelihood in nats.
+"""Perplexity and bits per byte, from each row's negative log-likelihood in nats.
 
 ours:  exp(Σ nats / Σ tokens), over response and EOS.
 paper: (1/N) Σ_i exp(nats_i / tokens_i), over all tokens of the paper's template
        ("Building a simple ChatGPT", 2023: the mean of the sentences' own perplexities).
+bits per byte: Σ nats / (ln 2 · Σ bytes), over response and EOS; the bytes are the response's own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-# (nats, tokens), each (..., rows) -> (...)
+# (nats, tokens or bytes), each (..., rows) -> (...)
 Measure = Callable[[Floats, Floats], Floats]
 
 
@@ -44,6 +45,11 @@ def perplexity(nats: Floats, tokens: Floats) -> Floats:
 def paper_perplexity(nats: Floats, tokens: Floats) -> Floats:
     """The mean over rows of exp(nats / tokens) along the last axis."""
     return np.asarray(np.exp(nats / tokens).mean(-1))
+
+
+def bits_per_byte(nats: Floats, reply_bytes: Floats) -> Floats:
+    """Σ nats / (ln 2 · Σ bytes) along the last axis."""
+    return np.asarray(nats.sum(-1) / (np.log(2) * reply_bytes.sum(-1)))
 
 
 def interval(measure: Measure, nats: Floats, tokens: Floats, samples: int, seed: int) -> Interval:

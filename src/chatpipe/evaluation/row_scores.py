@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -74,12 +74,28 @@ def common_rows(first: RowScores, second: RowScores) -> tuple[RowScores, RowScor
     return pair
 
 
-def heldout_ids(heldout: Mapping[str, Artifact], parts: Iterable[str]) -> Ids:
-    """Ids of all rows of a held-out set, whether or not they fit into a model."""
-    tables = [
-        pq.read_table(heldout[part].path / "heldout.parquet", columns=["id"]) for part in parts
-    ]
-    return np.unique(pa.concat_tables(tables)["id"].to_numpy().astype(str))
+def groups_by_tokens(scores: Mapping[str, RowScores]) -> list[list[str]]:
+    """The names in groups with the same number of scored tokens in every row that they share.
+
+    Two tokenizers differ in some row's number; models without a common row are not told apart.
+    """
+    groups: list[list[str]] = []
+    for name, rows in scores.items():
+        alike = (group for group in groups if _same_tokens(scores[group[0]], rows))
+        group = next(alike, None)
+        if group is None:
+            groups.append([name])
+        else:
+            group.append(name)
+    return groups
+
+
+def _same_tokens(first: RowScores, second: RowScores) -> bool:
+    try:
+        common_rows(first, second)
+    except ValueError:
+        return False
+    return True
 
 
 def count_in_training(corpus: Artifact | None, ids: Ids) -> int:

@@ -4,6 +4,7 @@ from chatpipe.report.html import render_html
 from chatpipe.report.markdown import markdown_table, render_markdown
 from chatpipe.report.schema import (
     Answer,
+    BitsPerByte,
     Difference,
     HeldoutSet,
     JsonScalar,
@@ -16,10 +17,11 @@ from chatpipe.report.schema import (
     json_schema,
     read_report,
 )
-from chatpipe.report.tables import account_rows, headline_rows, transfer_rows
+from chatpipe.report.tables import account_rows, bits_rows, headline_rows, transfer_rows
 
 __all__ = [
     "Answer",
+    "BitsPerByte",
     "Difference",
     "HeldoutSet",
     "JsonScalar",
@@ -30,6 +32,7 @@ __all__ = [
     "RowAccountRow",
     "ScoreCell",
     "account_rows",
+    "bits_rows",
     "headline_rows",
     "json_schema",
     "markdown_table",

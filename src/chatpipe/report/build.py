@@ -12,16 +12,17 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe import report as contract
-from chatpipe.config.schema import PaperReported, Variant
+from chatpipe.config.schema import Evaluation, PaperReported, Variant
 from chatpipe.evaluation.metrics import METRICS
+from chatpipe.evaluation.perplexity import bits_per_byte, interval
 from chatpipe.evaluation.perplexity import difference as paired_difference
-from chatpipe.evaluation.perplexity import interval
+from chatpipe.evaluation.reply_bytes import ReplyBytes
 from chatpipe.evaluation.row_scores import (
-    Ids,
     ModelScores,
+    RowScores,
     common_rows,
     count_in_training,
-    heldout_ids,
+    groups_by_tokens,
 )
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.utils.unique import unique_by
@@ -64,7 +65,7 @@ class MakeReport(Request):
     """The one step whose key has names in it: a renamed variant rewrites the report alone."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     study: str
     models: tuple[Measured, ...]
@@ -82,7 +83,7 @@ class MakeReport(Request):
 def build_report(request: MakeReport) -> contract.Report:
     """The report's contract from the artifacts; only what they hold is in it."""
     models = request.models
-    sets = _heldout_sets(models)
+    sets = {parts: ReplyBytes.read(request.heldout, parts) for parts in _heldout_sets(models)}
     differences, notes = _differences(models, sets)
     warnings = [note for made in request.examples.values() for note in made.details()["warnings"]]
     described = [_model(model) for model in models]
@@ -92,10 +93,8 @@ def build_report(request: MakeReport) -> contract.Report:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         models=described,
         heldout=[
-            contract.HeldoutSet(
-                name=_set_name(s), parts=list(s), rows=len(heldout_ids(request.heldout, s))
-            )
-            for s in sets
+            contract.HeldoutSet(name=_set_name(parts), parts=list(parts), rows=len(replies))
+            for parts, replies in sets.items()
         ],
         scores=figures(models, request.heldout),
         differences=differences,
@@ -113,6 +112,7 @@ def build_report(request: MakeReport) -> contract.Report:
         ],
         versions=_shared([model.versions for model in adapted]),
         device="; ".join(dict.fromkeys(m.device for m in adapted if m.device)) or "unknown",
+        tokenizers=_tokenizers(models),
     )
 
 
@@ -123,12 +123,12 @@ def figures(
 
     heldout: data set -> its held-out rows.
     """
-    sets = {parts: heldout_ids(heldout, parts) for parts in _heldout_sets(models)}
+    sets = {parts: ReplyBytes.read(heldout, parts) for parts in _heldout_sets(models)}
     return [
         cell
         for model in models
-        for parts, ids in sets.items()
-        for cell in _cells(model, parts, ids)
+        for parts, replies in sets.items()
+        for cell in _cells(model, parts, replies)
     ]
 
 
@@ -167,8 +167,10 @@ def _set_name(parts: Iterable[str]) -> str:
     return " + ".join(parts)
 
 
-def _cells(model: Measured, parts: tuple[str, ...], ids: Ids) -> list[contract.ScoreCell]:
-    """The model's figures on a set of rows with those ids; none of a measure without rows."""
+def _cells(
+    model: Measured, parts: tuple[str, ...], replies: ReplyBytes
+) -> list[contract.ScoreCell]:
+    """The model's figures on a set of rows with those replies; none of a measure without rows."""
     evaluation = model.variant.evaluation
     scores = ModelScores(model.scores, parts)
     trained_on = {dataset.name for dataset in model.variant.datasets} if model.adapter else set()
@@ -193,14 +195,36 @@ def _cells(model: Measured, parts: tuple[str, ...], ids: Ids) -> list[contract.S
                 nats=float(rows.nats.sum()),
                 seen_in_training=count_in_training(model.corpus, rows.ids),
                 own=set(parts) <= trained_on,
-                left_out=len(ids) - len(rows),
+                left_out=len(replies) - len(rows),
+                bits_per_byte=_bits(rows, replies, evaluation) if name == "perplexity" else None,
             )
         )
     return cells
 
 
+def _bits(rows: RowScores, replies: ReplyBytes, evaluation: Evaluation) -> contract.BitsPerByte:
+    reply_bytes = replies.of(rows.ids)
+    value = interval(
+        bits_per_byte, rows.nats, reply_bytes, evaluation.bootstrap_samples, evaluation.seed
+    )
+    return contract.BitsPerByte(**vars(value), bytes=int(reply_bytes.sum()))
+
+
+def _tokenizers(models: Sequence[Measured]) -> list[list[str]]:
+    """The bases, grouped by how many tokens they cut the replies into; nothing where all are
+    alike."""
+    bases = unique_by(models, lambda model: model.base_model)
+    groups = groups_by_tokens(
+        {
+            model.base_model: ModelScores(model.scores, tuple(model.scores)).labelled("response")
+            for model in bases
+        }
+    )
+    return groups if len(groups) > 1 else []
+
+
 def _differences(
-    models: Sequence[Measured], sets: Sequence[tuple[str, ...]]
+    models: Sequence[Measured], sets: Mapping[tuple[str, ...], ReplyBytes]
 ) -> tuple[list[contract.Difference], list[str]]:
     """(variant minus its base on every set, why some are not there)."""
     bases = {model.base_model: model for model in models if model.adapter is None}
@@ -209,9 +233,9 @@ def _differences(
         base = bases.get(model.base_model)
         if model.adapter is None or base is None:
             continue
-        for parts in sets:
+        for parts, replies in sets.items():
             try:
-                difference = _difference(model, base, parts)
+                difference = _difference(model, base, parts, replies)
             except ValueError as error:
                 pair = f"{model.name} and {base.name} on {_set_name(parts)}"
                 notes.append(f"{pair}: not compared, because {error}.")
@@ -221,7 +245,7 @@ def _differences(
 
 
 def _difference(
-    model: Measured, base: Measured, parts: tuple[str, ...]
+    model: Measured, base: Measured, parts: tuple[str, ...], replies: ReplyBytes
 ) -> contract.Difference | None:
     """Over the rows that both were scored on; None where there are none."""
     metric = METRICS["perplexity"]
@@ -230,12 +254,16 @@ def _difference(
     tuned, untuned = common_rows(*all_rows)
     if not len(tuned):
         return None
-    value = paired_difference(
-        metric.measure,
-        (tuned.nats, untuned.nats),
-        tuned.tokens,
-        evaluation.bootstrap_samples,
-        evaluation.seed,
+    reply_bytes = replies.of(tuned.ids)
+    value, bits = (
+        paired_difference(
+            measure,
+            (tuned.nats, untuned.nats),
+            counts,
+            evaluation.bootstrap_samples,
+            evaluation.seed,
+        )
+        for measure, counts in ((metric.measure, tuned.tokens), (bits_per_byte, reply_bytes))
     )
     return contract.Difference(
         model=model.name,
@@ -246,6 +274,7 @@ def _difference(
         high=value.high,
         rows=len(tuned),
         left_out=sum(map(len, all_rows)) - 2 * len(tuned),
+        bits_per_byte=contract.BitsPerByte(**vars(bits), bytes=int(reply_bytes.sum())),
     )
 
 

@@ -22,6 +22,7 @@ def statements(report: Report) -> list[str]:
         *_training_budget(report),
         *_training_rows(report),
         *_settings(report),
+        *_tokenizers(report),
         *_few_rows(report),
         *_unequal_rows(report),
     ]
@@ -79,6 +80,15 @@ def _settings(report: Report) -> Iterator[str]:
         yield (
             f"Intervals were drawn with different {' and '.join(intervals)}; those of a base with "
             "its first variant's."
+        )
+
+
+def _tokenizers(report: Report) -> Iterator[str]:
+    if report.tokenizers:
+        groups = "; ".join(", ".join(group) for group in report.tokenizers)
+        yield (
+            f"The bases have different tokenizers ({groups}): compare perplexities only within "
+            "one of these groups, and bits per byte between them."
         )
 
 

@@ -15,6 +15,12 @@ READING = (
     "leaves out zero. Compare figures only within one set and between models that share "
     "a tokenizer."
 )
+BITS = (
+    "The models of this report do not share a tokenizer. A perplexity is a mean over tokens, and "
+    "tokenizers cut the same reply into different numbers of tokens, so perplexities of different "
+    "bases do not compare. Bits per byte do: total nats ÷ ln 2 ÷ UTF-8 bytes of the replies, over "
+    "the same rows as the perplexity; lower is better."
+)
 PROTOCOL = (
     "“By the paper's protocol” is measured here as the paper did it: over all tokens of the "
     "template, the mean of each row's own perplexity. A model trained on every token, as in the "

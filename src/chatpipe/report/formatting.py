@@ -66,6 +66,25 @@ def difference(diff: Difference | None, cell: ScoreCell | None = None) -> str:
     return f"{text} [{signed(diff.low)}, {signed(diff.high)}]"
 
 
+def bits_per_byte(cell: ScoreCell | None) -> str:
+    """A figure's bits per byte with its marks and interval."""
+    bits = cell.bits_per_byte if cell else None
+    if cell is None or bits is None:
+        return MISSING
+    rows = few_rows(cell.rows)
+    return f"{perplexity(bits.value)}{marks(cell)}{rows}{interval(bits.low, bits.high)}"
+
+
+def bits_difference(diff: Difference | None, cell: ScoreCell | None = None) -> str:
+    """As `difference`, in bits per byte."""
+    if diff is None or diff.bits_per_byte is None:
+        return MISSING
+    bits = diff.bits_per_byte
+    return difference(
+        diff.model_copy(update={"value": bits.value, "low": bits.low, "high": bits.high}), cell
+    )
+
+
 def signed(value: float) -> str:
     """Always with its sign, so that a gain and a loss cannot be taken for each other."""
     return f"+{perplexity(value)}" if value > 0 else perplexity(value)

@@ -51,6 +51,9 @@ def _figures(report: Report) -> Iterator[str]:
         yield escape(findings.PAPER)
     yield from _section("Transfer: every model on every held-out set", tables.transfer_rows(report))
     yield from _section("Difference from the base", tables.difference_rows(report))
+    bits = tables.bits_rows(report)
+    yield from _section("Bits per byte: models with different tokenizers", bits, findings.BITS)
+    yield from _section("Bits per byte minus the base's", tables.bits_difference_rows(report))
     if report.seen():
         yield escape(findings.SEEN)
         yield "\n".join(f"- {escape(note)}" for note in tables.seen_notes(report))

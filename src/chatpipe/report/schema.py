@@ -72,6 +72,20 @@ class HeldoutSet(Contract):
     rows: int
 
 
+class BitsPerByte(Contract):
+    """Bits (nats / ln 2) that a model takes for a UTF-8 byte of the replies, or a difference of
+    two models' bits: comparable between models with different tokenizers, lower is better.
+
+    low, high: 95 % bootstrap interval over rows, None for a single row. bytes: of the replies of
+    all rows that were scored; the nats are those of the reply and EOS.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    bytes: int
+
+
 class ScoreCell(Contract):
     """One figure of one model on one held-out set.
 
@@ -81,6 +95,7 @@ class ScoreCell(Contract):
     likelihood over `tokens` scored tokens. seen_in_training: how many of the rows stood in this
     model's training split; shown wherever the figure is. own: held-out rows of data sets that the
     model was trained on, and of no other. left_out: rows of the set that are too long to score.
+    bits_per_byte: of the same rows, beside the metric "perplexity" only.
     """
 
     model: str
@@ -95,13 +110,15 @@ class ScoreCell(Contract):
     seen_in_training: int
     own: bool
     left_out: int = 0
+    bits_per_byte: BitsPerByte | None = None
 
 
 class Difference(Contract):
     """Perplexity of model minus that of base on one set, over the rows that both were scored on.
 
     low, high: paired 95 % bootstrap interval, None for a single row. rows: how many rows both have.
-    left_out: rows that only one of them was scored on.
+    left_out: rows that only one of them was scored on. bits_per_byte: the difference in bits, over
+    the same rows.
     """
 
     model: str
@@ -112,6 +129,7 @@ class Difference(Contract):
     high: float | None
     rows: int | None = None
     left_out: int = 0
+    bits_per_byte: BitsPerByte | None = None
 
     @property
     def verdict(self) -> Literal["better", "worse", "undecided"]:
@@ -174,7 +192,9 @@ class PaperRow(Contract):
 class Report(Contract):
     """A study's report. created: ISO 8601 time; settings: model → dotted setting → value;
     notes: what was found odd in the data, a sentence each. generation, versions: what all models
-    share of theirs. device: what they were trained on, each device once."""
+    share of theirs. device: what they were trained on, each device once. tokenizers: the names
+    of the bases in groups, each of which cuts the replies into the same numbers of tokens; empty
+    where all bases do."""
 
     schema_version: Literal[1] = 1
     study: str
@@ -191,6 +211,7 @@ class Report(Contract):
     versions: dict[str, str]
     device: str
     paper: list[PaperRow] = []
+    tokenizers: list[list[str]] = []
 
     @model_validator(mode="after")
     def _names_are_unique_and_known(self) -> Self:

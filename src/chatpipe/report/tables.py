@@ -34,6 +34,31 @@ def difference_rows(report: Report) -> list[Row]:
     ]
 
 
+def bits_rows(report: Report) -> list[Row]:
+    """Bits per byte of every model (rows) on every held-out set (columns); nothing where all
+    bases share a tokenizer."""
+    if not report.tokenizers:
+        return []
+    return [
+        {"Model": model.name}
+        | {h.name: show.bits_per_byte(report.score(model.name, h.name)) for h in report.heldout}
+        for model in report.models
+    ]
+
+
+def bits_difference_rows(report: Report) -> list[Row]:
+    """Bits per byte of every variant minus its base's; nothing where all bases share a
+    tokenizer."""
+    if not report.tokenizers:
+        return []
+    return [
+        {"Model": model.name}
+        | {h.name: _bits_difference(report, model.name, h.name) for h in report.heldout}
+        for model in report.variants
+        if any(diff.model == model.name for diff in report.differences)
+    ]
+
+
 def training_rows(report: Report) -> list[Row]:
     """What the training of each variant took."""
     reduced = any(model.rows_left_out or model.rows_cut for model in report.variants)
@@ -180,6 +205,7 @@ def _headline(report: Report, model: Model) -> Row:
     place = own.name if own else ""
     paper = report.paper_row(model.name)
     reported = {"Paper reported": show.perplexity(paper.perplexity) if paper else show.MISSING}
+    bits = {"Bits per byte": show.bits_per_byte(report.score(model.name, place))}
     return {
         "Model": model.name,
         "Base": base.name if base else model.base_model,
@@ -187,6 +213,7 @@ def _headline(report: Report, model: Model) -> Row:
         "Own held-out perplexity": show.score(report.score(model.name, place)),
         "Base on the same rows": show.score(report.score(base.name, place) if base else None),
         "Difference from base": _difference(report, model.name, place),
+        **(bits if report.tokenizers else {}),
         "By the paper's protocol": show.score(report.score(model.name, place, "perplexity_paper")),
         **(reported if in_paper(report) else {}),
         "Training time": show.duration(model.wall_s),
@@ -195,6 +222,10 @@ def _headline(report: Report, model: Model) -> Row:
 
 def _difference(report: Report, model: str, heldout: str) -> str:
     return show.difference(report.difference(model, heldout), report.score(model, heldout))
+
+
+def _bits_difference(report: Report, model: str, heldout: str) -> str:
+    return show.bits_difference(report.difference(model, heldout), report.score(model, heldout))
 
 
 def _account(row: RowAccountRow) -> Row:
