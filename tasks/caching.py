@@ -58,13 +58,13 @@ class VerifiedArtifact(Serializer):  # unparametrized: Prefect registers by clas
 
     def loads(self, blob: bytes) -> Artifact:
         recorded = Artifact.model_validate_json(blob)
-        found = store().check(recorded.kind, recorded.key)
-        if found != recorded:
+        artifact = store().check(recorded.kind, recorded.key)
+        if artifact != recorded:
             raise ValueError(f"{recorded.kind}/{recorded.key} was rebuilt since it was recorded")
-        if not store().shared(found.path):
+        if not store().shared(artifact.path):
             raise ValueError(f"{recorded.kind}/{recorded.key} is not in the shared store yet")
-        HITS.add(f"{found.kind}/{found.key}")
-        return found
+        HITS.add(f"{artifact.kind}/{artifact.key}")
+        return artifact
 
 
 def _may_pass(task: Task[..., Artifact], run: TaskRun, state: State[Artifact]) -> bool:

@@ -23,42 +23,42 @@ from tasks.showing import artifact_key
 
 @task(task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan(variants: Sequence[Variant]) -> None:
-    """Log and show what training would cost; ConfigError where it cannot work."""
-    waiting = untrained(variants)
-    if not waiting:
+    """Log and show what training would cost; ConfigError if it cannot work."""
+    to_train = untrained(variants)
+    if not to_train:
         return
     logger = get_run_logger()
     try:
-        plans = _in_worker(waiting, tuple(variants))
+        plans = _in_worker(to_train, tuple(variants))
     except ConfigError:
         raise
     except ChatpipeError as error:  # faults come back in the plans: this is a plan that failed
         logger.warning("no plan could be made, the run goes on without: %s", error)
         return
-    for made in plans:
-        logger.info("plan %s", summary(made))
-        for note in made.notes:
-            logger.info("plan %s: %s", made.variant, note)
+    for estimate in plans:
+        logger.info("plan %s", summary(estimate))
+        for note in estimate.notes:
+            logger.info("plan %s: %s", estimate.variant, note)
     with suppress(Exception):
-        for made in plans:
-            rows = [{"what": name, "how much": value} for name, value in cost_rows(made)]
-            create_table_artifact(rows, key=artifact_key("plan", made.variant))
+        for estimate in plans:
+            rows = [{"what": name, "how much": value} for name, value in cost_rows(estimate)]
+            create_table_artifact(rows, key=artifact_key("plan", estimate.variant))
     refuse(plans)
 
 
 def untrained(variants: Sequence[Variant]) -> tuple[Variant, ...]:
-    """Those whose adapter is not in the store."""
+    """Return the variants whose adapter is not in the store."""
     return tuple(variant for variant in variants if not _is_trained(variant))
 
 
 def _in_worker(variants: tuple[Variant, ...], study: tuple[Variant, ...]) -> list[Plan]:
-    """In a process of its own: neither its imports nor a CUDA context stay in the flow's."""
+    """Make the plans in a worker process, which keeps imports and CUDA out of the flow's."""
     ignored = get_run_logger().debug
     with tempfile.TemporaryDirectory() as scratch:
         details = SharedWorker().build(
             MakePlan(variants=variants, study=study), Path(scratch), lambda event: None, ignored
         )
-    return [Plan.model_validate(made) for made in details["plans"]]
+    return [Plan.model_validate(fields) for fields in details["plans"]]
 
 
 def _is_trained(variant: Variant) -> bool:

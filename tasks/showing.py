@@ -33,24 +33,27 @@ LINE_EVERY_S = 5.0
 
 @contextmanager
 def progress_shown(label: str) -> Iterator[Shown]:
-    """Handlers for a child's progress and output: log lines with an ETA, a progress artifact."""
+    """Yield handlers of a worker process's progress and output.
+
+    They write log lines with the time left, and a progress artifact.
+    """
     logger = get_run_logger()
     logger.info("%s …", label)
     started = time.monotonic()
     artifact: UUID | None = None
-    said = started
+    reported = started
     with suppress(Exception):
-        found = create_progress_artifact(
+        created = create_progress_artifact(
             0.0, key=artifact_key("progress", label), description=label
         )
-        artifact = found if isinstance(found, UUID) else None
+        artifact = created if isinstance(created, UUID) else None
 
     def on_progress(event: Progress) -> None:
-        nonlocal said
+        nonlocal reported
         now = time.monotonic()
-        if now - said < LINE_EVERY_S:
+        if now - reported < LINE_EVERY_S:
             return
-        said = now
+        reported = now
         logger.info("%s: %s", label, in_words(event))
         if artifact:
             with suppress(Exception):

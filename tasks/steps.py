@@ -25,19 +25,19 @@ from tasks.showing import progress_shown
 
 @step(task_run_name="download {label}")
 def download(request: FetchDataset, label: str) -> Artifact:
-    """A data set's files."""
+    """Download a data set's files."""
     return store().get_or_build(request)
 
 
 @step(task_run_name="download {label}")
 def download_base(request: FetchModel, label: str) -> Artifact:
-    """The base model as safetensors."""
+    """Download the base model, as safetensors."""
     return _in_worker(request, f"base model {label}")
 
 
 @step(task_run_name="normalize {label}")
 def normalize(request: Normalize, label: str) -> Artifact:
-    """instruction / input / output rows, and those set aside."""
+    """Turn rows into instruction, input and output; store the dropped rows beside them."""
     examples = store().get_or_build(request)
     for warning in examples.details()["warnings"]:
         get_run_logger().warning(warning)
@@ -46,13 +46,13 @@ def normalize(request: Normalize, label: str) -> Artifact:
 
 @step(task_run_name="merge {label}")
 def merge(request: Merge, label: str) -> Artifact:
-    """The corpus: a training and a held-out split."""
+    """Merge data sets into a corpus with a training and a held-out split."""
     return store().get_or_build(request)
 
 
 @step(task_run_name="fine-tune {label}")
 def finetune_adapter(request: Finetune, label: str) -> Artifact:
-    """The adapter, trained in a process of its own."""
+    """Train the adapter in a worker process."""
     return _in_worker(request, f"fine-tune {label}")
 
 
@@ -62,7 +62,7 @@ EVAL_WORKER = SharedWorker()
 
 @step(task_run_name="score {label}")
 def score(request: Score, label: str) -> Artifact:
-    """A model's nats of every held-out row."""
+    """Compute a model's nats of every held-out row."""
     return _in_worker(request, f"score {label}", EVAL_WORKER)
 
 
@@ -77,14 +77,13 @@ def ask(request: Ask, label: str, others: Sequence[Ask] = ()) -> Artifact:
 
 
 def apart(asks: Sequence[Ask]) -> Sequence[Ask]:
-    """These requests as a parameter that Prefect does not look into: it would take the task for one
-    that waits for all that they name."""
+    """Quote requests, so that Prefect does not make the task wait for the artifacts in them."""
     return cast(Sequence[Ask], quote(asks))
 
 
 @step(task_run_name="report {label}")
 def make_report(request: MakeReport, label: str) -> Artifact:
-    """report.json, report.md, report.html."""
+    """Write report.json, report.md and report.html."""
     return store().get_or_build(request)
 
 
@@ -100,7 +99,7 @@ TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
 
 
 def run(request: Request, label: str, others: Sequence[Ask] = ()) -> Artifact:
-    """Run the request's task. `others`: what else is asked, which an Ask may be answered with."""
+    """Run the task of a request; `others` are requests whose answers an Ask may generate too."""
     if isinstance(request, Ask):
         return ask(request, label, others)
     return TASKS[type(request)](request, label)

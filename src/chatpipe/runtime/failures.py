@@ -1,4 +1,4 @@
-"""How a step's process says that it failed: one sentence, and the traceback in a file beside it."""
+"""Failures of a worker process: one sentence for its parent, and the traceback in a file."""
 
 from __future__ import annotations
 
@@ -35,10 +35,9 @@ class Failure(BaseModel):
 
     @classmethod
     def of(cls, error: Exception, kind: str) -> Failure:
-        """What became of the step of that `kind`.
+        """Return the failure of a step of that `kind`.
 
-        An error that nobody made for people keeps its words, and names the file that has its
-        traceback.
+        The message of an unexpected error also names the file with its traceback.
         """
         lines = redact("".join(traceback.format_exception(error)))
         expected = error if isinstance(error, ChatpipeError) else as_disk_error(error, home())
@@ -53,7 +52,7 @@ class Failure(BaseModel):
         return cls(type=StepProcessError.__name__, message=message, traceback=lines)
 
     def as_error(self) -> ChatpipeError:
-        """The error, to be raised here. A log that shows its traceback shows the other one too."""
+        """Return the error, to be raised in this process, with the other traceback as a note."""
         error = named(self.type, self.message)
         if self.traceback:
             error.add_note(f"In the step's own process:\n{self.traceback}")
@@ -61,8 +60,11 @@ class Failure(BaseModel):
 
 
 def write_log(kind: str, lines: Iterable[str]) -> Path | None:
-    """Write lines to a new file in $CHATPIPE_HOME/logs, or where temporary files are; None where
-    neither can be written."""
+    """Write lines to a new file in $CHATPIPE_HOME/logs, or else the temporary directory.
+
+    Returns:
+        The file; None if neither can be written.
+    """
     now = datetime.now().astimezone()
     name = f"{kind}-{now:%Y%m%dT%H%M%S.%f}-{os.getpid()}.log"
     text = redact("\n".join(lines))
@@ -79,7 +81,7 @@ def write_log(kind: str, lines: Iterable[str]) -> Path | None:
 
 
 def _remove_oldest(folder: Path) -> None:
-    """Keep the newest logs; nothing fails where one cannot be removed."""
+    """Remove all but the newest logs; ignore those that cannot be removed."""
     with suppress(OSError):
         logs = [path for path in folder.glob("*.log") if _WRITTEN_HERE.search(path.name)]
         for path in sorted(logs, key=_written_at)[:-KEPT_LOGS]:
@@ -87,13 +89,13 @@ def _remove_oldest(folder: Path) -> None:
 
 
 def _written_at(path: Path) -> str:
-    """The time that a log's name holds."""
+    """Return the time in a log's name."""
     match = _WRITTEN_HERE.search(path.name)
     return match[1] if match else ""
 
 
 def write_traceback(kind: str, error: Exception) -> Path | None:
-    """Write the error's traceback, and what ran where, to a new file; None where that fails."""
+    """Write the traceback, versions and command to a new file; None if that fails."""
     versions = f"chatpipe {version('chatpipe')}, Python {platform.python_version()}"
     command = " ".join(sys.argv)
     return write_log(
@@ -102,13 +104,13 @@ def write_traceback(kind: str, error: Exception) -> Path | None:
 
 
 def in_one_line(error: Exception) -> str:
-    """Return the type and the words of an error, shortened and without secrets."""
+    """Return the type and message of an error, shortened and without secrets."""
     words = " ".join(str(error).split())
     return _shortened(redact(f"{type(error).__name__}: {words}" if words else type(error).__name__))
 
 
 def written_to(file: Path | None) -> str:
-    """The end of a sentence: where there is more to read."""
+    """Return the end of a sentence: which file has the traceback."""
     return f"; the traceback is in {file}." if file else "."
 
 

@@ -19,13 +19,13 @@ def processes() -> int:
         return int(os.environ.get("WORLD_SIZE", "1"))
     if faults := variable_faults():
         raise ConfigError(faults)
-    asked = os.environ.get(PROCESSES, "")
+    requested = os.environ.get(PROCESSES, "")
     gpus = torch.cuda.device_count()
-    if asked and int(asked) > gpus > 0:
+    if requested and int(requested) > gpus > 0:
         raise ConfigError(
-            [f"{PROCESSES}={asked}: each needs a GPU of its own, {gpus} are visible."]
+            [f"{PROCESSES}={requested}: each needs a GPU of its own, {gpus} are visible."]
         )
-    return int(asked) if asked else max(1, gpus)
+    return int(requested) if requested else max(1, gpus)
 
 
 def is_one_of_several() -> bool:

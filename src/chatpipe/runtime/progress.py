@@ -1,4 +1,4 @@
-"""How a step tells how far it is: events, as JSON lines from a child process to its parent."""
+"""Progress of a step: events as JSON lines from a worker process to its parent."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Reporter:
 
     def __init__(self, total: int, unit: str, every_s: float = 1.0) -> None:
         self.total, self.unit, self.every_s = total, unit, every_s
-        self.started = self.said = time.monotonic()
+        self.started = self.reported = time.monotonic()
         self.first: int | None = None
 
     def __call__(self, done: int, loss: float | None = None) -> None:
         now = time.monotonic()
         if self.first is None:
             self.first, self.started = done, now
-        if done < self.total and now - self.said < self.every_s:
+        if done < self.total and now - self.reported < self.every_s:
             return
-        self.said = now
+        self.reported = now
         fresh = done - self.first
         eta = (self.total - done) * (now - self.started) / fresh if fresh > 0 else None
         event = Progress(done=done, total=self.total, unit=self.unit, eta_s=eta, loss=loss)
@@ -55,9 +55,9 @@ def emit(name: str, value: Any) -> None:
 def parse(line: str, on_progress: Callable[[Progress], None]) -> dict[str, Any] | None:
     """Act on a progress line; give back any other event; None for a line that is not ours."""
     # A library may have printed the beginning of a line, and not its end, before us.
-    _, ours, told = line.partition(PREFIX)
+    _, prefix, message = line.partition(PREFIX)
     try:
-        event: Any = json.loads(told) if ours else None
+        event: Any = json.loads(message) if prefix else None
     except ValueError:
         return None
     if not isinstance(event, dict):

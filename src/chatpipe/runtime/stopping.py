@@ -22,7 +22,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 class StopRequest:
-    """Whether this process was asked to end."""
+    """Whether this process has a signal or a file that asks it to end."""
 
     def __init__(self) -> None:
         self.signals: list[int] = []
@@ -52,20 +52,20 @@ def deferred_signals(on_signal: Callable[[], None] = lambda: None) -> Iterator[S
         _notify_parent()
 
     is_main = threading.current_thread() is threading.main_thread()
-    before = {}
+    handlers = {}
     if os.environ.get("CHATPIPE_CHILD") and STOP_FILE not in os.environ and is_main:
         for number in ENDING_SIGNALS:
             handler = signal.getsignal(number)
             if handler not in (None, signal.SIG_IGN):  # ignored: as nohup has it
-                before[number] = handler
+                handlers[number] = handler
                 signal.signal(number, keep)
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def _notify_parent() -> None:
-    """An event in one system call: the signal may have come in the middle of a print."""
+    """Write an event in one system call, since the signal may interrupt a print."""
     os.write(1, f"\n{PREFIX}{json.dumps({'stopping': True})}\n".encode())

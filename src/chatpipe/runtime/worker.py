@@ -1,7 +1,7 @@
-"""GPU steps in processes of their own: memory is given back, a killed step is a typed error.
+"""Worker processes for steps with a model: their end frees all memory, and a kill is an error.
 
 `python -m chatpipe.runtime.worker` reads requests from standard input, a JSON line each, and
-builds them one after another, so that what one request has loaded serves the next.
+builds them one after another, so that a base stays loaded for the next request.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ OnLine = Callable[[str], None]
 
 
 class WorkerProcess:
-    """The parent's side: a process that stays until it is closed.
+    """A worker process, as its parent has it: it runs until it is closed.
 
-    It is in this process group, so that a cancelled run's signal reaches it.
+    It is in the parent's process group, so that a cancelled run's signal reaches it.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class WorkerProcess:
         self._is_saving = False
         self._process = subprocess.Popen(
             parent_death.command("chatpipe.runtime.worker"),
-            # In this directory may lie files that are named as modules are.
+            # The current directory may have files with the names of modules.
             env={**environment, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -60,7 +60,7 @@ class WorkerProcess:
     def build(
         self, request: Request, into: Path, on_progress: OnProgress, on_line: OnLine
     ) -> dict[str, Any]:
-        """Build the request there; its details, or its error raised here."""
+        """Build the request in the worker process; return its details or raise its error."""
         assert self._process.stdin is not None
         lines: deque[str] = deque(maxlen=KEPT_LINES)
 
@@ -84,18 +84,18 @@ class WorkerProcess:
         raise _died(request, self._process.wait(), list(lines))
 
     def close(self) -> None:
-        """End the process: it has nothing left to do, so end of input is enough."""
+        """End the process by closing its input."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(BrokenPipeError), self._process.stdin, self._process.stdout:
             pass
         self._process.wait()
 
     def alive(self) -> bool:
-        """Whether the process can take another request."""
+        """Return whether the process can build another request."""
         return self._process.poll() is None
 
     def _follow(self, on_progress: OnProgress, on_line: OnLine) -> dict[str, Any]:
-        """Read until the request's outcome, or until the process ended without one."""
+        """Read until the request's outcome; empty if the process ends without one."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event = progress.parse(line, on_progress)
@@ -141,29 +141,29 @@ class SharedWorker:
 
     def __init__(self) -> None:
         self._worker: WorkerProcess | None = None
-        self._keepers = 0
+        self._users = 0
 
     @contextmanager
     def keep_alive(self) -> Iterator[None]:
-        """Requests built within share a process; it ends, and gives its memory back, after."""
-        self._keepers += 1
+        """Build all requests in this block in one process, which ends after the block."""
+        self._users += 1
         try:
             yield
         finally:
-            self._keepers -= 1
-            if not self._keepers:
+            self._users -= 1
+            if not self._users:
                 self._close()
 
     def build(
         self, request: Request, into: Path, on_progress: OnProgress, on_line: OnLine
     ) -> dict[str, Any]:
-        """As WorkerProcess.build; a process that has died is replaced."""
+        """Build a request as `WorkerProcess.build`; a process that has died is replaced."""
         if self._worker is None or not self._worker.alive():
             self._worker = WorkerProcess()
         try:
             return self._worker.build(request, into, on_progress, on_line)
         finally:
-            if not self._keepers:
+            if not self._users:
                 self._close()
 
     def _close(self) -> None:
@@ -173,12 +173,12 @@ class SharedWorker:
 
 
 def _message(request: Request, into: Path) -> str:
-    asked = request.model_dump(mode="json")
-    return json.dumps({"class": class_path(request), "request": asked, "into": str(into)})
+    fields = request.model_dump(mode="json")
+    return json.dumps({"class": class_path(request), "request": fields, "into": str(into)})
 
 
 def _announce_checkpoint(is_interrupt: bool) -> None:
-    """On the terminal, if it is still there."""
+    """Print it on the terminal, if that still exists."""
     hint = "; press Ctrl-C again to stop at once" if is_interrupt else ""
     with suppress(OSError):
         print(f"saving a checkpoint{hint}", file=sys.stderr, flush=True)
@@ -201,7 +201,7 @@ def _died(request: Request, code: int, lines: list[str]) -> StepProcessError:
 
 
 def main() -> None:
-    """Build every request that standard input brings, telling the parent how it goes."""
+    """Build every request from standard input and report progress and outcome to the parent."""
     faulthandler.enable()
     prepare()
     for line in sys.stdin:

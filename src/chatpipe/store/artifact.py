@@ -20,7 +20,7 @@ from chatpipe.store.remote import shared_store
 
 
 class Artifact(BaseModel):
-    """A reference to a sealed directory: what was asked (key) and what came out (digest)."""
+    """A reference to an artifact: the digest of its request (key) and of its files (digest)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,77 +44,92 @@ class Artifact(BaseModel):
         return not self.digest
 
     def details(self) -> dict[str, Any]:
-        """What the step said of its product, also where only the shared store has that; nothing of
-        a placeholder."""
+        """Return the details that the step recorded; empty for a placeholder.
+
+        An artifact that only the shared store has is not fetched.
+        """
         if self.is_pending:
             return {}
         return dict(recorded_manifest(self)["details"])
 
     def size(self) -> int:
-        """Bytes of all its files, by the seal."""
+        """Return the bytes of all its files, as its manifest records them."""
         return sum(int(file["size"]) for file in recorded_manifest(self)["files"].values())
 
     def lineage(self) -> list[dict[str, Any]]:
-        """This artifact and all that it was made from, sources first: kind, key, digest, and
-        what each step said of its product. An upstream artifact that was forgotten has no
-        details any more."""
-        found: dict[str, dict[str, Any]] = {}
-        _trace(self, found)
-        return list(found.values())
+        """Return this artifact and all that it was made from, sources first.
+
+        Each has `kind`, `key`, `digest` and `details`; the details of one that was removed are
+        None.
+        """
+        lineage: dict[str, dict[str, Any]] = {}
+        _trace(self, lineage)
+        return list(lineage.values())
 
 
 class Request(BaseModel):
-    """What a step is asked for. Its fields, and nothing else, decide the artifact's key."""
+    """The request for an artifact. Its fields, and nothing else, decide the artifact's key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: ClassVar[str]
     version: ClassVar[int]  # raised by hand when the step's product changes for the same request
-    # Fields that say where or for whom, not what; they stay out of the key.
+    # Fields that do not change the product, such as a path; they are not part of the key.
     hash_exclude: ClassVar[frozenset[str]] = frozenset()
     # Fields that came later: with their default they stay out of the key, so that requests from
     # before have the key that they had. Sections of settings may name such fields, too.
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset()
-    oom_hint: ClassVar[str] = ""  # which settings to change where a GPU has too little
+    oom_hint: ClassVar[str] = ""  # which settings to change when GPU memory is exhausted
 
     def key(self) -> str:
-        """Hex SHA-256 over kind, step version and the request; upstream artifacts count by
-        what came out of them (kind and digest), not by how they were asked for."""
+        """Return the SHA-256 of kind, step version and fields, as 40 hex digits.
+
+        Artifacts among the fields count by kind and digest, not by their own keys.
+        """
         fields = {name: _canonical(value) for name, value in _keyed_fields(self)}
-        asked = {"kind": self.kind, "version": self.version, "fields": fields}
-        text = json.dumps(asked, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        content = {"kind": self.kind, "version": self.version, "fields": fields}
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:40]
 
     def upstream(self) -> Iterator[Artifact]:
-        """The artifacts that it is made from."""
+        """Yield the artifacts that it is made from."""
         return references(self.model_dump(mode="json"))
 
     def build(self, into: Path) -> dict[str, Any]:
-        """Write the product into the empty directory `into`; return its details."""
+        """Write the product into the empty directory `into` and return its details."""
         raise NotImplementedError
 
     def check_rebuilt(self, before: dict[str, Any], now: dict[str, Any], into: Path) -> None:
-        """Compare the seal of what was built in place of a damaged artifact with that one's seal;
-        raise where the source itself is damaged."""
+        """Compare the manifests of a damaged artifact and of the one built to replace it.
+
+        Args:
+            before: The manifest of the damaged artifact.
+            now: The manifest of the new one.
+            into: The directory of the new one.
+
+        Raises:
+            ChatpipeError: The source itself is damaged.
+        """
 
 
 def class_path(request: Request) -> str:
-    """The class of a request as `module:Class`, for a message to another process."""
+    """Return the class of a request as `module:Class`, for a message to another process."""
     return f"{type(request).__module__}:{type(request).__qualname__}"
 
 
 def request_class(path: str) -> type[Request]:
-    """The class that `class_path` named.
+    """Return the class that `class_path` named.
 
-    Raises ValueError for what is not a Request of chatpipe's own: a message names no other code.
+    Raises:
+        ValueError: It is not a Request in chatpipe, so a message cannot run other code.
     """
     module, _, name = path.partition(":")
     if not module.startswith("chatpipe."):
         raise ValueError(f"{path}: not a module of chatpipe")
-    found = getattr(import_module(module), name, None)
-    if not (isinstance(found, type) and issubclass(found, Request)):
+    cls = getattr(import_module(module), name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Request)):
         raise ValueError(f"{path}: not a request")
-    return found
+    return cls
 
 
 def _keyed_fields(model: BaseModel) -> Iterator[tuple[str, Any]]:
@@ -128,7 +143,7 @@ def _keyed_fields(model: BaseModel) -> Iterator[tuple[str, Any]]:
 
 
 def _canonical(value: Any) -> Any:
-    """A JSON form that is the same in every process; TypeError where there is none."""
+    """Return a JSON form that is the same in every process; TypeError if there is none."""
     if isinstance(value, Artifact):
         return {"artifact": value.kind, "digest": value.digest}
     if isinstance(value, BaseModel):
@@ -143,9 +158,12 @@ def _canonical(value: Any) -> Any:
 
 
 def recorded_manifest(artifact: Artifact) -> dict[str, Any]:
-    """The manifest of that artifact: the local one, else the shared store's; nothing is fetched.
+    """Return the manifest of an artifact, from this store or the shared one.
 
-    Raises ArtifactError where there is neither.
+    Nothing is fetched.
+
+    Raises:
+        ArtifactError: Neither store has it.
     """
     local = readable_manifest(artifact.path)
     if local and local["digest"] == artifact.digest:
@@ -157,7 +175,7 @@ def recorded_manifest(artifact: Artifact) -> dict[str, Any]:
 
 
 def readable_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of the artifact at `path`, damaged or not; None where it cannot be read."""
+    """Return the manifest of the artifact at `path`; None if it cannot be read."""
     try:
         return read_manifest(path)
     except ArtifactError:
@@ -165,27 +183,30 @@ def readable_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def shared_manifest(kind: str, key: str) -> dict[str, Any] | None:
-    """The manifest of an artifact that could be fetched from the shared store."""
+    """Return the shared store's manifest of an artifact; None if it has none."""
     shared = shared_store()
     return shared.manifest(kind, key) if shared else None
 
 
-def _trace(artifact: Artifact, found: dict[str, dict[str, Any]]) -> None:
+def _trace(artifact: Artifact, lineage: dict[str, dict[str, Any]]) -> None:
     try:
         manifest = recorded_manifest(artifact)
-    except (ArtifactError, SharedStoreError):  # what is wrong with the shared store, others say
+    except (
+        ArtifactError,
+        SharedStoreError,
+    ):  # other code reports what is wrong with the shared store
         manifest = {"asked": {}, "details": None}
     for value in references(manifest["asked"]):
-        _trace(value, found)
-    found[f"{artifact.kind}/{artifact.key}"] = artifact.model_dump() | {
+        _trace(value, lineage)
+    lineage[f"{artifact.kind}/{artifact.key}"] = artifact.model_dump() | {
         "details": manifest["details"]
     }
 
 
-def references(asked: Any) -> Iterator[Artifact]:
-    """The artifacts that a recorded request names."""
-    if isinstance(asked, dict) and set(asked) == set(Artifact.model_fields):
-        yield Artifact.model_validate(asked)
-    elif isinstance(asked, dict | list):
-        for value in asked.values() if isinstance(asked, dict) else asked:
+def references(recorded: Any) -> Iterator[Artifact]:
+    """Yield the artifacts that a recorded request names."""
+    if isinstance(recorded, dict) and set(recorded) == set(Artifact.model_fields):
+        yield Artifact.model_validate(recorded)
+    elif isinstance(recorded, dict | list):
+        for value in recorded.values() if isinstance(recorded, dict) else recorded:
             yield from references(value)

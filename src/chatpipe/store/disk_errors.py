@@ -1,4 +1,4 @@
-"""What a disk refuses, as one sentence: the path, what is wrong with it, how to mend it."""
+"""Errors of a full, read-only or failing disk, as one sentence: the path, the fault, the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chatpipe.errors import ChatpipeError, DiskError
 
-_PLACE = ", or put CHATPIPE_HOME on another disk"  # where the path lies in it
+_PLACE = ", or put CHATPIPE_HOME on another disk"  # added for a path in it
 _REASONS: dict[int, str] = {
     errno.ENOSPC: f"no space is left on this disk; make room{_PLACE}.",
     errno.EDQUOT: f"your quota on this disk is used up; make room{_PLACE}.",
@@ -26,7 +26,7 @@ _REASONS: dict[int, str] = {
     errno.EMFILE: "too many files are open; raise `ulimit -n`.",
     errno.ENFILE: "too many files are open on this machine; end other programs.",
 }
-# How libraries that are not written in Python say it: "I/O error: No space left on device (os
+# The messages of libraries that are not written in Python: "I/O error: No space left on device (os
 # error 28)" (safetensors), "[errno 28] …" (Arrow), "database or disk is full" (SQLite).
 _IN_WORDS: dict[str, int] = {
     "no space left on device": errno.ENOSPC,
@@ -48,18 +48,20 @@ _FULL_BYTES = 1 << 20
 _QUOTED_PATH = re.compile(r"""['"](/[^'"\n]+)['"]""")
 
 
-def as_disk_error(error: BaseException, place: Path) -> DiskError | None:
-    """The error as a DiskError where a disk is its cause, else None; `place` is named where the
-    error names no path."""
+def as_disk_error(error: BaseException, directory: Path) -> DiskError | None:
+    """Return the error as a DiskError if a disk is its cause, else None.
+
+    `directory` is named if the error names no path.
+    """
     cause: BaseException | None = error
     for _ in range(10):
         if cause is None:
             return None
         if isinstance(cause, DiskError):
             return cause
-        number = _number(cause, place)
+        number = _number(cause, directory)
         if number is not None:
-            path = Path(_path(cause) or place)
+            path = Path(_path(cause) or directory)
             reason = _REASONS[number] if _is_ours(path) else _REASONS[number].replace(_PLACE, "")
             return DiskError(f"{path}: {reason}")
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
@@ -67,33 +69,33 @@ def as_disk_error(error: BaseException, place: Path) -> DiskError | None:
 
 
 @contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Raise a DiskError for what a disk refuses within; other errors pass."""
+def disk_errors(directory: Path) -> Iterator[None]:
+    """Raise a DiskError for errors of a disk in this block; others are not changed."""
     try:
         yield
     except ChatpipeError:
         raise
     except Exception as error:
-        disk_error = as_disk_error(error, place)
+        disk_error = as_disk_error(error, directory)
         if disk_error is None:
             raise
         raise disk_error from error
 
 
-def _number(error: BaseException, place: Path) -> int | None:
-    """The errno of a disk's refusal, by the exception or by its words."""
+def _number(error: BaseException, directory: Path) -> int | None:
+    """Return the errno of a disk's error, from the exception or from its message."""
     if isinstance(error, ConnectionError | TimeoutError | ChatpipeError):
         return None
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in _REASONS else None
     if isinstance(error, ValueError | TypeError | LookupError):
-        return None  # their words may be the user's own
-    words = str(error)
-    lower = words.lower()
+        return None  # their messages may quote the user's data
+    message = str(error)
+    lower = message.lower()
     for phrase, number in _IN_WORDS.items():
         if phrase in lower:
             return number
-    if _TORCH_WRITES.search(words) and _free_bytes(place) < _FULL_BYTES:
+    if _TORCH_WRITES.search(message) and _free_bytes(directory) < _FULL_BYTES:
         return errno.ENOSPC
     return None
 
@@ -107,12 +109,12 @@ def _path(error: BaseException) -> str | None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether it lies in CHATPIPE_HOME, and not among what the user named as a source."""
+    """Return whether a path is in CHATPIPE_HOME, and so not a source of the user's."""
     from chatpipe.store.paths import home
 
     return path.is_relative_to(home())
 
 
-def _free_bytes(place: Path) -> int:
-    existing = next(path for path in (place, *place.absolute().parents) if path.exists())
+def _free_bytes(directory: Path) -> int:
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free

@@ -1,4 +1,4 @@
-"""The seal of an artifact: `artifact.json`, the digest of every file, written as the last act."""
+"""The manifest of an artifact, `artifact.json`: its request and the digest of every file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ from chatpipe.utils.atomic_writes import sync, write_atomically
 from chatpipe.utils.file_digests import file_digest
 
 MANIFEST = "artifact.json"
-RECORD = "prefect-record"  # Prefect's, written into an artifact after it was sealed
+RECORD = "prefect-record"  # Prefect's record, written into a finished artifact
 # Notes for people: they carry times and names, so they are recorded but not part of the digest.
 NOTES = frozenset({"README.md"})
-# What is written into artifacts here: a source's file of that name is never linked into one.
+# Names that chatpipe writes into artifacts; a source's file of such a name is not linked.
 RESERVED_NAMES = frozenset({MANIFEST, RECORD, *NOTES})
-SAID = {"kind", "key", "created", "asked", "details", "digest", "files"}  # by every seal
-SELF_DIGEST = "seal_digest"  # of all the rest; older seals have none
+REQUIRED_KEYS = {
+    "kind",
+    "key",
+    "created",
+    "asked",
+    "details",
+    "digest",
+    "files",
+}  # of every manifest
+SELF_DIGEST = "seal_digest"  # of all other keys; older manifests have none
 MENDING = "`chatpipe verify --mend` removes it"
 REMEDY = f"the next run makes it anew, or {MENDING}."
 
@@ -27,7 +35,12 @@ DigestOf = Callable[[Path], str]
 
 
 def write_manifest(path: Path, facts: dict[str, Any]) -> None:
-    """Seal the directory: afterwards it is whole. `facts` say what it is and was made from."""
+    """Write the manifest of a directory after syncing its files to disk.
+
+    Args:
+        path: The directory, its files written.
+        facts: Kind, key, request and details of the artifact.
+    """
     recorded = {
         str(file.relative_to(path)): {"size": file.stat().st_size, "sha256": file_digest(file)}
         for file in sorted(path.rglob("*"))
@@ -39,14 +52,18 @@ def write_manifest(path: Path, facts: dict[str, Any]) -> None:
     manifest = json.loads(json.dumps({"schema": 1, **facts, "digest": digest, "files": recorded}))
     manifest[SELF_DIGEST] = _self_digest(manifest)
     for file in path.rglob("*"):
-        if not file.is_symlink():  # what is linked is another's
+        if not file.is_symlink():  # a linked file is the user's
             sync(file)
     write_atomically(path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
     sync(path)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What the seal says; ArtifactError where there is none, or none that can be read."""
+    """Read the manifest of the artifact at `path`.
+
+    Raises:
+        ArtifactError: There is none, or it is damaged.
+    """
     try:
         content = (path / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -57,15 +74,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError):
         manifest = None
-    if not isinstance(manifest, dict) or not manifest.keys() >= SAID or not _is_whole(manifest):
+    if (
+        not isinstance(manifest, dict)
+        or not manifest.keys() >= REQUIRED_KEYS
+        or not _is_intact(manifest)
+    ):
         raise ArtifactError(f"{path / MANIFEST}: is damaged; {REMEDY}")
     return manifest
 
 
 def check_manifest(path: Path, digest_of: DigestOf = file_digest) -> dict[str, Any]:
-    """The seal, after every file was checked by size and SHA-256 (which `digest_of` may remember).
+    """Return the manifest after checking every file by size and SHA-256 (`digest_of` computes it).
 
-    Raises ArtifactError that names the first file that is missing, not as recorded, or unrecorded.
+    Raises:
+        ArtifactError: Names the first file that is missing, not as recorded, or unrecorded.
     """
     manifest = read_manifest(path)
     for fault in (
@@ -79,7 +101,7 @@ def check_manifest(path: Path, digest_of: DigestOf = file_digest) -> dict[str, A
 def faults(
     path: Path, manifest: dict[str, Any], digest_of: DigestOf = file_digest
 ) -> Iterator[str]:
-    """A sentence for every file that is missing, or not what the seal says of it."""
+    """Yield a sentence for every file that is missing or not as the manifest records it."""
     for name, recorded in manifest["files"].items():
         file = path / name
         if not file.is_file():
@@ -93,16 +115,18 @@ def faults(
 
 
 def unexpected_files(path: Path, manifest: dict[str, Any]) -> list[Path]:
-    """Files that somebody put there after it was sealed: a library may read them. Hidden ones, as
-    `.DS_Store`, are read by none."""
-    own = {MANIFEST, RECORD, *manifest["files"]}
+    """Return the files that the manifest does not record, which a library might read.
+
+    Hidden files such as `.DS_Store` are left out: no library reads them.
+    """
+    expected = {MANIFEST, RECORD, *manifest["files"]}
     names = [file.relative_to(path) for file in path.rglob("*") if not file.is_dir()]
-    shown = (name for name in names if not any(part.startswith(".") for part in name.parts))
-    return [path / name for name in sorted(shown) if str(name) not in own]
+    visible = (name for name in names if not any(part.startswith(".") for part in name.parts))
+    return [path / name for name in sorted(visible) if str(name) not in expected]
 
 
 def unexpected_file_fault(file: Path) -> str:
-    """The sentence for such a file."""
+    """Return the sentence about a file that the manifest does not record."""
     return f"{file}: was not there when {MANIFEST} was written; move it away, or {MENDING}."
 
 
@@ -110,7 +134,7 @@ def _source(file: Path) -> str:
     return f" (it is linked from {file.resolve()}, which changed)" if file.is_symlink() else ""
 
 
-def _is_whole(manifest: dict[str, Any]) -> bool:
+def _is_intact(manifest: dict[str, Any]) -> bool:
     return SELF_DIGEST not in manifest or manifest[SELF_DIGEST] == _self_digest(manifest)
 
 

@@ -1,4 +1,4 @@
-"""Where chatpipe keeps what is its own."""
+"""The directories of chatpipe's own files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ WORK = ".work"  # the store's folder for checkpoints of unfinished steps
 
 
 def home() -> Path:
-    """chatpipe's own directory: $CHATPIPE_HOME, or ./.chatpipe."""
+    """Return chatpipe's own directory: $CHATPIPE_HOME, or ./.chatpipe."""
     return Path(os.environ.get("CHATPIPE_HOME") or ".chatpipe").absolute()
 
 
 def store_directory() -> Path:
-    """Where the artifacts of this process lie, as `KIND/KEY/`."""
+    """Return the directory of this process's artifacts, which lie in it as `KIND/KEY/`."""
     return home() / "store"

@@ -65,8 +65,8 @@ class SharedStore:
         try:
             check_manifest(into)
         except ArtifactError as error:
-            place = f"{self.address}/{kind}/{key}"
-            raise ArtifactError(f"{place} is damaged, remove it there: {error}") from None
+            address = f"{self.address}/{kind}/{key}"
+            raise ArtifactError(f"{address} is damaged, remove it there: {error}") from None
         return True
 
     def offer(self, kind: str, key: str, path: Path) -> bool:
@@ -93,26 +93,26 @@ class SharedStore:
 
         S3 and GCS check and write in one operation; other backends look for the file first.
         """
-        place = f"{self._root}/{kind}/{key}/{MANIFEST}"
+        target = f"{self._root}/{kind}/{key}/{MANIFEST}"
         with self._in_a_sentence():
             self._files.invalidate_cache()
             try:
-                self._files.pipe_file(place, manifest, mode="create")
+                self._files.pipe_file(target, manifest, mode="create")
             except FileExistsError:
                 return False
             except OSError as error:
                 if error.errno != errno.ENOSYS:  # an S3 server without conditional writes
                     raise
-                self._files.pipe_file(place, manifest)
+                self._files.pipe_file(target, manifest)
         return True
 
     def remove(self, kind: str, key: str) -> None:
         """Remove an artifact, its manifest first."""
-        place = f"{self._root}/{kind}/{key}"
+        directory = f"{self._root}/{kind}/{key}"
         with self._in_a_sentence():
-            if self._files.exists(f"{place}/{MANIFEST}"):
-                self._files.rm_file(f"{place}/{MANIFEST}")
-                self._files.rm(place, recursive=True)
+            if self._files.exists(f"{directory}/{MANIFEST}"):
+                self._files.rm_file(f"{directory}/{MANIFEST}")
+                self._files.rm(directory, recursive=True)
 
     def _manifest_bytes(self, kind: str, key: str) -> bytes | None:
         with self._in_a_sentence():
@@ -133,9 +133,9 @@ class SharedStore:
         except (ImportError, ValueError) as error:
             raise ConfigError([f"{ADDRESS}={self.address}: {error}"]) from error
         except Exception as error:
-            said = str(error).partition("\n")[0] or type(error).__name__
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise SharedStoreError(
-                f"the shared store {self.address} did not do as asked ({said}); what was made is "
+                f"the shared store {self.address} did not do as asked ({reason}); what was made is "
                 "whole in this machine's store, and the same command goes on from it."
             ) from error
 

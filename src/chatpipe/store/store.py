@@ -1,7 +1,7 @@
 """Artifacts, the store that holds them, and the keys that name them.
 
-An artifact is written under a temporary name, sealed as its last act, and renamed into place: a
-directory without a seal is never an artifact.
+An artifact is written into a temporary directory, its manifest last, and then renamed. A directory
+without a manifest is not an artifact.
 """
 
 from __future__ import annotations
@@ -47,50 +47,65 @@ class Store:
         self.root = root.absolute()
 
     def path(self, kind: str, key: str) -> Path:
-        """Where the artifact of that key is or would be."""
+        """Return the directory of an artifact, which need not exist."""
         return self.root / kind / key
 
     def find(self, kind: str, key: str, deep: bool = False) -> Artifact | None:
-        """The whole artifact of that key, or None where it is missing, damaged or unsealed."""
+        """Return the artifact of that key; None if it is missing, damaged or has no manifest.
+
+        `deep` reads every file again, as in `verify`.
+        """
         try:
             return self.check(kind, key, deep)
         except ArtifactError:
             return None
 
     def check(self, kind: str, key: str, deep: bool = False) -> Artifact:
-        """As `find`, but ArtifactError says what is wrong with it."""
+        """Return the artifact of that key, as `find`.
+
+        Raises:
+            ArtifactError: It is missing or damaged; the message says how.
+        """
         path = self.path(kind, key)
         with disk_errors(path):
-            found = verify(path, deep)
-        if (found.kind, found.key) != (kind, key):
-            raise ArtifactError(f"{path}: holds another artifact, {found.kind}/{found.key}.")
-        return found
+            artifact = verify(path, deep)
+        if (artifact.kind, artifact.key) != (kind, key):
+            raise ArtifactError(f"{path}: holds another artifact, {artifact.kind}/{artifact.key}.")
+        return artifact
 
     def lookup(self, request: Request) -> Artifact | None:
-        """What was made for that request, here or in the shared store; nothing is fetched."""
+        """Return the artifact of a request if this store or the shared store has it.
+
+        Nothing is built or fetched.
+        """
         kind, key = request.kind, request.key()
-        found = self.find(kind, key)
-        manifest = None if found else shared_manifest(kind, key)
-        return Artifact(kind=kind, key=key, digest=manifest["digest"]) if manifest else found
+        artifact = self.find(kind, key)
+        manifest = None if artifact else shared_manifest(kind, key)
+        return Artifact(kind=kind, key=key, digest=manifest["digest"]) if manifest else artifact
 
     def fetch(self, artifact: Artifact) -> Artifact:
-        """That artifact where it is here, else as the shared store has it; ArtifactError where
-        neither does."""
+        """Return the artifact of that kind and key, fetched from the shared store if needed.
+
+        Raises:
+            ArtifactError: Neither store has it.
+        """
         kind, key = artifact.kind, artifact.key
-        if found := self.find(kind, key):
-            return found
+        if local := self.find(kind, key):
+            return local
         with disk_errors(self.root), self._locked(kind, key):
             shared = shared_store()
             fetched = self.find(kind, key) or (shared and self._fetch(shared, kind, key))
         return fetched or self.check(kind, key)
 
     def all(self, kind: str = "[!.]*") -> Iterator[Path]:
-        """Every sealed directory (of that kind)."""
+        """Yield the directory of every artifact (of that kind)."""
         return (path for path in self.directories(kind) if (path / MANIFEST).exists())
 
     def directories(self, kind: str = "[!.]*") -> Iterator[Path]:
-        """Where artifacts (of that kind) lie, sealed or not; a directory whose name is no key, as
-        a copy that somebody made, is none of them."""
+        """Yield the directories of artifacts (of that kind), with a manifest or without.
+
+        A directory whose name is not a key, such as a copy, is left out.
+        """
         paths = sorted(self.root.glob(f"{kind}/*"))
         return (path for path in paths if _KEY.fullmatch(path.name) and path.is_dir())
 
@@ -105,27 +120,33 @@ class Store:
     def get_or_build(
         self, request: Request, build: Callable[[Path], dict[str, Any]] | None = None
     ) -> Artifact:
-        """The artifact that was asked for: found whole, fetched from the shared store, or built
-        by `build` (the request's own).
+        """Return the artifact of a request: the stored one, the shared store's, or a new one.
 
-        Two callers at once build one artifact: the second waits for the first one's. A kill
-        leaves no lock behind, because the kernel drops an flock with its process.
+        If two processes need the same artifact, one builds it and the other waits. The lock is
+        an flock, which the kernel releases when its process ends.
+
+        Args:
+            request: What the artifact is made of; decides its key.
+            build: Writes the files into a directory and returns the details; `request.build`
+                where left out.
         """
         kind, key = request.kind, request.key()
         shared = shared_store()
-        if shared is None and (found := self.find(kind, key)):
-            return found  # without a lock: a store that cannot be written to can be read
+        if shared is None and (artifact := self.find(kind, key)):
+            return artifact  # no lock is needed, so a read-only store can be read
         with disk_errors(self.root), self._locked(kind, key):
             self._refuse_unexpected_files(kind, key)
-            found = self.find(kind, key) or (shared and self._fetch(shared, kind, key)) or None
-            if not found and shared:
+            artifact = self.find(kind, key) or (shared and self._fetch(shared, kind, key)) or None
+            if not artifact and shared:
                 self._fetch_upstream(shared, request)
-            made = found or self._build(request, key, build or request.build)
-            return self._share(shared, made) if shared else made
+            artifact = artifact or self._build(request, key, build or request.build)
+            return self._share(shared, artifact) if shared else artifact
 
     def shared(self, path: Path) -> bool:
-        """Whether the shared store has the artifact at `path` too, or there is no such store. It
-        is asked every time: another machine may have forgotten it and made another one."""
+        """Return whether the shared store, if there is one, has the artifact at `path` too.
+
+        Nothing is remembered: another machine may have removed it and built another one.
+        """
         shared = shared_store()
         if shared is None:
             return True
@@ -133,14 +154,14 @@ class Store:
         return manifest is not None and manifest["digest"] == read_manifest(path)["digest"]
 
     def work_path(self, kind: str, key: str) -> Path:
-        """A directory that outlives a crash of the step: checkpoints to resume from."""
+        """Return a directory that is kept if the step fails: for checkpoints to resume from."""
         path = self.root / WORK / f"{kind}-{key}"
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
 
     def remove_work(self, kind: str = "*", key: str = "*") -> list[str]:
-        """Remove what unfinished steps left behind (of that kind and key); return its names.
+        """Remove the work directories of unfinished steps; return their names.
 
         Raises ArtifactError where another process is building it.
         """
@@ -157,15 +178,17 @@ class Store:
         return removed
 
     def idle_work(self) -> Iterator[Path]:
-        """What unfinished steps left behind; what another process builds now is passed over, and
-        none begins to while the caller looks at it."""
+        """Yield the work directories of unfinished steps that no process is building.
+
+        Each is locked while the caller has it.
+        """
         for path in sorted((self.root / WORK).glob("*-*")):
-            with ExitStack() as held:
+            with ExitStack() as locks:
                 try:
-                    held.enter_context(self._lock(path.name, wait=False))
+                    locks.enter_context(self._lock(path.name, wait=False))
                 except BlockingIOError:
                     continue
-                except OSError:  # a store that cannot be written to: nobody builds there
+                except OSError:  # a read-only store: no process builds there
                     pass
                 yield path
 
@@ -177,21 +200,23 @@ class Store:
         self.discard(path)
 
     def discard(self, path: Path) -> None:
-        """Remove one artifact from this store alone; renamed first, so that no one sees half of
-        it."""
+        """Remove one artifact from this store only.
+
+        It is renamed first, so that no process sees a part of it.
+        """
         with disk_errors(path):
-            doomed = self.root / ".tmp" / f"discarded-{uuid.uuid4().hex}"
-            doomed.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(doomed)
-            os.utime(doomed)
+            discarded = self.root / ".tmp" / f"discarded-{uuid.uuid4().hex}"
+            discarded.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(discarded)
+            os.utime(discarded)
             self.digests.forget(path)
-            shutil.rmtree(doomed)
+            shutil.rmtree(discarded)
 
     def _build(
         self, request: Request, key: str, build: Callable[[Path], dict[str, Any]]
     ) -> Artifact:
         self._check_upstream(request)
-        before = readable_manifest(self.path(request.kind, key))
+        replaced = readable_manifest(self.path(request.kind, key))
         with self._temporary(request.kind, key) as temporary:
             details = build(temporary)
             facts = {
@@ -203,29 +228,31 @@ class Store:
                 "details": details,
             }
             write_manifest(temporary, facts)
-            if before is not None:
-                request.check_rebuilt(before, read_manifest(temporary), temporary)
-            made = self._place(temporary, request.kind, key)
+            if replaced is not None:
+                request.check_rebuilt(replaced, read_manifest(temporary), temporary)
+            artifact = self._rename_into_place(temporary, request.kind, key)
         shutil.rmtree(self.root / WORK / f"{request.kind}-{key}", ignore_errors=True)
-        return made
+        return artifact
 
     def _check_upstream(self, request: Request) -> None:
-        """ArtifactError unless all that the request is made from is here, whole to the byte."""
+        """Raise ArtifactError unless every artifact that the request uses is undamaged."""
         for upstream in request.upstream():
             name = f"{upstream.kind}/{upstream.key}"
             try:
-                found = self.check(upstream.kind, upstream.key)
+                stored = self.check(upstream.kind, upstream.key)
             except ArtifactError as error:
                 raise ArtifactError(f"{request.kind} is made from {name}: {error}") from None
-            if found != upstream:
+            if stored != upstream:
                 raise ArtifactError(
                     f"{request.kind} is made from {name}, which was made anew in the meantime and "
                     "is another one now; run the same command again."
                 )
 
     def _refuse_unexpected_files(self, kind: str, key: str) -> None:
-        """ArtifactError where somebody put a file into that artifact: it would be used in silence,
-        or go with the artifact when that is made anew."""
+        """Raise ArtifactError if the artifact has a file that its manifest does not record.
+
+        A library could read it unnoticed, and it would be lost when the artifact is built again.
+        """
         manifest = readable_manifest(self.path(kind, key))
         for file in unexpected_files(self.path(kind, key), manifest) if manifest else ():
             raise ArtifactError(unexpected_file_fault(file))
@@ -234,32 +261,34 @@ class Store:
         with self._temporary(kind, key) as temporary:
             if not shared.fetch(kind, key, temporary):
                 return None
-            return self._place(temporary, kind, key)
+            return self._rename_into_place(temporary, kind, key)
 
     def _fetch_upstream(self, shared: SharedStore, request: Request) -> None:
-        """Fetch what the request is made from, where another machine has made it (anew)."""
+        """Fetch the artifacts that the request uses, where only the shared store has them."""
         for upstream in request.upstream():
             kind, key = upstream.kind, upstream.key
             with self._locked(kind, key):
-                found = self.find(kind, key)
-                if found != upstream:
-                    found = self._fetch(shared, kind, key) or found
-            if found != upstream:
-                here = "something else is" if found else "nothing is"
-                raise ArtifactError(f"{kind}/{key}: {here} here and in {shared.address}; run anew.")
+                stored = self.find(kind, key)
+                if stored != upstream:
+                    stored = self._fetch(shared, kind, key) or stored
+            if stored != upstream:
+                state = "something else is" if stored else "nothing is"
+                raise ArtifactError(
+                    f"{kind}/{key}: {state} here and in {shared.address}; run anew."
+                )
 
-    def _share(self, shared: SharedStore, made: Artifact) -> Artifact:
-        """The artifact that all machines go on from: the one that was shared first."""
-        kind, key = made.kind, made.key
+    def _share(self, shared: SharedStore, artifact: Artifact) -> Artifact:
+        """Upload an artifact; return the one that was uploaded first, which all machines use."""
+        kind, key = artifact.kind, artifact.key
         manifest = shared.manifest(kind, key)
         if manifest is None and not shared.offer(kind, key, self.path(kind, key)):
             manifest = shared.manifest(kind, key)
-        if manifest is not None and manifest["digest"] != made.digest:
-            return self._fetch(shared, kind, key) or made
-        return made
+        if manifest is not None and manifest["digest"] != artifact.digest:
+            return self._fetch(shared, kind, key) or artifact
+        return artifact
 
-    def _place(self, temporary: Path, kind: str, key: str) -> Artifact:
-        """Rename a sealed directory to where it belongs; what is there already is replaced."""
+    def _rename_into_place(self, temporary: Path, kind: str, key: str) -> Artifact:
+        """Rename a finished directory to the path of its key, replacing one that exists."""
         target = self.path(kind, key)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
@@ -271,8 +300,10 @@ class Store:
 
     @contextmanager
     def _temporary(self, kind: str, key: str) -> Iterator[Path]:
-        """An empty directory in this store; gone afterwards, unless it was renamed. The caller
-        holds the lock of that key: what an earlier build of it left behind is nobody's."""
+        """Yield an empty directory in this store, removed afterwards unless it was renamed.
+
+        The caller holds the lock of the key, so directories of earlier builds are removed too.
+        """
         self._remove_leftovers()
         for path in (self.root / ".tmp").glob(f"{kind}-{key}-*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -284,8 +315,10 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
-        """Remove what killed builds left behind. Age alone does not tell: a training may last for
-        days, but it holds its lock."""
+        """Remove the temporary directories of builds that were killed.
+
+        They are old and not locked; a training may last for days, but it holds its lock.
+        """
         for path in (self.root / ".tmp").glob("*-*"):
             with suppress(FileNotFoundError):  # another process removes it
                 is_ours = path.is_dir() and not path.is_symlink()
@@ -302,12 +335,12 @@ class Store:
 
     @property
     def digests(self) -> FileDigests:
-        """The digests of files, as this store remembers them."""
+        """The digests of files that this store remembers."""
         return _DIGESTS.setdefault(self.root, FileDigests(self.root / ".digests"))
 
     @contextmanager
     def _lock(self, name: str, wait: bool) -> Iterator[None]:
-        """BlockingIOError where another process has it and this one is not to wait."""
+        """Hold a lock; BlockingIOError if another process has it and `wait` is false."""
         locks = self.root / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / name).open("w") as lock:
@@ -319,15 +352,19 @@ _DIGESTS: dict[Path, FileDigests] = {}
 
 
 def store() -> Store:
-    """The store of this process."""
+    """Return the store of this process."""
     return Store(store_directory())
 
 
 def verify(path: Path, deep: bool = False) -> Artifact:
-    """The artifact at `path`, its files checked by size and SHA-256. A large file that has not
-    changed since it was last read is not read again, unless `deep`.
+    """Check an artifact's files by size and SHA-256 and return its reference.
 
-    Raises ArtifactError that names the first file that is missing or not as recorded.
+    Args:
+        path: The artifact's directory.
+        deep: Read every file, also a large one that has not changed since it was last read.
+
+    Raises:
+        ArtifactError: Names the first file that is missing or not as recorded.
     """
     manifest = check_manifest(path, file_digest if deep else store().digests.sha256)
     return Artifact(kind=manifest["kind"], key=manifest["key"], digest=manifest["digest"])

@@ -43,19 +43,19 @@ class FileDigests:
     def sha256(self, file: Path) -> str:
         """Hex SHA-256 of that file's content, wherever links lead to it."""
         real = file.resolve()
-        before = signature(real)
+        current = signature(real)
         remembered = self._in_memory.get(real)
-        if remembered is None and before.size >= REMEMBERED_BYTES:
+        if remembered is None and current.size >= REMEMBERED_BYTES:
             remembered = self._read(real.parent).get(real.name)
-        if remembered is not None and remembered[0] == before:
+        if remembered is not None and remembered[0] == current:
             self._in_memory[real] = remembered
             return remembered[1]
         digest = self._compute(real)
-        settled = time.time() - before.changed_ns / 1e9 > SETTLED_S
-        if settled and signature(real) == before:
-            self._in_memory[real] = (before, digest)
-            if before.size >= REMEMBERED_BYTES:
-                self._remember(real, before, digest)
+        settled = time.time() - current.changed_ns / 1e9 > SETTLED_S
+        if settled and signature(real) == current:
+            self._in_memory[real] = (current, digest)
+            if current.size >= REMEMBERED_BYTES:
+                self._remember(real, current, digest)
         return digest
 
     def forget(self, directory: Path) -> None:
@@ -74,9 +74,9 @@ class FileDigests:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return {}
 
-    def _remember(self, file: Path, found: Signature, digest: str) -> None:
+    def _remember(self, file: Path, of_file: Signature, digest: str) -> None:
         """Where nothing can be written, the next process computes the digest again."""
-        files = self._read(file.parent) | {file.name: (found, digest)}
+        files = self._read(file.parent) | {file.name: (of_file, digest)}
         record = {"directory": str(file.parent), "files": files}
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)

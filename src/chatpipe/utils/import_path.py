@@ -24,5 +24,5 @@ def leave_current_directory() -> None:
     sys.path[:] = [entry for entry in sys.path if Path(entry).absolute() != current]
     if os.environ.get("PYTHONPATH"):
         entries = [Path(entry).absolute() for entry in os.environ["PYTHONPATH"].split(os.pathsep)]
-        kept = [str(entry) for entry in entries if entry != current]
-        os.environ["PYTHONPATH"] = os.pathsep.join(kept)
+        others = [str(entry) for entry in entries if entry != current]
+        os.environ["PYTHONPATH"] = os.pathsep.join(others)
