@@ -17,10 +17,9 @@ from flows.study import run_study
 
 
 class StudyVariant(Variant):
-    """A variant as a run names it; what it leaves out is that of the deployment's variant of this
-    name."""
+    """A variant as a parameter of a run; missing keys come from the deployment's variant."""
 
-    datasets: tuple[Dataset, ...] = Field((), description="those of the deployment where left out")
+    datasets: tuple[Dataset, ...] = Field((), description="default: those of the deployment")
     prompt_template: PromptTemplateParameter = Field("alpaca", validate_default=True)
 
 
@@ -38,14 +37,14 @@ else:
 def compare(
     study: str, variants: list[VariantParameter], gpu_workers: str | None = None
 ) -> Artifact:
-    """Fine-tune what is not yet fine-tuned, score and ask every model, write one report.
+    """Fine-tune and score variants and their bases, answer their prompts, write one report.
 
     Args:
-        study: The report's title.
-        variants: What stands side by side.
-        gpu_workers: Deployment whose workers do what needs a GPU; this run does it when empty.
+        study: Name of the study and of its report.
+        variants: The variants to compare.
+        gpu_workers: Deployment whose workers run the steps for GPUs; default: this run.
     """
     parameters = run_parameters(locals())
-    tuned = parameters.variants("compare")
+    study_variants = parameters.variants("compare")
     gpu = placement(parameters.values.get("gpu_workers"))
-    return run_study(parameters.study_name(tuned), tuned, gpu)
+    return run_study(parameters.study_name(study_variants), study_variants, gpu)

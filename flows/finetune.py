@@ -25,8 +25,8 @@ from flows.run_parameters import run_parameters
 from flows.study import run_study
 
 
-# One parameter a section, and not one for the whole variant: Prefect's run form shows each section
-# with units and bounds.
+# One parameter per section, not one for the whole variant: Prefect's run form then shows each
+# section with units and bounds.
 @flow(name="finetune", flow_run_name=flow_run_name("name"), persist_result=False)
 def finetune(
     name: str,
@@ -44,23 +44,23 @@ def finetune(
     paper_reported: PaperReported | None = None,
     gpu_workers: str | None = None,
 ) -> Artifact:
-    """Fine-tune the variant, score and ask it and its base, write the report.
+    """Fine-tune a variant, score it and its base, answer its prompts, write a report.
 
     Args:
-        name: What people call the variant; it is in no key.
-        base_model: Which base model.
-        datasets: What it is trained on.
+        name: Name of the variant; no key contains it.
+        base_model: The base model.
+        datasets: The data sets that it is trained on.
         split: How rows are divided into training and held-out.
-        prompt_template: Prompt texts; the response begins right after them.
-        quantization: How the frozen base weights are held.
+        prompt_template: Text around a prompt; the response begins right after it.
+        quantization: How the frozen base weights are stored in memory.
         lora: The adapter's shape.
-        training: The optimization.
+        training: Settings of the optimization.
         evaluation: How the held-out rows are scored.
-        panel: The questions that every model is asked.
-        generation: How the panel is answered; temperature 0 is greedy.
+        panel: The prompts that every model answers.
+        generation: Settings of the answers; temperature 0 is greedy.
         tracking: Where the training is logged; it changes no result.
-        paper_reported: What the 2023 study reports of it, to stand beside.
-        gpu_workers: Deployment whose workers do what needs a GPU; this run does it when empty.
+        paper_reported: Figures of the 2023 study, printed beside the measured ones.
+        gpu_workers: Deployment whose workers run the steps for GPUs; default: this run.
     """
     parameters = run_parameters(locals())
     variant = parameters.variant("finetune")

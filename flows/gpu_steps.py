@@ -1,4 +1,4 @@
-"""The steps that need a GPU, as a flow of their own: what runs on other machines ask for."""
+"""The flow that runs steps for a GPU; runs of other flows start it on workers with one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SerializedStep(BaseModel):
 
     @classmethod
     def of(cls, step: Step) -> SerializedStep:
-        """That step, by the kind of what it gives."""
+        """Return the step, identified by its artifact's kind."""
         fields = step.request.model_dump(mode="json")
         return cls.model_validate(
             {"step": step.request.kind, "request": fields, "label": step.label}
@@ -38,20 +38,21 @@ class SerializedStep(BaseModel):
 
     def build(self) -> Artifact:
         """Run the request's task."""
-        known: tuple[type[GpuRequest], ...] = (Finetune, Score, Ask)
-        request = {step.kind: step for step in known}[self.step].model_validate(self.request)
+        request_types: tuple[type[GpuRequest], ...] = (Finetune, Score, Ask)
+        request = {step.kind: step for step in request_types}[self.step].model_validate(
+            self.request
+        )
         return steps.run(request, self.label)
 
 
 @flow(name="gpu-steps", flow_run_name=flow_run_name("label"), persist_result=False)
 def gpu_steps(label: str, plan: list[Variant], asked: list[SerializedStep]) -> None:
-    """Plan variants on this machine's GPU, or build what was asked for; a run of another
-    deployment asks for it.
+    """Plan variants on this machine's GPU, or run steps on it; other flows start these runs.
 
     Args:
-        label: What it is for.
-        plan: Variants to account for before anything is trained.
-        asked: Steps to build, one after another.
+        label: Name of the run.
+        plan: Variants to plan before anything is trained.
+        asked: Steps to run, one after another.
     """
     check_home()
     if plan:

@@ -1,5 +1,4 @@
-"""What flow runs are called (the variant or study, and when it was started), and whose store
-they use."""
+"""Names of flow runs, and the check of a run's environment."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from chatpipe.runtime.variables import variable_faults
 
 
 def flow_run_name(parameter: str) -> Callable[[], str]:
-    """A run's name: that parameter and the time, like "smol-merge 2026-11-23 09:05"."""
+    """Return a function that names a run by a parameter and the time: "smol 2026-11-23 09:05"."""
 
     def name() -> str:
         run = runtime.flow_run
@@ -26,12 +25,16 @@ def flow_run_name(parameter: str) -> Callable[[], str]:
 
 
 def check_home() -> None:
-    """ConfigError where a worker does not say where the store is (a run's directory is removed
-    afterwards), or where its environment cannot be. A run of a worker ends with it, or the next
-    worker would train beside it."""
+    """Let a worker's run end with the worker, and check the environment.
+
+    Otherwise the next worker would train at the same time. ConfigError where a worker does not set
+    CHATPIPE_HOME (Prefect removes a run's working directory), or where a variable is invalid.
+    """
     if runtime.deployment.id:
         end_with_parent(os.getppid())
     if runtime.deployment.id and not os.environ.get("CHATPIPE_HOME"):
-        raise ConfigError(["CHATPIPE_HOME: a worker's environment must say where the store is."])
+        raise ConfigError(
+            ["CHATPIPE_HOME: set it in the worker's environment to the directory of the store."]
+        )
     if faults := variable_faults():
         raise ConfigError(faults)

@@ -1,4 +1,4 @@
-"""Where the steps that need a GPU are built: in this run, or by the workers of a deployment."""
+"""Chooses where the steps that need a GPU run: in this flow run, or on a deployment's workers."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from chatpipe.study.recipe import Job, Step
 from flows.gpu_steps import SerializedStep
 from tasks import preflight
 
-POLLED_EVERY_S = 2
+POLL_INTERVAL_S = 2
 
 
 class Placement(Protocol):
-    """Where GPU steps are built."""
+    """Where the steps that need a GPU run."""
 
     def plan(self, variants: Sequence[Variant]) -> None:
-        """Account for the variants on the device that will train them; ConfigError where it
-        cannot."""
+        """Estimate the variants on the device that will train them; ConfigError where they do not
+        fit."""
 
     def build_ahead(self, jobs: Sequence[Job]) -> None:
-        """Have these jobs done where the GPUs are, a run for each; the tasks that come after find
-        their artifacts in the store."""
+        """Run the jobs on other workers, one run for each; later tasks find their artifacts in the
+        store."""
 
 
-class Here:
-    """In this run: its tasks build what they need, when they come to it."""
+class LocalPlacement:
+    """In this flow run: each task builds its artifact when it is called."""
 
     def plan(self, variants: Sequence[Variant]) -> None:
         preflight.plan(variants)
@@ -47,18 +47,18 @@ class Here:
         pass
 
 
-class OnWorkers:
-    """As runs of a deployment, all at once: a study trains on as many GPUs as have workers."""
+class WorkerPlacement:
+    """In concurrent runs of a deployment: a study trains on as many GPUs as have workers."""
 
     def __init__(self, deployment: str) -> None:
         self.deployment = deployment
 
     def plan(self, variants: Sequence[Variant]) -> None:
-        waiting = preflight.untrained(variants)
-        if waiting:
+        untrained_variants = preflight.untrained(variants)
+        if untrained_variants:
             # All of them: they are scored on each other's held-out rows.
             plan = [variant.model_dump(mode="json") for variant in variants]
-            label = "plan " + ", ".join(variant.name for variant in waiting)
+            label = "plan " + ", ".join(variant.name for variant in untrained_variants)
             self._run([{"label": label, "plan": plan, "asked": []}])
 
     def build_ahead(self, jobs: Sequence[Job]) -> None:
@@ -72,24 +72,26 @@ class OnWorkers:
         for step in (step for job in jobs for step in job.steps):
             if not _is_stored(step):
                 raise ServiceError(
-                    f"{step.label}: the worker of {self.deployment} has built it, but in another "
-                    "store; see docs/deployments.md on a store that all workers share."
+                    f"{step.label}: a worker of {self.deployment} has built it, but this run's "
+                    "store does not have it; see docs/deployments.md on a store that workers share."
                 )
 
     def _run(self, runs: Sequence[dict[str, Any]]) -> None:
-        """Run the deployment with each of these parameters and wait for all."""
+        """Run the deployment with each of these parameters and wait for all runs."""
         submitted: list[UUID] = []
         try:
-            ended = asyncio.run(self._ended(runs, submitted))
-        except BaseException:  # this run was cancelled or killed: so are those that it asked for
+            finished_runs = asyncio.run(self._submit_and_wait(runs, submitted))
+        except BaseException:  # this run was cancelled or killed: cancel the runs that it started
             _cancel(submitted)
             raise
-        for run in ended:
+        for run in finished_runs:
             if run.state is None or not run.state.is_completed():
-                said = (run.state and run.state.message) or "it did not complete."
-                raise StepProcessError(f"{run.name}: {said}")
+                message = (run.state and run.state.message) or "it did not complete."
+                raise StepProcessError(f"{run.name}: {message}")
 
-    async def _ended(self, runs: Sequence[dict[str, Any]], submitted: list[UUID]) -> list[FlowRun]:
+    async def _submit_and_wait(
+        self, runs: Sequence[dict[str, Any]], submitted: list[UUID]
+    ) -> list[FlowRun]:
         queue = _queue()
         if not await asyncio.to_thread(_is_online, self.deployment):
             get_run_logger().warning(
@@ -107,24 +109,24 @@ class OnWorkers:
                     f"gpu_workers: {self.deployment} is not on the server; run `chatpipe deploy`."
                 ) from None
             submitted.append(run.id)
-            get_run_logger().info("%s: asked of %s", parameters["label"], self.deployment)
+            get_run_logger().info("%s: submitted to %s", parameters["label"], self.deployment)
         async with get_client() as client:
-            return list(await asyncio.gather(*(_end_of(client, run) for run in submitted)))
+            return list(await asyncio.gather(*(_wait_for(client, run) for run in submitted)))
 
 
 def placement(gpu_workers: str | None) -> Placement:
-    """On the workers of that deployment, or here where none is named."""
-    return OnWorkers(gpu_workers) if gpu_workers else Here()
+    """Return the placement on that deployment's workers, or in this run where none is named."""
+    return WorkerPlacement(gpu_workers) if gpu_workers else LocalPlacement()
 
 
 def placement_if_online(gpu_workers: str | None) -> Placement:
-    """On the workers of that deployment if one of them is there now, else here."""
+    """Return the placement on that deployment's workers if one is online, else in this run."""
     if gpu_workers is None or _is_online(gpu_workers):
         return placement(gpu_workers)
     get_run_logger().info(
-        "no worker of %s is online: what is to be built is built here", gpu_workers
+        "no worker of %s is online: this run builds the artifacts itself", gpu_workers
     )
-    return Here()
+    return LocalPlacement()
 
 
 def _is_online(deployment: str) -> bool:
@@ -138,19 +140,18 @@ def _is_online(deployment: str) -> bool:
 
 
 def _queue() -> str | None:
-    """The work queue of this run: the steps of an urgent run are urgent."""
+    """Return this run's work queue, for its steps to have the same priority."""
     context = FlowRunContext.get()
     return context.flow_run.work_queue_name if context and context.flow_run else None
 
 
-async def _end_of(client: PrefectClient, run_id: UUID) -> FlowRun:
-    """The run once it has ended. Asked for again and again: an event would be missed while the
-    server restarts, and a training outlasts many a restart."""
+async def _wait_for(client: PrefectClient, run_id: UUID) -> FlowRun:
+    """Poll the run until it has ended. An event would be missed during a restart of the server."""
     while True:
         run = await client.read_flow_run(run_id)
         if run.state and run.state.is_final():
             return run
-        await asyncio.sleep(POLLED_EVERY_S)
+        await asyncio.sleep(POLL_INTERVAL_S)
 
 
 def _is_stored(step: Step) -> bool:

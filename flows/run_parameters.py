@@ -1,7 +1,7 @@
-"""A run's parameters, with sections that were given in part completed from its deployment.
+"""The parameters of a run, merged over those of its deployment.
 
-Prefect lays what a run is given over its deployment's parameters at the top level only, so
-`-p training='{"epochs": 1}'` alone would reset every other key of `training` to our defaults.
+Prefect merges them at the top level only, so `-p training='{"epochs": 1}'` alone would reset every
+other key of `training` to its default.
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ from chatpipe.errors import ConfigError
 
 @dataclass(frozen=True)
 class RunParameters:
-    """All parameters of a run, and those of its deployment (none where it belongs to none)."""
+    """All parameters of a run, and those of its deployment (empty if it has none)."""
 
     values: dict[str, Any]
     deployed: dict[str, Any]
 
     def variant(self, origin: str) -> Variant:
-        """The variant whose sections are the parameters, by the name of this run."""
+        """Return the variant whose sections are the parameters, under the name of this run."""
         return _variant(self.values, self.deployed, origin)
 
     def variants(self, origin: str) -> list[Variant]:
-        """The variants of the parameter `variants`, by the names of this run."""
+        """Return the variants of the parameter `variants`, under the names of this run."""
         deployed = {variant["name"]: variant for variant in self.deployed.get("variants", ())}
         variants = []
         for item in self.values["variants"]:
             values = item.model_dump(mode="json") if isinstance(item, Variant) else item
             name = values["name"]
-            plain = deployed.get(find_plain_name(name, deployed) or name)
-            variants.append(_variant(values, plain, f"{origin}: variants.{name}"))
+            deployed_variant = deployed.get(find_plain_name(name, deployed) or name)
+            variants.append(_variant(values, deployed_variant, f"{origin}: variants.{name}"))
         return variants
 
     def study_name(self, variants: Sequence[Variant]) -> str:
-        """The study's name; where it is the deployment's, with what differs from the deployment.
+        """Return the study's name, followed by the settings that differ from the deployment's.
 
-        variants: those of this run, by their names.
+        Args:
+            variants: The variants of this run, under their names.
         """
         name, study = str(self.values["study"]), self.deployed.get("study")
         if study is None or find_plain_name(name, [study]) is None or not variants:
@@ -59,7 +60,7 @@ class RunParameters:
 
 
 def run_parameters(validated: Mapping[str, Any]) -> RunParameters:
-    """Parameters of the current run, completed from its deployment and shown in its log.
+    """Return the parameters of the current run, merged over its deployment's, and log them.
 
     Args:
         validated: The parameters as the flow received them; they are returned as they are when
@@ -77,8 +78,7 @@ def run_parameters(validated: Mapping[str, Any]) -> RunParameters:
 
 
 def _variant(values: Mapping[str, Any], deployed: Mapping[str, Any] | None, origin: str) -> Variant:
-    """The variant of these values; where they differ from the deployment's variant of that name,
-    its name says in what."""
+    """The variant of these values; its name lists the settings that differ from the deployment."""
     variant = parse_section(Variant, _sections(values), origin)
     # A copy of another run has that run's name, and perhaps settings of its own.
     if not deployed or find_plain_name(variant.name, [deployed["name"]]) is None:
@@ -97,7 +97,7 @@ def _deployment_parameters(deployment_id: UUID) -> dict[str, Any]:
         except ObjectNotFound:
             raise ConfigError(
                 [
-                    "the deployment of this run was deleted, and with it what its parameters "
-                    "leave out; run `chatpipe deploy`, and start a new run."
+                    "the deployment of this run was deleted, and with it the rest of its "
+                    "parameters; run `chatpipe deploy`, and start a new run."
                 ]
             ) from None

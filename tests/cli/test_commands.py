@@ -178,7 +178,7 @@ def test_a_user_whom_nobody_knows_is_a_part_of_the_path(tmp_path):
 
 def test_waiting_for_a_run_needs_a_deployment():
     done = chatpipe("run", "smol-merge", "--watch")
-    assert done.returncode == 2 and "--watch: goes with --deployment" in done.stderr
+    assert done.returncode == 2 and "--watch: needs --deployment" in done.stderr
 
 
 def test_the_newest_logs_are_kept(chatpipe_home):
@@ -197,7 +197,10 @@ def test_the_newest_logs_are_kept(chatpipe_home):
 def test_what_is_missing_around_a_command_is_one_sentence(tmp_path):
     for line, words in (
         ("chatpipe forget --all --kind scores <&-", ""),
-        (f"mkdir {tmp_path}/x; cd {tmp_path}/x; rmdir ../x; chatpipe show", "not there any more"),
+        (
+            f"mkdir {tmp_path}/x; cd {tmp_path}/x; rmdir ../x; chatpipe show",
+            "was removed; change to another",
+        ),
         (f"mkfifo {tmp_path}/a.yaml; chatpipe show {tmp_path}/a.yaml", "is a pipe or device"),
         ("chatpipe ask smol-merge ' '", "ask: the prompt is empty."),
     ):
@@ -208,8 +211,8 @@ def test_what_is_missing_around_a_command_is_one_sentence(tmp_path):
 FAULT = (
     "from chatpipe.study import inspect\n"
     "from chatpipe.cli import app\n"
-    "def everything(): raise LookupError('with hf_0123456789abcdef in it')\n"
-    "inspect.everything = everything\n"
+    "def list_all(): raise LookupError('with hf_0123456789abcdef in it')\n"
+    "inspect.list_all = list_all\n"
     "import sys; sys.argv = ['chatpipe', 'show']\n"
     "app.main()\n"
 )
@@ -227,10 +230,10 @@ def test_a_fault_of_chatpipe_itself_is_a_sentence_that_names_its_traceback(tmp_p
     )
     assert done.returncode == 1 and not done.stdout
     [sentence] = done.stderr.splitlines()
-    assert sentence.startswith("a fault of chatpipe itself: LookupError: with *** in it; report it")
+    assert sentence.startswith("an error inside chatpipe: LookupError: with *** in it; report it")
     file = Path(sentence.partition("report it with ")[2].partition(", which")[0])
     text = file.read_text()
-    assert "Traceback" in text and "in everything" in text and "chatpipe show" in text
+    assert "Traceback" in text and "in list_all" in text and "chatpipe show" in text
     assert "hf_0123" not in text and file.is_relative_to(tmp_path)
 
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from chatpipe.cli.console import _worth_reading, print_report
+from chatpipe.cli.console import _is_shown, print_report
 from chatpipe.report import Report
 from tests.report.test_report import BASE, example
 
@@ -44,7 +44,7 @@ def test_it_says_how_long_each_variant_was_trained(capsys):
 )
 def test_a_failure_is_said_once_as_the_last_sentence_of_the_command(level, text, is_shown):
     record = logging.LogRecord("prefect.task_runs", level, "file", 1, text, None, None)
-    assert _worth_reading(record) is is_shown
+    assert _is_shown(record) is is_shown
 
 
 def test_long_names_that_begin_alike_are_written_out(capsys):

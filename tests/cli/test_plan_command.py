@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from transformers import LlamaConfig
 
-from chatpipe.cli.plan_view import drawn, print_plan
+from chatpipe.cli.plan_view import draw_bar, print_plan
 from chatpipe.models.memory import Device
 from chatpipe.planning.planner import plan
 from chatpipe.study.loading import parse_variant
@@ -45,14 +45,14 @@ def printed(made, width):
 def test_the_account_fits_the_terminal_and_misses_no_part(made, width):
     text = printed(made, width)
     assert max(cell_len(line) for line in text.splitlines()) <= width
-    for part in ("Rows", "Tokens a row", "Training", "Memory", "Artifacts", "Notes"):
+    for part in ("Rows", "Tokens per row", "Training", "Memory", "Artifacts", "Notes"):
         assert f"\n{part}" in text
     assert f"{made.tokens.trained_share:.1%}" in text and "rows are cut" in text
     assert "24 GiB are free on a GPU" in text and "to make" in text
 
 
 def test_bars_are_to_scale_and_never_nothing_for_something():
-    assert [drawn(share, 10) for share in (1.0, 0.5, 0.05, 0.0001, 0.0)] == [
+    assert [draw_bar(share, 10) for share in (1.0, 0.5, 0.05, 0.0001, 0.0)] == [
         "█" * 10,
         "█" * 5,
         "▌",

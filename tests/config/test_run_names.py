@@ -64,9 +64,9 @@ def test_every_name_is_a_file_name_and_names_the_run_again(overrides, chatpipe_h
 
 
 def test_runs_without_a_file_are_listed(chatpipe_home):
-    assert inspect.everything()["runs"] == []
+    assert inspect.list_all()["runs"] == []
     export_variant(load_variant("smol-merge", ["training.epochs=2"]))
-    assert inspect.everything()["runs"] == ["smol-merge+training.epochs=2"]
+    assert inspect.list_all()["runs"] == ["smol-merge+training.epochs=2"]
 
 
 def test_values_that_look_alike_in_a_name_have_different_names():

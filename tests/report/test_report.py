@@ -35,7 +35,7 @@ from chatpipe.report import (
     transfer_rows,
 )
 from chatpipe.report.comparability import statements
-from chatpipe.report.findings import summary
+from chatpipe.report.findings import summarize
 from chatpipe.report.formatting import MINUS
 from chatpipe.report.tables import training_rows
 
@@ -116,9 +116,9 @@ def test_a_figure_of_an_unknown_model_is_refused() -> None:
         example(scores=[stranger])
 
 
-def test_a_figure_that_stands_twice_is_refused() -> None:
+def test_a_figure_that_occurs_twice_is_refused() -> None:
     cell = example().scores[0]
-    with pytest.raises(ValidationError, match="stands twice"):
+    with pytest.raises(ValidationError, match="occurs twice"):
         example(scores=[cell, cell])
 
 
@@ -159,7 +159,7 @@ def test_the_headline_numbers_stand_in_every_rendering(render: Any) -> None:
 
 
 def test_the_summary_counts_what_is_settled_and_names_the_rest() -> None:
-    assert summary(example()) == (
+    assert summarize(example()) == (
         "3 of 3 variants beat their base on their own held-out rows; on data a variant was not "
         "trained on, 0 of 2 comparisons with the base are better (1 worse, 1 undecided). "
         "2 comparisons rest partly on rows seen in training (†)."
@@ -167,7 +167,7 @@ def test_the_summary_counts_what_is_settled_and_names_the_rest() -> None:
 
 
 def test_the_summary_claims_nothing_where_nothing_was_compared() -> None:
-    assert summary(example(differences=[])).startswith("No variant was compared with its base")
+    assert summarize(example(differences=[])).startswith("No variant was compared with its base")
 
 
 def test_a_figure_over_rows_seen_in_training_carries_its_mark_wherever_it_is_shown() -> None:

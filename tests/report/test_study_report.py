@@ -7,7 +7,7 @@ from chatpipe.config.schema import Variant
 from chatpipe.report import headline_rows, read_report, render_html, render_markdown
 from chatpipe.report.build import MakeReport
 from chatpipe.report.comparability import statements
-from chatpipe.report.findings import summary
+from chatpipe.report.findings import summarize
 from chatpipe.store.store import store
 from tests.support.measured import Rows, corpus, heldout, model
 
@@ -322,4 +322,4 @@ def test_figures_over_nothing_but_training_rows_are_said_to_be(seen_of_a, seen_o
     of_a = model("v", variant(), rows, {}).model_copy(update={"corpus": corpus(trained_on)})
     of_b = model("w", variant("w", ("b",)), rows, {})
     made = report(model("base", variant(), rows), of_a, of_b, sets=ids)
-    assert summary(made).endswith(sentence)
+    assert summarize(made).endswith(sentence)

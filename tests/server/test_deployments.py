@@ -57,8 +57,8 @@ def test_a_flows_parameters_are_the_sections_of_a_variant():
     ("key", "value", "said"),
     [
         ("concurency_limit", 1, "unknown key; did you mean concurrency_limit?"),
-        ("work_pool", {"name": "gpus"}, "'gpus' is none of "),
-        ("work_pool", {"name": "cpu", "work_queue_name": "soon"}, "'soon' is none of "),
+        ("work_pool", {"name": "gpus"}, "'gpus' is unknown; known: "),
+        ("work_pool", {"name": "cpu", "work_queue_name": "soon"}, "'soon' is unknown; known: "),
         ("entrypoint", "flows/finetune.py:finetune", "like flows.finetune.finetune"),
         ("name", "smol-merg", "prefect.yaml: deployments.smol-merg.name: there is no 'smol-merg'"),
     ],
@@ -76,13 +76,13 @@ def test_a_faulty_file_is_refused_though_prefect_would_pass_over_it(tmp_path, ke
 @pytest.mark.parametrize(
     ("schedules", "said"),
     [
-        ([{"cron": "at noon"}], "daily.cron: 'at noon' is no cron line; write minute, "),
-        ([{"cron": "61 * * * *"}], "daily.cron: '61 * * * *' is no cron line; "),
-        ([{"cron": "H 3 * * *"}], "daily.cron: 'H 3 * * *' is no cron line; "),
-        ([{"cron": "0 3 30 2 *"}], "daily.cron: '0 3 30 2 *' names a day that never comes."),
-        ([{"timezone": "Mars"}], "daily.timezone: 'Mars' is no time zone; "),
-        ([{"timezone": "../UTC"}], "daily.timezone: '../UTC' is no time zone; "),
-        ([{}, {}], "schedules: slug 'daily' is there twice; keep one."),
+        ([{"cron": "at noon"}], "daily.cron: 'at noon' is not a cron line; write minute, "),
+        ([{"cron": "61 * * * *"}], "daily.cron: '61 * * * *' is not a cron line; "),
+        ([{"cron": "H 3 * * *"}], "daily.cron: 'H 3 * * *' is not a cron line; "),
+        ([{"cron": "0 3 30 2 *"}], "daily.cron: '0 3 30 2 *' names a day that does not exist."),
+        ([{"timezone": "Mars"}], "daily.timezone: 'Mars' is not a time zone; "),
+        ([{"timezone": "../UTC"}], "daily.timezone: '../UTC' is not a time zone; "),
+        ([{}, {}], "schedules: slug 'daily' occurs twice; keep one."),
         ([{"cron": 3}], "schedules.0.cron: expected text, found 3; put it in quotes."),
         ([{"slug": "Every Day"}], "schedules.0.slug: "),
     ],
@@ -140,7 +140,7 @@ def test_two_deployments_of_one_name_are_refused(tmp_path):
     raw = yaml.safe_load((SHIPPED / "prefect.yaml").read_text())
     raw["deployments"].append(raw["deployments"][0])
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(raw))
-    with pytest.raises(ConfigError, match="is there 2 times"):
+    with pytest.raises(ConfigError, match="occurs 2 times"):
         load_deployments(tmp_path / "prefect.yaml")
 
 
@@ -214,7 +214,9 @@ def test_a_run_that_ends_with_its_worker_is_counted(chatpipe_home):
     while run_count(worker.process().children(recursive=True)) < 1:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert list(down()) == ["worker: ended, and with it 1 run(s): start them again, they go on"]
+    assert list(down()) == [
+        "worker: ended, and with it 1 run(s); start them again, and they resume"
+    ]
     assert worker.process() is None
 
 

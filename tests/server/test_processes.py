@@ -19,7 +19,7 @@ from chatpipe.errors import ServiceError
 from chatpipe.server.database_check import check_database
 from chatpipe.server.environment import bypass_proxies, proxy_faults
 from chatpipe.server.local import api_url, check_servers_database, down, healthy, up
-from chatpipe.server.processes import MARKER, Service, left_behind, service_directory
+from chatpipe.server.processes import MARKER, Service, orphaned_processes, service_directory
 from tests.support.site import foreign_project
 
 
@@ -132,13 +132,13 @@ def test_what_a_killed_service_leaves_is_found_and_ended_and_no_strangers(chatpi
         process = service.process()
         until(lambda: process.children())
         [child] = process.children()
-        assert left_behind() == []
+        assert orphaned_processes() == []
         process.kill()
         until(lambda: service.process() is None)
-        assert left_behind() == [child]
+        assert orphaned_processes() == [child]
         assert list(down()) == [
-            "left by a service that is gone: 1 process(es) ended",
-            "worker: was not running any more",
+            "orphans of an ended service: 1 process(es) ended",
+            "worker: had already ended",
         ]
         assert gone(child.pid) and not any(gone(stranger.pid) for stranger in strangers)
         assert list(down()) == ["nothing that chatpipe started is running"]
@@ -153,7 +153,7 @@ def test_a_stale_record_names_no_process(chatpipe_home, text):
     service_directory().mkdir(parents=True)
     (service_directory() / "worker.json").write_text(text)
     assert Service("worker", (), {}).process() is None
-    assert list(down()) == ["worker: was not running any more"]
+    assert list(down()) == ["worker: had already ended"]
 
 
 def test_machines_that_share_a_home_have_records_of_their_own(chatpipe_home, monkeypatch):
@@ -163,7 +163,7 @@ def test_machines_that_share_a_home_have_records_of_their_own(chatpipe_home, mon
     assert list(down()) == ["nothing that chatpipe started is running"]
     monkeypatch.undo()
     monkeypatch.setenv("CHATPIPE_HOME", str(chatpipe_home))
-    assert list(down()) == ["worker: was not running any more"]
+    assert list(down()) == ["worker: had already ended"]
 
 
 def test_nothing_is_imported_from_another_projects_directory(tmp_path):
@@ -277,7 +277,10 @@ def test_a_worker_without_a_home_does_not_start(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 1
-    assert done.stderr == "CHATPIPE_HOME: a worker's environment must say where the store is.\n"
+    assert (
+        done.stderr
+        == "CHATPIPE_HOME: set it in the worker's environment to the directory of the store.\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
@@ -305,9 +308,7 @@ def test_a_proxy_that_no_client_can_use_is_named(monkeypatch):
     command = [sys.executable, "-m", "chatpipe", "show"]
     done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 2
-    expected = (
-        "ALL_PROXY: socks4:// is no proxy that can be used; use http, https, socks5, socks5h."
-    )
+    expected = "ALL_PROXY: socks4:// is not a supported proxy; use http, https, socks5, socks5h."
     assert done.stderr.strip() == expected
 
 
@@ -353,4 +354,4 @@ def test_a_database_that_was_deleted_is_said(chatpipe_home, monkeypatch, has_run
     for line in lines:
         assert str(chatpipe_home / "prefect/prefect.db") in line and "a new one is made" in line
         monkeypatch.setattr(Service, "process", lambda _: object())
-        assert "deleted under the running server" in next(check_servers_database(server))
+        assert "deleted while the server runs" in next(check_servers_database(server))

@@ -266,7 +266,7 @@ def test_down_ends_all_of_this_home(site, tmp_path):
     until(site, run, "Running")
     recorded(site, "worker-cpu").kill()
     printed = site.run("chatpipe", "down")
-    assert "worker-cpu: was not running any more" in printed and "server: ended" in printed
+    assert "worker-cpu: had already ended" in printed and "server: ended" in printed
     ours = [process for process in psutil.process_iter() if home_of(process) == str(site.home)]
     assert ours == []
     assert "nothing that chatpipe started is running" in site.run("chatpipe", "down")

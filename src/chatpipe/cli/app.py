@@ -1,4 +1,4 @@
-"""The command line: starts the stories, and shows what came of them."""
+"""The app `chatpipe`: demo, compare, run, plan, validate and show; it registers the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 from chatpipe.cli import chat, finetune, forget, reevaluation, server, standard_output, verify
 from chatpipe.cli.errors import STOPPED_SENTENCE, exit_on_error
 from chatpipe.cli.options import AsJson, OptionalVariant, Overrides, StudyName, VariantName
-from chatpipe.cli.run import RunOptions, check, run_study, run_variant
+from chatpipe.cli.run import RunOptions, check_variants, run_study, run_variant
 from chatpipe.errors import ConfigError, OutputError
 from chatpipe.runtime import variables
 from chatpipe.server import environment
@@ -29,13 +29,15 @@ app = typer.Typer(
 )
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # beside Ctrl-C
 OnDeployment = Annotated[
-    bool, typer.Option("--deployment", help="Run it on the server's worker, not here.")
+    bool, typer.Option("--deployment", help="Run on a worker of the server, not in this process.")
 ]
-Watch = Annotated[bool, typer.Option("--watch", help="With --deployment: wait for its end.")]
+Watch = Annotated[
+    bool, typer.Option("--watch", help="With --deployment: wait until the run has ended.")
+]
 
 
-def _say_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"chatpipe {version('chatpipe')}")
@@ -47,16 +49,16 @@ def _options(
     _: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    """What does a base model gain from this data set, from that one, from both?"""
+    """Fine-tune a base model on several data sets, and compare the results in one report."""
 
 
 @app.command()
 def demo(as_json: AsJson = False) -> None:
-    """Run the embedded study: a 135M base on instructions, on dialogues, and on both."""
+    """Run the packaged study: a 135M base model trained on instructions, on dialogues, on both."""
     compare("demo", as_json=as_json)
 
 
@@ -73,9 +75,11 @@ def compare(
         from chatpipe.config.run_names import rename_study
         from chatpipe.study.loading import load_study, study_variants
 
-        found = load_study(study)
-        variants = study_variants(found, overrides or [], study)
-        run_study(rename_study(found, variants), variants, RunOptions(deployment, watch, as_json))
+        study_settings = load_study(study)
+        variants = study_variants(study_settings, overrides or [], study)
+        run_study(
+            rename_study(study_settings, variants), variants, RunOptions(deployment, watch, as_json)
+        )
 
 
 @app.command()
@@ -86,38 +90,40 @@ def run(
     watch: Watch = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run one variant: fine-tune, score, ask, report; cached steps are not done again."""
+    """Fine-tune a variant, score it, answer its prompts, write a report; skips cached steps."""
     with exit_on_error():
         from chatpipe.study.loading import load_variant
 
-        found = load_variant(variant, overrides or [])
-        run_variant(found, RunOptions(deployment, watch, as_json))
+        variant_settings = load_variant(variant, overrides or [])
+        run_variant(variant_settings, RunOptions(deployment, watch, as_json))
 
 
 @app.command()
 def plan(variant: VariantName, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what a run would do, cost and need, and refuse what cannot work; nothing is trained."""
+    """Show the steps, time and memory of a run, and what would make it fail; trains nothing."""
     with exit_on_error():
         from chatpipe.runtime.environment import prepare
         from chatpipe.study.loading import load_variant
 
-        found = load_variant(variant, overrides or [])
-        check([found])
+        variant_settings = load_variant(variant, overrides or [])
+        check_variants([variant_settings])
         prepare()
 
         from chatpipe.cli.plan_view import print_plan
         from chatpipe.planning import planner
 
-        made = planner.plan(found)
-        typer.echo(made.model_dump_json(indent=1)) if as_json else print_plan(made)
-        planner.refuse([made])
+        estimate = planner.plan(variant_settings)
+        typer.echo(estimate.model_dump_json(indent=1)) if as_json else print_plan(estimate)
+        planner.refuse([estimate])
 
 
 @app.command()
 def validate(
-    file: Annotated[Path, typer.Argument(help="A variant's or study's YAML, or a row file.")],
+    file: Annotated[
+        Path, typer.Argument(help="YAML file of a variant or a study, or a file of rows.")
+    ],
 ) -> None:
-    """Check a file without running anything; all faults at once, exit code 2 if any."""
+    """Check a variant, a study or a file of rows; print all faults, exit code 2 if any."""
     with exit_on_error():
         from chatpipe.planning.row_checks import check_rows, checked_rows, format_of, no_file
         from chatpipe.study.loading import load_study, load_variant, study_variants
@@ -138,7 +144,7 @@ def validate(
         variants = (
             study_variants(load_study(name), origin=name) if is_study else [load_variant(name)]
         )
-        check(variants)
+        check_variants(variants)
         rows = check_rows(variants)
         for line in (*rows.notes, *rows.set_aside):
             typer.echo(visible_line(line))
@@ -150,17 +156,19 @@ def validate(
 def show(
     variant: OptionalVariant = None, overrides: Overrides = None, as_json: AsJson = False
 ) -> None:
-    """List variants and studies, or one variant's settings and what the store has of it."""
+    """List variants and studies, or show one variant's settings and stored artifacts."""
     with exit_on_error():
         from chatpipe.study import inspect
 
         if variant is None and overrides:
             raise ConfigError(["show: --set goes with a variant; name one."])
-        listed = inspect.variant(variant, overrides or []) if variant else inspect.everything()
+        listing = (
+            inspect.describe_variant(variant, overrides or []) if variant else inspect.list_all()
+        )
         if as_json:
-            typer.echo(json.dumps(listed, indent=1))
+            typer.echo(json.dumps(listing, indent=1))
         else:
-            inspect.print_mapping(listed)
+            inspect.print_mapping(listing)
 
 
 def _is_study(file: Path) -> bool:
@@ -185,19 +193,19 @@ for _command in (
     app.command()(_command)
 
 
-def _check_places() -> None:
+def _check_store_paths() -> None:
     for name in ("CHATPIPE_HOME", "CHATPIPE_SHARED_STORE"):
-        place = os.environ.get(name, "")
-        if fault := "" if "://" in place else fault_as_directory(Path(place)):
-            raise ConfigError([f"{name}={place}: {fault}; name a directory."])
+        path = os.environ.get(name, "")
+        if fault := "" if "://" in path else fault_as_directory(Path(path)):
+            raise ConfigError([f"{name}={path}: {fault}; name a directory."])
 
 
 def _check_directory() -> None:
-    """ConfigError where the working directory was removed: nothing can be found from there."""
+    """ConfigError where the working directory was removed: relative paths have no meaning then."""
     try:
         Path.cwd()
     except OSError:
-        raise ConfigError(["the working directory is not there any more; go to another."]) from None
+        raise ConfigError(["the working directory was removed; change to another."]) from None
 
 
 def _run_app() -> None:
@@ -210,17 +218,17 @@ def _run_app() -> None:
 
 def main() -> None:
     """The `chatpipe` command."""
-    # As by Ctrl-C, whoever asks: what the command started, like a server of its own, ends with it.
-    for asked in ENDING_SIGNALS:
-        if signal.getsignal(asked) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(asked, lambda number, _: sys.exit(128 + number))
-    standard_output.name_failures()
+    # Exit as by Ctrl-C, so that what the command started, like a temporary server, ends with it.
+    for ending_signal in ENDING_SIGNALS:
+        if signal.getsignal(ending_signal) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(ending_signal, lambda number, _: sys.exit(128 + number))
+    standard_output.raise_output_errors()
     try:
         with exit_on_error():
             _check_directory()
             environment.prepare()
-            environment.make_places_absolute()
-            _check_places()
+            environment.make_paths_absolute()
+            _check_store_paths()
             if faults := [*environment.proxy_faults(), *variables.variable_faults()]:
                 raise ConfigError(faults)
             _run_app()
@@ -234,7 +242,10 @@ def main() -> None:
     finally:
         try:
             standard_output.flush()
-        except (OSError, OutputError):  # nobody reads it, or its disk is full: that was said
+        except (
+            OSError,
+            OutputError,
+        ):  # the reader has ended, or the disk is full
             standard_output.discard()
 
 

@@ -1,4 +1,4 @@
-"""The commands that talk with a model: ask, chat."""
+"""The commands `ask` and `chat`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from chatpipe.cli.options import Overrides, VariantName
 from chatpipe.errors import ConfigError
 from chatpipe.utils.visible_text import visible
 
-OWN = "The variant's own, where left out."
-MaxNewTokens = Annotated[int | None, typer.Option(help=OWN)]
-Temperature = Annotated[float | None, typer.Option(help=f"0 is greedy. {OWN}")]
-Seed = Annotated[int | None, typer.Option(help=f"Of what is drawn. {OWN}")]
+DEFAULT = "Default: the variant's setting."
+MaxNewTokens = Annotated[int | None, typer.Option(help=DEFAULT)]
+Temperature = Annotated[float | None, typer.Option(help=f"0 is greedy. {DEFAULT}")]
+Seed = Annotated[int | None, typer.Option(help=f"Seed of the sampling. {DEFAULT}")]
 
 
 def ask(
     variant: VariantName,
     prompt: Annotated[str, typer.Argument(help="The instruction.")],
-    input_text: Annotated[str, typer.Option("--input", help="The instruction's input.")] = "",
+    input_text: Annotated[
+        str, typer.Option("--input", help="Text that the instruction is about.")
+    ] = "",
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
     overrides: Overrides = None,
 ) -> None:
-    """Ask a variant one question, as its panel is asked."""
+    """Ask a variant one question, with the prompt template and settings of its panel."""
     with exit_on_error():
         if not prompt.strip():
             raise ConfigError(["ask: the prompt is empty."])
@@ -46,11 +48,11 @@ def chat(
     seed: Seed = None,
     overrides: Overrides = None,
 ) -> None:
-    """Talk with a variant; an empty line or Ctrl-D ends it, Ctrl-C stops a reply."""
+    """Chat with a variant; an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply."""
     with exit_on_error():
         generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
         conversation, settings = _conversation(variant, overrides or [], generation)
-        _ = conversation.model  # before the first question, not after it
+        _ = conversation.model  # loads it before the first question
         typer.echo(f"{variant}: an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply.")
         for line in _lines():
             replies = conversation.reply(line, settings)
@@ -64,7 +66,7 @@ def chat(
 
 
 def _lines() -> Iterator[str]:
-    while sys.stdin is not None:  # None: the command was started without an input
+    while sys.stdin is not None:  # None: the process has no standard input
         try:
             line = input("> ").strip()
         except (EOFError, KeyboardInterrupt):
@@ -78,15 +80,17 @@ def _lines() -> Iterator[str]:
 def _conversation(
     name: str, overrides: list[str], generation: dict[str, float | None]
 ) -> tuple[Any, Any]:
-    """(a conversation with that variant, its settings of `generation` with these laid over)."""
+    """Return a conversation with a variant, and its generation settings merged with these."""
     from chatpipe.runtime.environment import prepare
     from chatpipe.store.store import store
     from chatpipe.study.loading import load_variant
     from chatpipe.study.lookup import find_model
 
-    given = [f"generation.{key}={value}" for key, value in generation.items() if value is not None]
-    settings = load_variant(name, [*overrides, *given]).generation
-    # What is asked for here is no part of the run: the adapter is the same, and so is its name.
+    changes = [
+        f"generation.{key}={value}" for key, value in generation.items() if value is not None
+    ]
+    settings = load_variant(name, [*overrides, *changes]).generation
+    # Without these changes: they do not name another run, and the adapter is the same.
     variant = load_variant(name, overrides)
     model = find_model(variant)
     for artifact in model.artifacts():

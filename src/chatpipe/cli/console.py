@@ -1,4 +1,4 @@
-"""The report's tables on a terminal."""
+"""The report's tables on a terminal, and which log lines it shows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rich.text import Text
 from chatpipe.errors import ChatpipeError
 from chatpipe.report import Report, bits_rows, headline_rows, transfer_rows
 from chatpipe.report.comparability import statements
-from chatpipe.report.findings import summary
+from chatpipe.report.findings import summarize
 from chatpipe.store.disk_errors import as_disk_error
 from chatpipe.store.paths import home
 from chatpipe.utils.visible_text import visible, visible_line
 
-# What Prefect says of every task and of the server that it starts for itself.
+# Log lines of Prefect for every task and for its temporary server.
 ORDINARY = (
     "Finished in state Completed",
     "Starting temporary server",
@@ -38,35 +38,35 @@ HEADLINE = (
 
 
 def print_report(report: Report) -> None:
-    """The headline, the transfer matrix, the finding, and what to know before comparing."""
+    """Print the headline, the transfer matrix, the summary and what limits comparisons."""
     console = Console()
     console.print()
     for title, rows in (
-        ("Own held-out rows", [_chosen(row) for row in headline_rows(report)]),
+        ("Own held-out rows", [_headline_columns(row) for row in headline_rows(report)]),
         ("Transfer: response perplexity", transfer_rows(report)),
         ("Transfer: bits per byte of the response", bits_rows(report)),
     ):
         if rows:
             console.print(_table(title, rows))
-    for line in (summary(report), *statements(report), *_set_aside(report)):
+    for line in (summarize(report), *statements(report), *_dropped_rows(report)):
         console.print(visible_line(line), highlight=False, markup=False)
 
 
-def _set_aside(report: Report) -> Iterator[str]:
-    """Rows that were not used, data set by data set."""
+def _dropped_rows(report: Report) -> Iterator[str]:
+    """Yield a line for each data set with rows that were not used."""
     for account in report.accounts:
         if account.dropped:
             reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in account.dropped.items())
-            lost = sum(account.dropped.values())
-            yield f"{account.name}: {lost:,} of {account.read:,} rows set aside: {reasons}"
+            dropped = sum(account.dropped.values())
+            yield f"{account.name}: {dropped:,} of {account.read:,} rows set aside: {reasons}"
 
 
-def _chosen(row: dict[str, str]) -> dict[str, str]:
+def _headline_columns(row: dict[str, str]) -> dict[str, str]:
     return {name: row[name] for name in HEADLINE if name in row}
 
 
 def _table(title: str, rows: list[dict[str, str]]) -> Table:
-    # A long name goes over several lines: two that begin alike would look the same cut short.
+    # Long names wrap: cut short, two that begin alike would look the same.
     headers = [Column(Text(visible(header)), overflow="fold") for header in rows[0]]
     table = Table(*headers, title=title, title_justify="left")
     for row in rows:
@@ -75,26 +75,25 @@ def _table(title: str, rows: list[dict[str, str]]) -> Table:
 
 
 def quiet_console() -> None:
-    """Leave to the terminal what a person follows: our lines, cached steps, and failures."""
+    """Show our own log lines, cached steps and failures on the terminal, and no others."""
     logger: logging.Logger | logging.PlaceHolder
     for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
         for handler in getattr(logger, "handlers", []):
             if isinstance(handler, PrefectConsoleHandler):
-                handler.addFilter(_worth_reading)
-    # Read by the server that Prefect starts for this command alone, when that is started: ended
-    # with the command, it may tell at length of connections that it did not close.
+                handler.addFilter(_is_shown)
+    # For Prefect's temporary server, which may log unclosed connections when it ends.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
-def _worth_reading(record: logging.LogRecord) -> bool:
+def _is_shown(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     if text.startswith("Finished in state Cached"):
         record.msg, record.args = f"{record.__dict__.get('task_run_name')}: cached", None
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, ChatpipeError) or (error and as_disk_error(error, home())):
-        return False  # the command ends with its sentence
+        return False  # the command prints its sentence at its end
     if STOPPED in text or text.startswith(FAILED):
-        return False  # and so it does here
-    record.exc_info = record.exc_text = None  # the traceback goes to a file, which is named
+        return False  # the same
+    record.exc_info = record.exc_text = None  # the traceback is in a file that the message names
     ordinary = text.startswith(ORDINARY)
     return record.levelno >= logging.WARNING or not ordinary

@@ -16,11 +16,11 @@ from chatpipe.errors import ConfigError
 
 def finetune(
     base_model: Annotated[str, typer.Option(help="Hub repository or model directory.")],
-    dataset: Annotated[Path, typer.Option(help="JSON, JSONL, CSV or Parquet rows.")],
-    adapter: Annotated[Path, typer.Option(help="Where to copy the adapter to.")],
+    dataset: Annotated[Path, typer.Option(help="File of rows: JSON, JSONL, CSV or Parquet.")],
+    adapter: Annotated[Path, typer.Option(help="New directory for the adapter.")],
     overrides: Overrides = None,
     drop_bad_rows: Annotated[
-        bool, typer.Option(help="Set bad rows aside and count them, instead of refusing.")
+        bool, typer.Option(help="Leave bad rows out and count them, instead of refusing the file.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -34,7 +34,7 @@ def finetune(
 
         if not dataset.is_file():
             raise ConfigError([f"--dataset {dataset}: {no_file(dataset)}."])
-        _check_can_be_made(adapter)
+        _check_adapter_directory(adapter)
         row_format = format_of(dataset)
         if not drop_bad_rows and (faults := row_faults(dataset, row_format, {})):
             raise ConfigError([*faults, "Mend these rows, or add --drop-bad-rows."])
@@ -53,15 +53,15 @@ def finetune(
             typer.echo(f"adapter: {adapter}\nvariant: {saved} (for run, ask and chat)")
 
 
-def _check_can_be_made(adapter: Path) -> None:
-    """ConfigError where the adapter could not be copied there when all is trained."""
+def _check_adapter_directory(adapter: Path) -> None:
+    """ConfigError where the trained adapter could not be copied to that directory."""
     if adapter.is_dir() and any(adapter.iterdir()):
         raise ConfigError([f"--adapter {adapter}: is not empty; name a new directory."])
     if adapter.is_symlink() or (adapter.exists() and not adapter.is_dir()):
         kind = "a link" if adapter.is_symlink() else "a file"
         raise ConfigError([f"--adapter {adapter}: is {kind}; name a new directory."])
-    above = next(path for path in adapter.absolute().parents if path.exists())
-    if not above.is_dir():
-        raise ConfigError([f"--adapter {adapter}: {above} is a file; name a new directory."])
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError([f"--adapter {adapter}: this user may not write in {above}."])
+    parent = next(path for path in adapter.absolute().parents if path.exists())
+    if not parent.is_dir():
+        raise ConfigError([f"--adapter {adapter}: {parent} is a file; name a new directory."])
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError([f"--adapter {adapter}: this user may not write in {parent}."])

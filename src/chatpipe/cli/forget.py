@@ -22,21 +22,21 @@ def forget(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="What of it: adapter (where left out), scores, generations, report, sources, all."
+            help="What to remove: adapter (default), scores, generations, report, sources, all."
         ),
     ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Of all variants; the whole store, where no --kind is.")
+    all_variants: Annotated[
+        bool, typer.Option("--all", help="Of all variants; without --kind, the whole store.")
     ] = False,
     overrides: Overrides = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove artifacts, so that the next run makes them anew; --all and sources are asked about."""
+    """Remove artifacts, so that the next run builds them again; asks before --all and sources."""
     with exit_on_error():
         from chatpipe.study import removal
         from chatpipe.study.loading import load_variant
 
-        if (variant is None) == (not everything):
+        if (variant is None) == (not all_variants):
             raise ConfigError(["forget: name a variant, or give --all."])
         if variant is None and overrides:
             raise ConfigError(["forget: --set goes with a variant, not with --all."])
@@ -62,7 +62,7 @@ def _remove_checkpoints(variant: Variant | None, kind: str) -> list[str]:
 
 
 def _confirm(command: str, paths: Sequence[Path], yes: bool) -> None:
-    """Ask whether all that is to be removed; without a terminal, only --yes is an answer."""
+    """Ask for confirmation; ConfigError where there is no terminal to ask on."""
     if yes or not paths:
         return
     from chatpipe.store.store import store

@@ -1,4 +1,4 @@
-"""What Ctrl-C does to a command that runs a flow."""
+"""Ctrl-C in a command that runs a flow."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NoReturn
 
 
 def end_at_second_interrupt() -> None:
-    """Have the first Ctrl-C interrupt this process, and the second end it, whatever it waits for.
+    """Let the first Ctrl-C interrupt this process and the second kill it.
 
-    The second is left to the kernel: Prefect tells its server how the run ended, ends it and waits
-    for threads, and an exception in the midst of that can make it wait for ever. The processes
-    that this one has started end with it.
+    After the first, Prefect reports the end of the run to its server, ends it and waits for
+    threads; an exception during that can make it wait forever. So the second has the signal's
+    default action. The processes that this one has started end with it.
     """
 
     def interrupt(number: int, _: object) -> NoReturn:

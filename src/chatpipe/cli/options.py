@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 
-def names_of(kind: str) -> Callable[[], list[str]]:
-    """Completion of the names of all "variants" or "studies"."""
+def complete_names(kind: str) -> Callable[[], list[str]]:
+    """Return a shell completion of the names of all "variants" or "studies"."""
 
     def complete() -> list[str]:
         from chatpipe.study.loading import names
@@ -19,17 +19,24 @@ def names_of(kind: str) -> Callable[[], list[str]]:
     return complete
 
 
-VARIANT_HELP = "A variant's name or YAML file; NAME+key=value is that run of it."
+VARIANT_HELP = "A variant's name or YAML file, or the name of a run: NAME+key=value."
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.epochs=1"),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a setting, like training.epochs=1; repeatable."
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
-VariantName = Annotated[str, typer.Argument(help=VARIANT_HELP, autocompletion=names_of("variants"))]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+VariantName = Annotated[
+    str, typer.Argument(help=VARIANT_HELP, autocompletion=complete_names("variants"))
+]
 OptionalVariant = Annotated[
     str | None,
-    typer.Argument(metavar="[VARIANT]", help=VARIANT_HELP, autocompletion=names_of("variants")),
+    typer.Argument(
+        metavar="[VARIANT]", help=VARIANT_HELP, autocompletion=complete_names("variants")
+    ),
 ]
 StudyName = Annotated[
-    str, typer.Argument(help="A study's name or YAML file.", autocompletion=names_of("studies"))
+    str,
+    typer.Argument(help="A study's name or YAML file.", autocompletion=complete_names("studies")),
 ]

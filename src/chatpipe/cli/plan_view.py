@@ -1,4 +1,4 @@
-"""A plan on a terminal: rows, tokens, cost, and what exists already."""
+"""A plan on a terminal: rows, tokens, cost, memory, and which artifacts exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATES = {"exists": "exists", "make": "to make", "download": "to download"}
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
-    """Everything that is known, in the order in which it happens."""
+    """Print the plan: rows, tokens, training, memory, artifacts, notes."""
     console = console or Console()
     sets = " + ".join(dataset.name for dataset in plan.data.datasets)
     lines: list[RenderableType] = [
@@ -41,13 +41,13 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 
 
 def token_lines(tokens: Tokens, width: int) -> Iterator[str]:
-    """The histogram of token lengths and what is trained of them, `width` characters wide."""
+    """Yield a histogram of token lengths, `width` characters wide, and what is trained of them."""
     yield _title(
-        f"Tokens a row: {tokens.shortest:,} to {tokens.longest:,}, median {tokens.median:g}"
+        f"Tokens per row: {tokens.shortest:,} to {tokens.longest:,}, median {tokens.median:g}"
     )
     most = max(bar.rows for bar in tokens.lengths)
     for bar in tokens.lengths:
-        drawing = drawn(bar.rows / most, min(WIDEST, width - 24))
+        drawing = draw_bar(bar.rows / most, min(WIDEST, width - 24))
         yield f"{bar.above + 1:>6}–{bar.upto:<6} {drawing} {bar.rows:,}"
     yield (
         f"{tokens.trained_tokens:,} of {tokens.tokens:,} tokens are trained "
@@ -62,8 +62,8 @@ def token_lines(tokens: Tokens, width: int) -> Iterator[str]:
         yield f"{rows:,} rows are left out: {reason}."
 
 
-def drawn(share: float, width: int) -> str:
-    """A bar of block characters, in eighths of a character; never nothing for something."""
+def draw_bar(share: float, width: int) -> str:
+    """Return a bar of block characters, in eighths of a character; not empty unless share is 0."""
     eighths = round(share * width * 8)
     if share > 0:
         eighths = max(eighths, 1)
@@ -89,8 +89,8 @@ def _rows(plan: Plan) -> Iterator[RenderableType]:
 
 def _account(account: RowAccount) -> tuple[str, ...]:
     reasons = (account.dropped, account.flagged)
-    told = ["\n".join(f"{rows:,} {reason}" for reason, rows in found.items()) for found in reasons]
-    return f"{account.read:,}", f"{account.kept:,}", *(text or "0" for text in told)
+    texts = ["\n".join(f"{rows:,} {reason}" for reason, rows in c.items()) for c in reasons]
+    return f"{account.read:,}", f"{account.kept:,}", *(text or "0" for text in texts)
 
 
 def _cost(plan: Plan) -> Iterator[RenderableType]:

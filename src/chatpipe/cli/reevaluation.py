@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from chatpipe.cli.errors import exit_on_error
-from chatpipe.cli.options import AsJson, OptionalVariant, Overrides, VariantName, names_of
+from chatpipe.cli.options import AsJson, OptionalVariant, Overrides, VariantName, complete_names
 
 
 def reevaluate(
@@ -16,17 +16,17 @@ def reevaluate(
         list[str] | None,
         typer.Argument(
             metavar="[VARIANT]...",
-            help="Names or YAML files; all that are published when left out.",
-            autocompletion=names_of("variants"),
+            help="Names or YAML files; default: all variants with a stored adapter.",
+            autocompletion=complete_names("variants"),
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Relative change for the worse that passes.")
+        float, typer.Option(min=0.0, help="Relative worsening that still passes; 0.02 is 2 %.")
     ] = 0.02,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify published adapters, score them again, and compare with the accepted figures."""
+    """Verify stored adapters, score them again, and compare with the accepted figures."""
     with exit_on_error():
         from chatpipe.errors import ConfigError, GateError
         from chatpipe.store.paths import home
@@ -38,12 +38,12 @@ def reevaluate(
 
         from chatpipe.cli.console import quiet_console
         from chatpipe.cli.interrupts import end_at_second_interrupt
-        from chatpipe.cli.temporary_server import prepare_own_server
+        from chatpipe.cli.temporary_server import prepare_temporary_server
         from flows.reevaluate import reevaluate as reevaluate_flow
 
         end_at_second_interrupt()
         quiet_console()
-        prepare_own_server()
+        prepare_temporary_server()
         state = reevaluate_flow(chosen, tolerance, return_state=True)
         error: Any = state.result(raise_on_failure=False)
         if error and not isinstance(error, GateError):
@@ -59,7 +59,7 @@ def reevaluate(
 def history(
     variant: OptionalVariant = None, overrides: Overrides = None, as_json: AsJson = False
 ) -> None:
-    """Print every check and acceptance, oldest first."""
+    """Print all recorded checks and acceptances, oldest first."""
     with exit_on_error():
         from chatpipe.errors import ConfigError
         from chatpipe.reevaluation import history as evaluations
@@ -78,7 +78,7 @@ def history(
 
 
 def accept(variant: VariantName, overrides: Overrides = None) -> None:
-    """Accept a variant's newest figures: later checks are compared with them."""
+    """Accept a variant's newest figures; later checks compare with them."""
     with exit_on_error():
         from chatpipe.reevaluation import history as evaluations
         from chatpipe.report.formatting import perplexity
@@ -88,7 +88,7 @@ def accept(variant: VariantName, overrides: Overrides = None) -> None:
 
 
 def _run_name(variant: str, overrides: list[str]) -> str:
-    """The name that the history knows the run by; a variant that was removed is still in it."""
+    """Return the run's name in the history, which also has removed variants."""
     from chatpipe.reevaluation import history as evaluations
     from chatpipe.study.loading import load_variant
 
@@ -98,12 +98,12 @@ def _run_name(variant: str, overrides: list[str]) -> str:
 
 
 def _print_newest(names: list[str] | None, as_json: bool) -> None:
-    from chatpipe.reevaluation import history as kept
+    from chatpipe.reevaluation import history as evaluations
     from chatpipe.reevaluation import trend
 
-    entries = [e for e in kept.read() if names is None or e.variant in names]
+    entries = [e for e in evaluations.read() if names is None or e.variant in names]
     if as_json:
-        _print_json(kept.newest(entries))
+        _print_json(evaluations.newest(entries))
     elif entries:
         shown = ("Variant", "Held-out set", "Measure", "Accepted", "Now", "Change", "Scored")
         rows = [{name: row[name] for name in shown} for row in trend.trend_rows(entries)]
@@ -132,7 +132,7 @@ def _print_json(entries: list[Any]) -> None:
 
 
 def _print_table(rows: list[dict[str, str]]) -> None:
-    """Aligned columns, as wide as they need to be: nothing is cut, and grep finds a line."""
+    """Print aligned columns; cells are not cut or wrapped, so that grep finds a line."""
     lines = [list(rows[0]), *(list(row.values()) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run: here or on a deployment (and wait for it), as tables or as JSON."""
+    """How to run: here or on a deployment, waiting for it or not; tables or JSON."""
 
     deployment: bool = False
     watch: bool = False
@@ -29,7 +29,9 @@ class RunOptions:
     def __post_init__(self) -> None:
         """ConfigError where one option needs another."""
         if self.watch and not self.deployment:
-            raise ConfigError(["--watch: goes with --deployment; a run here is waited for anyway."])
+            raise ConfigError(
+                ["--watch: needs --deployment; without it, the command waits for the run anyway."]
+            )
 
 
 def run_variant(variant: Variant, options: RunOptions) -> None:
@@ -41,11 +43,11 @@ def run_variant(variant: Variant, options: RunOptions) -> None:
             f"finetune/{plain_name(variant.name)}", variant.model_dump(mode="json"), options.watch
         )
         return
-    check([variant])
+    check_variants([variant])
 
     from flows.finetune import finetune
 
-    _run_here(lambda: finetune(**variant.sections()), variant.name, options.as_json)
+    _run_flow(lambda: finetune(**variant.sections()), variant.name, options.as_json)
 
 
 def run_study(study: Study, variants: list[Variant], options: RunOptions) -> None:
@@ -57,15 +59,15 @@ def run_study(study: Study, variants: list[Variant], options: RunOptions) -> Non
         parameters = {"study": study.name, "variants": settings}
         _submit(f"compare/{plain_name(study.name)}", parameters, options.watch)
         return
-    check(variants)
+    check_variants(variants)
 
     from flows.compare import compare
 
-    _run_here(lambda: compare(study.name, variants), study.name, options.as_json)
+    _run_flow(lambda: compare(study.name, variants), study.name, options.as_json)
 
 
-def check(variants: Sequence[Variant]) -> None:
-    """ConfigError with the faults of all of them that show before anything is downloaded."""
+def check_variants(variants: Sequence[Variant]) -> None:
+    """ConfigError with all faults of the variants that can be found before a download."""
     from chatpipe.planning.checks import check_variant
 
     faults: list[str] = []
@@ -78,32 +80,32 @@ def check(variants: Sequence[Variant]) -> None:
         raise ConfigError(list(dict.fromkeys(faults)))
 
 
-def _run_here(run_flow: Callable[[], Artifact], name: str, as_json: bool) -> None:
-    """Run a flow, print its report's tables and where it is."""
+def _run_flow(run_flow: Callable[[], Artifact], name: str, as_json: bool) -> None:
+    """Run a flow in this process; print its report's tables and path."""
     from chatpipe.cli.console import print_report, quiet_console
     from chatpipe.cli.interrupts import end_at_second_interrupt
-    from chatpipe.cli.temporary_server import prepare_own_server
+    from chatpipe.cli.temporary_server import prepare_temporary_server
     from chatpipe.report import read_report
     from chatpipe.study.export import report_directory
     from tasks.caching import BUILT, HITS
 
     end_at_second_interrupt()
     quiet_console()
-    prepare_own_server()
+    prepare_temporary_server()
     run_flow()
-    pages = report_directory(name)
-    report = read_report(pages)
+    directory = report_directory(name)
+    report = read_report(directory)
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
         return
     print_report(report)
     cached = len(HITS.difference(BUILT))
-    said = f"{len(BUILT)} steps run, {cached} cached" if BUILT else "everything was cached"
-    typer.echo(f"\n{said}\nreport: {pages / 'report.html'}")
+    steps = f"{len(BUILT)} steps run, {cached} cached" if BUILT else "everything was cached"
+    typer.echo(f"\n{steps}\nreport: {directory / 'report.html'}")
 
 
 def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:
-    """Ask the server for a run with whole sections, and say where it can be followed."""
+    """Start a run of a deployment on the server; print its page."""
     require_server()
 
     import asyncio
@@ -119,8 +121,8 @@ def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:
     except (ObjectNotFound, ValueError):
         kind, _, name = deployment.partition("/")
         raise ServiceError(
-            f"{deployment}: is not on the server; put `- {{name: {name}, <<: *{kind}}}` among the "
-            f"deployments of {deployments_dir() / 'prefect.yaml'}, if it is not there, and run "
+            f"{deployment}: is not on the server; add `- {{name: {name}, <<: *{kind}}}` to the "
+            f"deployments of {deployments_dir() / 'prefect.yaml'}, if it is missing there, and run "
             "`chatpipe deploy`."
         ) from None
     typer.echo(f"{deployment}: {url_for('flow-run', run.id)}")
@@ -133,8 +135,8 @@ def _wait_for(run_id: Any) -> None:
 
     from prefect.flow_runs import wait_for_flow_run
 
-    ended: FlowRun = asyncio.run(wait_for_flow_run(run_id, timeout=None))
-    state = ended.state
-    typer.echo(f"{ended.name}: {state.name if state else 'without a state'}")
+    run: FlowRun = asyncio.run(wait_for_flow_run(run_id, timeout=None))
+    state = run.state
+    typer.echo(f"{run.name}: {state.name if state else 'without a state'}")
     if state is None or not state.is_completed():
         raise ServiceError((state and state.message) or "the run did not complete.")

@@ -1,4 +1,4 @@
-"""Commands around a Prefect server: deploy, up, down."""
+"""The commands `deploy`, `up` and `down`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from chatpipe.cli.errors import exit_on_error
 from chatpipe.server import environment
 from chatpipe.server.errors import require_server
 
-Port = Annotated[int, typer.Option(min=1, max=65535, help="Where the server listens.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="The server's port.")]
 
 
 def deploy() -> None:
-    """Put what deployments/prefect.yaml lists on the server that PREFECT_API_URL names."""
+    """Put the deployments of deployments/prefect.yaml on the server at PREFECT_API_URL."""
     with exit_on_error():
         from chatpipe.server.deployments_file import load_deployments
 
@@ -29,7 +29,7 @@ def deploy() -> None:
 
 
 def up(port: Port = 4200) -> None:
-    """Start a local server and its workers in the background; run again, find them."""
+    """Start a local server and its workers in the background, unless they run already."""
     with exit_on_error():
         from chatpipe.server import local
         from chatpipe.server.deployments_file import load_deployments
@@ -45,7 +45,7 @@ def up(port: Port = 4200) -> None:
 
 
 def down() -> None:
-    """End the server and the workers that `up` started, and nothing else."""
+    """End the server and the workers that `up` started."""
     with exit_on_error():
         from chatpipe.server import local
 

@@ -1,4 +1,4 @@
-"""A command's standard output, whose failures are the output's and not a disk's of chatpipe."""
+"""Standard output whose failed writes are OutputErrors, not errors of the store's disk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from chatpipe.errors import OutputError
 
 
 class _OutputFile(io.FileIO):
-    """The file of standard output; what keeps it from being written is an OutputError."""
+    """The file of standard output; a failed write is an OutputError."""
 
     def write(self, data: object) -> int | None:  # type: ignore[override]
-        """Write bytes; BrokenPipeError where nobody reads them any more."""
+        """Write bytes; BrokenPipeError where the reader has ended."""
         try:
             return super().write(data)  # type: ignore[arg-type]
         except BrokenPipeError:
@@ -22,13 +22,16 @@ class _OutputFile(io.FileIO):
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise OutputError(
-                f"the output{_place(self.fileno())} cannot be written: {reason}; send it elsewhere."
+                f"the output{_path_of(self.fileno())} cannot be written: {reason}; "
+                "send it elsewhere."
             ) from error
 
 
-def name_failures() -> None:
-    """Have a failed write to sys.stdout raise an OutputError, and a letter that the encoding lacks
-    printed by its number."""
+def raise_output_errors() -> None:
+    """Replace sys.stdout by one whose failed writes raise OutputError.
+
+    Characters that its encoding does not have are printed as escapes.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -45,20 +48,20 @@ def name_failures() -> None:
 
 
 def flush() -> None:
-    """Write what standard output still holds."""
+    """Write what standard output has buffered."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def discard() -> None:
-    """Send what is still to be printed nowhere: whoever read it (`| head`) is gone, or it cannot be
+    """Send the buffered rest to /dev/null: its reader (`| head`) has ended, or it cannot be
     written."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _place(descriptor: int) -> str:
-    """', PATH,' of a file or device that the descriptor writes to; empty where it has no path."""
+def _path_of(descriptor: int) -> str:
+    """Return ', PATH,' of the descriptor's file or device; empty where it has no path."""
     try:
         path = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (a descriptor's, no file's)
     except OSError:

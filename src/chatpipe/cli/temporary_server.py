@@ -1,8 +1,7 @@
-"""The server that Prefect starts for one command alone: out of the terminal's reach, and gone
-when the command is.
+"""The temporary server that Prefect starts for one command; it ends with the command.
 
-Ctrl-C goes to all that a terminal runs. It is meant for the command, which then tells its server
-how the run ended: with the server gone at the same moment, Prefect goes on trying for minutes.
+A terminal sends Ctrl-C to all processes of a command. If the server ended at once, Prefect could
+not report the end of the run to it, and would retry for minutes.
 """
 
 from __future__ import annotations
@@ -17,9 +16,12 @@ from chatpipe.server.database_check import check_database
 from chatpipe.server.prefect_disk import check_room
 
 
-def prepare_own_server() -> None:
-    """Have Prefect start such a server in a process group of its own, where it ends with this
-    process, even by SIGKILL; ServiceError where its database cannot be used."""
+def prepare_temporary_server() -> None:
+    """Make Prefect start its server in its own process group, watching this process.
+
+    The server ends with this process, even by SIGKILL. ServiceError where its database cannot be
+    used.
+    """
     from prefect.settings import PREFECT_API_URL
 
     if PREFECT_API_URL.value():

@@ -1,4 +1,4 @@
-"""What typer says of an unknown command or option and of a missing argument, as one sentence."""
+"""Usage errors (unknown command or option, missing argument) as one sentence."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 import typer
 
-# typer brings click's classes under a private name, or takes click's own: by version.
+# By its version, typer has copies of click's classes under a private name, or uses click's own.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-_IN_OUR_WORDS = (
+_REPLACEMENTS = (
     (r"Input should be an? valid integer\b.*", "expected a whole number"),
     (r"Input should be an? valid number\b.*", "expected a number"),
     (r"Input should be an? valid boolean\b.*", "expected true or false"),
@@ -19,16 +19,16 @@ _IN_OUR_WORDS = (
 
 
 def is_call_for_help(error: Exception) -> bool:
-    """Whether it only says that a command was called without arguments: its help was printed."""
+    """Whether the command was called without arguments; its help was printed."""
     return type(error).__name__ == "NoArgsIsHelpError"
 
 
 def usage_sentence(error: Exception) -> str:
-    """Return the error as one sentence with the command and how to see what it takes."""
+    """Return the error as one sentence that names the command and its help."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "chatpipe"
     message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-    for pattern, words in _IN_OUR_WORDS:
-        message = re.sub(pattern, words, message)
+    for pattern, replacement in _REPLACEMENTS:
+        message = re.sub(pattern, replacement, message)
     sentence = f"{command}: {message[:1].lower()}{message[1:].removesuffix('.')}"
     return sentence if sentence.endswith("?") else f"{sentence}; see {command} --help."

@@ -1,4 +1,4 @@
-"""The command that checks every byte of the store."""
+"""The command `verify`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def verify(
     variant: OptionalVariant = None,
     mend: Annotated[
         bool,
-        typer.Option("--mend", help="Remove what is damaged, here only; a run makes it anew."),
+        typer.Option("--mend", help="Remove damaged artifacts here; a run builds them again."),
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Read every byte of what is stored and compare; exit code 1 if anything is damaged."""
+    """Read all artifacts and compare their digests; exit code 1 if any is damaged."""
     with exit_on_error():
         from chatpipe.errors import ConfigError
         from chatpipe.study import verification

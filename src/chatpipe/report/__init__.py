@@ -1,4 +1,4 @@
-"""The report: one contract (`Report`), rendered as JSON, Markdown and a self-contained page."""
+"""The report: its data (`Report`), rendered as JSON, Markdown and a self-contained HTML page."""
 
 from chatpipe.report.html import render_html
 from chatpipe.report.markdown import markdown_table, render_markdown

@@ -1,4 +1,4 @@
-"""Artifacts of a study → report.json (the contract), report.md and report.html."""
+"""Builds report.json, report.md and report.html from the artifacts of a study."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Measured(BaseModel):
 
 
 class MakeReport(Request):
-    """The one step whose key has names in it: a renamed variant rewrites the report alone."""
+    """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
     version: ClassVar[int] = 5
@@ -73,19 +73,21 @@ class MakeReport(Request):
     heldout: dict[str, Artifact]
 
     def build(self, into: Path) -> dict[str, Any]:
-        made = build_report(self)
-        (into / "report.json").write_text(made.model_dump_json(indent=1) + "\n", "utf-8")
-        (into / "report.md").write_text(contract.render_markdown(made), "utf-8")
-        (into / "report.html").write_text(contract.render_html(made), "utf-8")
+        report = build_report(self)
+        (into / "report.json").write_text(report.model_dump_json(indent=1) + "\n", "utf-8")
+        (into / "report.md").write_text(contract.render_markdown(report), "utf-8")
+        (into / "report.html").write_text(contract.render_html(report), "utf-8")
         return {"study": self.study}
 
 
 def build_report(request: MakeReport) -> contract.Report:
-    """The report's contract from the artifacts; only what they hold is in it."""
+    """Return the report of these artifacts."""
     models = request.models
     sets = {parts: ReplyBytes.read(request.heldout, parts) for parts in _heldout_sets(models)}
     differences, notes = _differences(models, sets)
-    warnings = [note for made in request.examples.values() for note in made.details()["warnings"]]
+    warnings = [
+        note for artifact in request.examples.values() for note in artifact.details()["warnings"]
+    ]
     described = [_model(model) for model in models]
     adapted = [model for model in described if not model.is_base]
     return contract.Report(
@@ -119,7 +121,7 @@ def build_report(request: MakeReport) -> contract.Report:
 def figures(
     models: Sequence[Measured], heldout: Mapping[str, Artifact]
 ) -> list[contract.ScoreCell]:
-    """Every measure of every model on every held-out set, and on the unions trained on.
+    """Return every metric of every model on every held-out set, and on the unions trained on.
 
     heldout: data set -> its held-out rows.
     """
@@ -133,11 +135,11 @@ def figures(
 
 
 def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
-    """Every setting of a variant by its dotted name; what only names or locates is left out."""
+    """Return every setting of a variant by its dotted name, without names and paths."""
     plain = variant.model_dump(
         mode="json", exclude={"name", "panel", "datasets", *Variant.hash_exclude}
     )
-    flat = _flat(plain)
+    flat = _flatten(plain)
     flat["datasets"] = ", ".join(dataset.name for dataset in variant.datasets)
     flat["panel"] = ", ".join(prompt.id for prompt in variant.panel)
     for prompt in variant.panel:
@@ -145,19 +147,21 @@ def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
     return flat
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, contract.JsonScalar]:
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, contract.JsonScalar]:
     flat: dict[str, contract.JsonScalar] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= _flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = ", ".join(map(str, value)) if isinstance(value, list) else value
     return flat
 
 
 def _heldout_sets(models: Sequence[Measured]) -> list[tuple[str, ...]]:
-    """Every data set's held-out rows, and the unions that variants were trained on; each once, in
-    whatever order the variants name its parts."""
+    """Return each data set's held-out set, and the unions that variants were trained on.
+
+    Two unions of the same parts in another order are one.
+    """
     unions = [tuple(d.name for d in m.variant.datasets) for m in models if m.adapter]
     singles = [(name,) for union in unions for name in union]
     return unique_by([*singles, *sorted(unions, key=len)], frozenset)
@@ -170,7 +174,7 @@ def _set_name(parts: Iterable[str]) -> str:
 def _cells(
     model: Measured, parts: tuple[str, ...], replies: ReplyBytes
 ) -> list[contract.ScoreCell]:
-    """The model's figures on a set of rows with those replies; none of a measure without rows."""
+    """Return the model's figures on a set of rows, for each metric that has rows."""
     evaluation = model.variant.evaluation
     scores = ModelScores(model.scores, parts)
     trained_on = {dataset.name for dataset in model.variant.datasets} if model.adapter else set()
@@ -226,7 +230,7 @@ def _tokenizers(models: Sequence[Measured]) -> list[list[str]]:
 def _differences(
     models: Sequence[Measured], sets: Mapping[tuple[str, ...], ReplyBytes]
 ) -> tuple[list[contract.Difference], list[str]]:
-    """(variant minus its base on every set, why some are not there)."""
+    """Return each variant minus its base on every set, and why some are missing."""
     bases = {model.base_model: model for model in models if model.adapter is None}
     differences, notes = [], []
     for model in models:
@@ -247,7 +251,7 @@ def _differences(
 def _difference(
     model: Measured, base: Measured, parts: tuple[str, ...], replies: ReplyBytes
 ) -> contract.Difference | None:
-    """Over the rows that both were scored on; None where there are none."""
+    """Compare on the rows that both were scored on; None where there are none."""
     metric = METRICS["perplexity"]
     evaluation = model.variant.evaluation
     all_rows = [ModelScores(m.scores, parts).labelled(metric.labels) for m in (model, base)]
@@ -279,7 +283,7 @@ def _difference(
 
 
 def _shared(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is the same in all of them."""
+    """Return the items that all mappings have."""
     first = mappings[0] if mappings else {}
     return {
         key: value

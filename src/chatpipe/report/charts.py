@@ -15,50 +15,59 @@ TIMES = " \u00d7 "
 
 
 def heatmap(report: Report) -> str:
-    """Perplexity of every model on every set, coloured by its ratio to the base; or nothing."""
+    """Return a heatmap of perplexity, models by sets, coloured by the ratio to the base."""
     if not report.scores:
         return ""
     left = 20 + draw.CHAR * max(len(model.name) for model in report.models)
-    headers = [_lines(heldout.name) for heldout in report.heldout]
-    wide = max(128.0, 16 + draw.CHAR * max(len(line) for lines in headers for line in lines))
-    top, high = 12.0 + 18 * max(map(len, headers)), 58.0
+    headers = [_split_name(heldout.name) for heldout in report.heldout]
+    column_width = max(
+        128.0, 16 + draw.CHAR * max(len(line) for lines in headers for line in lines)
+    )
+    top, row_height = 12.0 + 18 * max(map(len, headers)), 58.0
     body = [
-        draw.text(left + wide * (i + 0.5), top - 10 - 18 * (len(lines) - 1 - j), line, "head")
+        draw.text(
+            left + column_width * (i + 0.5), top - 10 - 18 * (len(lines) - 1 - j), line, "head"
+        )
         for i, lines in enumerate(headers)
         for j, line in enumerate(lines)
     ]
     for row, model in enumerate(report.models):
-        y = top + high * row
-        body.append(draw.text(left - 12, y + high / 2 + 4, model.name, "head end"))
+        y = top + row_height * row
+        body.append(draw.text(left - 12, y + row_height / 2 + 4, model.name, "head end"))
         for column, heldout in enumerate(report.heldout):
-            box = draw.Box(left + wide * column + 2, y + 2, wide - 4, high - 4)
+            box = draw.Box(
+                left + column_width * column + 2, y + 2, column_width - 4, row_height - 4
+            )
             body.append(_cell(report, box, report.score(model.name, heldout.name)))
-    size = (left + wide * len(report.heldout) + 2, top + high * len(report.models) + 2)
+    size = (
+        left + column_width * len(report.heldout) + 2,
+        top + row_height * len(report.models) + 2,
+    )
     title = "Perplexity of every model on every held-out set"
-    return draw.svg("transfer", size, (title, _transfer_words(report)), body)
+    return draw.svg("transfer", size, (title, _describe_transfer(report)), body)
 
 
 def loss_curves(report: Report) -> str:
-    """Training loss of every variant over epochs, on shared axes; or nothing."""
+    """Return the training loss of every variant over epochs, on shared axes."""
     curves = [(model.name, _thin(model.loss_history)) for model in report.variants]
     curves = [(name, points) for name, points in curves if points]
     if not curves:
         return ""
-    points = [point for _, found in curves for point in found]
+    points = [point for _, history in curves for point in history]
     plot = draw.Plot(
         draw.Box(64, 14, 620, 280),
         draw.ticks(0.0, max(point.epoch for point in points)),
         draw.ticks(min(p.loss for p in points), max(p.loss for p in points)),
     )
     body = draw.axes(plot, "epochs", "loss, nats per scored token")
-    for index, (_, found) in enumerate(curves):
-        body.append(draw.curve(plot, index, [(point.epoch, point.loss) for point in found]))
+    for index, (_, history) in enumerate(curves):
+        body.append(draw.curve(plot, index, [(point.epoch, point.loss) for point in history]))
     legend, height = draw.legend([name for name, _ in curves], plot.box)
-    words = "; ".join(
-        f"{name} from {found[0].loss:.2f} to {found[-1].loss:.2f}" for name, found in curves
+    description = "; ".join(
+        f"{name} from {history[0].loss:.2f} to {history[-1].loss:.2f}" for name, history in curves
     )
     title = "Training loss of every variant over epochs"
-    return draw.svg("loss", (700, height), (title, words), body + legend)
+    return draw.svg("loss", (700, height), (title, description), body + legend)
 
 
 def _cell(report: Report, box: draw.Box, cell: ScoreCell | None) -> str:
@@ -73,10 +82,10 @@ def _cell(report: Report, box: draw.Box, cell: ScoreCell | None) -> str:
     value = f"{show.perplexity(cell.value)}{show.marks(cell)}"
     times = "" if ratio is None else f"{ratio:.2f}{TIMES}base"
     under = "base" if _model(report, cell).is_base else times
-    words = draw.text(middle, box.y + 25, value, "value") + draw.text(
+    labels = draw.text(middle, box.y + 25, value, "value") + draw.text(
         middle, box.y + 43, under, "note"
     )
-    return colour + frame + words
+    return colour + frame + labels
 
 
 def _model(report: Report, cell: ScoreCell) -> Model:
@@ -96,13 +105,13 @@ def _shade(ratio: float) -> float:
     return STRONGEST * max(-1.0, min(1.0, math.log2(ratio) / 2))
 
 
-def _transfer_words(report: Report) -> str:
+def _describe_transfer(report: Report) -> str:
     cells = (cell for cell in report.scores if cell.metric == "perplexity")
     return "; ".join(f"{c.model} on {c.heldout}: {show.perplexity(c.value)}" for c in cells)
 
 
 def _thin(points: Sequence[LossPoint]) -> list[LossPoint]:
-    """At most MOST_POINTS points, each the mean of consecutive ones: a page, not a log."""
+    """Return at most MOST_POINTS points, each the mean of consecutive ones."""
     finite = [point for point in points if math.isfinite(point.loss)]
     each = max(1, math.ceil(len(finite) / MOST_POINTS))
     return [_mean(finite[i : i + each]) for i in range(0, len(finite), each)]
@@ -117,7 +126,7 @@ def _mean(points: Sequence[LossPoint]) -> LossPoint:
     )
 
 
-def _lines(name: str) -> list[str]:
-    """A union's name over several lines."""
+def _split_name(name: str) -> list[str]:
+    """Split a union's name into lines."""
     first, *others = name.split(" + ")
     return [first, *(f"+ {other}" for other in others)]

@@ -1,4 +1,4 @@
-"""How far the figures of a report compare: what its variants had in common, and what not."""
+"""Sentences on how far the figures of a report can be compared."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator, Mapping
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import FEW_ROWS, JsonScalar, Report
 
-MOST_NAMED = 6  # variants; of more, the least and the most is said
+MOST_NAMED = 6  # variants; of more, only the smallest and the largest value is named
 OF_THE_BUDGET = ("training.epochs", "training.global_batch_size")
 OF_THE_INTERVALS = ("evaluation.bootstrap_samples", "evaluation.seed")
-# With another one of these, a figure is of another text or of other rows.
+# Figures with different values of these are of other texts or other rows.
 OF_THE_FIGURES = ("base_model", "prompt_template", "evaluation.max_length")
 
 Values = Mapping[str, JsonScalar]
 
 
 def statements(report: Report) -> list[str]:
-    """What a reader has to know before comparing two figures, a sentence each."""
+    """Return what a reader has to know before comparing two figures, one sentence each."""
     return [
         *_training_budget(report),
         *_training_rows(report),
@@ -29,7 +29,7 @@ def statements(report: Report) -> list[str]:
 
 
 def _training_budget(report: Report) -> Iterator[str]:
-    """Whether all variants were trained for as long, and by which measure."""
+    """Say in which respects all variants had the same training budget."""
     if len(report.variants) < 2:
         return
     budget: dict[str, Values] = {
@@ -53,7 +53,7 @@ def _training_budget(report: Report) -> Iterator[str]:
 
 
 def _training_rows(report: Report) -> Iterator[str]:
-    """How many training rows were not trained on, or not whole."""
+    """Say how many training rows were left out or cut."""
     parts = []
     for model in report.variants:
         left_out, cut = sum((model.rows_left_out or {}).values()), model.rows_cut or 0
@@ -121,7 +121,7 @@ def _setting(report: Report, model: str, place: int) -> JsonScalar:
 
 
 def _section(key: str) -> str:
-    """A template's texts, a base's parts and a panel's prompts are one setting to a reader."""
+    """Return the section of a key whose section counts as one setting, else the key."""
     section = key.partition(".")[0]
     return section if section in (*OF_THE_FIGURES, "panel") else key
 

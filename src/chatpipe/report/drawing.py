@@ -57,7 +57,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def axes(plot: Plot, across: str, up: str) -> list[str]:
-    """Both axes with their ticks and what they are called."""
+    """Return both axes with their ticks and labels."""
     box = plot.box
     bottom, right = box.y + box.height, box.x + box.width
     body = []
@@ -78,10 +78,10 @@ def axes(plot: Plot, across: str, up: str) -> list[str]:
 
 def curve(plot: Plot, index: int, points: Sequence[Point]) -> str:
     """A series as a line, in the colour and dash of its index."""
-    places = [f"{plot.x(x):.1f},{plot.y(y):.1f}" for x, y in points]
-    if len(places) == 1:  # a line through one point is nothing to see
+    coordinates = [f"{plot.x(x):.1f},{plot.y(y):.1f}" for x, y in points]
+    if len(coordinates) == 1:  # a line through one point is invisible
         return dot(plot, index, points[0])
-    return f'<polyline {_stroke(index)} points="{" ".join(places)}"/>'
+    return f'<polyline {_stroke(index)} points="{" ".join(coordinates)}"/>'
 
 
 def dot(plot: Plot, index: int, point: Point) -> str:
@@ -92,26 +92,31 @@ def dot(plot: Plot, index: int, point: Point) -> str:
 
 def legend(names: Sequence[str], box: Box) -> tuple[list[str], float]:
     """One entry a curve, in columns as wide as the longest name; and the chart's height."""
-    wide = 56 + CHAR * max(map(len, names))
-    columns = max(1, int(box.width // wide))
+    entry_width = 56 + CHAR * max(map(len, names))
+    columns = max(1, int(box.width // entry_width))
     body, y = [], 0.0
     for index, name in enumerate(names):
-        x, y = box.x + wide * (index % columns), box.y + box.height + 66 + 22 * (index // columns)
+        x, y = (
+            box.x + entry_width * (index % columns),
+            box.y + box.height + 66 + 22 * (index // columns),
+        )
         body.append(f'<polyline {_stroke(index)} points="{x:.1f},{y:.1f} {x + 34:.1f},{y:.1f}"/>')
         body.append(text(x + 42, y + 4, name, "key"))
     return body, y + 14
 
 
 def _stroke(index: int) -> str:
-    """Colour and dash together, so that no curve is told by colour alone."""
+    """Return colour and dash: curves must be distinguishable without colour."""
     dash = DASHES[index % len(DASHES)]
     return f'class="curve s{index % COLOURS}"' + (f' stroke-dasharray="{dash}"' if dash else "")
 
 
-def svg(key: str, size: tuple[float, float], words: tuple[str, str], body: Sequence[str]) -> str:
-    """The whole chart; words: its title and description, for who cannot see it."""
+def svg(
+    key: str, size: tuple[float, float], description_parts: tuple[str, str], body: Sequence[str]
+) -> str:
+    """Return the whole chart, with a title and a description for screen readers."""
     width, height = math.ceil(size[0]), math.ceil(size[1])
-    title, description = (escape(visible(part)) for part in words)
+    title, description = (escape(visible(part)) for part in description_parts)
     return (
         f'<svg class="chart" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-labelledby="{key}-title {key}-desc">'
@@ -120,9 +125,9 @@ def svg(key: str, size: tuple[float, float], words: tuple[str, str], body: Seque
     )
 
 
-def text(x: float, y: float, words: str, kind: str, more: str = "") -> str:
-    """Words at a place, escaped; kind: their class in the page's style."""
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}"{more}>{escape(visible(words))}</text>'
+def text(x: float, y: float, content: str, kind: str, more: str = "") -> str:
+    """Return escaped text at a point; kind: its class in the page's style."""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}"{more}>{escape(visible(content))}</text>'
 
 
 def line(start: tuple[float, float], end: tuple[float, float], kind: str) -> str:
@@ -133,5 +138,5 @@ def line(start: tuple[float, float], end: tuple[float, float], kind: str) -> str
 
 def rect(box: Box, kind: str, more: str = "") -> str:
     """A rounded rectangle."""
-    place = f'x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}"'
-    return f'<rect class="{kind}" {place} rx="5"{more}/>'
+    geometry = f'x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}"'
+    return f'<rect class="{kind}" {geometry} rx="5"{more}/>'

@@ -1,4 +1,4 @@
-"""What was found, in sentences computed from the figures; nothing is claimed beyond them."""
+"""The report's summary, computed from the figures, and its fixed explanations."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ LEFT_OUT = (
 )
 
 
-def summary(report: Report) -> str:
-    """One sentence on the variants' own data, then on data they were not trained on."""
-    clauses = [_own(report), _transfer(report)]
+def summarize(report: Report) -> str:
+    """Return a sentence on the variants' own data and on data they were not trained on."""
+    clauses = [_own_rows_clause(report), _transfer_clause(report)]
     text = "; ".join(clause for clause in clauses if clause) + "."
-    return " ".join([text, *_seen(report)])
+    return " ".join([text, *_seen_rows_sentences(report)])
 
 
-def _seen(report: Report) -> Iterator[str]:
-    """How many figures rest on rows that were trained on, and how many on no others."""
+def _seen_rows_sentences(report: Report) -> Iterator[str]:
+    """Say how many figures include rows seen in training, and how many consist of them."""
     wholly: dict[tuple[str, str], bool] = {}
     for cell in report.seen():
         pair = (cell.model, cell.heldout)
@@ -67,7 +67,7 @@ def _seen(report: Report) -> Iterator[str]:
         yield f"{len(wholly)} {noun} on rows seen in training (†), {all_seen} of them wholly."
 
 
-def _own(report: Report) -> str:
+def _own_rows_clause(report: Report) -> str:
     total = len(report.variants)
     own = [(variant.name, report.own_set(variant)) for variant in report.variants]
     found = [report.difference(name, heldout.name) for name, heldout in own if heldout]
@@ -79,11 +79,11 @@ def _own(report: Report) -> str:
     text = f"{better} of {total} {noun} {verb} base on their own held-out rows"
     if total == 1:
         text = text.replace("their own", "its own")
-    return text + _rest(diffs, total - len(diffs))
+    return text + _other_verdicts(diffs, total - len(diffs))
 
 
-def _transfer(report: Report) -> str:
-    """Only sets that share no part with the variant's data count as not trained on."""
+def _transfer_clause(report: Report) -> str:
+    """Compare on sets that share no part with the variant's data."""
     parts = {heldout.name: set(heldout.parts) for heldout in report.heldout}
     data = {model.name: set(model.datasets) for model in report.variants}
     diffs = [d for d in report.differences if parts[d.heldout].isdisjoint(data.get(d.model, ()))]
@@ -92,12 +92,12 @@ def _transfer(report: Report) -> str:
     better = sum(diff.verdict == "better" for diff in diffs)
     noun = "comparison" if len(diffs) == 1 else "comparisons"
     text = f"on data a variant was not trained on, {better} of {len(diffs)} {noun} with the base"
-    return f"{text} {'is' if better == 1 else 'are'} better{_rest(diffs, 0)}"
+    return f"{text} {'is' if better == 1 else 'are'} better{_other_verdicts(diffs, 0)}"
 
 
-def _rest(diffs: Sequence[Difference], missing: int) -> str:
-    """The comparisons that did not come out better, so that none goes unsaid."""
+def _other_verdicts(diffs: Sequence[Difference], missing: int) -> str:
+    """Return the numbers of comparisons that are not better, in brackets."""
     verdicts = Counter(diff.verdict for diff in diffs)
     notes = {"worse": verdicts["worse"], "undecided": verdicts["undecided"], "missing": missing}
-    said = [f"{number} {what}" for what, number in notes.items() if number]
-    return f" ({', '.join(said)})" if said else ""
+    parts = [f"{number} {verdict}" for verdict, number in notes.items() if number]
+    return f" ({', '.join(parts)})" if parts else ""

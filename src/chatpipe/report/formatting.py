@@ -1,4 +1,4 @@
-"""How numbers read in every rendering: one place for digits, signs and units."""
+"""Formats numbers for all renderings: digits, signs and units."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def perplexity(value: float) -> str:
     if not math.isfinite(value):
         return "∞" if value > 0 else MISSING
     rounded = abs(float(f"{value:.4g}"))
-    before = math.floor(math.log10(rounded)) if rounded else 0
-    return f"{value:,.{max(0, min(3, 3 - before))}f}".replace("-", MINUS)
+    exponent = math.floor(math.log10(rounded)) if rounded else 0
+    return f"{value:,.{max(0, min(3, 3 - exponent))}f}".replace("-", MINUS)
 
 
 def score(cell: ScoreCell | None) -> str:
@@ -42,7 +42,7 @@ def left_out_mark(rows: int) -> str:
 
 
 def few_rows(rows: int | None) -> str:
-    """The number of rows where it is so small that it has to be seen, else nothing."""
+    """The number of rows where there are fewer than FEW_ROWS, else nothing."""
     return f" ({rows} row{'' if rows == 1 else 's'})" if rows and rows < FEW_ROWS else ""
 
 
@@ -86,7 +86,7 @@ def bits_difference(diff: Difference | None, cell: ScoreCell | None = None) -> s
 
 
 def signed(value: float) -> str:
-    """Always with its sign, so that a gain and a loss cannot be taken for each other."""
+    """A value with its sign, also where it is positive."""
     return f"+{perplexity(value)}" if value > 0 else perplexity(value)
 
 
@@ -96,7 +96,7 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def moment(created: str) -> str:
-    """An ISO 8601 time for readers: 2025-06-01 12:00 UTC; other text as it is."""
+    """An ISO 8601 time as 2025-06-01 12:00 UTC; other text unchanged."""
     try:
         return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M %Z").strip()
     except ValueError:
@@ -133,7 +133,7 @@ def counts(reasons: dict[str, int]) -> str:
 
 
 def setting(value: JsonScalar) -> str:
-    """A setting as YAML would have it; — where it is not set."""
+    """A setting as in YAML; — where it is not set."""
     if value is None:
         return MISSING
     if isinstance(value, bool):

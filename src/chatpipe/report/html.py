@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page that loads nothing."""
+"""The report as one self-contained HTML page that loads no other file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARKS = (
 
 
 def render_html(report: Report) -> str:
-    """The page; everything that is not ours is escaped by the template engine."""
+    """Return the page; the template engine escapes all text of the report."""
     return (
         environment()
         .get_template("template.html.j2")
@@ -39,31 +39,31 @@ def render_html(report: Report) -> str:
 
 
 def environment() -> Environment:
-    """The template engine of our pages, with what their tables need."""
-    made = Environment(
+    """Return the template engine of our pages, with the filters of their tables."""
+    engine = Environment(
         loader=PackageLoader("chatpipe.report", "."),
         autoescape=True,
-        finalize=_shown,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(
+    engine.filters.update(
         marked=_marked,
         moment=formatting.moment,
         count=formatting.count,
         number_column=_is_number_column,
     )
-    return made
+    return engine
 
 
-def _shown(value: Any) -> Any:
-    """Whatever the template prints; what is markup already was made of visible text."""
+def _visible(value: Any) -> Any:
+    """Make control characters in printed text visible; markup was made of visible text."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _marked(cell: str) -> Markup:
-    """A cell with †n and ‡n as links to their footnotes and its interval on a line of its own."""
+    """A cell with †n and ‡n as links to their footnotes, and its interval on its own line."""
     text = str(escape(visible(cell)))
     for mark, target, title in MARKS:
         link = rf'<a class="seen" href="#{target}" title="{title}">{mark}\1</a>'
@@ -72,5 +72,5 @@ def _marked(cell: str) -> Markup:
 
 
 def _is_number_column(rows: list[tables.Row], header: str) -> bool:
-    """Whether a column reads better flush right: numbers, with interval, mark or unit."""
+    """Whether a column has only numbers (with interval, mark or unit), and is aligned right."""
     return all(NUMBER.match(row[header]) for row in rows)

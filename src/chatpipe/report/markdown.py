@@ -12,15 +12,15 @@ from chatpipe.utils.visible_text import visible
 
 
 def render_markdown(report: Report) -> str:
-    """The whole report; what models wrote is escaped, so it shows as the text it is."""
+    """Return the whole report; text of models is escaped."""
     parts = [
         f"# {escape(report.study)}",
-        escape(findings.summary(report)),
+        escape(findings.summarize(report)),
         *map(escape, comparability.statements(report)),
         f"{escape(formatting.moment(report.created))} · {escape(report.device)}",
         *_figures(report),
         *_panel(report),
-        *_origins(report),
+        *_details(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -38,7 +38,7 @@ def markdown_table(rows: Sequence[tables.Row]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown and the HTML inside it show as it is, on one line."""
+    """Escape text for Markdown and the HTML in it, on one line."""
     plain = html.escape(visible(text.strip()), quote=False)
     plain = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", plain)
     return "<br>".join(plain.splitlines())
@@ -82,7 +82,7 @@ def _answer(answer: Answer) -> tables.Row:
     }
 
 
-def _origins(report: Report) -> Iterator[str]:
+def _details(report: Report) -> Iterator[str]:
     yield from _section("Held-out sets", tables.heldout_rows(report))
     yield from _section("Row accounts", tables.account_rows(report))
     yield from (escape(note) for note in report.notes)

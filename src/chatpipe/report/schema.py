@@ -1,4 +1,4 @@
-"""The report's contract: frozen models with units, from which every rendering is made."""
+"""The report's data model, with units; all renderings are made from it."""
 
 from __future__ import annotations
 
@@ -215,16 +215,18 @@ class Report(Contract):
 
     @model_validator(mode="after")
     def _names_are_unique_and_known(self) -> Self:
-        models = _unique("model", (model.name for model in self.models))
-        sets = _unique("held-out set", (heldout.name for heldout in self.heldout))
-        _unique("score", ((cell.model, cell.heldout, cell.metric) for cell in self.scores))
-        _unique("difference", ((diff.model, diff.heldout) for diff in self.differences))
-        _known("model", models, (cell.model for cell in self.scores))
-        _known("model", models, (answer.model for answer in self.answers))
-        _known("model", models, self.settings)
-        _known("model", models, (n for diff in self.differences for n in (diff.model, diff.base)))
-        _known("held-out set", sets, (cell.heldout for cell in self.scores))
-        _known("held-out set", sets, (diff.heldout for diff in self.differences))
+        models = _check_unique("model", (model.name for model in self.models))
+        sets = _check_unique("held-out set", (heldout.name for heldout in self.heldout))
+        _check_unique("score", ((cell.model, cell.heldout, cell.metric) for cell in self.scores))
+        _check_unique("difference", ((diff.model, diff.heldout) for diff in self.differences))
+        _check_known("model", models, (cell.model for cell in self.scores))
+        _check_known("model", models, (answer.model for answer in self.answers))
+        _check_known("model", models, self.settings)
+        _check_known(
+            "model", models, (n for diff in self.differences for n in (diff.model, diff.base))
+        )
+        _check_known("held-out set", sets, (cell.heldout for cell in self.scores))
+        _check_known("held-out set", sets, (diff.heldout for diff in self.differences))
         return self
 
     @property
@@ -242,33 +244,33 @@ class Report(Contract):
         return next((base for base in self.bases if base.base_model == variant.base_model), None)
 
     def score(self, model: str, heldout: str, metric: Metric = "perplexity") -> ScoreCell | None:
-        """The one figure of a model on a set, None where it was not scored."""
-        wanted = (model, heldout, metric)
-        cells = (cell for cell in self.scores if (cell.model, cell.heldout, cell.metric) == wanted)
+        """Return a figure of a model on a set, None where it was not scored."""
+        key = (model, heldout, metric)
+        cells = (cell for cell in self.scores if (cell.model, cell.heldout, cell.metric) == key)
         return next(cells, None)
 
     def difference(self, model: str, heldout: str) -> Difference | None:
-        """A model's difference from its base on a set, None where it was not compared."""
-        found = (d for d in self.differences if (d.model, d.heldout) == (model, heldout))
-        return next(found, None)
+        """Return a model's difference from its base on a set, None where it was not compared."""
+        matches = (d for d in self.differences if (d.model, d.heldout) == (model, heldout))
+        return next(matches, None)
 
     def own_set(self, variant: Model) -> HeldoutSet | None:
-        """The set that holds out rows of exactly the variant's data sets."""
+        """Return the held-out set of exactly the variant's data sets."""
         exact = (h for h in self.heldout if set(h.parts) == set(variant.datasets))
         return next(exact, None)
 
     def paper_row(self, model: str) -> PaperRow | None:
-        """The paper's row of that name; case does not count."""
+        """Return the paper's row of that name, ignoring case."""
         rows = (row for row in self.paper if row.model.casefold() == model.casefold())
         return next(rows, None)
 
     def seen(self) -> list[ScoreCell]:
-        """The figures over rows of which some stood in the model's training split."""
+        """Return the figures whose rows are partly in the model's training split."""
         return [cell for cell in self.scores if cell.seen_in_training > 0]
 
     def panel(self) -> list[list[Answer]]:
-        """The answers in groups of one text asked one way, models in the report's order."""
-        order = {model.name: place for place, model in enumerate(self.models)}
+        """Return the answers grouped by prompt and form, models in the report's order."""
+        order = {model.name: index for index, model in enumerate(self.models)}
         groups: dict[tuple[str, ...], list[Answer]] = {_question(a): [] for a in self.answers}
         for answer in sorted(self.answers, key=lambda answer: order[answer.model]):
             groups[_question(answer)].append(answer)
@@ -290,12 +292,12 @@ class Report(Contract):
 
 
 def json_schema() -> dict[str, Any]:
-    """The contract as JSON Schema: what schema_v1.json holds."""
+    """Return the report's JSON Schema, as in schema_v1.json."""
     return Report.model_json_schema(mode="serialization")
 
 
 def _question(answer: Answer) -> tuple[str, ...]:
-    """Two variants may give one prompt id to different texts."""
+    """Identify a prompt by its texts too: two variants may use one id for different texts."""
     return (answer.prompt_id, answer.asked, answer.instruction, answer.input)
 
 
@@ -303,20 +305,20 @@ def _all_same(row: dict[str, JsonScalar]) -> bool:
     return len({(isinstance(value, bool), value) for value in row.values()}) <= 1
 
 
-def _unique(what: str, names: Iterable[Hashable]) -> set[Hashable]:
-    found: set[Hashable] = set()
+def _check_unique(kind: str, names: Iterable[Hashable]) -> set[Hashable]:
+    unique: set[Hashable] = set()
     for name in names:
-        if name in found:
-            raise ValueError(f"{what} {name} stands twice in the report")
-        found.add(name)
-    return found
+        if name in unique:
+            raise ValueError(f"{kind} {name} occurs twice in the report")
+        unique.add(name)
+    return unique
 
 
-def _known(what: str, known: set[Hashable], names: Iterable[str]) -> None:
-    unknown = sorted(set(names) - known)
+def _check_known(kind: str, known_names: set[Hashable], names: Iterable[str]) -> None:
+    unknown = sorted(set(names) - known_names)
     if unknown:
         raise ValueError(
-            f"unknown {what} {', '.join(unknown)}; the report has {sorted(map(str, known))}"
+            f"unknown {kind} {', '.join(unknown)}; the report has {sorted(map(str, known_names))}"
         )
 
 

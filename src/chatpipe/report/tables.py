@@ -66,7 +66,7 @@ def training_rows(report: Report) -> list[Row]:
         {
             "Model": model.name,
             "Rows": show.count(model.rows_trained),
-            **(_rows_reduced(model) if reduced else {}),
+            **(_reduced_rows(model) if reduced else {}),
             "Epochs": show.setting(model.epochs),
             "Tokens": show.count(model.trained_tokens),
             "Steps": show.count(model.optimizer_steps),
@@ -80,7 +80,7 @@ def training_rows(report: Report) -> list[Row]:
     ]
 
 
-def _rows_reduced(model: Model) -> Row:
+def _reduced_rows(model: Model) -> Row:
     return {
         "Rows left out": show.counts(model.rows_left_out or {}),
         "Rows cut": show.count(model.rows_cut),
@@ -88,12 +88,12 @@ def _rows_reduced(model: Model) -> Row:
 
 
 def account_rows(report: Report) -> list[Row]:
-    """What became of every row that was read: read = kept + dropped."""
+    """How many rows each step read, kept and dropped: read = kept + dropped."""
     return [_account(row) for row in report.accounts]
 
 
 def heldout_rows(report: Report) -> list[Row]:
-    """The held-out sets and what each is the union of."""
+    """The held-out sets and the data sets that each is a union of."""
     return [
         {
             "Held-out set": heldout.name,
@@ -113,12 +113,12 @@ def setting_rows(report: Report) -> list[Row]:
 
 
 def value_rows(header: str, values: dict[str, JsonScalar] | dict[str, str]) -> list[Row]:
-    """Any flat mapping as a table of two columns."""
+    """A flat mapping as a table of two columns."""
     return [{header: key, "Value": show.setting(value)} for key, value in values.items()]
 
 
 def differing_rows(header: str, values: Mapping[str, Mapping[str, JsonScalar]]) -> list[Row]:
-    """The keys of which the models (columns) do not all have the same value."""
+    """The keys whose values differ between models (columns)."""
     keys = dict.fromkeys(key for mapping in values.values() for key in mapping)
     return [
         {header: key} | {name: show.setting(of.get(key)) for name, of in values.items()}
@@ -128,17 +128,17 @@ def differing_rows(header: str, values: Mapping[str, Mapping[str, JsonScalar]]) 
 
 
 def generation_rows(report: Report) -> list[Row]:
-    """How models were asked, where not all were asked alike."""
+    """Settings of generation that differ between models."""
     return differing_rows("Setting", {m.name: m.generation for m in report.models if m.generation})
 
 
 def version_rows(report: Report) -> list[Row]:
-    """With which libraries the variants were trained, where not all were trained with the same."""
+    """Versions of libraries that differ between the variants' trainings."""
     return differing_rows("Library", {m.name: m.versions for m in report.variants if m.versions})
 
 
 def device_rows(report: Report) -> list[Row]:
-    """Where each model was trained and asked, where that was not the same device for all."""
+    """The device on which each model was trained and asked, where devices differ."""
     used = {device for m in report.models for device in (m.device, m.measured_on) if device}
     if len(used) < 2:
         return []
@@ -163,7 +163,7 @@ def left_out_notes(report: Report) -> list[str]:
 
 
 def paper_rows(report: Report) -> list[Row]:
-    """What the paper reports, copied, not measured."""
+    """The figures that the paper reports."""
     return [
         {
             "Variant": row.model,
@@ -202,19 +202,21 @@ def asked_note(answer: Answer) -> str:
 
 def _headline(report: Report, model: Model) -> Row:
     own, base = report.own_set(model), report.base_of(model)
-    place = own.name if own else ""
+    heldout = own.name if own else ""
     paper = report.paper_row(model.name)
     reported = {"Paper reported": show.perplexity(paper.perplexity) if paper else show.MISSING}
-    bits = {"Bits per byte": show.bits_per_byte(report.score(model.name, place))}
+    bits = {"Bits per byte": show.bits_per_byte(report.score(model.name, heldout))}
     return {
         "Model": model.name,
         "Base": base.name if base else model.base_model,
         "Trained on": " + ".join(model.datasets) or show.MISSING,
-        "Own held-out perplexity": show.score(report.score(model.name, place)),
-        "Base on the same rows": show.score(report.score(base.name, place) if base else None),
-        "Difference from base": _difference(report, model.name, place),
+        "Own held-out perplexity": show.score(report.score(model.name, heldout)),
+        "Base on the same rows": show.score(report.score(base.name, heldout) if base else None),
+        "Difference from base": _difference(report, model.name, heldout),
         **(bits if report.tokenizers else {}),
-        "By the paper's protocol": show.score(report.score(model.name, place, "perplexity_paper")),
+        "By the paper's protocol": show.score(
+            report.score(model.name, heldout, "perplexity_paper")
+        ),
         **(reported if in_paper(report) else {}),
         "Training time": show.duration(model.wall_s),
     }

@@ -1,5 +1,4 @@
-"""deployments/automations/*.yaml, strictly: Prefect passes over keys it does not know, and takes
-its own defaults instead."""
+"""Read deployments/automations/*.yaml strictly: Prefect ignores unknown keys and uses defaults."""
 
 from __future__ import annotations
 
@@ -17,45 +16,51 @@ from chatpipe.study.loading import deployments_dir
 
 
 def load_automations() -> list[AutomationCore]:
-    """All automations; ConfigError has the faults of all files."""
-    found, faults = [], []
+    """Return all automations; ConfigError has the faults of all files."""
+    automations, faults = [], []
     for path in sorted((deployments_dir() / "automations").glob("*.yaml")):
         try:
-            found.append(load_automation(path))
+            automations.append(load_automation(path))
         except ConfigError as error:
             faults += error.faults
     if faults:
         raise ConfigError(faults)
-    return found
+    return automations
 
 
 def load_automation(path: Path) -> AutomationCore:
-    """The automation of that file."""
+    """Return the automation of a file."""
     raw = read_mapping(path)
     try:
-        made = AutomationCore.model_validate(raw)
+        automation = AutomationCore.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(fault_sentences(error, str(path), AutomationCore)) from None
-    unknown = _unknown(raw, made, "")
+    unknown = _unknown_keys(raw, automation, "")
     if unknown:
-        raise ConfigError([f"{path}: {said}" for said in unknown])
-    return made
+        raise ConfigError([f"{path}: {fault}" for fault in unknown])
+    return automation
 
 
-def _unknown(raw: Any, made: Any, key: str) -> list[str]:
-    """A sentence for each key of `raw` that the model made of it does not have."""
-    if isinstance(raw, list) and isinstance(made, list | tuple):
-        pairs = enumerate(zip(raw, made, strict=False))
-        return [said for n, (old, new) in pairs for said in _unknown(old, new, f"{key}{n}.")]
-    if not isinstance(raw, dict) or not isinstance(made, BaseModel) or isinstance(made, RootModel):
+def _unknown_keys(raw: Any, parsed: Any, key: str) -> list[str]:
+    """Return a sentence for each key of `raw` that the model parsed from it does not have."""
+    if isinstance(raw, list) and isinstance(parsed, list | tuple):
+        pairs = enumerate(zip(raw, parsed, strict=False))
+        return [fault for n, (old, new) in pairs for fault in _unknown_keys(old, new, f"{key}{n}.")]
+    if (
+        not isinstance(raw, dict)
+        or not isinstance(parsed, BaseModel)
+        or isinstance(parsed, RootModel)
+    ):
         return []
-    known = {*type(made).model_fields, "type"}
-    said = []
+    known = {*type(parsed).model_fields, "type"}
+    faults = []
     for name, value in raw.items():
         if name in known:
-            said += _unknown(value, getattr(made, name, None), f"{key}{name}.")
+            faults += _unknown_keys(value, getattr(parsed, name, None), f"{key}{name}.")
         else:
             close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}."
-            said.append(f"{key}{name}: unknown key; {hint}")
-    return said
+            hint = (
+                f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(known))}."
+            )
+            faults.append(f"{key}{name}: unknown key; {hint}")
+    return faults

@@ -1,4 +1,4 @@
-"""Whether this version of Prefect can use the database that is there; it fails in minutes."""
+"""Check Prefect's database before a server starts, which would fail only after minutes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from chatpipe.errors import ServiceError
 
 
 def check_database() -> None:
-    """ServiceError where Prefect's SQLite database is damaged, or of a newer Prefect."""
+    """ServiceError where Prefect's SQLite database is damaged, or a newer Prefect wrote it."""
     path = database_file()
     if path is None or not path.is_file():
         return
     try:
         revisions = _revisions(path)
     except sqlite3.Error as error:
-        if "locked" in str(error):  # somebody uses it, so it can be used
+        if "locked" in str(error):  # another process uses it, so it is usable
             return
         raise ServiceError(
-            f"{path}: Prefect's database cannot be read ({error}); move it away, a new one is made."
+            f"{path}: Prefect's database cannot be read ({error}); move it away, and a new one is "
+            "made."
         ) from None
     unknown = [revision for revision in revisions if not _is_known(revision)]
     if unknown:
@@ -33,7 +34,7 @@ def check_database() -> None:
 
 
 def database_file() -> Path | None:
-    """Prefect's SQLite database in its home; None where another one is set."""
+    """Return the path of Prefect's SQLite database; None where another database is set."""
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
 
     path: Path = PREFECT_HOME.value() / "prefect.db"
@@ -48,7 +49,7 @@ def _revisions(path: Path) -> list[str]:
             return []
         rows = connection.execute("select version_num from alembic_version").fetchall()
     if not all(isinstance(revision, str) for (revision,) in rows):
-        raise sqlite3.DatabaseError("its version is no text")
+        raise sqlite3.DatabaseError("its version is not text")
     return [revision for (revision,) in rows]
 
 
@@ -56,7 +57,7 @@ def _is_known(revision: str) -> bool:
     spec = find_spec("prefect")
     assert spec is not None and spec.origin is not None
     migrations = Path(spec.origin).parent / "server/database/_migrations/versions/sqlite"
-    # A Prefect that keeps its migrations elsewhere has to judge for itself.
+    # Where a version of Prefect has its migrations elsewhere, nothing can be checked.
     return not migrations.is_dir() or any(migrations.glob(f"*_{revision}_*.py"))
 
 

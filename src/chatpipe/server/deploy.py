@@ -1,6 +1,6 @@
 """Puts deployments, work pools, queues and automations on a Prefect server.
 
-What is already there as the files say is left alone, so a second `deploy` changes nothing.
+Objects that are as the files say are not updated, so a second `deploy` changes nothing.
 """
 
 from __future__ import annotations
@@ -30,57 +30,61 @@ from chatpipe.study.loading import deployments_dir
 
 
 def deploy() -> Iterator[str]:
-    """Apply deployments/prefect.yaml and deployments/automations/; a line for each thing."""
-    found = load_deployments()
+    """Apply deployments/prefect.yaml and deployments/automations/; yield a line for each object."""
+    file = load_deployments()
     automations = load_automations()
-    prepared = [_Prepared.of(deployment) for deployment in found.deployments]
+    prepared = [_Prepared.of(deployment) for deployment in file.deployments]
     with get_client(sync_client=True) as client:
-        yield from _pools(client, found.definitions)
+        yield from _apply_pools(client, file.definitions)
         for deployment in prepared:
-            yield _deployment(client, deployment)
+            yield _apply_deployment(client, deployment)
         for automation in automations:
-            yield _automation(client, automation)
+            yield _apply_automation(client, automation)
 
 
-def _pools(client: SyncPrefectClient, definitions: Definitions) -> Iterator[str]:
+def _apply_pools(client: SyncPrefectClient, definitions: Definitions) -> Iterator[str]:
     for name, pool in definitions.work_pools.items():
-        yield f"work pool {name}: {_pool(client, _as_created(name, pool))}"
+        yield f"work pool {name}: {_apply_pool(client, _new_pool(name, pool))}"
         for queue, priority in definitions.work_queues.items():
             try:
-                known = client.read_work_queue_by_name(queue, work_pool_name=name)
-                if known.priority != priority:
-                    client.update_work_queue(known.id, priority=priority)
+                current = client.read_work_queue_by_name(queue, work_pool_name=name)
+                if current.priority != priority:
+                    client.update_work_queue(current.id, priority=priority)
                     yield f"work queue {name}/{queue}: updated"
             except ObjectNotFound:
                 client.create_work_queue(queue, priority=priority, work_pool_name=name)
 
 
-def _pool(client: SyncPrefectClient, wanted: WorkPoolCreate) -> str:
-    """What became of it; of its template only `stream_output` is ours to set."""
+def _apply_pool(client: SyncPrefectClient, desired: WorkPoolCreate) -> str:
+    """Create or update the pool; of its job template, only `stream_output` is changed."""
     try:
-        known = client.read_work_pool(wanted.name)
+        current = client.read_work_pool(desired.name)
     except ObjectNotFound:
-        client.create_work_pool(wanted)
+        client.create_work_pool(desired)
         return "created"
-    template = copy.deepcopy(known.base_job_template)
+    template = copy.deepcopy(current.base_job_template)
     properties = template.get("variables", {}).get("properties", {})
     if "stream_output" in properties:
         properties["stream_output"]["default"] = False
-    before = (known.description or "", known.concurrency_limit, known.base_job_template)
-    if before == (wanted.description or "", wanted.concurrency_limit, template):
+    current_fields = (
+        current.description or "",
+        current.concurrency_limit,
+        current.base_job_template,
+    )
+    if current_fields == (desired.description or "", desired.concurrency_limit, template):
         return "unchanged"
     changed = WorkPoolUpdate(
-        description=wanted.description,
-        concurrency_limit=wanted.concurrency_limit,
+        description=desired.description,
+        concurrency_limit=desired.concurrency_limit,
         base_job_template=template,
     )
-    client.update_work_pool(wanted.name, changed)
+    client.update_work_pool(desired.name, changed)
     return "updated"
 
 
-def _as_created(name: str, pool: WorkPool) -> WorkPoolCreate:
+def _new_pool(name: str, pool: WorkPool) -> WorkPoolCreate:
     template = ProcessWorker.get_default_base_job_template()
-    # A run outlives a killed worker only if it does not write into that worker's pipe.
+    # A run survives a killed worker only if it does not write into that worker's pipe.
     template["variables"]["properties"]["stream_output"]["default"] = False
     return WorkPoolCreate(
         name=name,
@@ -93,7 +97,7 @@ def _as_created(name: str, pool: WorkPool) -> WorkPoolCreate:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A deployment of the file with its flow, checked against each other."""
+    """A deployment and its flow, checked against each other."""
 
     deployment: Deployment
     flow: Flow[..., Any]
@@ -101,7 +105,7 @@ class _Prepared:
 
     @classmethod
     def of(cls, deployment: Deployment) -> _Prepared:
-        """ConfigError where the flow is not there or does not take these parameters."""
+        """Import the flow; ConfigError where it is missing or does not take these parameters."""
         key = f"{deployments_dir() / 'prefect.yaml'}: deployments.{deployment.name}"
         try:
             # Prefect's own import would look into the current directory first.
@@ -113,12 +117,12 @@ class _Prepared:
         unknown = sorted(deployment.parameters.keys() - schema["properties"].keys())
         if unknown:
             known = ", ".join(schema["properties"])
-            said = f"unknown parameters {', '.join(unknown)}; the flow takes {known}."
-            raise ConfigError([f"{key}.parameters: {said}"])
+            fault = f"unknown parameters {', '.join(unknown)}; the flow takes {known}."
+            raise ConfigError([f"{key}.parameters: {fault}"])
         return cls(deployment, flow, deployment.version(schema))
 
     def runner_deployment(self) -> RunnerDeployment:
-        """The deployment as Prefect creates it, but for its schedules."""
+        """Return the deployment for Prefect, without its schedules."""
         deployment = self.deployment
         limit = deployment.concurrency_limit
         return RunnerDeployment.from_flow(
@@ -135,7 +139,7 @@ class _Prepared:
         )
 
 
-def _deployment(client: SyncPrefectClient, prepared: _Prepared) -> str:
+def _apply_deployment(client: SyncPrefectClient, prepared: _Prepared) -> str:
     name = f"{prepared.flow.name}/{prepared.deployment.name}"
     desired = prepared.runner_deployment()
     try:
@@ -145,22 +149,22 @@ def _deployment(client: SyncPrefectClient, prepared: _Prepared) -> str:
         current = client.read_deployment_by_name(name)
         apply_schedules(client, current, prepared.deployment.schedules)
         return f"{name}: created"
-    # Schedules first: the version, which names those of the last `deploy`, is changed after them.
+    # Schedules first: the version, which lists those of the last `deploy`, is updated after them.
     changes = apply_schedules(client, current, prepared.deployment.schedules)
     changes += apply_settings(client, current, desired)
     return f"{name}: updated ({', '.join(changes)})" if changes else f"{name}: unchanged"
 
 
-def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> str:
-    name = f"automation {wanted.name!r}"
-    known = client.read_automations_by_name(wanted.name)
-    if not known:
-        client.create_automation(wanted)
+def _apply_automation(client: SyncPrefectClient, desired: AutomationCore) -> str:
+    name = f"automation {desired.name!r}"
+    current = client.read_automations_by_name(desired.name)
+    if not current:
+        client.create_automation(desired)
         return f"{name}: created"
-    if "enabled" not in wanted.model_fields_set:  # as it was left on the server
-        wanted = wanted.model_copy(update={"enabled": known[0].enabled})
-    same = wanted.model_dump(mode="json")
-    if known[0].model_dump(mode="json", include=set(same)) == same:
+    if "enabled" not in desired.model_fields_set:  # keep the state on the server
+        desired = desired.model_copy(update={"enabled": current[0].enabled})
+    fields = desired.model_dump(mode="json")
+    if current[0].model_dump(mode="json", include=set(fields)) == fields:
         return f"{name}: unchanged"
-    client.update_automation(known[0].id, wanted)
+    client.update_automation(current[0].id, desired)
     return f"{name}: updated"

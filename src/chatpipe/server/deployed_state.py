@@ -1,6 +1,6 @@
-"""A deployment as the server has it, compared with the file and brought in line with it.
+"""Compares a deployment on the server with the file, and updates it.
 
-Schedules are known by their slugs: those that somebody added on the server are left alone.
+Schedules are identified by their slugs; those that were added on the server are not changed.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from chatpipe.server.deployments_file import Scheduled
 def apply_settings(
     client: SyncPrefectClient, current: DeploymentResponse, desired: RunnerDeployment
 ) -> list[str]:
-    """Update what differs from the desired deployment, schedules aside; the names of what did."""
+    """Update fields that differ, without schedules; return their names."""
     settings, on_server = _desired_settings(desired), _current_settings(current)
     changes = [name for name, value in settings.items() if on_server[name] != value]
     if changes:
         client.update_deployment(current.id, DeploymentUpdate.model_validate(settings))
-    # A version alone is another one when this program has changed: nothing that a reader looks for.
+    # The version also differs when only this program has changed, which need not be printed.
     return [name for name in changes if name != "version"] or changes
 
 
 def apply_schedules(
     client: SyncPrefectClient, current: DeploymentResponse, schedules: Sequence[Scheduled]
 ) -> list[str]:
-    """Create, update and delete schedules with slugs of ours; a word for each that differed."""
+    """Create, update and delete the schedules of the file; return a phrase for each change."""
     changes = []
     on_server = {item.slug: item for item in current.schedules if item.slug}
     for schedule in schedules:
-        known = on_server.get(schedule.slug)
-        if known is None:
-            client.create_deployment_schedules(current.id, [_as_created(schedule)])
-        elif _differs(known, schedule):
+        current_schedule = on_server.get(schedule.slug)
+        if current_schedule is None:
+            client.create_deployment_schedules(current.id, [_new_schedule(schedule)])
+        elif _differs(current_schedule, schedule):
             client.update_deployment_schedule(
                 current.id,
-                known.id,
-                active=_active(known, schedule),
+                current_schedule.id,
+                active=_active(current_schedule, schedule),
                 schedule=_cron(schedule),
                 parameters={},
             )
@@ -59,7 +59,7 @@ def apply_schedules(
 
 
 def _desired_settings(desired: RunnerDeployment) -> dict[str, Any]:
-    """Fields of the server's API, with the names that an update of a deployment has."""
+    """Return the fields under the names that DeploymentUpdate has."""
     dumped = desired.model_dump(mode="json")
     schema = desired._parameter_openapi_schema.model_dump(exclude_unset=True)
     names = (
@@ -93,24 +93,24 @@ def _current_settings(current: DeploymentResponse) -> dict[str, Any]:
 
 
 def _deployed_slugs(current: DeploymentResponse) -> set[str]:
-    """Slugs of the schedules that the last `deploy` put there: the version names them."""
+    """Return the slugs of the schedules of the last `deploy`, which the version lists."""
     return set((current.version or "").split("+")[1:])
 
 
-def _differs(known: DeploymentSchedule, schedule: Scheduled) -> bool:
+def _differs(current_schedule: DeploymentSchedule, schedule: Scheduled) -> bool:
     return (
-        known.schedule != _cron(schedule)
-        or known.active != _active(known, schedule)
-        or bool(known.parameters)
+        current_schedule.schedule != _cron(schedule)
+        or current_schedule.active != _active(current_schedule, schedule)
+        or bool(current_schedule.parameters)
     )
 
 
-def _active(known: DeploymentSchedule, schedule: Scheduled) -> bool:
-    """Whether it runs: as the file says, or else as somebody has left it on the server."""
-    return schedule.active if "active" in schedule.model_fields_set else known.active
+def _active(current_schedule: DeploymentSchedule, schedule: Scheduled) -> bool:
+    """Whether the schedule is active: as the file says, or else as on the server."""
+    return schedule.active if "active" in schedule.model_fields_set else current_schedule.active
 
 
-def _as_created(schedule: Scheduled) -> DeploymentScheduleCreate:
+def _new_schedule(schedule: Scheduled) -> DeploymentScheduleCreate:
     return DeploymentScheduleCreate(
         schedule=_cron(schedule), active=schedule.active, slug=schedule.slug
     )

@@ -1,4 +1,4 @@
-"""deployments/prefect.yaml as a strict model: Prefect itself passes over keys it does not know."""
+"""deployments/prefect.yaml as a strict model: Prefect itself ignores unknown keys."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class WorkPool(Section):
 
 
 class Definitions(Section):
-    """The pools and queues that deployments go to; other keys are anchors for the rest."""
+    """The pools and queues of the deployments; other keys are YAML anchors."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -39,23 +39,23 @@ class Definitions(Section):
 
 
 class PoolChoice(Section):
-    """Where a deployment's runs wait for a worker."""
+    """The pool and queue in which a deployment's runs wait for a worker."""
 
     name: str
     work_queue_name: str = "default"
 
 
 class Scheduled(Section):
-    """When a deployment runs by itself."""
+    """A schedule of a deployment."""
 
     cron: str
     timezone: str = "UTC"
     slug: Name
-    active: bool = Field(True, description="what the server has is kept where this is left out")
+    active: bool = Field(True, description="if left out, the state on the server is kept")
 
 
 class ConcurrencyLimit(Section):
-    """How many runs of one deployment at once, and what becomes of one too many."""
+    """How many runs of one deployment at once; further runs wait or are cancelled."""
 
     limit: int = Field(ge=1)
     collision_strategy: Literal["ENQUEUE", "CANCEL_NEW"] = "ENQUEUE"
@@ -81,57 +81,59 @@ class Deployment(Section):
         return value
 
     def version(self, schema: dict[str, Any]) -> str:
-        """A digest of all that is deployed, the schema of the flow's parameters included, and the
-        slugs of the schedules, by which the next `deploy` knows which schedules are its own."""
+        """Return a digest of the deployment and its parameters' schema, and its schedules' slugs.
+
+        The next `deploy` finds its own schedules by these slugs.
+        """
         text = json.dumps([self.model_dump(mode="json"), schema], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         return "+".join([digest, *(item.slug for item in self.schedules)])
 
 
 class DeploymentFile(Section):
-    """The file as a whole."""
+    """The whole file."""
 
     definitions: Definitions
     deployments: tuple[Deployment, ...]
 
 
 def load_deployments(path: Path | None = None) -> DeploymentFile:
-    """The file with every deployment's settings filled in; ConfigError has all its faults."""
+    """Return the file with the settings of all deployments; ConfigError has all its faults."""
     path = path or deployments_dir() / "prefect.yaml"
     if not path.is_file():
-        raise ConfigError([f"{path}: there is no such file; it says what is deployed."])
+        raise ConfigError([f"{path}: there is no such file; it lists the deployments."])
     raw = read_mapping(path)
     try:
-        found = DeploymentFile.model_validate(raw)
+        file = DeploymentFile.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(
-            _by_name(fault_sentences(error, str(path), DeploymentFile), raw)
+            _name_deployments(fault_sentences(error, str(path), DeploymentFile), raw)
         ) from None
-    faults, filled = _twice(found.deployments, path), []
-    for deployment in found.deployments:
-        faults += _unknown_places(deployment, found.definitions, path)
+    faults, complete = _repeated(file.deployments, path), []
+    for deployment in file.deployments:
+        faults += _unknown_pools(deployment, file.definitions, path)
         faults += schedule_faults(deployment, f"{path}: deployments.{deployment.name}")
         try:
-            filled.append(_filled(deployment, path))
+            complete.append(_fill_settings(deployment, path))
         except ConfigError as error:
             key = f"{path}: deployments.{deployment.name}.name: "
             faults += [re.sub(r"^(variants|studies): ", key, fault) for fault in error.faults]
     if faults:
         raise ConfigError(faults)
-    return found.model_copy(update={"deployments": tuple(filled)})
+    return file.model_copy(update={"deployments": tuple(complete)})
 
 
-def _twice(deployments: Sequence[Deployment], path: Path) -> list[str]:
+def _repeated(deployments: Sequence[Deployment], path: Path) -> list[str]:
     named = Counter((item.entrypoint, item.name) for item in deployments)
     return [
-        f"{path}: deployments.{name}: is there {count} times; keep one."
+        f"{path}: deployments.{name}: occurs {count} times; keep one."
         for (_, name), count in named.items()
         if count > 1
     ]
 
 
 def schedule_faults(deployment: Deployment, origin: str) -> list[str]:
-    """A sentence for each cron line, time zone or slug that cannot be used."""
+    """Return a sentence for each invalid cron line, time zone or slug."""
     faults = []
     slugs = Counter(item.slug for item in deployment.schedules)
     for item in deployment.schedules:
@@ -139,25 +141,28 @@ def schedule_faults(deployment: Deployment, origin: str) -> list[str]:
         checks = (("cron", cron_fault(item.cron)), ("timezone", time_zone_fault(item.timezone)))
         faults += [f"{key}.{name}: {fault}." for name, fault in checks if fault]
     repeated = [slug for slug, count in slugs.items() if count > 1]
-    faults += [f"{origin}.schedules: slug {slug!r} is there twice; keep one." for slug in repeated]
+    faults += [f"{origin}.schedules: slug {slug!r} occurs twice; keep one." for slug in repeated]
     return faults
 
 
-def _unknown_places(deployment: Deployment, known: Definitions, path: Path) -> list[str]:
+def _unknown_pools(deployment: Deployment, definitions: Definitions, path: Path) -> list[str]:
     pool, queue = deployment.work_pool.name, deployment.work_pool.work_queue_name
     key = f"{path}: deployments.{deployment.name}.work_pool"
     faults = []
-    if pool not in known.work_pools:
-        faults.append(f"{key}.name: {pool!r} is none of {', '.join(known.work_pools)}.")
-    if queue not in known.work_queues:
+    if pool not in definitions.work_pools:
         faults.append(
-            f"{key}.work_queue_name: {queue!r} is none of {', '.join(known.work_queues)}."
+            f"{key}.name: {pool!r} is unknown; known: {', '.join(definitions.work_pools)}."
+        )
+    if queue not in definitions.work_queues:
+        faults.append(
+            f"{key}.work_queue_name: {queue!r} is unknown; "
+            f"known: {', '.join(definitions.work_queues)}."
         )
     return faults
 
 
-def _filled(deployment: Deployment, path: Path) -> Deployment:
-    """With the parameters of the variant or the study of its name beneath its own."""
+def _fill_settings(deployment: Deployment, path: Path) -> Deployment:
+    """Return the deployment with its parameters merged over its variant's or study's."""
     flow = deployment.entrypoint.rpartition(".")[2]
     settings: dict[str, Any] = {}
     tags: tuple[str, ...] = ()
@@ -178,7 +183,7 @@ def _filled(deployment: Deployment, path: Path) -> Deployment:
 
 
 def _check_variants(parameters: dict[str, Any], flow: str, origin: str) -> None:
-    """ConfigError where parameters of this file make a variant faulty."""
+    """ConfigError where parameters of this file make a variant invalid."""
     if flow == "finetune":
         own = {key: value for key, value in parameters.items() if key in Variant.model_fields}
         parse_section(Variant, own, origin)
@@ -187,8 +192,8 @@ def _check_variants(parameters: dict[str, Any], flow: str, origin: str) -> None:
             parse_section(Variant, variant, f"{origin}: variants")
 
 
-def _by_name(faults: Sequence[str], raw: dict[str, Any]) -> list[str]:
-    """Faults that name a deployment instead of its place in the list."""
+def _name_deployments(faults: Sequence[str], raw: dict[str, Any]) -> list[str]:
+    """Return the faults with a deployment's name instead of its index in the list."""
 
     items = raw.get("deployments")
 

@@ -1,4 +1,4 @@
-"""A local Prefect server and its workers in the background: started once, found again, ended."""
+"""Starts and ends a local Prefect server and its workers in the background."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chatpipe.server.processes import (
     Service,
     end,
     home_of_server,
-    left_behind,
+    orphaned_processes,
     recorded_services,
     run_count,
     service_directory,
@@ -27,11 +27,11 @@ from chatpipe.server.processes import (
 from chatpipe.store.paths import home
 from chatpipe.study.loading import deployments_dir
 
-HOST = "127.0.0.1"  # a server without accounts is for this machine alone
+HOST = "127.0.0.1"  # a server without accounts listens to this machine only
 STARTS_WITHIN_S = 120
-RUNS_THAT_WAIT = 2  # for each GPU: runs of the CPU's worker that may wait for its steps at once
+RUNS_THAT_WAIT = 2  # runs of the CPU worker that may wait for steps of one GPU at once
 
-# No proxy stands between this machine and its own server.
+# Without a proxy: the server is on this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 SERVER_ENVIRONMENT = {
@@ -49,12 +49,12 @@ WORKER_ENVIRONMENT = {
 
 
 def api_url(port: int) -> str:
-    """The address that PREFECT_API_URL has to name."""
+    """Return the value of PREFECT_API_URL for a server at that port."""
     return f"http://{HOST}:{port}/api"
 
 
 def up(port: int) -> Iterator[str]:
-    """Start the server, wait until it answers, deploy, start the workers; a line for each."""
+    """Start the server, wait until it answers, deploy, start the workers; yield a line for each."""
     with _one_at_a_time():
         yield from _up(port)
 
@@ -65,63 +65,67 @@ def _up(port: int) -> Iterator[str]:
     running = server.process()
     if running and str(port) not in running.cmdline():
         raise ServiceError(
-            f"a server that `chatpipe up` started runs already, on another port than {port}; "
-            "end it with `chatpipe down`, or name its port."
+            f"a server that `chatpipe up` started already runs on another port than {port}; "
+            "end it with `chatpipe down`, or give its port."
         )
-    yield from _end_left_behind()
+    yield from _end_orphans()
     if running is None and _is_listening(port):
-        yield _server_of_others(url, port)
+        yield _check_other_server(url, port)
     else:
         yield from check_servers_database(server)
         started = server.start()
         _wait_until_healthy(server, url)
         yield f"server: {'started' if started else 'runs already'}: http://{HOST}:{port}"
-    yield from _deployed(url)
+    yield from _deploy(url)
     for worker in _workers(url):
         yield f"{worker.name}: {'started' if worker.start() else 'runs already'}"
 
 
-def _server_of_others(url: str, port: int) -> str:
-    """A line on the server that listens there already; ServiceError where it cannot be used."""
-    other = f"name another port: chatpipe up --port {port + 1}."
+def _check_other_server(url: str, port: int) -> str:
+    """Return a line on the server that already listens there; ServiceError if it is unusable."""
+    remedy = f"choose another port: chatpipe up --port {port + 1}."
     if not healthy(url):
-        raise ServiceError(f"port {port}: another program listens there; {other}")
+        raise ServiceError(f"port {port}: another program listens there; {remedy}")
     owner = home_of_server(port)
     if owner and owner != str(home().resolve()):
         raise ServiceError(
-            f"port {port}: the server of CHATPIPE_HOME={owner} listens there, whose workers have "
-            f"another store; {other}"
+            f"port {port}: the server of CHATPIPE_HOME={owner} listens there, and its workers use "
+            f"another store; {remedy}"
         )
     return f"server: one that chatpipe did not start answers at {url}; it is used."
 
 
 def down() -> Iterator[str]:
-    """End what `up` started, workers first, and what an earlier worker left; a line for each."""
+    """End what `up` started, workers first, and orphans of earlier workers; yield lines."""
     with _one_at_a_time():
         yield from _down()
 
 
 def _down() -> Iterator[str]:
     services = recorded_services()
-    left = list(_end_left_behind())  # first: runs tell the server how they ended
-    yield from left
+    lines = list(_end_orphans())  # first: runs report to the server how they ended
+    yield from lines
     for service in services:
         running = service.process() is not None
         runs = service.stop()
-        with_it = f", and with it {runs} run(s): start them again, they go on" if runs else ""
-        yield f"{service.name}: {'ended' if running else 'was not running any more'}{with_it}"
-    yield from _end_left_behind()
-    if not services and not left:
+        consequence = (
+            f", and with it {runs} run(s); start them again, and they resume" if runs else ""
+        )
+        yield f"{service.name}: {'ended' if running else 'had already ended'}{consequence}"
+    yield from _end_orphans()
+    if not services and not lines:
         yield "nothing that chatpipe started is running"
 
 
-def _end_left_behind() -> Iterator[str]:
-    processes = left_behind()
+def _end_orphans() -> Iterator[str]:
+    processes = orphaned_processes()
     if processes:
         runs = run_count(processes)
         end(processes)
-        with_it = f", {runs} run(s) among them: start them again, they go on" if runs else ""
-        yield f"left by a service that is gone: {len(processes)} process(es) ended{with_it}"
+        consequence = (
+            f", {runs} run(s) among them; start them again, and they resume" if runs else ""
+        )
+        yield f"orphans of an ended service: {len(processes)} process(es) ended{consequence}"
 
 
 def _is_listening(port: int) -> bool:
@@ -131,24 +135,26 @@ def _is_listening(port: int) -> bool:
 
 
 def check_servers_database(server: Service) -> Iterator[str]:
-    """ServiceError where Prefect cannot use its database; a line where the one that the server has
-    or had is gone. In a process of its own: Prefect's settings must be those of the server."""
-    checked = subprocess.run(
+    """ServiceError where Prefect cannot use its database; yield a line where it was deleted.
+
+    In a process of its own, because Prefect's settings must be those of the server.
+    """
+    result = subprocess.run(
         [sys.executable, "-P", "-m", "chatpipe.server.database_check"],
         env=service_environment(),
         capture_output=True,
         text=True,
     )
-    if checked.returncode:
-        raise ServiceError(checked.stderr.strip().splitlines()[-1])
-    missing = checked.stdout.strip()
+    if result.returncode:
+        raise ServiceError(result.stderr.strip().splitlines()[-1])
+    missing = result.stdout.strip()
     if missing and server.log.exists():
-        lost = (
-            "was deleted under the running server: `chatpipe down` and `chatpipe up` make a new one"
+        state = (
+            "was deleted while the server runs: `chatpipe down` and `chatpipe up` make a new one"
             if server.process()
-            else "is not there any more: a new one is made, without a record of earlier runs"
+            else "was deleted: a new one is made, without a record of earlier runs"
         )
-        yield f"database: {missing} {lost}; what runs made is still in the store"
+        yield f"database: {missing} {state}; the artifacts of runs are still in the store"
 
 
 def healthy(url: str) -> bool:
@@ -161,13 +167,13 @@ def healthy(url: str) -> bool:
 
 
 def gpus() -> list[str]:
-    """The GPUs that workers may take, by index or UUID: all, or those the user left visible."""
+    """Return the GPUs for workers, by index or UUID: all, or those in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        named = [device.strip() for device in visible.split(",")]
-        return [device for device in named if device not in ("", "-1")]
+        devices = [device.strip() for device in visible.split(",")]
+        return [device for device in devices if device not in ("", "-1")]
     try:
-        listed = subprocess.run(
+        output = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
             capture_output=True,
             text=True,
@@ -175,7 +181,7 @@ def gpus() -> list[str]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return listed.stdout.split() if listed.returncode == 0 else []
+    return output.stdout.split() if output.returncode == 0 else []
 
 
 def _server(port: int) -> Service:
@@ -185,22 +191,24 @@ def _server(port: int) -> Service:
 
 
 def _workers(url: str) -> Iterator[Service]:
-    """One worker a GPU, which sees no other and takes one run at a time; one for the CPU, most of
-    whose runs only wait where there are GPUs."""
-    environment = {**WORKER_ENVIRONMENT, **_places(), "PREFECT_API_URL": url}
-    # CUDA numbers the fastest first, as the user's own list does, nvidia-smi as on the bus.
+    """One worker per GPU, which sees that GPU only and takes one run at a time; one for the CPU,
+    most of whose runs only wait for steps on GPUs."""
+    environment = {**WORKER_ENVIRONMENT, **_path_environment(), "PREFECT_API_URL": url}
+    # CUDA numbers the fastest GPU first, as in the user's list; nvidia-smi numbers by bus.
     order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     devices = gpus()
     for device in devices:
-        seen = {**environment, **order, "CUDA_VISIBLE_DEVICES": device}
-        yield Service(f"worker-gpu{device}", _worker_command("gpu", f"gpu{device}"), seen)
-    unseen = {**environment, "CUDA_VISIBLE_DEVICES": ""} if devices else environment
+        gpu_environment = {**environment, **order, "CUDA_VISIBLE_DEVICES": device}
+        yield Service(
+            f"worker-gpu{device}", _worker_command("gpu", f"gpu{device}"), gpu_environment
+        )
+    cpu_environment = {**environment, "CUDA_VISIBLE_DEVICES": ""} if devices else environment
     runs = RUNS_THAT_WAIT * len(devices) + 1
-    yield Service("worker-cpu", _worker_command("cpu", "cpu", runs), unseen)
+    yield Service("worker-cpu", _worker_command("cpu", "cpu", runs), cpu_environment)
 
 
-def _places() -> dict[str, str]:
-    """Where a run, which is in a directory of its own, finds what this process finds."""
+def _path_environment() -> dict[str, str]:
+    """Paths for runs, which have a working directory of their own."""
     return {"CHATPIPE_HOME": str(home()), "CHATPIPE_DEPLOYMENTS": str(deployments_dir())}
 
 
@@ -219,18 +227,18 @@ def _worker_command(pool: str, name: str, runs: int = 1) -> tuple[str, ...]:
     return (*start, "--type", "process", "--install-policy", "never")
 
 
-def _deployed(url: str) -> Iterator[str]:
+def _deploy(url: str) -> Iterator[str]:
     """`deploy` in a process of its own: Prefect reads its settings once, when it is imported."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-P", "-m", "chatpipe", "deploy"],
         env={**service_environment(), "PREFECT_API_URL": url},
         capture_output=True,
         text=True,
     )
-    if done.returncode:
-        sentences = done.stderr.strip().splitlines()
-        raise ServiceError(*(sentences or ["deploy failed without a word."]))
-    yield from (line for line in done.stdout.splitlines() if not line.endswith("unchanged"))
+    if result.returncode:
+        sentences = result.stderr.strip().splitlines()
+        raise ServiceError(*(sentences or ["deploy failed without a message."]))
+    yield from (line for line in result.stdout.splitlines() if not line.endswith("unchanged"))
 
 
 def _wait_until_healthy(server: Service, url: str) -> None:
@@ -250,8 +258,8 @@ def _tail(service: Service) -> str:
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Two `up` at once start one server: the second waits, and finds the first one's."""
+    """Hold a lock: of two `up` at once, the second waits and then uses the first one's server."""
     service_directory().mkdir(parents=True, exist_ok=True)
     with (service_directory() / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # dropped by the kernel with the process
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the process ends
         yield

@@ -1,6 +1,6 @@
-"""The disk that Prefect keeps its records on, before a server is started on it.
+"""Check the disk of Prefect's database before a server starts.
 
-A server that cannot write its database says so to nobody, and is waited for in vain.
+A server that cannot write its database reports no error, and never answers.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ def check_room() -> None:
     """DiskError where PREFECT_HOME cannot be written to, or is full."""
     from prefect.settings import PREFECT_HOME
 
-    place = PREFECT_HOME.value()
+    directory = PREFECT_HOME.value()
     remedy = "make room, or set PREFECT_HOME to another disk."
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        probe = place / ".chatpipe-probe"
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".chatpipe-probe"
         write_atomically(probe, b" " * 4096)
         probe.unlink()
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(directory).free
     except OSError as error:
         raise DiskError(
-            f"PREFECT_HOME: {place}: Prefect's records cannot be written there "
+            f"PREFECT_HOME: {directory}: Prefect's records cannot be written there "
             f"({error.strerror}); {remedy}"
         ) from None
     if free < NEEDED_BYTES:
         raise DiskError(
-            f"PREFECT_HOME: {place}: Prefect's records need {NEEDED_BYTES >> 20} MiB, "
+            f"PREFECT_HOME: {directory}: Prefect's records need {NEEDED_BYTES >> 20} MiB, "
             f"{free / 2**20:.1f} MiB are free; {remedy}"
         )

@@ -1,5 +1,4 @@
-"""Background processes of one CHATPIPE_HOME: started once, found again, ended with all they
-started.
+"""Background processes of one CHATPIPE_HOME: start, find and end them with their children.
 
 A process is ours if its environment says so (`CHATPIPE_SERVICE` names the home), or if
 `<home>/service/MACHINE/` has its number with the moment it was started.
@@ -29,7 +28,7 @@ MARKER = "CHATPIPE_SERVICE"
 
 @dataclass(frozen=True)
 class Service:
-    """A background process: its name, what it runs, with what environment beside ours."""
+    """A background process: its name, its command and the variables that are added to ours."""
 
     name: str
     command: tuple[str, ...]
@@ -37,7 +36,7 @@ class Service:
 
     @property
     def log(self) -> Path:
-        """Where its output goes."""
+        """The file of its output."""
         return service_directory() / f"{self.name}.log"
 
     @property
@@ -49,7 +48,7 @@ class Service:
         try:
             recorded = json.loads(self._record.read_text("utf-8"))
             process = psutil.Process(recorded["pid"])
-            # The marker too: a clock that was set moves the time at which processes started.
+            # Or by the marker: setting the clock changes the start times of processes.
             same = abs(process.create_time() - recorded["started"]) < 1 or _is_marked(process)
             running = same and process.status() != psutil.STATUS_ZOMBIE
         except (OSError, ValueError, KeyError, TypeError, psutil.Error):
@@ -57,7 +56,7 @@ class Service:
         return process if running else None
 
     def start(self) -> bool:
-        """Start it, unless it runs; whether it was started."""
+        """Start it, unless it runs already; return whether it was started."""
         if self.process():
             return False
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -76,34 +75,34 @@ class Service:
         return True
 
     def stop(self) -> int | None:
-        """End it and what it started; how many runs ended with it, None where it did not run."""
+        """End it and its children; return how many runs ended with it, None if it did not run."""
         process = self.process()
         runs = None
         if process:
-            family = [process, *_children(process)]
-            runs = run_count(family)
-            end(family)
+            processes = [process, *_children(process)]
+            runs = run_count(processes)
+            end(processes)
         self._record.unlink(missing_ok=True)
         return runs
 
 
 def recorded_services() -> list[Service]:
-    """All services that have been started and not stopped, workers before the server."""
+    """Return the services that were started and not stopped, workers before the server."""
     names = sorted((path.stem for path in service_directory().glob("*.json")), reverse=True)
     return [Service(name, (), {}) for name in names]
 
 
-def left_behind() -> list[psutil.Process]:
-    """Processes of this home whose service is gone: a worker was killed, its runs were not."""
+def orphaned_processes() -> list[psutil.Process]:
+    """Return processes of this home whose service has ended: runs of a killed worker."""
     services = [process for service in recorded_services() if (process := service.process())]
-    kept = {process.pid for process in services}
-    kept.update(child.pid for process in services for child in _children(process))
-    kept.update((os.getpid(), *(parent.pid for parent in psutil.Process().parents())))
-    return [process for process in _marked_processes() if process.pid not in kept]
+    service_pids = {process.pid for process in services}
+    service_pids.update(child.pid for process in services for child in _children(process))
+    service_pids.update((os.getpid(), *(parent.pid for parent in psutil.Process().parents())))
+    return [process for process in _marked_processes() if process.pid not in service_pids]
 
 
 def home_of_server(port: int) -> str | None:
-    """The home for which a server of ours listens at that port, if one does."""
+    """Return the home whose server listens at that port; None if there is none."""
     for process in psutil.process_iter():
         command = _command(process)
         is_server = "uvicorn" in command or "server" in command
@@ -114,12 +113,12 @@ def home_of_server(port: int) -> str | None:
 
 
 def run_count(processes: Sequence[psutil.Process]) -> int:
-    """How many of them are flow runs."""
+    """Return how many of the processes are flow runs."""
     return sum("prefect.engine" in _command(process) for process in processes)
 
 
 def end(processes: Sequence[psutil.Process]) -> None:
-    """End them, after a while by force."""
+    """Terminate the processes; kill those that do not end in time."""
     for process in processes:
         with suppress(psutil.Error):
             process.terminate()
@@ -131,8 +130,7 @@ def end(processes: Sequence[psutil.Process]) -> None:
 
 
 def service_directory() -> Path:
-    """Where records and logs of this home's services on this machine are; machines may share a
-    home."""
+    """Return the directory of this machine's records and logs; machines may share a home."""
     return home() / "service" / platform.node()
 
 

@@ -1,7 +1,7 @@
-"""Prefect's process worker, whose runs end with it and whose environment is written to no file.
+"""A process worker of Prefect whose runs end with it, and which writes no environment to a file.
 
-Prefect itself lets a run outlive a killed worker, and writes the run's whole environment, tokens
-included, into a file of a temporary directory that a killed worker leaves behind.
+With Prefect's own worker, a run survives a killed worker, and the run's whole environment, tokens
+included, stays in a file of a temporary directory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prefect.utilities.processutils import command_to_string
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from chatpipe.runtime.variables import variable_faults
-from chatpipe.server.environment import bypass_proxies, make_places_absolute
+from chatpipe.server.environment import bypass_proxies, make_paths_absolute
 from chatpipe.server.processes import service_directory
 from chatpipe.utils.import_path import leave_current_directory
 
@@ -24,19 +24,19 @@ warnings.filterwarnings("ignore", message="Type 'WatchedRunWorker'")
 
 
 class WatchedRunConfiguration(ProcessJobConfiguration):
-    """A run as a child of this process that watches for its end."""
+    """A run that ends when this process ends."""
 
     def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:
-        """Set the command, unless the pool, the deployment or the run has one."""
+        """Set the run's command, unless the pool, the deployment or the run has one."""
         if self.command is None:
-            watched = [
+            arguments = [
                 "-P",
                 "-m",
                 "chatpipe.runtime.parent_watch",
                 str(os.getpid()),
                 "prefect.engine",
             ]
-            self.command = command_to_string([sys.executable, *watched])
+            self.command = command_to_string([sys.executable, *arguments])
         super().prepare_for_flow_run(*args, **kwargs)
 
 
@@ -48,15 +48,17 @@ class WatchedRunWorker(ProcessWorker):
 
 
 def prepare() -> None:
-    """Settle the environment of the runs, and leave the current directory: Prefect imports flows
-    from there first, and another project may have `tasks` and `flows`."""
+    """Prepare the environment of the runs, and leave the current directory.
+
+    Prefect imports flows from there first, and another project may have `tasks` and `flows`.
+    """
     if not os.environ.get("CHATPIPE_HOME"):
-        sys.exit("CHATPIPE_HOME: a worker's environment must say where the store is.")
+        sys.exit("CHATPIPE_HOME: set it in the worker's environment to the directory of the store.")
     if faults := variable_faults():
         sys.exit("\n".join(faults))
     leave_current_directory()
     bypass_proxies()
-    make_places_absolute()
+    make_paths_absolute()
     service_directory().mkdir(parents=True, exist_ok=True)
     os.chdir(service_directory())
 

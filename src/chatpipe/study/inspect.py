@@ -1,4 +1,4 @@
-"""What there is: variants, studies, and what the store holds of a variant."""
+"""Lists variants and studies, and describes a variant and its stored adapter."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from chatpipe.study.loading import load_variant, names
 from chatpipe.study.lookup import find_adapter
 
 
-def everything() -> dict[str, Any]:
-    """Names of all variants, studies and runs without a file of their own, and where things are
-    kept."""
+def list_all() -> dict[str, Any]:
+    """Return the names of all variants, studies and saved runs, and the store's directory."""
     return {
         "variants": names("variants"),
         "studies": names("studies"),
@@ -26,22 +25,22 @@ def everything() -> dict[str, Any]:
     }
 
 
-def variant(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """One variant's settings, and its adapter where it has been run."""
-    found = load_variant(name, overrides, must_exist=False)
+def describe_variant(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a variant's settings and its adapter, or why there is none."""
+    settings = load_variant(name, overrides, must_exist=False)
     try:
-        adapter = find_adapter(found)
-        held: dict[str, Any] = {"path": _place(adapter), "digest": adapter.digest}
+        adapter = find_adapter(settings)
+        artifact: dict[str, Any] = {"path": _location(adapter), "digest": adapter.digest}
     except ArtifactError as error:
-        held = {"missing": str(error)}
-    return {**found.model_dump(mode="json"), "adapter": held}
+        artifact = {"missing": str(error)}
+    return {**settings.model_dump(mode="json"), "adapter": artifact}
 
 
-def _place(adapter: Artifact) -> str:
+def _location(adapter: Artifact) -> str:
     shared = None if adapter.path.exists() else shared_store()
     return f"{shared.address}/{adapter.kind}/{adapter.key}" if shared else str(adapter.path)
 
 
-def print_mapping(found: dict[str, Any]) -> None:
-    """As YAML, the form that it is written in."""
-    print(to_yaml(found), end="")
+def print_mapping(mapping: dict[str, Any]) -> None:
+    """Print as YAML."""
+    print(to_yaml(mapping), end="")
