@@ -92,7 +92,8 @@ def test_a_watched_process_ends_with_a_parent_that_is_killed(tmp_path, sleeper):
 def test_a_commands_own_server_ends_with_a_command_that_is_killed(tmp_path):
     start = (
         "from chatpipe.server import environment; environment.prepare()\n"
-        "from chatpipe.cli.temporary_server import prepare_temporary_server; prepare_temporary_server()\n"
+        "from chatpipe.cli import temporary_server as temporary\n"
+        "temporary.prepare_temporary_server()\n"
         "from prefect.server.api.server import SubprocessASGIServer\n"
         "server = SubprocessASGIServer(); server.start()\n"
         "print(server.server_process.pid, flush=True)\n"
