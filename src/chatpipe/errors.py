@@ -1,19 +1,20 @@
-"""The tree of errors; every message is one sentence: what is wrong, where, how to mend it.
+"""The tree of errors; every message is one sentence: what is wrong, where, how to fix it.
 
 ChatpipeError
-├── ConfigError      what was asked for is not valid; carries all faults at once
-├── DataError        a data set or a row of it is not what its format says
-├── SourceError      bytes could not be fetched, or are not the recorded ones
-│   └── HubUnreachableError  no hub answers, which time may mend
-├── SharedStoreError  the store that machines share cannot be reached, or refuses
-├── DiskError        a disk is full, read-only, refuses or fails
+├── ConfigError      settings or arguments are not valid; has all faults at once
+├── DataError        a data set or a row does not have its format
+├── SourceError      a download failed, or its digest is not the recorded one
+│   └── HubUnreachableError  no hub answers; trying again later may help
+├── SharedStoreError  the shared store cannot be reached, or refuses access
+├── DiskError        a disk is full, read-only or not accessible, or fails
 ├── OutputError      a command's standard output cannot be written
 ├── ArtifactError    a stored artifact is missing, incomplete or changed
+├── ModelError       a base model cannot be used in this way
 ├── TrainingError    training ended without a usable adapter
 ├── GPUMemoryError   a step needs more of a GPU's memory than is free
 ├── GateError        figures are worse than the last accepted ones
-├── StoppedError     a step was asked to end, and saved what it had
-├── StepProcessError  a GPU step's process died without saying why
+├── StoppedError     a step was told to end, and saved its state
+├── StepProcessError  a step's process died without an error message
 └── ServiceError     a server or worker could not be started or reached
 """
 
@@ -25,8 +26,8 @@ from chatpipe.utils.visible_text import visible_line
 
 
 class ChatpipeError(Exception):
-    """Base of everything that chatpipe raises on purpose; each sentence is one line, whatever the
-    names in it hold."""
+    """Base of all errors of chatpipe; each sentence is one line, also if names in it have line
+    breaks."""
 
     def __init__(self, *sentences: str) -> None:
         super().__init__(*(visible_line(str(sentence)) for sentence in sentences))
@@ -47,23 +48,23 @@ class ConfigError(ChatpipeError):
 
 
 class DataError(ChatpipeError):
-    """A data set, or a row of it, is not what its format says."""
+    """A data set or a row does not have its format."""
 
 
 class SourceError(ChatpipeError):
-    """Bytes could not be fetched, or are not the recorded ones."""
+    """A download failed, or its digest is not the recorded one."""
 
 
 class HubUnreachableError(SourceError):
-    """No hub answers, or it says that it cannot now; trying again may help."""
+    """No hub answers, or it is overloaded; trying again later may help."""
 
 
 class SharedStoreError(ChatpipeError):
-    """The store that machines share cannot be reached, or refuses; trying again may help."""
+    """The shared store cannot be reached, or refuses access; trying again may help."""
 
 
 class DiskError(ChatpipeError):
-    """A disk is full, read-only, may not be used, or fails."""
+    """A disk is full, read-only or not accessible, or fails."""
 
 
 class OutputError(ChatpipeError):
@@ -87,15 +88,15 @@ class GPUMemoryError(ChatpipeError):
 
 
 class GateError(ChatpipeError):
-    """Figures are worse than the last accepted ones; one sentence a figure."""
+    """Figures are worse than the last accepted ones; one sentence per figure."""
 
 
 class StoppedError(ChatpipeError):
-    """A step was asked to end, and did so after it saved what it had."""
+    """A step was told to end, and ended after it saved its state."""
 
 
 class StepProcessError(ChatpipeError):
-    """The process of a step died without saying why (a signal, the kernel's memory killer)."""
+    """The process of a step died without an error message (a signal, out of memory)."""
 
 
 class ServiceError(ChatpipeError):
@@ -103,7 +104,7 @@ class ServiceError(ChatpipeError):
 
 
 def named(name: str, message: str) -> ChatpipeError:
-    """The error of that class which another process has told of."""
+    """Return the error that another process reported by its class name and message."""
     if name == ConfigError.__name__:
         return ConfigError(message.splitlines())
     return _BY_NAME.get(name, ChatpipeError)(*message.splitlines())
