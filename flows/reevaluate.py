@@ -1,7 +1,7 @@
-"""Published adapters, verified and scored again: history, trend and gate.
+"""The flow that verifies published adapters and scores them again, with history, trend and gate.
 
-What is unchanged is found in the store, so a check of unchanged adapters on unchanged rows costs
-seconds; it is recorded all the same.
+Scores of unchanged adapters on unchanged rows come from the store, so their check takes seconds;
+it is recorded too.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def reevaluate(
     if variants and (faults := repeated_names(variants)):
         raise ConfigError(faults)
     models = _published(variants)
-    asks = [ask for model in models.values() if (ask := _ask_if_here(model))]
+    asks = [ask for model in models.values() if (ask := _ask_of(model))]
     build = Build(placement_if_online(gpu_workers), upcoming=asks)
     with steps.EVAL_WORKER.keep_alive():
         checks = [_check(name, model, build, tolerance) for name, model in models.items()]
@@ -66,14 +66,13 @@ def reevaluate(
     page = trend.write_page(summary)
     showing.show_trend(trend.trend_rows(history.read()), page)
     for check in checks:
-        _tell(check)
+        _emit_event(check)
     return _ended(checks)
 
 
 @dataclass(frozen=True)
 class _Check:
-    """What the check of one variant came to: a verdict, or what was in its way: its adapter's
-    damage, or any other error."""
+    """The result of one variant's check: a verdict, the damage of its adapter, or another error."""
 
     variant: str
     verdict: Verdict = NONE
@@ -81,7 +80,7 @@ class _Check:
     error: Exception | None = None
 
     def sentences(self) -> list[str]:
-        """What is wrong, or that nothing is; and what was accepted for being the first."""
+        """Return what is wrong, or that nothing is, and which first figures were accepted."""
         if self.damage:
             return [str(self.damage)]
         if self.error:
@@ -94,19 +93,24 @@ class _Check:
 
 
 def _published(variants: Sequence[Variant] | None) -> dict[str, Published | ChatpipeError]:
-    """What there is of the selection, or of all variants of the deployments; every adapter is
-    read to the last byte. ArtifactError where something that was asked for was never trained."""
-    found = (
+    """Return the published adapters of these variants, or of all in `deployments/`.
+
+    Every byte of each adapter is read.
+
+    Raises:
+        ArtifactError: One of `variants` was never trained, or none was.
+    """
+    published = (
         {name: _latest_of(name) for name in names("variants")}
         if variants is None
         else {variant.name: _latest(variant) for variant in variants}
     )
-    missing = [name for name, model in found.items() if model is None]
+    missing = [name for name, model in published.items() if model is None]
     if variants is not None and missing:
         raise ArtifactError(f"{missing[0]}: is not published; `chatpipe run {missing[0]}` first.")
-    if len(missing) == len(found):
+    if len(missing) == len(published):
         raise ArtifactError("nothing is published yet; `chatpipe run VARIANT` first.")
-    return {name: model for name, model in found.items() if model is not None}
+    return {name: model for name, model in published.items() if model is not None}
 
 
 def _latest_of(name: str) -> Published | ChatpipeError | None:
@@ -119,23 +123,23 @@ def _latest_of(name: str) -> Published | ChatpipeError | None:
 def _latest(variant: Variant) -> Published | ChatpipeError | None:
     try:
         return lookup.latest(variant)
-    except ChatpipeError as error:  # the others are checked all the same
+    except ChatpipeError as error:  # the other variants are still checked
         return error
 
 
-def _ask_if_here(model: Published | ChatpipeError) -> Ask | None:
-    """What that adapter will be asked, where it is whole, on the base that it was trained on."""
+def _ask_of(model: Published | ChatpipeError) -> Ask | None:
+    """Return the request for an adapter's answers; None if the adapter cannot be used."""
     if isinstance(model, ChatpipeError):
         return None
     try:
         base = Artifact.model_validate(read_manifest(model.adapter.path)["asked"]["base"])
-    except ArtifactError:  # forgotten in this moment; its own check says so
+    except ArtifactError:  # removed a moment ago; its own check reports that
         return None
     return Ask.of(model.variant, ModelRef(base, model.adapter))
 
 
 def _check(name: str, model: Published | ChatpipeError, build: Build, tolerance: float) -> _Check:
-    """The check of one variant; what goes wrong in it does not keep the others from theirs."""
+    """Check one variant; an error is a part of the result, so that the others are checked too."""
     if isinstance(model, ArtifactError):
         return _Check(name, damage=model)
     if isinstance(model, ChatpipeError):
@@ -159,8 +163,8 @@ def _measure(model: Published, build: Build, tolerance: float) -> Verdict:
     return gate.record(history.entries_of(results, heldout, unchanged), tolerance)
 
 
-def _tell(check: _Check) -> None:
-    """One event a variant with a fault, for automations to notify on."""
+def _emit_event(check: _Check) -> None:
+    """Emit one event for a variant with a fault, which automations can act on."""
     if check.damage:
         _emit(DAMAGED, check, [])
     elif check.error:
@@ -185,7 +189,7 @@ def _emit(event: str, check: _Check, worse: Sequence[Regression]) -> None:
 
 
 def _ended(checks: Sequence[_Check]) -> State[None]:
-    """The state that the run ends in; a failed one carries the error that its caller gets."""
+    """Return the final state of the run; a failed one carries the error that its caller gets."""
     damaged = [s for check in checks if check.damage for s in check.sentences()]
     unchecked = [s for check in checks if check.error for s in check.sentences()]
     worse = [str(r) for check in checks for r in check.verdict.regressions]

@@ -125,7 +125,7 @@ def test_a_machine_that_trained_nothing_checks_what_the_shared_store_holds(
     trained(made)  # all there already: it is shared
     monkeypatch.setenv("CHATPIPE_HOME", str(tmp_path / "another machine"))
     adapter = lookup.find_adapter(made)
-    assert not adapter.path.exists()  # known by its seal; nothing was fetched
+    assert not adapter.path.exists()  # its manifest was read; nothing was fetched
     state, _, _ = reevaluate(made)
     assert state.name == "Completed"
     assert store().find("adapter", adapter.key) == adapter
@@ -224,7 +224,7 @@ def test_two_variants_of_one_name_are_refused(folder):
 
 @pytest.mark.usefixtures("first")
 def test_one_bad_thing_keeps_no_other_variant_from_its_check(folder, tmp_path, monkeypatch, caplog):
-    """A YAML whose rows are gone, one whose rows have become bad, and a broken seal."""
+    """A YAML whose rows are gone, one whose rows have become bad, and a damaged manifest."""
     (tmp_path / "variants").mkdir()
     raw = yaml.safe_load((folder / "variant.yaml").read_text())
     for dataset in raw["datasets"]:

@@ -40,7 +40,7 @@ def small_home(tmp_path, monkeypatch):
 def test_a_full_disk_at_any_stage_is_a_sentence_and_leaves_nothing_half(small_home):
     made = store().get_or_build(Note(text="first"))
     room = 0
-    while room < 64 * PAGE:  # the lock, the temporary directory, each file, the seal
+    while room < 64 * PAGE:  # the lock, the temporary directory, each file, the manifest
         fill(small_home, room)
         try:
             store().get_or_build(Note(text="second" * PAGE))

@@ -236,7 +236,7 @@ def test_what_exists_is_told_from_what_would_be_made(variant):
 
 
 def trained(asked, **details):
-    """Seal an adapter as if it had been trained: only its record matters here."""
+    """Store an adapter as if it had been trained: only its record matters here."""
     made = plan(asked, LARGE)
     base = store().find("base-model", next(p.name for p in (store().root / "base-model").iterdir()))
     request = Finetune.of(asked, base, made.data.corpus)

@@ -141,7 +141,7 @@ def test_of_two_machines_that_made_the_same_the_first_one_s_is_taken(on_machine)
 
 
 def test_of_two_uploads_at_once_the_one_that_is_sealed_first_is_taken(on_machine):
-    """The other machine seals its own after this one has found nothing, and begun its upload."""
+    """The other machine uploads its own after this one has begun its upload."""
 
     def differently(into: Path) -> dict[str, Any]:
         (into / "note.txt").write_text("as made on the second machine")

@@ -1,4 +1,4 @@
-"""Sealed directories and their keys: half an artifact is never taken for a whole one."""
+"""Artifacts and their keys: a part of an artifact is never read as one."""
 
 import json
 import os

@@ -32,7 +32,7 @@ def finetune_request(home, model, rows, **training) -> Finetune:
 
 
 class Placeholders(Resolver):
-    """Seals an artifact for every step, of which only the record is right; nothing is computed."""
+    """Stores an artifact for every step with a valid manifest; nothing is computed."""
 
     def resolve(self, step: Step) -> Artifact:
         def placeholder(into):

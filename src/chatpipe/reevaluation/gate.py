@@ -2,7 +2,7 @@
 
 A figure has regressed where it is worse than the accepted one by more than the tolerance
 (relative) and lies above the accepted figure's 95 % interval. What passes is not accepted by
-itself, or many small steps would lead anywhere; `chatpipe accept` moves the mark. Every measure
+itself, or many small changes would add up; `chatpipe accept` accepts the new figures. Every measure
 is a perplexity: lower is better.
 """
 
@@ -25,22 +25,27 @@ class Regression:
     accepted: Entry
 
     def __str__(self) -> str:
-        now, before = self.now, self.accepted
-        change = now.value / before.value - 1
-        changed = changes(now, before)
+        now, accepted = self.now, self.accepted
+        change = now.value / accepted.value - 1
+        changed = changes(now, accepted)
         moved = f" (measured otherwise: {', '.join(changed)})" if changed else ""
         return (
             f"{now.variant} on {now.heldout}: {now.metric} {perplexity(now.value)} is "
-            f"{change:.1%} worse than the accepted {perplexity(before.value)}"
-            f"{interval(before.low, before.high)}{moved}; if that is right, "
+            f"{change:.1%} worse than the accepted {perplexity(accepted.value)}"
+            f"{interval(accepted.low, accepted.high)}{moved}; if that is right, "
             f"`chatpipe accept {now.variant}`."
         )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found; first: figures that were accepted because none was before them.
-    unlike: a sentence for each set that was measured otherwise when its figure was accepted."""
+    """The result of the gate.
+
+    Attributes:
+        regressions: Figures that are worse than the accepted ones.
+        first: Figures that were accepted because there were none before them.
+        unlike: A sentence for each set that was measured differently when it was accepted.
+    """
 
     regressions: list[Regression]
     first: list[Entry]
@@ -59,14 +64,16 @@ def record(entries: Sequence[Entry], tolerance: float) -> Verdict:
 def regressions(
     entries: Sequence[Entry], accepted: Mapping[Figure, Entry], tolerance: float
 ) -> list[Regression]:
-    """The figures that are worse than the accepted ones; tolerance: relative, 0.02 is 2 %."""
+    """Return the figures that are worse than the accepted ones; a tolerance of 0.02 is 2 %."""
     pairs = [(entry, accepted[entry.figure]) for entry in entries if entry.figure in accepted]
     return [Regression(now, before) for now, before in pairs if _worse(now, before, tolerance)]
 
 
 def changes(now: Entry, before: Entry) -> list[str]:
-    """What was measured otherwise when the other figure was: other rows, other settings. Where
-    there is any, the two do not compare as they stand."""
+    """Return how the measurement changed between two figures: held-out rows, settings.
+
+    If it changed, the figures cannot be compared directly.
+    """
     changed = []
     if now.heldout_digest != before.heldout_digest:
         changed.append("other held-out rows")
@@ -80,7 +87,7 @@ def changes(now: Entry, before: Entry) -> list[str]:
 
 
 def _unlike(entries: Sequence[Entry], accepted: Mapping[Figure, Entry]) -> list[str]:
-    """One sentence a set, not one a measure."""
+    """Return one sentence per held-out set whose measurement changed."""
     sentences = [
         f"{entry.variant} on {entry.heldout}: compared with a figure that was measured otherwise "
         f"({', '.join(changed)}); `chatpipe accept {entry.variant}` makes the new one the mark."
@@ -91,6 +98,6 @@ def _unlike(entries: Sequence[Entry], accepted: Mapping[Figure, Entry]) -> list[
 
 
 def _worse(now: Entry, before: Entry, tolerance: float) -> bool:
-    """Written so that a figure that is not a number counts as worse."""
+    """Return whether a figure is worse than the accepted one; NaN counts as worse."""
     bound = max(before.value * (1 + tolerance), before.high or before.value)
     return not now.value <= bound

@@ -1,8 +1,8 @@
 """The append-only history of evaluations: every figure, when it was checked, what was accepted.
 
 An append is one small Parquet file under `<home>/history/`: written under a hidden name, flushed,
-then renamed. So two writers never meet, and a crash leaves no half of a file under a name that
-is read. Nothing is ever rewritten or removed.
+then renamed. So two writers do not conflict, and a file that is read is complete. Files are
+never rewritten or removed.
 """
 
 from __future__ import annotations
@@ -80,17 +80,17 @@ class Entry(BaseModel):
 
     @property
     def figure(self) -> Figure:
-        """What the figure is of."""
+        """The variant, the held-out set and the metric."""
         return (self.variant, self.heldout, self.metric)
 
 
 def folder() -> Path:
-    """Where the history is kept."""
+    """Return the directory of the history."""
     return home() / "history"
 
 
 def append(entries: Sequence[Entry]) -> Path:
-    """Write the entries as one file, whole or not at all; the path of that file."""
+    """Write the entries as one file, complete or not at all, and return its path."""
     target = folder()
     target.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{uuid.uuid4().hex}.parquet"
@@ -110,7 +110,7 @@ def append(entries: Sequence[Entry]) -> Path:
 
 
 def read(variant: str | None = None) -> list[Entry]:
-    """All entries (of one variant), oldest first; ArtifactError names a file that is not whole."""
+    """Read all entries (of one variant), oldest first; ArtifactError names a damaged file."""
     tables = [_read_file(file) for file in sorted(folder().glob("*.parquet"))]
     if not tables:
         return []
@@ -131,19 +131,19 @@ def newest(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def accepted(entries: Iterable[Entry]) -> list[Entry]:
-    """Those entries as acceptances of now."""
+    """Return the entries as accepted at this time."""
     now = datetime.now(UTC)
     return [entry.model_copy(update={"record": "accepted", "checked_at": now}) for entry in entries]
 
 
 def accept(variant: str) -> list[Entry]:
     """Accept the figures of the variant's newest check: the gate compares with them from now on."""
-    found = newest(read(variant))
-    if not found:
+    evaluated = newest(read(variant))
+    if not evaluated:
         raise ConfigError(
             [f"{variant}: was never evaluated; run `chatpipe reevaluate {variant}` first."]
         )
-    entries = accepted(found)
+    entries = accepted(evaluated)
     append(entries)
     return entries
 
@@ -151,10 +151,12 @@ def accept(variant: str) -> list[Entry]:
 def entries_of(
     models: Sequence[Measured], heldout: Mapping[str, Artifact], unchanged: Collection[str]
 ) -> list[Entry]:
-    """Every figure of the models, checked now.
+    """Return an entry for every figure of the models.
 
-    heldout: data set -> its held-out rows. unchanged: keys of the scores that were there
-    before this check.
+    Args:
+        models: The models with their scores and answers.
+        heldout: Data set → its held-out rows.
+        unchanged: Keys of the scores that were stored before this check.
     """
     by_name = {model.name: model for model in models}
     now = datetime.now(UTC)
@@ -187,7 +189,7 @@ def entries_of(
 
 
 def scoring_settings(variant: Variant) -> str:
-    """What decides which rows are scored, and as which text: dotted setting → value, as JSON."""
+    """Return the settings that decide which rows are scored, and as which text, as JSON."""
     template = variant.prompt_template
     texts = hashlib.sha256(f"{template.with_input}\0{template.without_input}".encode())
     settings = {
@@ -210,7 +212,7 @@ def _read_file(file: Path) -> pa.Table:
 
 
 def _flush_directory(path: Path) -> None:
-    """Make the rename itself outlive a loss of power."""
+    """Sync a directory, so that a rename in it is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""The history as people read it: a table of the newest figures, a chart of every set."""
+"""The page of the history: a table of the newest figures and a chart of every held-out set."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ LEAST_DAYS = 1 / 24  # of the time axis
 
 
 def write_page(summary: Sequence[str]) -> Path:
-    """Write index.html and index.md to `<home>/reports/reevaluation/`; the page's path.
+    """Write index.html and index.md to `<home>/reports/reevaluation/`; return the page's path.
 
-    summary: what the newest check found, in sentences.
+    `summary` is the result of the newest check, in sentences.
     """
     entries = history.read()
     target = home() / "reports" / "reevaluation"
@@ -101,19 +101,19 @@ def trend_chart(entries: Iterable[Entry], heldout: str) -> str:
 
 
 def _row(entry: Entry, accepted: Entry | None) -> dict[str, str]:
-    now = show.perplexity(entry.value) + show.few_rows(entry.rows)
-    now += show.interval(entry.low, entry.high)
-    change, before, notes = show.MISSING, show.MISSING, []
+    current = show.perplexity(entry.value) + show.few_rows(entry.rows)
+    current += show.interval(entry.low, entry.high)
+    change, mark, notes = show.MISSING, show.MISSING, []
     if accepted:
-        before = show.perplexity(accepted.value) + show.interval(accepted.low, accepted.high)
+        mark = show.perplexity(accepted.value) + show.interval(accepted.low, accepted.high)
         change = f"{entry.value / accepted.value - 1:+.1%}".replace("-", show.MINUS)
         notes = _notes(entry, accepted)
     return {
         "Variant": entry.variant,
         "Held-out set": entry.heldout,
         "Measure": entry.metric,
-        "Accepted": before,
-        "Now": now,
+        "Accepted": mark,
+        "Now": current,
         "Change": change,
         "Since accepted": ", ".join(notes) or "nothing changed",
         "Checked": show.moment(entry.checked_at.isoformat()),
@@ -122,7 +122,7 @@ def _row(entry: Entry, accepted: Entry | None) -> dict[str, str]:
 
 
 def _notes(entry: Entry, accepted: Entry) -> list[str]:
-    """What is another than when the figure was accepted."""
+    """Return what has changed since the figure was accepted."""
     return [
         *(["another adapter"] if entry.model_digest != accepted.model_digest else []),
         *changes(entry, accepted),
@@ -132,7 +132,7 @@ def _notes(entry: Entry, accepted: Entry) -> list[str]:
 
 
 def _series(plot: draw.Plot, index: int, start: datetime, entries: Sequence[Entry]) -> list[str]:
-    """A line for each stretch of checks that were measured alike, a dot for each acceptance."""
+    """Draw a line for each run of checks measured alike, and a dot for each acceptance."""
 
     def point(entry: Entry) -> draw.Point:
         return (_days(start, entry.checked_at), entry.value)

@@ -302,7 +302,7 @@ def _rows_content(root: Path, chosen: RowFiles) -> str:
 
 
 def _check_same_commit(before: dict[str, Any], now: dict[str, Any], into: Path) -> None:
-    """SourceError where a file of the same commit has other bytes than when it was first sealed:
+    """SourceError where a file of the same commit has other bytes than the manifest records:
     the hub's cache is damaged, and linking it again mends nothing."""
     if before["details"].get("commit") != now["details"].get("commit"):
         return

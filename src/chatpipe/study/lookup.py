@@ -88,7 +88,7 @@ def latest(variant: Variant) -> Published | None:
     """Return the adapter of these settings and data sets: the one trained on today's rows, else the
     newest, trained on rows that have changed since; None where there is none.
 
-    Raises ArtifactError where its content is not what was sealed (every byte is read).
+    Raises ArtifactError where its content is not what its manifest records (every byte is read).
     """
     key = _bring_todays(variant)
     manifests = sorted(trained(variant), key=lambda manifest: str(manifest["created"]))

@@ -50,7 +50,7 @@ def check_all() -> Iterator[Checked]:
 
 def check_variant(variant: Variant) -> Iterator[Checked]:
     """The variant's artifacts: its sources, what was made of them, its adapters, what was measured
-    of these and of its base; its checkpoints; and artifacts whose seal cannot be read, which may be
+    of these and of its base; its checkpoints; and artifacts with unreadable manifests, which may be
     its own."""
     chosen = _of_variant(variant)
     for path in store().directories():

@@ -1,6 +1,6 @@
-"""Checkpoints of a training: each is sealed with the digests of its files and synced to disk.
+"""Checkpoints of a training: each has a manifest with the digests of its files.
 
-The seal is written last and atomically, so a checkpoint is whole or it is none. Which one is the
+The files are synced to disk, and the manifest is written last. Which checkpoint is the
 newest is decided by step number: clocks may be set back.
 """
 
@@ -38,7 +38,7 @@ class Checkpoint:
 def write_checkpoint_manifest(
     path: Path, seconds: float, setup: dict[str, Any] | None = None
 ) -> None:
-    """Sync the files of a checkpoint to disk, then seal it.
+    """Sync the files of a checkpoint to disk, then write its manifest.
 
     Args:
         path: The directory `checkpoint-STEP`, its files written.
@@ -55,8 +55,8 @@ def write_checkpoint_manifest(
     content |= {"setup": setup} if setup else {}
     for directory in (item for item in [path, *path.rglob("*")] if item.is_dir()):
         sync(directory)
-    sealed = json.dumps({**content, "digest": _digest(content)})
-    write_atomically(path / CHECKPOINT_MANIFEST, sealed.encode())
+    manifest = json.dumps({**content, "digest": _digest(content)})
+    write_atomically(path / CHECKPOINT_MANIFEST, manifest.encode())
     sync(path)
     sync(path.parent)
 
@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Check every file of a checkpoint by its digest.
 
     Raises:
-        ArtifactError: Names the first file that is missing or not as it was sealed.
+        ArtifactError: Names the first file that is missing or not as recorded.
     """
     content = _read_manifest(path / CHECKPOINT_MANIFEST)
     for name, recorded in content["files"].items():
@@ -75,7 +75,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if file.stat().st_size != recorded["size"] or file_digest(file) != recorded["sha256"]:
             raise ArtifactError(f"{file}: is not as it was written.")
     if content["step"] != _step_of(path):
-        raise ArtifactError(f"{path}: was sealed as step {content['step']}.")
+        raise ArtifactError(f"{path}: its manifest is of step {content['step']}.")
     return Checkpoint(path, content["step"], content["seconds"], content.get("setup", {}))
 
 
@@ -131,7 +131,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove it, its seal first, so that no half of it is ever taken for a whole one."""
+    """Remove a checkpoint, its manifest first, so that a part of it is never read as one."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return

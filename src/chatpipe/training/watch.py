@@ -31,7 +31,7 @@ class Clock:
 
 
 class TrainingWatch(TrainerCallback):  # type: ignore[misc]
-    """Reports progress, seals checkpoints, and ends a training whose loss is not finite or that was
+    """Reports progress, writes manifests of checkpoints, and ends a training that diverges or was
     asked to end."""
 
     def __init__(self, work: Path, clock: Clock, stop_request: StopRequest) -> None:
@@ -65,7 +65,7 @@ class TrainingWatch(TrainerCallback):  # type: ignore[misc]
             )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After all processes wrote their files: seal the checkpoint, remove old ones."""
+        """After all processes wrote their files: write the manifest, remove old ones."""
         process = PartialState()
         process.wait_for_everyone()
         if process.is_main_process:
