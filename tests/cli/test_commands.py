@@ -45,7 +45,7 @@ def test_every_command_explains_itself(command):
 
 
 TAKE_SET = (
-    *("run", "compare", "plan", "finetune", "ask", "chat", "show", "forget"),
+    *("run", "compare", "plan", "preview", "finetune", "ask", "chat", "show", "forget"),
     *("reevaluate", "history", "accept", "verify"),
 )
 

@@ -12,7 +12,16 @@ from typing import Annotated
 
 import typer
 
-from chatpipe.cli import chat, finetune, forget, reevaluation, server, standard_output, verify
+from chatpipe.cli import (
+    chat,
+    finetune,
+    forget,
+    preview,
+    reevaluation,
+    server,
+    standard_output,
+    verify,
+)
 from chatpipe.cli.errors import STOPPED_SENTENCE, exit_on_error
 from chatpipe.cli.options import AsJson, OptionalVariant, Overrides, StudyName, VariantName
 from chatpipe.cli.run import RunOptions, check_variants, run_study, run_variant
@@ -178,6 +187,7 @@ def _is_study(file: Path) -> bool:
 
 
 for _command in (
+    preview.preview,
     finetune.finetune,
     chat.ask,
     chat.chat,

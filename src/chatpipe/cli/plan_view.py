@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from chatpipe.cli.preview import in_colour, preview_lines
 from chatpipe.data.normalize import RowAccount
 from chatpipe.planning.planner import Plan
 from chatpipe.planning.steps import PlannedStep
@@ -16,6 +17,7 @@ from chatpipe.planning.token_stats import Tokens
 from chatpipe.utils.quantities import in_bytes, in_count
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
+LONGEST_PART = 600  # characters of a row's template or reply; `chatpipe preview` shows all
 WIDEST = 40  # characters of the longest bar
 STATES = {"exists": "exists", "make": "to make", "download": "to download"}
 
@@ -30,6 +32,9 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     lines += _rows(plan)
     if plan.tokens:
         lines += token_lines(plan.tokens, console.width)
+    if plan.preview:
+        lines.append(_title("What is learnt"))
+        lines += preview_lines(plan.preview, in_colour(console), LONGEST_PART)
     lines += _cost(plan)
     lines += _memory(plan)
     lines += [_title("Artifacts"), _steps(plan.steps)]

@@ -30,6 +30,7 @@ from chatpipe.planning.cost import (
     lacking_room,
 )
 from chatpipe.planning.lengths import heldout_lengths, panel_faults, template_faults
+from chatpipe.planning.preview import ROWS, Preview, preview_rows
 from chatpipe.planning.steps import Data, DryRun, PlannedStep, account_rows, heldout_here
 from chatpipe.planning.token_stats import Tokens, account_tokens
 from chatpipe.sources.base_files import listed, unread_weights
@@ -59,6 +60,7 @@ class Plan(BaseModel):
     duration: Duration | None = None
     disk: tuple[Need, ...] = ()
     steps: tuple[PlannedStep, ...] = ()
+    preview: Preview | None = None  # some of the rows, as the model gets them
     trained: bool = False  # the adapter is in the store: nothing will be trained
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
@@ -144,6 +146,7 @@ class _Planner:
             device=self.device,
             data=data,
             tokens=tokens,
+            preview=self._preview(finetune, tokenizer) if tokens else None,
             shapes=shapes,
             optimizer_steps=steps,
             memory=memory,
@@ -278,6 +281,9 @@ class _Planner:
                 "because they are cut; a model that rarely sees an end learns to run on."
             )
         return tokens
+
+    def _preview(self, finetune: Finetune | None, tokenizer: Any) -> Preview | None:
+        return preview_rows(self.variant.name, finetune, tokenizer, ROWS) if finetune else None
 
     def _check_lengths(self, tokenizer: Any, data: Data, shapes: Shapes | None) -> None:
         """Of what is scored and asked; rows that are not here yet are left out."""
