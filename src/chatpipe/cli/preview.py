@@ -22,12 +22,12 @@ def preview(
 ) -> None:
     """Show training rows as the model gets them, with the scored part marked."""
     with exit_on_error():
-        from chatpipe.cli.run import check
+        from chatpipe.cli.run import check_variants
         from chatpipe.runtime.environment import prepare
         from chatpipe.study.loading import load_variant
 
         found = load_variant(variant, overrides or [])
-        check([found])
+        check_variants([found])
         prepare()
 
         from rich.console import Console
