@@ -71,6 +71,23 @@ def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained):
     assert shown["adapter"]["digest"]
 
 
+def test_columns_and_format_are_given_on_the_command_line(tmp_path, tiny_model_dir):
+    rows = [{"meta": {"q": f"question {i}"}, "a": f"answer {i}"} for i in range(30)]
+    path = tmp_path / "nested.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["finetune", "--base-model", tiny_model_dir, "--dataset", path]
+    command += ["--adapter", tmp_path / "adapter", "--set", "training.epochs=1"]
+    command += ["--set", "split.heldout=0.3", "--set", "generation.max_new_tokens=2"]
+    columns = ("--columns", "instruction=meta.q", "--columns", "output=a")
+    refused = invoke(*command, *columns, "--format", "sharegtp")
+    assert refused.exit_code == 2 and "did you mean sharegpt?" in refused.stderr
+    refused = invoke(*command, "--columns", "instruction")
+    assert refused.exit_code == 2 and "write it as OURS=THEIRS" in refused.stderr
+    done = invoke(*command, *columns)
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
 def test_a_report_is_where_it_is_said_to_be(trained):
     report = home() / f"reports/{NAME}/report.html"
     assert f"report: {report}" in trained[2].stdout and report.is_file()

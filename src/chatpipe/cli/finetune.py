@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +20,13 @@ def finetune(
     dataset: Annotated[Path, typer.Option(help="File of rows: JSON, JSONL, CSV or Parquet.")],
     adapter: Annotated[Path, typer.Option(help="New directory for the adapter.")],
     overrides: Overrides = None,
+    row_format: Annotated[
+        str, typer.Option("--format", help="The rows' format; auto goes by their columns.")
+    ] = "auto",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OURS=THEIRS", help="A column of the format, and the file's for it."),
+    ] = None,
     drop_bad_rows: Annotated[
         bool, typer.Option(help="Leave bad rows out and count them, instead of refusing the file.")
     ] = False,
@@ -27,6 +35,8 @@ def finetune(
     """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
     with exit_on_error():
         from chatpipe.config.run_names import name_of_file, unique_name
+        from chatpipe.config.schema import AUTO, format_names
+        from chatpipe.config.validation import suggest_name
         from chatpipe.planning.row_checks import format_of, no_file, row_faults
         from chatpipe.study.export import check_target, export_directory, export_variant
         from chatpipe.study.loading import is_taken, parse_variant
@@ -35,15 +45,25 @@ def finetune(
         if not dataset.is_file():
             raise ConfigError([f"--dataset {dataset}: {no_file(dataset)}."])
         _check_adapter_directory(adapter)
-        row_format = format_of(dataset)
-        if not drop_bad_rows and (faults := row_faults(dataset, row_format, {})):
+        renamed = _renamed(columns or [])
+        if row_format not in format_names():
+            raise ConfigError(
+                [f"--format {row_format}: {suggest_name(row_format, format_names())}"]
+            )
+        if row_format == AUTO:
+            row_format = format_of(dataset, renamed)
+        if not drop_bad_rows and (faults := row_faults(dataset, row_format, renamed)):
             raise ConfigError([*faults, "Mend these rows, or add --drop-bad-rows."])
         name = name_of_file(dataset)
-        rows = {"name": name, "path": str(dataset.absolute()), "format": row_format}
+        path = str(dataset.absolute())
+        rows: dict[str, Any] = {"name": name, "path": path, "format": row_format}
+        if renamed:
+            rows["columns"] = renamed
         raw = {"name": name, "base_model": {"repo": base_model}, "datasets": [rows]}
         variant = parse_variant(raw, "command line", overrides or [])
         if is_taken(variant):  # by another base, another file of that name, or a variant
-            unique = {**raw, "name": unique_name(name, base_model, rows["path"])}
+            settings = [json.dumps([row_format, renamed])] if columns else []
+            unique = {**raw, "name": unique_name(name, base_model, path, *settings)}
             variant = parse_variant(unique, "command line", overrides or [])
         check_target(adapter, variant)
         run_variant(variant, RunOptions(as_json=as_json))
@@ -51,6 +71,21 @@ def finetune(
         saved = export_variant(variant)
         if not as_json:
             typer.echo(f"adapter: {adapter}\nvariant: {saved} (for run, ask and chat)")
+
+
+def _renamed(columns: list[str]) -> dict[str, str]:
+    """Return our column → the file's, from `--columns OURS=THEIRS`."""
+    renamed: dict[str, str] = {}
+    for text in columns:
+        ours, _, theirs = text.partition("=")
+        if not ours or not theirs:
+            raise ConfigError(
+                [f"--columns {text}: write it as OURS=THEIRS, like instruction=question."]
+            )
+        if ours in renamed:
+            raise ConfigError([f"--columns {text}: {ours} is given twice; give it once."])
+        renamed[ours] = theirs
+    return renamed
 
 
 def _check_adapter_directory(adapter: Path) -> None:

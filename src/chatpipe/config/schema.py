@@ -30,11 +30,14 @@ RunName = Annotated[
 Tracker = Literal["none", "tensorboard", "mlflow", "wandb", "trackio"]
 
 
+AUTO = "auto"
+
+
 def format_names() -> list[str]:
-    """The names of the row formats."""
+    """The names of the row formats, and `auto`."""
     from chatpipe.data.formats.registry import FORMATS
 
-    return list(FORMATS)
+    return [*FORMATS, AUTO]
 
 
 def _known_format(name: str) -> str:

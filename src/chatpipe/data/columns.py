@@ -50,6 +50,9 @@ class ColumnNames:
         self.converted = {
             self.theirs[ours]: column.from_value for ours, column in columns if column.from_value
         }
+        self.dotted = [name for name in self.types if "." in name]  # perhaps within another column
+        # Columns of the file in which ours are.
+        self.keys = {*self.types, *(name.partition(".")[0] for name in self.dotted)}
         self.required = [self.theirs[ours] for ours, column in columns if column.required]
         # What a variant names must be there, too.
         self.expected = [
@@ -88,12 +91,17 @@ class ColumnNames:
         return sorted(
             name
             for name in names
-            if name not in self.types
+            if name not in self.keys
             and (
                 name.strip().lower() in MEANT
                 or difflib.get_close_matches(name.strip().lower(), self.types, 1, 0.85)
             )
         )
+
+
+def format_note(name: str, row_format: str) -> str:
+    """A sentence about the format that `auto` stands for."""
+    return f"data set {name}: format auto is {row_format}, by its columns."
 
 
 def unused_warning(where: str, names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ import pyarrow.json
 from chatpipe.data.columns import ColumnNames, described_type, printable
 from chatpipe.data.formats.base import KEY_TWICE, NOT_TEXT, READ_REASON, UNDECODABLE
 from chatpipe.data.json_values import Undecodable, decoded, decoded_lines, why_undecodable
+from chatpipe.data.nested import nested_names, value_at
 from chatpipe.data.text import encodable
 
 # Lines of so many brackets are not for Arrow, whose reader would go down with the nesting.
@@ -40,7 +41,7 @@ class JSONRows:
 
     def block(self, block: bytes) -> pa.Table:
         """Whole lines → rows, those of them in Python that are not plain."""
-        if self.columns.converted:
+        if self.columns.converted or self.columns.dotted:
             return self.checked(decoded_lines(block))
         for line in _sample(block):
             row = decoded(line)
@@ -96,19 +97,18 @@ class JSONRows:
             fields: dict[str, Any] = row if isinstance(row, dict) else {}
             if reason:
                 self.details.setdefault(reason, _problem(row))
-            self.found.update(fields)
-            if getattr(row, "repeated", frozenset()) & self._types.keys():
-                twice = sorted(row.repeated & self._types.keys())
+            self.found.update(fields, nested_names(fields, self.columns.dotted))
+            if getattr(row, "repeated", frozenset()) & self.columns.keys:
+                twice = sorted(row.repeated & self.columns.keys)
                 self.details.setdefault(KEY_TWICE, f"key {printable(twice[0])}")
                 reason, fields = KEY_TWICE, {}
             for theirs, kind in self._types.items():
-                value = self._value(theirs, kind, fields.get(theirs))
+                given = value_at(fields, theirs)
+                value = self._value(theirs, kind, given)
                 values[theirs].append(None if value is NotImplemented else value)
                 if value is NotImplemented and reason is None:
                     reason = NOT_TEXT
-                    self.details.setdefault(
-                        NOT_TEXT, described_value(theirs, kind, fields.get(theirs))
-                    )
+                    self.details.setdefault(NOT_TEXT, described_value(theirs, kind, given))
             reasons.append(reason)
         columns = {theirs: pa.array(values[theirs], kind) for theirs, kind in self._types.items()}
         return pa.table({**columns, READ_REASON: pa.array(reasons, pa.string())})

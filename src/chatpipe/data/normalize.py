@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from chatpipe.config.schema import Dataset, Fallback
+from chatpipe.config.schema import AUTO, Dataset, Fallback
 from chatpipe.data.columns import unused_warning
+from chatpipe.data.detection import definite_format
 from chatpipe.data.folders import ROWS, left_out_warnings, row_files
 from chatpipe.data.formats.base import (
     FLAGS_BETWEEN,
@@ -35,6 +36,7 @@ from chatpipe.data.reading import READ_REASON, Part, RowFile
 from chatpipe.data.writing import RowWriter, ordered
 from chatpipe.errors import DataError
 from chatpipe.store.artifact import Artifact, Request
+from chatpipe.store.store import store
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("instruction", "input", "output", "source", "id")]
@@ -88,11 +90,12 @@ class Normalize(Request):
     def of(cls, dataset: Dataset, raw: Artifact) -> Normalize:
         """The request for that data set, whose files are `raw`."""
         used = _source_used(dataset, raw)
+        row_format = _row_format(dataset.format, raw, used, dataset.name)
         return cls(
             raw=raw,
             name=dataset.name,
-            format=dataset.format,
-            format_version=FORMATS[dataset.format].version,
+            format=row_format,
+            format_version=FORMATS[row_format].version if row_format in FORMATS else 1,
             files=used.files,
             columns=used.columns,
             expected_rows=dataset.expected_rows,
@@ -163,12 +166,8 @@ class Normalize(Request):
         return warnings
 
     def _files(self) -> list[Path]:
-        """Those that were fetched, in the order of the patterns."""
-        root = self.raw.path / ROWS
-        fetched = [path for path in root.rglob("*") if path.is_file()]
-        if len(fetched) == 1:  # perhaps named by itself, whatever it is called
-            return fetched
-        return row_files(root, self.files, f"data set {self.name}").files
+        """Return the files that were fetched, in the order of the patterns."""
+        return _raw_files(self.raw, self.files, self.name)
 
     def _normalized(self, part: Part) -> pa.Table:
         row_format = FORMATS[self.format]
@@ -189,6 +188,24 @@ class Normalize(Request):
             f"data set {self.name}: {self.expected_rows:,} rows expected, {rows:,} found; "
             "the source has changed, or only a part of it is here."
         ]
+
+
+def _raw_files(raw: Artifact, patterns: tuple[str, ...], name: str) -> list[Path]:
+    """The files of a raw artifact that are read, in the order of the patterns."""
+    root = raw.path / ROWS
+    fetched = [path for path in root.rglob("*") if path.is_file()]
+    if len(fetched) == 1:  # perhaps named by itself, whatever it is called
+        return fetched
+    return row_files(root, patterns, f"data set {name}").files
+
+
+def _row_format(row_format: str, raw: Artifact, used: Dataset | Fallback, name: str) -> str:
+    """What `auto` stands for, by the files themselves: then it and the format's name are the same
+    request. Before the files are here nobody knows, and no request can be made of it."""
+    if row_format != AUTO or raw.is_pending:
+        return row_format
+    files = _raw_files(store().fetch(raw), used.files, name)
+    return definite_format(row_format, files, used.columns)
 
 
 def _single_flags(counts: dict[str, int]) -> dict[str, int]:

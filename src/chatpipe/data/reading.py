@@ -22,6 +22,7 @@ from chatpipe.data.csv_rows import CSVFile
 from chatpipe.data.formats.base import NOT_TEXT, READ_REASON, Format
 from chatpipe.data.json_rows import JSONRows
 from chatpipe.data.json_values import JSONListError, decoded, is_list, list_items
+from chatpipe.data.nested import column_at, nested_fields
 from chatpipe.data.opening import READ_ERRORS, SUFFIXES, content_kind, head, not_utf8, opened
 from chatpipe.data.parquet_rows import checked_text, textual, textual_type
 from chatpipe.errors import DataError
@@ -120,18 +121,21 @@ class RowFile:
         return pa.table([*columns, reasons], names=[*theirs, READ_REASON])
 
     def _parquet(self) -> Iterator[Part]:
-        names = pyarrow.parquet.read_schema(self.path).names
+        schema = pyarrow.parquet.read_schema(self.path)
+        names = [*schema.names, *nested_fields(schema, self.columns.dotted)]
         self._found.update(names)
         self.columns.require(names)
-        for batch in batches(self.path, [name for name in names if name in self._types]):
-            yield partial(self._parquet_table, pa.Table.from_batches([batch]))
+        used = [name for name in names if name in self._types]
+        for batch in batches(self.path, used):
+            yield partial(self._parquet_table, pa.Table.from_batches([batch]), used)
 
-    def _parquet_table(self, table: pa.Table) -> pa.Table:
+    def _parquet_table(self, table: pa.Table, names: list[str]) -> pa.Table:
         """The batch with broken text as nulls, and reasons as rows of JSON have them."""
         reason = pa.nulls(table.num_rows, pa.string())
         arrays = {}
-        for name in table.column_names:
-            column, broken = checked_text(textual(table[name]))
+        for name in names:
+            given = column_at(table, name)
+            column, broken = checked_text(textual(given))
             if broken.true_count:
                 self._details.setdefault(NOT_TEXT, f"{printable(name)} is no UTF-8 text")
             convert = self.columns.converted.get(name)
@@ -139,7 +143,7 @@ class RowFile:
                 values = [convert(value) for value in column.to_pylist()]
                 column = pa.array(values, self._types[name])
             if name in self.columns.required:
-                self._note_null(name, table[name], column)
+                self._note_null(name, given, column)
                 broken = pc.or_(broken, column.is_null())
             reason = pc.if_else(broken, NOT_TEXT, reason)
             arrays[name] = column

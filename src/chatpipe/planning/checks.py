@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chatpipe.config.schema import Dataset, Variant
+from chatpipe.data.detection import definite_format
 from chatpipe.data.folders import row_files
 from chatpipe.data.formats.registry import FORMATS
 from chatpipe.data.opening import kind_of
@@ -64,9 +65,14 @@ def _dataset_faults(root: Path, dataset: Dataset) -> Iterator[str]:
         yield str(error)
         return
     blank = True
+    try:
+        row_format = definite_format(dataset.format, found, dataset.columns)
+    except DataError as error:
+        yield str(error)
+        return
     for path in found:
         try:
-            blank = not _has_rows(path, dataset) and blank
+            blank = not _has_rows(path, row_format, dataset.columns) and blank
         except DataError as error:
             blank = False
             yield str(error)
@@ -74,12 +80,12 @@ def _dataset_faults(root: Path, dataset: Dataset) -> Iterator[str]:
         yield f"{root}: has no rows."
 
 
-def _has_rows(path: Path, dataset: Dataset) -> bool:
+def _has_rows(path: Path, row_format: str, columns: dict[str, str]) -> bool:
     """By as many of the file's first parts as it takes. DataError where it cannot be read or lacks
     a column."""
     if kind_of(path) and path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
-    file = RowFile(path, FORMATS[dataset.format], dataset.columns)
+    file = RowFile(path, FORMATS[row_format], columns)
     some = False
     for part in file.parts():
         some = part().num_rows > 0 or some

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 
-from chatpipe.config.schema import Variant
-from chatpipe.data.columns import unused_warning
+from chatpipe.config.schema import AUTO, Dataset, Variant
+from chatpipe.data.columns import format_note, unused_warning
+from chatpipe.data.detection import definite_format, detected_format
 from chatpipe.data.folders import left_out_warnings, row_files
 from chatpipe.data.formats.base import FLAGS_BETWEEN, counted_reasons
 from chatpipe.data.formats.registry import FORMATS
@@ -132,38 +133,47 @@ def check_rows(variants: Sequence[Variant]) -> CheckedVariants:
     shares = {d.model_dump_json(): (d, v.split.heldout) for v in variants for d in v.datasets}
     for dataset, share in shares.values():
         root = local_path(dataset.path or dataset.repo)
-        if root is None:
-            continue
-        key = f"datasets.{dataset.name}"
-        chosen = row_files(root, dataset.files, key)
-        result.notes += left_out_warnings(dataset.name, chosen.left_out)
-        rows = bad = heldout = 0
-        lines: list[str] = []
-        unreadable: list[str] = []
-        for path in chosen.files:
-            try:
-                checked = checked_rows(path, dataset.format, dataset.columns, share)
-            except DataError as error:
-                unreadable.append(str(error))
-                continue
-            rows, bad = rows + checked.rows, bad + checked.bad
-            heldout += checked.heldout
-            lines += checked.faults(path) if checked.rows else []
-            result.notes += checked.notes(path)
-        result.set_aside += lines
-        faults += unreadable
-        if unreadable:
-            continue
-        if rows == bad:
-            several = (
-                [f"{key}: none of {rows:,} rows can be used."] if len(chosen.files) > 1 else []
-            )
-            faults += [*several, *lines]
-        elif fault := split_fault(rows - bad - heldout, heldout, share):
-            faults.append(f"{key}: {fault}")
+        if root is not None:
+            faults += _check_dataset(dataset, root, share, result)
     if faults:
         raise ConfigError(faults)
     return result
+
+
+def _check_dataset(
+    dataset: Dataset, root: Path, share: float, result: CheckedVariants
+) -> list[str]:
+    """Add to `result` what its rows are; return what is wrong with the data set as a whole."""
+    key = f"datasets.{dataset.name}"
+    chosen = row_files(root, dataset.files, key)
+    result.notes += left_out_warnings(dataset.name, chosen.left_out)
+    try:
+        row_format = definite_format(dataset.format, chosen.files, dataset.columns)
+    except DataError as error:
+        return [str(error)]
+    if dataset.format == AUTO:
+        result.notes.append(format_note(dataset.name, row_format))
+    rows = bad = heldout = 0
+    lines: list[str] = []
+    unreadable: list[str] = []
+    for path in chosen.files:
+        try:
+            checked = checked_rows(path, row_format, dataset.columns, share)
+        except DataError as error:
+            unreadable.append(str(error))
+            continue
+        rows, bad = rows + checked.rows, bad + checked.bad
+        heldout += checked.heldout
+        lines += checked.faults(path) if checked.rows else []
+        result.notes += checked.notes(path)
+    result.set_aside += lines
+    if unreadable:
+        return unreadable
+    if rows == bad:
+        several = [f"{key}: none of {rows:,} rows can be used."] if len(chosen.files) > 1 else []
+        return [*several, *lines]
+    fault = split_fault(rows - bad - heldout, heldout, share)
+    return [f"{key}: {fault}"] if fault else []
 
 
 def unusable_rows(variants: Sequence[Variant]) -> list[str]:
@@ -171,37 +181,10 @@ def unusable_rows(variants: Sequence[Variant]) -> list[str]:
     return check_rows(variants).set_aside
 
 
-def format_of(path: Path) -> str:
-    """The format whose required columns the file has and whose rows can be used; ConfigError says
-    what to write where there is none."""
-    if path.stat().st_size == 0:
-        raise ConfigError([f"{path}: the file is empty."])
-    fitting: list[str] = []
-    problems: list[str] = []
-    names: set[str] = set()
-    for name, row_format in FORMATS.items():
-        file = RowFile(path, row_format, {})
-        try:
-            for part in file.parts():
-                if pc.any(pc.is_null(part()[READ_REASON])).as_py():
-                    return name
-            file.check()
-        except DataError as error:
-            problems.append(str(error))
-        else:
-            fitting.append(name)
-        names |= file.found()
-    if fitting:
-        return _with_columns_of(names, fitting)
-    raise ConfigError([_no_format(path, problems)])
-
-
-def _with_columns_of(names: set[str], fitting: list[str]) -> str:
-    """The format that the file's columns are of, though none of its rows is right."""
-    return max(fitting, key=lambda name: len(names & FORMATS[name].columns.keys()))
-
-
-def _no_format(path: Path, problems: list[str]) -> str:
-    """What to say of a file that has the columns of no format: the most telling of the problems."""
-    telling = [problem for problem in problems if " missing; " not in problem]
-    return next(iter([*telling, *problems]), f"{path}: has no rows.")
+def format_of(path: Path, columns: Mapping[str, str] | None = None) -> str:
+    """Return the format that the file's columns are of; ConfigError says what to write where there
+    is none."""
+    try:
+        return detected_format(path, columns or {})
+    except DataError as error:
+        raise ConfigError([str(error)]) from None

@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from chatpipe.config.schema import Dataset, Split, Variant
+from chatpipe.config.schema import AUTO, Dataset, Split, Variant
+from chatpipe.data.columns import format_note
 from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize, RowAccount
 from chatpipe.errors import ChatpipeError
 from chatpipe.report.schema import FEW_ROWS
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.metadata import dataset_metadata
-from chatpipe.store.artifact import Artifact, Request, shared_manifest
+from chatpipe.store.artifact import Artifact, Request, recorded_manifest, shared_manifest
 from chatpipe.store.store import store
 from chatpipe.study.recipe import Recipe, Resolver, Step
 
@@ -176,6 +177,9 @@ def _rows_of(steps: Recipe, dataset: Dataset, notes: list[str]) -> DatasetRows:
     if examples.is_pending:
         return _not_here(dataset, notes)
     details = examples.details()
+    if dataset.format == AUTO:
+        row_format = recorded_manifest(examples)["asked"]["format"]
+        notes.append(format_note(dataset.name, row_format))
     notes += details["warnings"]
     return DatasetRows(
         name=dataset.name,
