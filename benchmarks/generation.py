@@ -121,11 +121,11 @@ def mixed_by_peft(
     ids = {"input_ids": encoder.prompt_ids(prompts)}
     padded = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
     names = [name or "__base__" for name in adapters]
-    asked = generation_arguments(settings, ids["input_ids"], tokenizer.eos_token_id)
+    asked = generation_arguments(settings, ids["input_ids"], [tokenizer.eos_token_id])
     with torch.no_grad():
         out = model.generate(**padded, adapter_names=names, **asked)
     width = padded["input_ids"].shape[1]
-    return [completion_of(row[width:].tolist(), tokenizer) for row in out]
+    return [completion_of(row[width:].tolist(), tokenizer, [tokenizer.eos_token_id]) for row in out]
 
 
 def partings(made: Panel, alone: list[str], together: list[str]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])
 
 def drawn(settings: Generation, prompts: list[list[int]], count: int) -> torch.Tensor:
     """(count, prompts) tokens, from the same logits every time."""
-    processors = generation_arguments(settings, prompts, eos=0)["logits_processor"]
+    processors = generation_arguments(settings, prompts, stops=[0])["logits_processor"]
     scores, ids = LOGITS.expand(len(prompts), -1), torch.tensor(prompts)
     return torch.stack([processors(ids, scores).argmax(-1) for _ in range(count)])
 
@@ -48,4 +48,4 @@ def test_a_prompt_draws_the_same_whoever_is_beside_it():
 @pytest.mark.parametrize(("temperature", "top_p", "steps"), [(0, 0.9, 0), (1, 1, 2), (1, 0.9, 3)])
 def test_nothing_is_computed_that_changes_nothing(temperature, top_p, steps):
     settings = Generation(temperature=temperature, top_p=top_p)
-    assert len(generation_arguments(settings, [[1, 2]], eos=0)["logits_processor"]) == steps
+    assert len(generation_arguments(settings, [[1, 2]], stops=[0])["logits_processor"]) == steps

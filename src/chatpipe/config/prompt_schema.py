@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any
+
 from pydantic import (
+    Discriminator,
     Field,
+    Tag,
+    field_validator,
     model_validator,
 )
 
 from chatpipe.config.base import Name, Section
+from chatpipe.config.chat_templates import CHAT_TEMPLATES
 from chatpipe.config.template_text import PLACEHOLDERS, faults_of, placeholders
 
 RESPONSE_MARKER = "### Response:"
+OWN_CHAT_TEMPLATE = "base"
+# Arguments of transformers' `apply_chat_template` that are no options of a template.
+_RESERVED_OPTIONS = frozenset(
+    {
+        *("messages", "conversation", "tools", "documents", "chat_template"),
+        *("add_generation_prompt", "continue_final_message", "tokenize", "tokenizer_kwargs"),
+        *("padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "sanitize_control_tokens"),
+    }
+)
 
 
 class PromptTemplate(Section):
@@ -39,6 +56,56 @@ class PromptTemplate(Section):
                 else "; ".join(faults)
             )
         return self
+
+
+class ChatTemplate(Section):
+    """A chat template: the base's own, or Jinja text as transformers' tokenizers have it."""
+
+    name: str = "chat"
+    chat: str = Field(
+        OWN_CHAT_TEMPLATE, min_length=1, description="base: the base's own; a known name; or Jinja"
+    )
+    options: dict[str, bool | int | float | str] = Field(
+        {}, description="variables of the template, such as enable_thinking"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_of_a_known_name(cls, value: Any) -> Any:
+        """A known name becomes its text, which is what a key depends on."""
+        name = value.get("chat") if isinstance(value, Mapping) else None
+        if isinstance(name, str) and name in CHAT_TEMPLATES:
+            return {"name": name, **value, "chat": CHAT_TEMPLATES[name]}
+        return value
+
+    @field_validator("chat")
+    @classmethod
+    def _is_jinja(cls, value: str) -> str:
+        if value != OWN_CHAT_TEMPLATE and "{{" not in value and "{%" not in value:
+            known = ", ".join((OWN_CHAT_TEMPLATE, *CHAT_TEMPLATES))
+            raise ValueError(f"no chat template has this name; write Jinja text or one of {known}")
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _no_reserved_option(cls, value: dict[str, Any]) -> dict[str, Any]:
+        reserved = sorted(_RESERVED_OPTIONS & set(value))
+        if reserved:
+            raise ValueError(f"{', '.join(reserved)} is set by chatpipe; take it out")
+        return value
+
+
+def _form_of(value: Any) -> str:
+    keys = set(value) if isinstance(value, Mapping) else set()
+    is_chat = isinstance(value, ChatTemplate) or keys & {"chat", "options"}
+    return "union[chat]" if is_chat else "union[texts]"
+
+
+# Texts with placeholders, or a chat template. The tags are such as `validation` leaves out of keys.
+AnyTemplate = Annotated[
+    Annotated[PromptTemplate, Tag("union[texts]")] | Annotated[ChatTemplate, Tag("union[chat]")],
+    Discriminator(_form_of),
+]
 
 
 class Prompt(Section):

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from chatpipe.config.prompt_schema import PromptTemplate
-from chatpipe.config.prompts import TEMPLATES, template
+from chatpipe.config.prompt_schema import AnyTemplate
+from chatpipe.config.prompts import TEMPLATES, any_template
 
 
 class _NoRequiredKeys:
@@ -23,16 +23,21 @@ class _NoRequiredKeys:
         self, core: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         schema = handler(core)
-        handler.resolve_ref_schema(schema).pop("required", None)
-        return schema
+        forms = schema.pop("oneOf", [])
+        schema.pop("discriminator", None)
+        for form in forms:
+            handler.resolve_ref_schema(form).pop("required", None)
+        return {**schema, "anyOf": forms}  # without required keys, some values fit both forms
 
 
 def _complete_template(value: Any) -> Any:
     if isinstance(value, str):
-        return template(value)
-    return {**TEMPLATES["alpaca"].model_dump(), **value} if isinstance(value, Mapping) else value
+        return any_template(value)
+    if isinstance(value, Mapping) and not {"chat", "options"} & set(value):
+        return {**TEMPLATES["alpaca"].model_dump(), **value}
+    return value
 
 
 PromptTemplateParameter = Annotated[
-    PromptTemplate, BeforeValidator(_complete_template), _NoRequiredKeys()
+    AnyTemplate, _NoRequiredKeys(), BeforeValidator(_complete_template)
 ]

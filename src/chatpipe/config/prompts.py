@@ -7,7 +7,14 @@ from importlib.resources import files
 
 import yaml
 
-from chatpipe.config.prompt_schema import RESPONSE_MARKER, Prompt, PromptTemplate
+from chatpipe.config.chat_templates import CHAT_TEMPLATES
+from chatpipe.config.prompt_schema import (
+    RESPONSE_MARKER,
+    AnyTemplate,
+    ChatTemplate,
+    Prompt,
+    PromptTemplate,
+)
 from chatpipe.config.template_text import Segment, fill
 
 # The Alpaca project's prompts (Apache-2.0, github.com/tatsu-lab/stanford_alpaca): every model of
@@ -36,12 +43,27 @@ TEMPLATES: dict[str, PromptTemplate] = {
 }
 
 
+# Templates of whole conversations; `chat` is the base's own.
+CHATS: dict[str, ChatTemplate] = {
+    "chat": ChatTemplate(),
+    **{name: ChatTemplate(chat=name) for name in CHAT_TEMPLATES},
+}
+
+
 def template(name: str) -> PromptTemplate:
-    """The template of that name; ValueError names the known ones."""
+    """The template with placeholders of that name; ValueError names the known ones."""
     if name not in TEMPLATES:
         known = ", ".join(TEMPLATES)
         raise ValueError(f"no prompt template is named {name!r}; known are {known}")
     return TEMPLATES[name]
+
+
+def any_template(name: str) -> AnyTemplate:
+    """The template of that name, with placeholders or of chats; ValueError names the known ones."""
+    known: dict[str, AnyTemplate] = {**TEMPLATES, **CHATS}
+    if name not in known:
+        raise ValueError(f"no prompt template is named {name!r}; known are {', '.join(known)}")
+    return known[name]
 
 
 def render(prompt_template: PromptTemplate, instruction: str, input_text: str) -> str:

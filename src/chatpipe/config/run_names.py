@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from chatpipe.config.prompts import TEMPLATES
+from chatpipe.config.prompts import CHATS, TEMPLATES
 from chatpipe.config.schema import Study, Variant
 
 SEPARATOR = "+"
@@ -107,7 +107,7 @@ def _differences(variant: Variant, plain: Variant) -> dict[str, Any]:
 def _settings(variant: Variant) -> dict[str, Any]:
     settings = variant.model_dump(mode="json", exclude={*Variant.hash_exclude, "name"})
     template = variant.prompt_template
-    if TEMPLATES.get(template.name) == template:
+    if {**TEMPLATES, **CHATS}.get(template.name) == template:
         settings["prompt_template"] = template.name
     return settings
 

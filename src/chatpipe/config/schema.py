@@ -14,7 +14,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from chatpipe.config.base import Name, Section
-from chatpipe.config.prompt_schema import Prompt, PromptTemplate
+from chatpipe.config.prompt_schema import AnyTemplate, Prompt
 
 # A name, and the settings in which a run differs from the variant or study of that name
 # (`run_names`).
@@ -213,9 +213,9 @@ def _panel_default() -> tuple[Prompt, ...]:
 
 
 def _template_by_name(value: Any) -> Any:
-    from chatpipe.config.prompts import template
+    from chatpipe.config.prompts import any_template
 
-    return template(value) if isinstance(value, str) else value
+    return any_template(value) if isinstance(value, str) else value
 
 
 class Variant(Section):
@@ -227,7 +227,7 @@ class Variant(Section):
     base_model: BaseModelRef = BaseModelRef()
     datasets: tuple[Dataset, ...] = Field(min_length=1)
     split: Annotated[Split, BeforeValidator(_split_shorthand)] = Split()
-    prompt_template: Annotated[PromptTemplate, BeforeValidator(_template_by_name)] = Field(
+    prompt_template: Annotated[AnyTemplate, BeforeValidator(_template_by_name)] = Field(
         "alpaca", validate_default=True
     )
     quantization: Quantization = Quantization()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatpipe.config.prompt_schema import PromptTemplate
+from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Quantization, Variant
 from chatpipe.errors import DataError, ModelError
@@ -39,7 +39,7 @@ class Score(Request):
     base: Artifact
     adapter: Artifact | None
     heldout: Artifact
-    prompt_template: PromptTemplate
+    prompt_template: AnyTemplate
     quantization: Quantization
     max_length: int
     batch_tokens: int

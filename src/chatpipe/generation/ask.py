@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from chatpipe.config.prompt_schema import Prompt, PromptTemplate
-from chatpipe.config.prompts import raw_prompt, segments
+from chatpipe.config.prompt_schema import AnyTemplate, ChatTemplate, Prompt
+from chatpipe.config.prompts import raw_prompt
 from chatpipe.config.schema import Generation, Quantization, Variant
 from chatpipe.generation.batch import Completion, complete, mixes_adapters
 from chatpipe.kernels.switch import recorded_kernels
@@ -29,7 +29,7 @@ class Ask(Request):
 
     base: Artifact
     adapter: Artifact | None
-    prompt_template: PromptTemplate
+    prompt_template: AnyTemplate
     quantization: Quantization
     panel: tuple[Prompt, ...]
     generation: Generation
@@ -52,13 +52,25 @@ class Ask(Request):
     def build(self, into: Path) -> dict[str, Any]:
         return answered([self])[0].written(into)
 
-    def questions(self) -> list[tuple[Prompt, str, PromptText]]:
-        """(prompt, how it is asked, the text that the model goes on from)."""
+    def questions(self) -> list[tuple[Prompt, str]]:
+        """(prompt, how it is asked)."""
+        return [(prompt, asked) for asked in self.asked for prompt in self.panel]
+
+    def texts(self, tokenizer: Any) -> list[PromptText]:
+        """For each of the questions, the text that the model goes on from."""
+        encoder = Encoder(tokenizer, self.prompt_template, "all", 1 << 20)
         return [
-            (prompt, asked, self._text(prompt, asked))
-            for asked in self.asked
-            for prompt in self.panel
+            raw_prompt(prompt)
+            if asked == "raw"
+            else encoder.question(prompt.instruction, prompt.input)
+            for prompt, asked in self.questions()
         ]
+
+    def stops_as(self, other: Ask) -> bool:
+        """Whether answers to both end at the same tokens, so that one batch may have both."""
+        templates = (self.prompt_template, other.prompt_template)
+        is_chat = any(isinstance(template, ChatTemplate) for template in templates)
+        return not is_chat or templates[0] == templates[1]
 
     def answer(self, prompt: Prompt, asked: str, completion: Completion) -> dict[str, Any]:
         """That answer as answers.json has it."""
@@ -72,11 +84,6 @@ class Ask(Request):
             "stop": completion.stop,
             "settings": self.generation.model_dump(),
         }
-
-    def _text(self, prompt: Prompt, asked: str) -> PromptText:
-        if asked == "raw":
-            return raw_prompt(prompt)
-        return segments(self.prompt_template, prompt.instruction, prompt.input)
 
 
 @dataclass(frozen=True)
@@ -94,13 +101,14 @@ class Answers:
 
 
 def answered(asks: Sequence[Ask]) -> list[Answers]:
-    """The answers to each of these, which must be of one base, quantization and generation."""
+    """The answers to each of these, which must be of one base, quantization and generation, and
+    stop at the same tokens."""
     from chatpipe.models import devices, inference, loading, sharding
 
     base, quantization, generation = asks[0].base, asks[0].quantization, asks[0].generation
     tokenizer = loading.load_tokenizer(base.path)
     encoder = Encoder(tokenizer, asks[0].prompt_template, "all", 1 << 20)
-    questions = [(ask, text) for ask in asks for *_, text in ask.questions()]
+    questions = [(ask, text) for ask in asks for text in ask.texts(tokenizer)]
     longest = max(map(len, encoder.prompt_ids([text for _, text in questions])))
     check_positions(
         base.path,
@@ -124,7 +132,7 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
         details |= kernels.details()
     return [
         Answers(
-            [ask.answer(prompt, asked, next(completions)) for prompt, asked, _ in ask.questions()],
+            [ask.answer(prompt, asked, next(completions)) for prompt, asked in ask.questions()],
             details,
         )
         for ask in asks

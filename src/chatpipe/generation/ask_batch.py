@@ -72,7 +72,7 @@ def _may_join(other: Ask, ask: Ask) -> bool:
     and was not yet."""
     parts = ("base", "quantization", "generation")
     same = all(getattr(other, part) == getattr(ask, part) for part in parts)
-    if not same:
+    if not same or not other.stops_as(ask):
         return False
     adapter = other.adapter
     is_here = adapter is None or store().find(adapter.kind, adapter.key) == adapter

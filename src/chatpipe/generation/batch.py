@@ -156,7 +156,8 @@ def _complete_batch(
     adapters = [question.adapter for question in questions]
     width = max(map(len, ids))
     device = next(model.parameters()).device
-    eos = encoder.tokenizer.eos_token_id
+    stops = encoder.renderer.stops
+    eos = stops[0]
     padded = torch.tensor([[eos] * (width - len(row)) + row for row in ids], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
     report = Reporter(generation.max_new_tokens, "tokens")
@@ -173,15 +174,15 @@ def _complete_batch(
             attention_mask=mask,
             stopping_criteria=[tell],
             **read,
-            **generation_arguments(generation, ids, eos),
+            **generation_arguments(generation, ids, stops),
         )
-    return [completion_of(row[width:].tolist(), encoder.tokenizer) for row in out]
+    return [completion_of(row[width:].tolist(), encoder.tokenizer, stops) for row in out]
 
 
-def completion_of(ids: list[int], tokenizer: Any) -> Completion:
-    """Those new tokens up to the EOS, if there is one."""
-    eos = tokenizer.eos_token_id
-    stopped = eos in ids
-    written = ids[: ids.index(eos)] if stopped else ids
+def completion_of(ids: list[int], tokenizer: Any, stops: Sequence[int]) -> Completion:
+    """Those new tokens up to EOS or the end of the turn, if there is one."""
+    end = next((place for place, number in enumerate(ids) if number in stops), None)
+    stopped = end is not None
+    written = ids[:end]
     text = tokenizer.decode(written, skip_special_tokens=True).strip()
     return Completion(text, len(written) + stopped, "eos" if stopped else "length")

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from chatpipe.config.prompt_schema import PromptTemplate
-from chatpipe.config.prompts import segments
+from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import ModelError
+from chatpipe.generation.batch import completion_of
 from chatpipe.models.base_checks import base_config
 from chatpipe.models.positions import position_fault, positions_of
 from chatpipe.tokenization.encoder import Encoder
+from chatpipe.tokenization.renderer import Turn
 
 
 class Conversation:
-    """Turns in the template the adapter was trained on, each closed by EOS as in training."""
+    """Turns in the template the adapter was trained on, each closed by EOS as in training; a chat
+    template writes earlier turns in its own way."""
 
     def __init__(
-        self, base: Path, adapter: Path | None, quantization: Quantization, template: PromptTemplate
+        self, base: Path, adapter: Path | None, quantization: Quantization, template: AnyTemplate
     ) -> None:
         from chatpipe.models import loading
 
@@ -29,6 +32,7 @@ class Conversation:
         self.positions = positions_of(base_config(base))
         self.encoder = Encoder(tokenizer, template, "all", 1 << 20)
         self.ids: list[int] = []
+        self.turns: list[Turn] = []
         self._of = (base, adapter, quantization)
 
     @cached_property
@@ -42,14 +46,14 @@ class Conversation:
         """The model's reply, piece by piece as it is written. Closing the iterator (or Ctrl-C
         while it runs) stops the model; what was said so far stays in the conversation."""
         import torch
-        from transformers import TextIteratorStreamer
 
         from chatpipe.generation.sampling import generation_arguments
+        from chatpipe.generation.streaming import ReplyStreamer
         from chatpipe.kernels.lora_inference import active, through
 
-        tokenizer = self.encoder.tokenizer
-        turn = self.encoder.prompt_ids([segments(self.encoder.template, text, input_text)])[0]
-        prompt = self.ids + turn
+        renderer = self.encoder.renderer
+        turn = Turn(text, input_text)
+        prompt = renderer.next_prompt(self.ids, [*self.turns, turn])
         fault = position_fault(
             self.positions,
             len(prompt) + generation.max_new_tokens,
@@ -62,7 +66,7 @@ class Conversation:
         )
         if fault:
             raise ModelError(fault)
-        streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer = ReplyStreamer(self.encoder.tokenizer, renderer.stops)
         stopped = Event()
 
         def stop(so_far: Any, scores: Any, **_: Any) -> Any:
@@ -74,7 +78,7 @@ class Conversation:
             "attention_mask": torch.ones_like(ids),
             "streamer": streamer,
             "stopping_criteria": [stop],
-            **generation_arguments(generation, [prompt], tokenizer.eos_token_id),
+            **generation_arguments(generation, [prompt], renderer.stops),
         }
         written: list[int] = []
         failures: list[Exception] = []
@@ -94,8 +98,15 @@ class Conversation:
         finally:
             stopped.set()
             thread.join()
-            self.ids = list(written or prompt)
-            if self.ids[-1] != tokenizer.eos_token_id:
-                self.ids.append(tokenizer.eos_token_id)
+            self._keep(turn, written or prompt, len(prompt))
         if failures:
             raise failures[0]
+
+    def _keep(self, turn: Turn, ids: list[int], prompt_length: int) -> None:
+        """Add the turn to the conversation; ids: those of the prompt and what was written."""
+        renderer, tokenizer = self.encoder.renderer, self.encoder.tokenizer
+        reply = completion_of(ids[prompt_length:], tokenizer, renderer.stops)
+        self.turns.append(replace(turn, reply=reply.text))
+        self.ids = list(ids)
+        if self.ids[-1] not in renderer.stops:
+            self.ids.append(tokenizer.eos_token_id)

@@ -20,15 +20,15 @@ from chatpipe.config.schema import Generation
 
 
 def generation_arguments(
-    generation: Generation, prompts: Sequence[Sequence[int]], eos: int
+    generation: Generation, prompts: Sequence[Sequence[int]], stops: Sequence[int]
 ) -> dict[str, Any]:
     """transformers' arguments for those settings and the prompts' tokens, in the batch's order; for
     one call of `generate`, because what it draws goes on where the last one stopped."""
     config = GenerationConfig(
         max_new_tokens=generation.max_new_tokens,
         do_sample=False,
-        eos_token_id=eos,
-        pad_token_id=eos,
+        eos_token_id=list(stops),
+        pad_token_id=stops[0],
     )
     processors = LogitsProcessorList()
     if generation.temperature > 0:

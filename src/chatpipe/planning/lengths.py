@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatpipe.config.prompts import raw_prompt, segments, template
+from chatpipe.config.prompts import raw_prompt, template
 from chatpipe.config.schema import Variant
 from chatpipe.models.positions import position_fault
 from chatpipe.report.schema import FEW_ROWS
@@ -28,8 +28,8 @@ def panel_faults(variant: Variant, tokenizer: Any, positions: int | None) -> lis
     encoder = Encoder(tokenizer, variant.prompt_template, "all", UNBOUNDED)
     faults = []
     for prompt in variant.panel:
-        asked = [segments(variant.prompt_template, prompt.instruction, prompt.input)]
-        longest = max(map(len, encoder.prompt_ids([*asked, raw_prompt(prompt)])))
+        asked = encoder.question(prompt.instruction, prompt.input)
+        longest = max(map(len, encoder.prompt_ids([asked, raw_prompt(prompt)])))
         faults.append(
             position_fault(
                 positions,
@@ -42,10 +42,14 @@ def panel_faults(variant: Variant, tokenizer: Any, positions: int | None) -> lis
 
 
 def template_faults(variant: Variant, tokenizer: Any, vocabulary: int | None) -> list[str]:
-    """Whether the template holds a control token that the base's embedding has no row for."""
+    """Whether the template holds a control token that the base's embedding has no row for.
+
+    Raises ConfigError where a chat template does not work with this base.
+    """
     encoder = Encoder(tokenizer, variant.prompt_template, "all", UNBOUNDED)
-    asked = [segments(variant.prompt_template, "a", text) for text in ("", "a")]
-    largest = max(number for ids in encoder.prompt_ids(asked) for number in ids)
+    asked = [encoder.question("a", text) for text in ("", "a")]
+    stops = encoder.renderer.stops
+    largest = max(number for ids in [*encoder.prompt_ids(asked), stops] for number in ids)
     if vocabulary is None or largest < vocabulary:
         return []
     token = tokenizer.convert_ids_to_tokens(largest)

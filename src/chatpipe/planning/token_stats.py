@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.config.schema import Training
+from chatpipe.tokenization.chat_renderer import renderer_of
 from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY, Encoder, Tokenized
 from chatpipe.training.finetune import Finetune, encode_training_rows, optimizer_steps
 
@@ -37,7 +38,7 @@ class Tokens(BaseModel):
     tokens: int
     trained_tokens: int  # those that the loss is taken over
     seen_tokens: int  # in all epochs
-    eos_rows: int  # rows whose last label is EOS; the others never learn to stop
+    eos_rows: int  # rows whose last label is EOS or the turn's end; others never learn to stop
     shortest: int
     median: float
     longest: int
@@ -60,6 +61,7 @@ def account_tokens(request: Finetune, tokenizer: Any) -> Tokens:
     """Encode the training split as training does; DataError where no row is left."""
     encoded = encode_training_rows(request, tokenizer)
     lengths = [len(row.input_ids) for row in encoded.rows]
+    last_id = renderer_of(tokenizer, request.prompt_template).last_id
     full = _full_lengths(request, tokenizer) if encoded.cut or encoded.left_out else {}
     cut = [full[row.index] - len(row.input_ids) for row in encoded.rows if full]
     return Tokens(
@@ -67,7 +69,7 @@ def account_tokens(request: Finetune, tokenizer: Any) -> Tokens:
         tokens=encoded.tokens,
         trained_tokens=encoded.scored_tokens,
         seen_tokens=seen_tokens(request.training, encoded),
-        eos_rows=sum(row.labels[-1] == tokenizer.eos_token_id for row in encoded.rows),
+        eos_rows=sum(row.labels[-1] == last_id for row in encoded.rows),
         shortest=min(lengths),
         median=median(lengths),
         longest=max(lengths),

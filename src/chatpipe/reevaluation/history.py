@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from chatpipe.config.prompt_schema import PromptTemplate
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ConfigError
 from chatpipe.report.build import Measured, figures
@@ -191,7 +192,10 @@ def entries_of(
 def scoring_settings(variant: Variant) -> str:
     """Return the settings that decide which rows are scored, and as which text, as JSON."""
     template = variant.prompt_template
-    texts = hashlib.sha256(f"{template.with_input}\0{template.without_input}".encode())
+    if isinstance(template, PromptTemplate):
+        texts = hashlib.sha256(f"{template.with_input}\0{template.without_input}".encode())
+    else:
+        texts = hashlib.sha256(template.model_dump_json(exclude={"name"}).encode())
     settings = {
         "prompt_template": f"{template.name} {texts.hexdigest()[:8]}",
         "evaluation.max_length": variant.evaluation.max_length,

@@ -84,7 +84,9 @@ def _settings_suffix(way: Variant, ways: Sequence[Variant]) -> str:
 def _settings(way: Variant, ways: Sequence[Variant]) -> dict[str, str]:
     """The settings by which a base is measured, as a reader knows them."""
     template = way.prompt_template
-    namesakes = {v.prompt_template for v in ways if v.prompt_template.name == template.name}
+    namesakes = {
+        v.prompt_template.model_dump_json() for v in ways if v.prompt_template.name == template.name
+    }
     asked = f"of {way.name}" if len({v.panel for v in ways}) > 1 else ""
     settings = {"template": template.name + (f" of {way.name}" if len(namesakes) > 1 else "")}
     for section in ("quantization", "generation"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatpipe.config.merging import deep_merge
-from chatpipe.config.prompts import TEMPLATES
+from chatpipe.config.prompts import CHATS, TEMPLATES
 from chatpipe.config.yaml_files import read_value
 from chatpipe.data.catalog import DATASETS
 from chatpipe.errors import ConfigError
@@ -56,8 +56,9 @@ def expand(settings: dict[str, Any]) -> dict[str, Any]:
     if isinstance(result.get("split"), str):
         result["split"] = {"method": result["split"]}
     template = result.get("prompt_template")
-    if isinstance(template, str) and template in TEMPLATES:
-        result["prompt_template"] = TEMPLATES[template].model_dump()
+    known = {**TEMPLATES, **CHATS}
+    if isinstance(template, str) and template in known:
+        result["prompt_template"] = known[template].model_dump()
     return result
 
 

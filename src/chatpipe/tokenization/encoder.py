@@ -13,9 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chatpipe.config.prompt_schema import PromptTemplate
+from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.data.reading import batches
-from chatpipe.tokenization.text_encoder import PromptText, TextEncoder
+from chatpipe.tokenization.chat_renderer import renderer_of
+from chatpipe.tokenization.renderer import Renderer, Turn
+from chatpipe.tokenization.text_encoder import PromptText, TextEncoder, start_ids
 from chatpipe.tokenization.token_cache import TEXTS, Tables, TokenFile, digest_of, token_file
 
 IGNORED = -100  # torch's cross-entropy leaves out this label
@@ -84,10 +86,10 @@ class MappedRows(Sequence[TokenizedRow]):
 @dataclass(frozen=True)
 class Encoder:
     """How a row becomes tokens: BOS (where the tokenizer has one of its own), prompt, response,
-    EOS."""
+    EOS; of a chat template, what it writes, to the end of the reply's turn."""
 
     tokenizer: Any
-    template: PromptTemplate
+    template: AnyTemplate
     labels: Labels
     max_length: int
     too_long: Literal["drop", "cut_left", "cut_right"] = "drop"
@@ -112,8 +114,8 @@ class Encoder:
         digest = digest_of(map(counter.seen, tables()))
         file = token_file(self.tokenizer, self.template, tables, digest)
         prompts, responses = file.lengths().T
-        prompts = prompts + len(self._start)
-        full = prompts + responses + 1
+        prompts = prompts + len(self.renderer.start)
+        full = prompts + responses + len(self.renderer.end)
         long = full > self.max_length
         lost = prompts >= self.max_length
         if self.too_long == "drop":
@@ -137,8 +139,9 @@ class Encoder:
 
     def row(self, prompt: list[int], response: list[int], index: int) -> TokenizedRow:
         """The example of those token ids, cut where it is too long."""
-        ids = self._start + prompt + response + [self.tokenizer.eos_token_id]
-        first_scored = 0 if self.labels == "all" else len(self._start) + len(prompt)
+        start = self.renderer.start
+        ids = start + prompt + response + self.renderer.end
+        first_scored = 0 if self.labels == "all" else len(start) + len(prompt)
         labels = [IGNORED] * first_scored + ids[first_scored:]
         kept = (
             slice(-self.max_length, None)
@@ -150,11 +153,20 @@ class Encoder:
     def prompt_ids(self, prompts: Sequence[PromptText]) -> list[list[int]]:
         """Token ids of prompts, with BOS in front where the model expects one. A prompt in
         segments may hold its template's control tokens; one that is text has none."""
-        return [self._start + ids for ids in TextEncoder(self.tokenizer).prompts(prompts)]
+        plain_start = start_ids(self.tokenizer)
+        return [
+            (plain_start if isinstance(prompt, str) else self.renderer.start) + ids
+            for prompt, ids in zip(prompts, self.renderer.encoder.prompts(prompts), strict=True)
+        ]
+
+    def question(self, instruction: str, input_text: str = "") -> PromptText:
+        """The text that a model is asked with in this template."""
+        return self.renderer.prompt(Turn(instruction, input_text))
 
     @cached_property
-    def _start(self) -> list[int]:
-        return start_ids(self.tokenizer)
+    def renderer(self) -> Renderer:
+        """Of the tokenizer and the template."""
+        return renderer_of(self.tokenizer, self.template)
 
 
 class _ControlRows:
@@ -175,14 +187,3 @@ class _ControlRows:
 def _tables(path: Path) -> Iterator[pa.Table]:
     for batch in batches(path, list(TEXTS)):
         yield pa.Table.from_batches([batch])
-
-
-def start_ids(tokenizer: Any) -> list[int]:
-    """What this tokenizer puts in front by itself (LLaMA's its BOS, SmolLM's nothing)."""
-    plain, whole = (
-        tokenizer("a", add_special_tokens=special, split_special_tokens=True)["input_ids"]
-        for special in (False, True)
-    )
-    places = range(len(whole) - len(plain) + 1)
-    start = next((n for n in places if whole[n : n + len(plain)] == plain), 0)
-    return list(whole[:start])

@@ -47,6 +47,10 @@ class TextEncoder:
                 encoded[place] = self._around_control(prompt)
         return encoded
 
+    def continuations(self, texts: Sequence[Sequence[Segment]]) -> list[list[int]]:
+        """As `prompts`, of texts that others stand before."""
+        return [self._around_control(segments, follows=True) for segments in texts]
+
     @cached_property
     def control(self) -> dict[str, int]:
         """Control tokens by their text: what is added as special, and what is written like it."""
@@ -109,14 +113,14 @@ class TextEncoder:
     def _has_control(self, segments: Sequence[Segment]) -> bool:
         return any(not s.from_row and self.pattern.search(s.text) for s in segments)
 
-    def _around_control(self, segments: Sequence[Segment]) -> list[int]:
+    def _around_control(self, segments: Sequence[Segment], follows: bool = False) -> list[int]:
         """Texts between the template's control tokens, each as the tokenizer encodes it there."""
         pieces, tokens = self._cut(segments)
         ids: list[int] = []
         for place, piece in enumerate(pieces):
             before, after = tokens[place - 1 : place], tokens[place : place + 1]
             text = self._stripped(piece, before[0] if place else None, after[0] if after else None)
-            ids += self._following(text) if place else self.texts([text])[0]
+            ids += self._following(text) if place or follows else self.texts([text])[0]
             ids += [self.control[token] for token in after]
         return ids
 
@@ -153,3 +157,14 @@ class TextEncoder:
 
 def _joined(segments: Sequence[Segment]) -> str:
     return "".join(segment.text for segment in segments)
+
+
+def start_ids(tokenizer: Any) -> list[int]:
+    """What this tokenizer puts in front by itself (LLaMA's its BOS, SmolLM's nothing)."""
+    plain, whole = (
+        tokenizer("a", add_special_tokens=special, split_special_tokens=True)["input_ids"]
+        for special in (False, True)
+    )
+    places = range(len(whole) - len(plain) + 1)
+    start = next((n for n in places if whole[n : n + len(plain)] == plain), 0)
+    return list(whole[:start])

@@ -24,14 +24,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from chatpipe.config.prompt_schema import PromptTemplate
-from chatpipe.config.prompts import segments
+from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.data.hashing import text_digests
 from chatpipe.data.parallel import in_order
 from chatpipe.errors import ArtifactError
 from chatpipe.store.disk_errors import as_disk_error
 from chatpipe.store.paths import home
-from chatpipe.tokenization.text_encoder import TextEncoder
+from chatpipe.tokenization.chat_renderer import renderer_of
+from chatpipe.tokenization.renderer import Turn
 from chatpipe.utils.file_digests import FileDigests, file_digest
 
 LOG = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class TokenFile:
         return np.concatenate([np.zeros((0, 2), np.int64), *each])
 
 
-def token_file(tokenizer: Any, template: PromptTemplate, tables: Tables, digest: str) -> TokenFile:
+def token_file(tokenizer: Any, template: AnyTemplate, tables: Tables, digest: str) -> TokenFile:
     """The file of those rows, whose texts have that digest; made where there is none that is
     whole. Where none can be written, the tokens are kept in memory."""
     path = tokens_folder() / f"{_key(tokenizer, template, digest)}.arrow"
@@ -149,7 +149,7 @@ def _mark_used(path: Path) -> None:
 
 
 def _write_whole(
-    path: Path, tokenizer: Any, template: PromptTemplate, tables: Iterable[pa.Table]
+    path: Path, tokenizer: Any, template: AnyTemplate, tables: Iterable[pa.Table]
 ) -> None:
     """Write the file and, as its last bytes, the digest of all before; it appears when it is
     whole."""
@@ -169,7 +169,7 @@ def _write_whole(
         partial.unlink(missing_ok=True)
 
 
-def _in_memory(tokenizer: Any, template: PromptTemplate, tables: Iterable[pa.Table]) -> TokenFile:
+def _in_memory(tokenizer: Any, template: AnyTemplate, tables: Iterable[pa.Table]) -> TokenFile:
     sink = pa.BufferOutputStream()
     _write(sink, tokenizer, template, tables)
     return TokenFile(sink.getvalue())
@@ -197,17 +197,16 @@ def digest_of(tables: Iterable[pa.Table]) -> str:
 
 
 def _write(
-    file: pa.NativeFile, tokenizer: Any, template: PromptTemplate, tables: Iterable[pa.Table]
+    file: pa.NativeFile, tokenizer: Any, template: AnyTemplate, tables: Iterable[pa.Table]
 ) -> None:
     # A tokenizer's first call sets it up; after it, several threads may use it.
-    encoder = TextEncoder(tokenizer)
-    encoder.texts(["a"])
+    renderer = renderer_of(tokenizer, template)
+    renderer.prompts([Turn("a")])
 
     def encode(batch: pa.RecordBatch) -> pa.RecordBatch:
-        instructions, inputs, outputs = (batch[name].to_pylist() for name in TEXTS)
-        pairs = zip(instructions, inputs, strict=True)
-        prompts = encoder.prompts([segments(template, *pair) for pair in pairs])
-        columns = (prompts, encoder.texts(outputs))
+        texts = (batch[name].to_pylist() for name in TEXTS)
+        turns = [Turn(*row) for row in zip(*texts, strict=True)]
+        columns = (renderer.prompts(turns), renderer.replies(turns))
         return pa.record_batch([pa.array(c, pa.list_(pa.int32())) for c in columns], schema=SCHEMA)
 
     with pa.ipc.new_file(file, SCHEMA) as writer:
@@ -220,8 +219,9 @@ def _pieces(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
         yield from table.to_batches(max_chunksize=ROWS_AT_ONCE)
 
 
-def _key(tokenizer: Any, template: PromptTemplate, digest: str) -> str:
-    asked = [VERSION, _tokenizer_digest(tokenizer), template.model_dump(mode="json"), digest]
+def _key(tokenizer: Any, template: AnyTemplate, digest: str) -> str:
+    identity = renderer_of(tokenizer, template).identity
+    asked = [VERSION, _tokenizer_digest(tokenizer), identity, digest]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:40]
 
 

@@ -8,12 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from chatpipe.config.prompt_schema import PromptTemplate
+from chatpipe.config.prompt_schema import AnyTemplate, PromptTemplate
 from chatpipe.store.artifact import Artifact
-from chatpipe.tokenization.encoder import start_ids
-from chatpipe.tokenization.text_encoder import TextEncoder
+from chatpipe.tokenization.chat_renderer import ChatRenderer
+from chatpipe.tokenization.text_encoder import TextEncoder, start_ids
 
 TEMPLATE = "prompt_template.json"
+CHAT_TEMPLATE = "chat_template.jinja"  # where transformers looks for it
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -23,7 +24,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
     "merges.txt",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
 )
 
 
@@ -42,21 +43,29 @@ def save_adapter(model: Any, base: Artifact, into: Path) -> None:
     file.write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
 
 
-def save_prompt_files(
-    base: Path, prompt_template: PromptTemplate, tokenizer: Any, into: Path
-) -> None:
+def save_prompt_files(base: Path, prompt_template: AnyTemplate, tokenizer: Any, into: Path) -> None:
     """The base's tokenizer, and the template with what its text is encoded by: the token ids that
-    a prompt begins with, and whether no control token is recognized in it."""
+    a prompt begins with, and whether no control token is recognized in it; of a chat template, its
+    text where transformers finds it, its options, and the ids that end a reply."""
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, into / name)
-    control = TextEncoder(tokenizer).pattern
-    texts = (prompt_template.with_input, prompt_template.without_input)
-    content = {
-        **prompt_template.model_dump(),
-        "start_ids": start_ids(tokenizer),
-        "plain_text": not any(map(control.search, texts)),
-    }
+    if isinstance(prompt_template, PromptTemplate):
+        control = TextEncoder(tokenizer).pattern
+        texts = (prompt_template.with_input, prompt_template.without_input)
+        content = {
+            **prompt_template.model_dump(),
+            "start_ids": start_ids(tokenizer),
+            "plain_text": not any(map(control.search, texts)),
+        }
+    else:
+        renderer = ChatRenderer(tokenizer, prompt_template)
+        (into / CHAT_TEMPLATE).write_text(renderer.jinja, "utf-8")
+        content = {
+            "name": prompt_template.name,
+            "options": prompt_template.options,
+            "stop_ids": renderer.stops,
+        }
     text = json.dumps(content, indent=1, ensure_ascii=False)
     (into / TEMPLATE).write_text(text, "utf-8")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow.parquet as pq
 
-from chatpipe.config.prompt_schema import PromptTemplate
+from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Lora, Quantization, Training, Variant
 from chatpipe.errors import ConfigError, DataError
 from chatpipe.kernels.switch import recorded_kernels
@@ -46,7 +46,7 @@ class Finetune(Request):
 
     base: Artifact
     corpus: Artifact
-    prompt_template: PromptTemplate
+    prompt_template: AnyTemplate
     quantization: Quantization
     lora: Lora
     training: Training

@@ -39,9 +39,8 @@ def write_model_card(
         base_literal=json.dumps(name, ensure_ascii=False),  # a string of Python as well
         base_details=base["details"] or {},
         template_file=TEMPLATE,
-        fence=_fence(
-            asked["prompt_template"]["with_input"], asked["prompt_template"]["without_input"]
-        ),
+        is_chat="chat" in asked["prompt_template"],
+        fence=_fence(*map(str, asked["prompt_template"].values())),
         nf4=asked["quantization"]["method"] == "nf4",
         datasets=[_dataset(item, corpus) for item in made_from if item["kind"] == "examples"],
     )

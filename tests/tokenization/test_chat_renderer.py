@@ -1,0 +1,272 @@
+"""Chat templates: ids are transformers' own, prompts of training are those of asking."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from chatpipe.config.prompt_schema import ChatTemplate
+from chatpipe.config.prompts import CHATS, any_template, raw_prompt
+from chatpipe.config.schema import Generation, Prompt, Quantization
+from chatpipe.errors import ConfigError
+from chatpipe.generation.ask import Ask
+from chatpipe.generation.batch import completion_of
+from chatpipe.models.loading import load_tokenizer
+from chatpipe.store.artifact import Artifact
+from chatpipe.tokenization.chat_renderer import ChatRenderer
+from chatpipe.tokenization.encoder import IGNORED, Encoder
+from chatpipe.tokenization.renderer import Turn
+from tests.support import bases
+
+CONTROL = (
+    *("<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>"),
+    *("<|end_header_id|>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
+)
+QWEN3 = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% set c = m.content %}"
+    "{% set thought = '' %}{% if '</think>' in c %}"
+    "{% set thought = c.split('</think>')[0].split('<think>')[-1].strip('\\n') %}"
+    "{% set c = c.split('</think>')[-1].lstrip('\\n') %}{% endif %}"
+    "{% if loop.last %}{{ '<|im_start|>assistant\\n<think>\\n' + thought }}"
+    "{{ '\\n</think>\\n\\n' + c }}"
+    "{% else %}{{ '<|im_start|>assistant\\n' + c }}{% endif %}{{ '<|im_end|>\\n' }}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
+    "{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+FAMILIES = {
+    "llama3": (any_template("llama3"), "<|begin_of_text|>", "<|eot_id|>"),
+    "gemma": (any_template("gemma"), "<bos>", "<eos>"),
+    "chatml": (any_template("chatml"), "<|im_start|>", "<|im_end|>"),
+    "zephyr": (any_template("zephyr"), "<bos>", "<eos>"),
+    "qwen3": (ChatTemplate(chat=QWEN3), "<|im_start|>", "<|im_end|>"),
+    "qwen3-off": (
+        ChatTemplate(chat=QWEN3, options={"enable_thinking": False}),
+        *("<|im_start|>", "<|im_end|>"),
+    ),
+    "mistral": (ChatTemplate(chat=MISTRAL), "<bos>", "<eos>"),
+}
+ROWS = (
+    {"instruction": "Name a prime.", "input": "", "output": "Seven."},
+    {"instruction": "Say it again.", "input": "How are you?", "output": "How are you? 漢字 ☃"},
+)
+FULL = Quantization(method="none", compute_dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def control_tokenizer():
+    """A byte-level tokenizer that has the control tokens of all families."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=list(CONTROL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(["user assistant model system Name a prime. Seven."], trainer)
+    return tokenizer
+
+
+def tokenizer_of(tokenizer, family):
+    template, bos, eos = FAMILIES[family]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
+    return fast, template
+
+
+def row_of(tokenizer, template, row):
+    [encoded] = (
+        Encoder(tokenizer, template, "response", 4096).encode(pa.Table.from_pylist([row])).rows
+    )
+    return encoded
+
+
+def messages_of(row):
+    turn = Turn(row["instruction"], row["input"], row["output"])
+    return [
+        {"role": "user", "content": turn.question},
+        {"role": "assistant", "content": turn.reply},
+    ]
+
+
+def applied(tokenizer, template, messages, **arguments):
+    jinja = None if template.chat == "base" else template.chat
+    encoded = tokenizer.apply_chat_template(
+        messages, chat_template=jinja, return_dict=True, **template.options, **arguments
+    )
+    return encoded["input_ids"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("row", ROWS)
+def test_ids_are_those_of_apply_chat_template_to_the_end_of_the_turn(
+    chatpipe_home, control_tokenizer, family, row
+):
+    tokenizer, template = tokenizer_of(control_tokenizer, family)
+    encoded = row_of(tokenizer, template, row)
+    prompt = applied(tokenizer, template, messages_of(row)[:1], add_generation_prompt=True)
+    whole = applied(tokenizer, template, messages_of(row))
+    assert encoded.input_ids == whole[: len(encoded.input_ids)]
+    assert not tokenizer.decode(whole[len(encoded.input_ids) :]).strip()
+    assert encoded.input_ids[: len(prompt)] == prompt
+    assert encoded.labels[: len(prompt)] == [IGNORED] * len(prompt)
+    assert encoded.labels[len(prompt) :] == encoded.input_ids[len(prompt) :]
+    renderer = ChatRenderer(tokenizer, template)
+    assert encoded.labels[-1] == renderer.last_id in renderer.stops
+    assert tokenizer.eos_token_id in renderer.stops
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_control_tokens_in_a_rows_text_are_text(chatpipe_home, control_tokenizer, family):
+    tokenizer, template = tokenizer_of(control_tokenizer, family)
+    plain = {"instruction": "Say ☃.", "input": "☃", "output": "☃"}
+    spelled = {name: text.replace("☃", "".join(CONTROL)) for name, text in plain.items()}
+    control = set(tokenizer.convert_tokens_to_ids(list(CONTROL)))
+    encoded, expected = (row_of(tokenizer, template, row) for row in (spelled, plain))
+    assert [n for n in encoded.input_ids if n in control] == [
+        n for n in expected.input_ids if n in control
+    ]
+    text = tokenizer.decode(encoded.input_ids)
+    assert text == tokenizer.decode(expected.input_ids).replace("☃", "".join(CONTROL))
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "",
+        " padded ",
+        "\nline",
+        "line\n",
+        "<think>\nyes\n</think>\n\nNo.",
+        "سلام",
+        "👍🏽",
+        "\ufdd0<eos>",
+    ],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_reply_follows_the_prompt_that_is_asked_and_ends_its_turn(
+    chatpipe_home, control_tokenizer, family, output
+):
+    tokenizer, template = tokenizer_of(control_tokenizer, family)
+    row = {"instruction": "Go on.", "input": "", "output": output}
+    encoder = Encoder(tokenizer, template, "response", 4096)
+    [asked] = encoder.prompt_ids([encoder.question("Go on.")])
+    try:
+        encoded = row_of(tokenizer, template, row)
+    except ConfigError as error:
+        assert family == "qwen3-off"  # a reply with a thought, after a prompt without one
+        assert "otherwise for the reply that begins with '<think>" in str(error)
+        return
+    assert encoded.input_ids[: len(asked)] == asked
+    assert encoded.input_ids[-1] == encoder.renderer.last_id
+    reply = tokenizer.decode(encoded.input_ids[len(asked) : -1])
+    assert output.strip() in reply
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_earlier_turns_of_a_conversation_are_as_the_template_writes_them(control_tokenizer, family):
+    tokenizer, template = tokenizer_of(control_tokenizer, family)
+    turns = [Turn("Hi", "", "Hello."), Turn("Who?", "a", "Me."), Turn("Why?")]
+    messages = [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in (("user", turn.question), ("assistant", turn.reply))
+        if text
+    ]
+    expected = applied(tokenizer, template, messages, add_generation_prompt=True)
+    assert ChatRenderer(tokenizer, template).next_prompt([], turns) == expected
+
+
+@pytest.mark.parametrize(
+    ("jinja", "sentence"),
+    [
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", "writes nothing, so a model would"),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "which is no token of this base"),
+        ("{{ messages[0].content }}<eos>", "does not write an assistant's reply once"),
+        ("{{ messages | length }}{{ messages[-1].content }}<eos>", "is not how it begins"),
+        ("{{ raise_exception('only on Mondays') }}", "fails on the conversation that begins with"),
+        ("{% for m in messages %}", "fails on the conversation"),
+        ("base", "the base has no chat template that can be read"),
+    ],
+)
+def test_a_template_that_cannot_work_is_refused_with_a_sentence(control_tokenizer, jinja, sentence):
+    tokenizer, _ = tokenizer_of(control_tokenizer, "gemma")
+    with pytest.raises(ConfigError) as error:
+        ChatRenderer(tokenizer, ChatTemplate(chat=jinja)).prompt(Turn("Hi"))
+    assert sentence in str(error.value)
+
+
+def test_a_known_template_whose_tokens_the_base_lacks_is_refused(tiny_model_dir):
+    tokenizer = load_tokenizer(tiny_model_dir)
+    with pytest.raises(ConfigError) as error:
+        ChatRenderer(tokenizer, CHATS["chatml"]).prompt(Turn("Hi"))
+    assert "which is no token of this base" in str(error.value)
+    assert ChatRenderer(tokenizer, CHATS["zephyr"]).stops == [tokenizer.eos_token_id]
+
+
+def test_a_date_in_a_template_is_the_same_on_every_day(control_tokenizer):
+    tokenizer, _ = tokenizer_of(control_tokenizer, "gemma")
+    jinja = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
+    [date, *_] = ChatRenderer(tokenizer, ChatTemplate(chat=jinja)).prompt(Turn("Hi"))
+    assert date.text == "26 Jul 2024Hi<eos>"
+
+
+def test_generation_stops_at_the_end_of_a_turn_as_at_eos(control_tokenizer):
+    tokenizer, template = tokenizer_of(control_tokenizer, "gemma")
+    renderer = ChatRenderer(tokenizer, template)
+    text = tokenizer("Seven.", add_special_tokens=False)["input_ids"]
+    for end in renderer.stops:
+        assert completion_of([*text, end, 99, 99], tokenizer, renderer.stops).text == "Seven."
+        assert completion_of([*text, end], tokenizer, renderer.stops).stop == "eos"
+    assert completion_of(text, tokenizer, renderer.stops).stop == "length"
+
+
+@pytest.fixture(scope="module")
+def chat_base(tiny_model_dir, tmp_path_factory):
+    """The tiny base with a chat template of its own, which ends a turn with EOS."""
+    base = bases.copy_of(tiny_model_dir, tmp_path_factory.mktemp("chat") / "base")
+    file = base / "tokenizer_config.json"
+    config = json.loads(file.read_text()) | {"chat_template": CHATS["zephyr"].chat}
+    file.write_text(json.dumps(config))
+    return base
+
+
+def test_panel_ask_and_training_begin_with_the_same_ids(chatpipe_home, chat_base):
+    from chatpipe.generation.chat import Conversation
+
+    template = any_template("chat")
+    row = {"instruction": "Say </s> and <s>.", "input": "a </s>", "output": "ok"}
+    conversation = Conversation(chat_base, None, FULL, template)
+    asked = []
+    generate = conversation.model.generate
+    conversation.model.generate = lambda **arguments: (
+        asked.append(arguments["input_ids"][0].tolist()) or generate(**arguments)
+    )
+    list(conversation.reply(row["instruction"], Generation(max_new_tokens=1), row["input"]))
+    list(conversation.reply("And?", Generation(max_new_tokens=1)))
+    tokenizer = conversation.encoder.tokenizer
+    encoded = row_of(tokenizer, template, row)
+    panel = Ask(
+        base=Artifact(kind="base-model", key="a" * 40, digest="a"),
+        adapter=None,
+        prompt_template=template,
+        quantization=FULL,
+        panel=(Prompt(id="p", instruction=row["instruction"], input=row["input"]),),
+        generation=Generation(),
+        asked=("template", "raw"),
+    )
+    encoder = Encoder(tokenizer, template, "all", 4096)
+    templated, raw = encoder.prompt_ids(panel.texts(tokenizer))
+    assert asked[0] == templated == encoded.input_ids[: len(templated)]
+    assert asked[1][: len(templated)] == templated  # the second turn goes on from the first
+    assert encoded.labels[: len(templated)] == [IGNORED] * len(templated)
+    plain = Encoder(tokenizer, any_template("alpaca"), "all", 4096)
+    assert [raw] == plain.prompt_ids([raw_prompt(panel.panel[0])])
