@@ -51,7 +51,7 @@ def finetune(
         base_model: The base model.
         datasets: The data sets that it is trained on.
         split: How rows are divided into training and held-out.
-        prompt_template: Text around a prompt; the response begins right after it.
+        prompt_template: Prompt texts, after which the response begins, or a chat template.
         quantization: How the frozen base weights are stored in memory.
         lora: The adapter's shape.
         training: Settings of the optimization.

@@ -30,6 +30,8 @@ PORTABLE = re.compile(r"[a-z0-9][a-z0-9._=,+-]*[a-z0-9]")
         (["training.epochs=5", "training.epochs=2"], "smol-merge+training.epochs=2"),
         (["training={epochs: 2, seed: 7}"], "smol-merge+training.epochs=2+training.seed=7"),
         (["prompt_template=paper"], "smol-merge+prompt_template=paper"),
+        (["prompt_template=chat"], "smol-merge+prompt_template=chat"),
+        (["prompt_template=chatml"], "smol-merge+prompt_template=chatml"),
         (["quantization.double=false"], "smol-merge+quantization.double=false"),
         (["lora.rank=16"], "smol-merge"),  # as it is
         (["tracking=tensorboard"], "smol-merge"),  # changes no result

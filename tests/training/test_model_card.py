@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from chatpipe.config.prompt_schema import PromptTemplate
+from chatpipe.config.prompts import CHATS
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.generation.chat import Conversation
 from chatpipe.store.store import store
@@ -64,9 +65,10 @@ def run(code, directory):
         (Quantization(method="none", compute_dtype="float32"), None),
         (Quantization(compute_dtype="float32"), None),
         (Quantization(method="none", compute_dtype="float32"), BRACES),
+        (Quantization(method="none", compute_dtype="float32"), CHATS["zephyr"]),
     ],
     indirect=True,
-    ids=["full precision", "NF4", "a template of its own"],
+    ids=["full precision", "NF4", "a template of its own", "a chat template"],
 )
 def test_the_code_of_the_card_answers_as_ask_does(exported):
     asked, adapter, directory = exported
