@@ -13,7 +13,6 @@ from chatpipe.config.schema import Generation, Prompt, Quantization
 from chatpipe.errors import ConfigError
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.batch import completion_of
-from chatpipe.models.loading import load_tokenizer
 from chatpipe.store.artifact import Artifact
 from chatpipe.tokenization.chat_renderer import ChatRenderer
 from chatpipe.tokenization.encoder import IGNORED, Encoder
@@ -205,6 +204,8 @@ def test_a_template_that_cannot_work_is_refused_with_a_sentence(control_tokenize
 
 
 def test_a_known_template_whose_tokens_the_base_lacks_is_refused(tiny_model_dir):
+    from chatpipe.models.loading import load_tokenizer
+
     tokenizer = load_tokenizer(tiny_model_dir)
     with pytest.raises(ConfigError) as error:
         ChatRenderer(tokenizer, CHATS["chatml"]).prompt(Turn("Hi"))
