@@ -134,7 +134,8 @@ def test_no_fault_of_any_key_speaks_python(keys):
         ),
         (
             {"prompt_template": "nope"},
-            "prompt_template: no prompt template is named 'nope'; known are alpaca, paper, short.",
+            "prompt_template: no prompt template is named 'nope'; known are alpaca, paper, short, "
+            "chat, chatml, llama3, gemma, zephyr.",
         ),
         ({"panel": [{"id": "a", "instruction": "x"}] * 2}, "panel names a more than once."),
         (
