@@ -288,7 +288,7 @@ def test_gradient_checkpointing_computes_layers_again_and_changes_nothing(
     class Counted(packing.Attended):
         def __setattr__(self, name, value):
             super().__setattr__(name, value)
-            if name == "layers" and value:
+            if name == "layers" and value and torch.is_grad_enabled():  # not the model's check
                 (forward if value <= 2 else backward).append(value)
 
     monkeypatch.setattr(packing, "Attended", Counted)
