@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two files of tests at once, in the order of tests/conftest.py: those that last come first.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-fast test-live check deploy bench format clean
 help: ## show this help
@@ -17,14 +19,14 @@ demo: $(STAMP) ## run the embedded study and print where the report is
 	@$(BIN)/chatpipe demo
 
 test: $(STAMP) ## run the whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not live and not speed'
+	@$(BIN)/python -m pytest $(TWO) -m 'not live and not speed'
 	@$(BIN)/python -m pytest -m speed
 
 test-fast: $(STAMP) ## run the tests that take seconds
 	@$(BIN)/python -m pytest -m 'not slow and not drill and not live'
 
 test-live: $(STAMP) ## run the tests that wait for live servers (minutes)
-	@$(BIN)/python -m pytest -m live
+	@$(BIN)/python -m pytest $(TWO) -m live
 
 check: $(STAMP) ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

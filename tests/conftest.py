@@ -14,18 +14,30 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
 )
 os.environ.pop("PREFECT_API_URL", None)
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Beside other test processes, threads that wait for a core cost more than they compute.
+BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
+if BESIDE_OTHERS:  # threads that wait for a core cost more than they compute
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where the tests run in a shell's background, Ctrl-C is ignored, and by all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import shutil
+from collections import Counter
 
 import pytest
 
 from tests.support import prefect_server, steps
 from tests.support.tiny import tiny_model
+
+
+def pytest_collection_modifyitems(items):
+    """Among several processes, files of long tests come first, so that what is left at the end, of
+    which one process may get more than another, is short."""
+    if BESIDE_OTHERS:
+        length = Counter()
+        for item in items:
+            marks = {mark.name for mark in item.iter_markers()}
+            length[item.path] = max(length[item.path], 2 * ("drill" in marks) + ("slow" in marks))
+        items.sort(key=lambda item: -length[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,16 +21,8 @@ from chatpipe.data import reading
 from chatpipe.errors import ConfigError
 from chatpipe.planning.checks import check_variant
 from chatpipe.study.loading import load_variant
+from tests.support.commands import chatpipe
 from tests.support.rows import alpaca_rows, write_jsonl
-
-
-def chatpipe(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "chatpipe", *map(str, arguments)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
 
 
 def refused(*arguments):
@@ -281,13 +273,19 @@ def test_a_full_disk_refuses_nothing_until_something_is_to_be_made(monkeypatch):
     check_variant(load_variant("smol-merge"))
 
 
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory):
+    """Where servers of commands' own find the database that the first of them has made."""
+    return tmp_path_factory.mktemp("prefect")
+
+
 @pytest.fixture
-def training(rows, tiny_model_dir, tmp_path):
+def training(rows, tiny_model_dir, tmp_path, prefect_home):
     """A command that trains for long, in a process group of its own, as a terminal has it."""
     command = ["finetune", "--base-model", tiny_model_dir, "--dataset", rows]
     long = ("--set", "training.epochs=100", "--set", "training.global_batch_size=1")
     more = [*long, "--adapter", tmp_path / "made"]
-    places = {"CHATPIPE_HOME": tmp_path / "home", "PREFECT_HOME": tmp_path / "prefect"}
+    places = {"CHATPIPE_HOME": tmp_path / "home", "PREFECT_HOME": prefect_home}
     plain = {name: of for name, of in os.environ.items() if not name.startswith("PREFECT_")}
     running = psutil.Popen(
         [sys.executable, "-m", "chatpipe", *map(str, command + more)],

@@ -13,19 +13,10 @@ from chatpipe.config.run_names import name_of_file, unique_name
 from chatpipe.runtime.failures import KEPT_LOGS, write_log
 from chatpipe.study.export import export_variant
 from chatpipe.study.loading import is_taken, load_variant, parse_variant
+from tests.support.commands import chatpipe
 from tests.support.rows import alpaca_rows, write_jsonl
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
-
-
-def chatpipe(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "chatpipe", *map(str, arguments)],
-        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
 
 
 def shell(line, **environment):

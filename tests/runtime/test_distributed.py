@@ -63,14 +63,14 @@ def test_how_to_share_a_base_is_checked(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "step"), [("never", 4), ("always", 4), ("always", 6)])
-def test_two_processes_train_as_one_does(chatpipe_home, tiny_model_dir, monkeypatch, how, step):
-    """21 rows, each a pack of its own: in the last step of an epoch one process has no row (in
-    steps of 4), or the other has twice as many (in steps of 6)."""
+@pytest.mark.parametrize("how", ["never", "always"])
+def test_two_processes_train_as_one_does(chatpipe_home, tiny_model_dir, monkeypatch, how):
+    """21 rows in steps of 5, each a pack of its own: one process has a row more than the other, and
+    in the last step of an epoch the other has none."""
     from safetensors.torch import load_file
 
     request = finetune_request(
-        chatpipe_home, tiny_model_dir, 25, epochs=2, micro_batch_tokens=16, global_batch_size=step
+        chatpipe_home, tiny_model_dir, 25, epochs=2, micro_batch_tokens=16, global_batch_size=5
     )
     alone = store().get_or_build(request)
     weights = load_file(alone.path / "adapter_model.safetensors")
@@ -146,7 +146,7 @@ def test_processes_that_are_asked_to_end_save_one_checkpoint_that_each_goes_on_f
     chatpipe_home, tiny_model_dir, tmp_path, monkeypatch
 ):
     request = finetune_request(
-        chatpipe_home, tiny_model_dir, 25, epochs=20, learning_rate=1e-4, save_steps=1000
+        chatpipe_home, tiny_model_dir, 25, epochs=8, learning_rate=1e-4, save_steps=1000
     )
     request = request.model_copy(update={"lora": request.lora.model_copy(update={"dropout": 0.1})})
     monkeypatch.setenv(PROCESSES, "2")

@@ -27,7 +27,7 @@ def deploy(name: str, limit: int | None) -> None:
 
 
 if __name__ == "__main__":
-    from tests import waiting  # not __main__: that module's name is where workers find the flow
+    from tests.support import waiting  # not __main__: workers import the flow by its module's name
 
     waiting.deploy("limited", 1)
     waiting.deploy("free", None)
