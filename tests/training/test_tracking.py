@@ -26,12 +26,15 @@ def request_(chatpipe_home, tiny_model_dir):
     return finetune_request(chatpipe_home, tiny_model_dir, 12, epochs=2)
 
 
+def tracked_by(tracker, request):
+    return request.model_copy(update={"tracked": Tracked(tracker=tracker, variant="tiny")})
+
+
 def train(request, tracker):
     """(adapter, its request), trained in a process of its own as in a run."""
     from chatpipe.runtime.worker import SharedWorker
 
-    told = Tracked(tracker=tracker, variant="tiny") if tracker else None
-    tracked = request.model_copy(update={"tracked": told})
+    tracked = tracked_by(tracker, request)
     build = partial(SharedWorker().build, tracked, on_progress=print, on_line=print)
     return store().get_or_build(tracked, build), tracked
 
@@ -98,7 +101,7 @@ def test_every_tracker_is_an_extra_of_the_package():
 
 
 @pytest.mark.slow
-def test_tensorboard_holds_the_losses_and_the_manifest_under_the_runs_name(request_):
+def test_tensorboard_holds_losses_and_manifest_and_the_adapter_is_the_untracked_one(request_):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     adapter, tracked = train(request_, "tensorboard")
@@ -113,6 +116,8 @@ def test_tensorboard_holds_the_losses_and_the_manifest_under_the_runs_name(reque
     manifest = json.loads(text.tensor_proto.string_val[0].decode().strip("`").removeprefix("json"))
     assert manifest["key"] == adapter.key
     assert manifest["asked"]["corpus"]["digest"] == request_.corpus.digest
+    store().forget(adapter.path)
+    assert store().get_or_build(request_).digest == adapter.digest
 
 
 @pytest.mark.slow
@@ -149,16 +154,9 @@ def test_where_they_are_installed_the_others_keep_name_and_manifest_here(request
 
 
 @pytest.mark.slow
-def test_the_adapter_is_the_same_to_the_last_byte_tracked_or_not(request_):
-    plain, _ = train(request_, None)
-    store().forget(plain.path)
-    assert train(request_, "tensorboard")[0].digest == plain.digest
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
 def test_a_run_that_was_not_checked_beforehand_ends_with_the_same_sentence(request_):
     from chatpipe.errors import TrainingError
 
     with pytest.raises(TrainingError, match=r"pip install 'chatpipe\[wandb\]'"):
-        train(request_, "wandb")
+        store().get_or_build(tracked_by("wandb", request_))
