@@ -187,7 +187,7 @@ def test_the_newest_logs_are_kept(chatpipe_home):
 
 def test_what_is_missing_around_a_command_is_one_sentence(tmp_path):
     for line, words in (
-        ("chatpipe forget --all --kind scores <&-", ""),
+        (f"CHATPIPE_HOME={tmp_path}/empty chatpipe forget --all --kind scores <&-", ""),
         (
             f"mkdir {tmp_path}/x; cd {tmp_path}/x; rmdir ../x; chatpipe show",
             "was removed; change to another",

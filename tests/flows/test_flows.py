@@ -23,13 +23,13 @@ def settings(tmp_path_factory, tiny_model_dir):
         "folder": folder,
         "base_model": {"repo": str(tiny_model_dir)},
         "datasets": [
-            {"name": "a", "path": "a.jsonl"},
-            {"name": "d", "path": "d.jsonl", "format": "dialogues"},
+            {"name": "rows-a", "path": "a.jsonl"},
+            {"name": "rows-d", "path": "d.jsonl", "format": "dialogues"},
         ],
         "split": {"heldout": 0.3},
         "training": {"epochs": 1, "learning_rate": 0.01},
         "evaluation": {"bootstrap_samples": 100},
-        "generation": {"max_new_tokens": 4},
+        "generation": {"max_new_tokens": 7},  # no other test has stored these answers
     }
 
 
@@ -61,7 +61,7 @@ def test_every_model_is_scored_on_every_set_and_answers_every_prompt(first):
     assert {"raw", "examples", "corpus", "base-model", "adapter", "scores"} <= set(built)
     models = [model.name for model in report.models]
     assert len(models) == 2 and models[1] == "first"
-    assert [heldout.name for heldout in report.heldout] == ["a", "d", "a + d"]
+    assert [heldout.name for heldout in report.heldout] == ["rows-a", "rows-d", "rows-a + rows-d"]
     assert {(cell.model, cell.heldout) for cell in report.scores} == {
         (model, heldout.name) for model in models for heldout in report.heldout
     }
@@ -108,7 +108,7 @@ def test_a_deleted_artifact_is_rebuilt_and_nothing_else(first, settings):
 
 def test_a_damaged_artifact_is_rebuilt(first, settings):
     [examples] = [
-        p for p in store().all() if p.parent.name == "examples" and asked(p)["name"] == "a"
+        p for p in store().all() if p.parent.name == "examples" and asked(p)["name"] == "rows-a"
     ]
     (examples / "examples.parquet").write_bytes(b"half")
     assert run(variant(settings))[1] == ["examples"]

@@ -48,12 +48,12 @@ def cut_at(monkeypatch):
 
 def cut_before_the_end(patch, request):
     """Train to the last step, and cut the power before the adapter is saved."""
-    from chatpipe.training import adapter_checks
+    from chatpipe.training import finetune
 
     def cut(*_):
         raise PowerCutError
 
-    patch.setattr(adapter_checks, "check_adapter", cut)
+    patch.setattr(finetune, "check_adapter", cut)
     with pytest.raises(PowerCutError):
         store().get_or_build(request)
 

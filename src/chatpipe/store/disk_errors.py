@@ -44,7 +44,7 @@ _TORCH_WRITES = re.compile(
     "PytorchStreamWriter failed|file write failed|inline_container.*unexpected pos|iostream error",
     re.IGNORECASE,
 )
-_FULL_BYTES = 1 << 20
+_FULL_BYTES = 1 << 26  # other files may have gone since the write failed
 _QUOTED_PATH = re.compile(r"""['"](/[^'"\n]+)['"]""")
 
 
