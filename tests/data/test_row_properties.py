@@ -19,10 +19,10 @@ from chatpipe.data import reading
 from chatpipe.data.hashing import heldout_mask
 from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize
-from chatpipe.data.text import is_blank, trimmed
 from chatpipe.planning.row_checks import checked_rows
 from chatpipe.sources.fetch import FetchDataset
 from chatpipe.store.store import store
+from chatpipe.utils.text import is_blank, trimmed
 
 TEXTS = ("instruction", "input", "output")
 RUNS = settings(

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from chatpipe.config.schema import Dataset, Variant
-from chatpipe.data.formats.registry import FORMATS
+from chatpipe.formats.registry import FORMATS
 from chatpipe.planning.row_checks import checked_rows
 from tests.support.rows import write_jsonl
 

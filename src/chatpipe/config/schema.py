@@ -35,7 +35,7 @@ AUTO = "auto"
 
 def format_names() -> list[str]:
     """The names of the row formats, and `auto`."""
-    from chatpipe.data.formats.registry import FORMATS
+    from chatpipe.formats.registry import FORMATS
 
     return [*FORMATS, AUTO]
 

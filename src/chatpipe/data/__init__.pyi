@@ -1,6 +1,5 @@
 from .catalog import DATASETS as DATASETS
 from .folders import row_files as row_files
-from .formats.registry import FORMATS as FORMATS
 from .merge import Merge as Merge
 from .normalize import Normalize as Normalize
 from .normalize import RowAccount as RowAccount

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from chatpipe.data.formats.base import Format
-from chatpipe.data.formats.registry import FORMATS, formats_with
 from chatpipe.errors import DataError
+from chatpipe.formats.base import Format
+from chatpipe.formats.registry import FORMATS, formats_with
 
 INSTRUCTIONS = ("prompt", "question", "query", "problem", "human", "user")
 OUTPUTS = ("completion", "response", "answer", "solution", "assistant", "chosen")

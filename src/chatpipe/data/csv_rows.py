@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from chatpipe.data.formats.base import RAGGED
 from chatpipe.data.opening import head, opened
 from chatpipe.errors import DataError
+from chatpipe.formats.base import RAGGED
 
 DELIMITERS = (",", "\t", ";", "|")
 LONGEST_CELL = 1 << 26  # letters

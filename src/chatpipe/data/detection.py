@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from chatpipe.config.schema import AUTO
-from chatpipe.data.formats.registry import FORMATS
 from chatpipe.data.reading import READ_REASON, RowFile
 from chatpipe.errors import DataError
+from chatpipe.formats.registry import FORMATS
 
 
 def definite_format(name: str, files: Sequence[Path], columns: Mapping[str, str]) -> str:

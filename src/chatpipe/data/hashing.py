@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_128_digest
 
-from chatpipe.data.text import trimmed
+from chatpipe.utils.text import trimmed
 
 SEPARATOR = b"\x1f"
 DIGEST = 16  # bytes; that two of 10 million texts share all 128 bits has a chance of 1 in 10**24

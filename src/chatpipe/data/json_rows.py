@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from chatpipe.data.columns import ColumnNames, described_type, printable
-from chatpipe.data.formats.base import KEY_TWICE, NOT_TEXT, READ_REASON, UNDECODABLE
 from chatpipe.data.json_values import Undecodable, decoded, decoded_lines, why_undecodable
 from chatpipe.data.nested import nested_names, value_at
-from chatpipe.data.text import encodable
+from chatpipe.formats.base import KEY_TWICE, NOT_TEXT, READ_REASON, UNDECODABLE
+from chatpipe.utils.text import encodable
 
 # Lines of so many brackets are not for Arrow, whose reader would go down with the nesting.
 MOST_BRACKETS = 256

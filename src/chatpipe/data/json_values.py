@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from chatpipe.data.formats.base import UNDECODABLE
+from chatpipe.formats.base import UNDECODABLE
 
 PIECE = 1 << 20
 LONGEST_ITEM = 1 << 26

@@ -18,15 +18,6 @@ from chatpipe.config.schema import AUTO, Dataset, Fallback
 from chatpipe.data.columns import unused_warning
 from chatpipe.data.detection import definite_format
 from chatpipe.data.folders import ROWS, left_out_warnings, row_files
-from chatpipe.data.formats.base import (
-    FLAGS_BETWEEN,
-    KEY_TWICE,
-    NOT_TEXT,
-    RAGGED,
-    UNDECODABLE,
-    counted_reasons,
-)
-from chatpipe.data.formats.registry import FORMATS
 from chatpipe.data.hashing import (
     as_ids,
     text_digests,
@@ -35,6 +26,15 @@ from chatpipe.data.parallel import in_order
 from chatpipe.data.reading import READ_REASON, Part, RowFile
 from chatpipe.data.writing import RowWriter, ordered
 from chatpipe.errors import DataError
+from chatpipe.formats.base import (
+    FLAGS_BETWEEN,
+    KEY_TWICE,
+    NOT_TEXT,
+    RAGGED,
+    UNDECODABLE,
+    counted_reasons,
+)
+from chatpipe.formats.registry import FORMATS
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
 

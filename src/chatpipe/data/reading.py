@@ -19,13 +19,13 @@ import pyarrow.parquet
 
 from chatpipe.data.columns import ColumnNames, described_type, printable
 from chatpipe.data.csv_rows import CSVFile
-from chatpipe.data.formats.base import NOT_TEXT, READ_REASON, Format
 from chatpipe.data.json_rows import JSONRows
 from chatpipe.data.json_values import JSONListError, decoded, is_list, list_items
 from chatpipe.data.nested import column_at, nested_fields
 from chatpipe.data.opening import READ_ERRORS, SUFFIXES, content_kind, head, not_utf8, opened
 from chatpipe.data.parquet_rows import checked_text, textual, textual_type
 from chatpipe.errors import DataError
+from chatpipe.formats.base import NOT_TEXT, READ_REASON, Format
 
 __all__ = ["READ_REASON", "SUFFIXES", "Part", "RowFile", "batches", "read_rows"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from chatpipe.config.schema import Dataset, Variant
 from chatpipe.data.detection import definite_format
 from chatpipe.data.folders import row_files
-from chatpipe.data.formats.registry import FORMATS
 from chatpipe.data.opening import kind_of
 from chatpipe.data.reading import RowFile
 from chatpipe.errors import ConfigError, DataError, SourceError
+from chatpipe.formats.registry import FORMATS
 from chatpipe.sources.fetch import (
     WHEEL_MODELS,
     check_model_directory,

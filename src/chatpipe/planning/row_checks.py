@@ -14,13 +14,13 @@ from chatpipe.config.schema import AUTO, Dataset, Variant
 from chatpipe.data.columns import format_note, unused_warning
 from chatpipe.data.detection import definite_format, detected_format
 from chatpipe.data.folders import left_out_warnings, row_files
-from chatpipe.data.formats.base import FLAGS_BETWEEN, counted_reasons
-from chatpipe.data.formats.registry import FORMATS
 from chatpipe.data.hashing import heldout_mask
 from chatpipe.data.merge import split_fault
 from chatpipe.data.reading import READ_REASON, RowFile
 from chatpipe.data.writing import count_values, ordered
 from chatpipe.errors import ConfigError, DataError
+from chatpipe.formats.base import FLAGS_BETWEEN, counted_reasons
+from chatpipe.formats.registry import FORMATS
 from chatpipe.sources.fetch import local_path
 
 SHOWN = 20  # bad rows that are named one by one; the rest is counted

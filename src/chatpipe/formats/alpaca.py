@@ -8,8 +8,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chatpipe.data.formats.base import Column, Format, normalized
-from chatpipe.data.text import has_byte
+from chatpipe.formats.base import Column, Format, normalized
+from chatpipe.utils.text import has_byte
 
 NOINPUT = "<noinput> marker"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from chatpipe.data.formats import alpaca, completion, dialogues, messages, sharegpt
-from chatpipe.data.formats.base import Format
+from chatpipe.formats import alpaca, completion, dialogues, messages, sharegpt
+from chatpipe.formats.base import Format
 
 # In this order they are tried where a file's columns decide.
 FORMATS: dict[str, Format] = {

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from chatpipe.data.formats import messages
-from chatpipe.data.formats.base import Column, Format
+from chatpipe.formats import messages
+from chatpipe.formats.base import Column, Format
 
 FORMAT = Format(
     columns={

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from chatpipe.data.formats.base import Column, Format, normalized
+from chatpipe.formats.base import Column, Format, normalized
 
 
 def _normalize(table: pa.Table) -> pa.Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chatpipe.data.formats.base import Column, Format, normalized
+from chatpipe.formats.base import Column, Format, normalized
 
 INSTRUCTION = "Continue the daily dialogue."
 ONE_UTTERANCE = "dialogue with one utterance"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chatpipe.data.text import is_blank
+from chatpipe.utils.text import is_blank
 
 EMPTY_OUTPUT = "empty output"
 EMPTY_INSTRUCTION = "empty instruction"

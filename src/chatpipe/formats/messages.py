@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from chatpipe.data.formats.base import FLAGS_BETWEEN, Column, Format, normalized
-from chatpipe.data.text import encodable
+from chatpipe.formats.base import FLAGS_BETWEEN, Column, Format, normalized
+from chatpipe.utils.text import encodable
 
 NO_TURN = "no turn"
 NO_ASSISTANT = "no assistant turn"
