@@ -174,7 +174,7 @@ def ours(base: Path, train: Rows, folder: str, lora: Lora = LORA, **more: Any) -
     from transformers import TrainingArguments
 
     from chatpipe.packing.batching import batching_for
-    from chatpipe.training.trainer import AdapterTrainer, BatchCollator, training_lanes
+    from chatpipe.training.trainer import AdapterTrainer, BatchCollator, max_training_threads
 
     half = {"fp16": half_precision()["fp16"]}  # bfloat16's autocast is the trainer's own
     unused = {"remove_unused_columns": False}
@@ -187,7 +187,7 @@ def ours(base: Path, train: Rows, folder: str, lora: Lora = LORA, **more: Any) -
         args=settings,
         train_dataset=list(train),
         data_collator=BatchCollator(
-            SETTINGS.micro_batch_tokens, training_lanes(model, 1, batching), batching
+            SETTINGS.micro_batch_tokens, max_training_threads(model, 1, batching), batching
         ),
         global_batch_size=GLOBAL_BATCH,
     )

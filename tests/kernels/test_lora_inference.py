@@ -49,7 +49,7 @@ def encoder(base):
 
 
 def lent(base, adapters):
-    return inference.lent_model(base.path, [adapter.path for adapter in adapters], EXACT)
+    return inference.cached_model(base.path, [adapter.path for adapter in adapters], EXACT)
 
 
 def alone(base, adapter, encoder, prompts=PROMPTS, settings=SETTINGS):
@@ -75,10 +75,10 @@ def test_every_row_has_the_logits_of_its_own_model(
     models = [adapters[1], None, adapters[0], adapters[1]]
     expected = []
     for model, row in zip(models, ids, strict=True):
-        with inference.lent_model(base.path, [model.path] if model else [], quantization) as one:
+        with inference.cached_model(base.path, [model.path] if model else [], quantization) as one:
             expected.append(one(row[None]).logits[0])
     paths = [adapter.path for adapter in adapters]
-    with inference.lent_model(base.path, paths, quantization) as every:
+    with inference.cached_model(base.path, paths, quantization) as every:
         with row_by_row(every, [model and model.key for model in models]):
             found = every(ids).logits
         after = every(ids[2:3]).logits[0]  # the first adapter is on, as before
@@ -94,7 +94,7 @@ def test_in_bfloat16_an_adapter_is_rounded_as_in_training(base, adapters):
 
     def read(dtype, as_we_do):
         quantization = Quantization(method="none", compute_dtype=dtype)
-        with inference.lent_model(base.path, [adapters[0].path], quantization) as model:
+        with inference.cached_model(base.path, [adapters[0].path], quantization) as model:
             how = through(model, active(model)) if as_we_do else nullcontext()
             with torch.no_grad(), how:
                 return model(ids).logits.float()

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from chatpipe.kernels import lora_training
 from chatpipe.kernels.lora_training import joined_products
-from chatpipe.kernels.sparse_dropout import draw_dropped_places
+from chatpipe.kernels.sparse_dropout import use_sparse_dropout
 
 IDS = torch.arange(3, 43).reshape(2, 20)
 
@@ -25,7 +25,7 @@ def adapted(base, dropout=0.0, **settings):
         }
     )
     model = get_peft_model(base, config).train()
-    draw_dropped_places(model)
+    use_sparse_dropout(model)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
@@ -100,7 +100,9 @@ def test_dropout_is_that_of_the_drawn_places_once_for_layers_that_read_the_same(
     x = torch.randn(1, 10, layers[0].in_features, requires_grad=True)
     places = torch.randint(x.numel(), (x.numel() // 4,))
     drawn = []
-    monkeypatch.setattr(lora_training, "drawn_places", lambda *asked: drawn.append(asked) or places)
+    monkeypatch.setattr(
+        lora_training, "sample_indices", lambda *asked: drawn.append(asked) or places
+    )
     with joined_products(model):
         outputs = [layer(x) for layer in layers]
     assert drawn == [(x.numel(), p)]

@@ -7,9 +7,9 @@ from transformers import AutoModelForCausalLM
 
 from chatpipe.kernels.sparse_dropout import (
     SparseDropout,
-    draw_dropped_places,
-    drawn_from,
     places_per_element,
+    seeded,
+    use_sparse_dropout,
 )
 
 DRAWS = 20_000
@@ -61,10 +61,10 @@ def test_a_seed_of_one_s_own_draws_the_same_whatever_others_draw():
     dropout, values = SparseDropout(0.5), torch.ones(1000)
     torch.manual_seed(1)
     expected = dropout(values)
-    with drawn_from(7):
+    with seeded(7):
         first = dropout(values)
     torch.manual_seed(1)
-    with drawn_from(7):
+    with seeded(7):
         again = dropout(values)
     assert torch.equal(first, again) and not torch.equal(first, expected)
     assert torch.equal(dropout(values), expected)
@@ -82,6 +82,6 @@ def test_every_adapted_layer_gets_it(tiny_model_dir):
     settings = LoraConfig(lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(base, settings)
     adapted = len(layers(torch.nn.Dropout, model))
-    draw_dropped_places(model)
+    use_sparse_dropout(model)
     assert adapted and not layers(torch.nn.Dropout, model)
     assert [layer.p for layer in layers(SparseDropout, model)] == [0.1] * adapted

@@ -14,7 +14,7 @@ from chatpipe.models.lora import with_adapter
 from chatpipe.packing.batching import PACKED, PADDED, batching_for
 from chatpipe.runtime.variables import variable_faults
 from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
-from chatpipe.training.trainer import BatchCollator, batch_training, training_lanes
+from chatpipe.training.trainer import BatchCollator, batch_training, max_training_threads
 
 # Of those that run on a CPU without noise.
 DETERMINISTIC = KERNELS.keys() - {"varlen_attention", "sparse_dropout"}
@@ -60,8 +60,8 @@ def figures(base, dropout=0.0):
         batching = batching_for(model)
         model.train()
         with batch_training(model, batching):
-            lanes = training_lanes(model, 1, batching)
-            for batch in BatchCollator(128, lanes, batching)(rows())["batches"]:
+            threads = max_training_threads(model, 1, batching)
+            for batch in BatchCollator(128, threads, batching)(rows())["batches"]:
                 batching.nats(model, batch).sum().backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
         model.eval()
@@ -96,7 +96,7 @@ def test_off_runs_none(reference):
 
 @pytest.mark.parametrize("kernel", sorted(DETERMINISTIC))
 def test_each_kernel_has_the_figures_of_none(kernel, reference, tiny_model_dir, monkeypatch):
-    monkeypatch.setattr("chatpipe.models.concurrency.LEAST_TOKENS", 16)
+    monkeypatch.setattr("chatpipe.models.concurrency.MIN_TOKENS_PER_THREAD", 16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     # Packs alone are computed side by side, of a model that no pass changes.
     value = "packing,concurrency,dequantize" if kernel == "concurrency" else kernel

@@ -16,14 +16,19 @@ from transformers import (
 from chatpipe.config.schema import Lora, Quantization
 from chatpipe.evaluation.score import MOST_READ, row_nats
 from chatpipe.models import concurrency
-from chatpipe.models.concurrency import lanes_for, most_lanes, side_by_side
+from chatpipe.models.concurrency import max_threads, run_in_threads, thread_count
 from chatpipe.models.loading import load_base
 from chatpipe.models.lora import with_adapter
 from chatpipe.packing import batching
 from chatpipe.packing.packing import pack, packs
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training import trainer
-from chatpipe.training.trainer import AdapterTrainer, BatchCollator, batch_training, training_lanes
+from chatpipe.training.trainer import (
+    AdapterTrainer,
+    BatchCollator,
+    batch_training,
+    max_training_threads,
+)
 
 
 def rows_of(*lengths, seed=0):
@@ -55,18 +60,18 @@ def mixture():
 
 
 @pytest.fixture
-def short_lanes(monkeypatch):
-    """Lanes for rows as short as those here, as on two cores; how many lanes were used, call by
+def short_threads(monkeypatch):
+    """Threads for rows as short as those here, as on two cores; how many threads were used, call by
     call."""
     used = []
 
-    def noted(function, items, lanes):
-        used.append(lanes)
-        return side_by_side(function, items, lanes)
+    def noted(function, items, threads):
+        used.append(threads)
+        return run_in_threads(function, items, threads)
 
-    monkeypatch.setattr(concurrency, "LEAST_TOKENS", 16)
-    monkeypatch.setattr(concurrency, "side_by_side", noted)
-    monkeypatch.setattr(trainer, "side_by_side", noted)
+    monkeypatch.setattr(concurrency, "MIN_TOKENS_PER_THREAD", 16)
+    monkeypatch.setattr(concurrency, "run_in_threads", noted)
+    monkeypatch.setattr(trainer, "run_in_threads", noted)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield used
@@ -84,14 +89,14 @@ def test_results_come_in_the_order_of_the_items_though_computed_at_once():
         assert number != 0 or first_is_last.wait(60)
         return number
 
-    assert list(side_by_side(third_first, range(3), lanes=3)) == [0, 1, 2]
+    assert list(run_in_threads(third_first, range(3), threads=3)) == [0, 1, 2]
 
 
-def test_each_lane_has_its_share_of_the_cores_and_the_process_has_all_of_them_again():
+def test_each_thread_has_its_share_of_the_cores_and_the_process_has_all_of_them_again():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        shares = list(side_by_side(lambda _: torch.get_num_threads(), range(2), lanes=2))
+        shares = list(run_in_threads(lambda _: torch.get_num_threads(), range(2), threads=2))
         assert shares == [2, 2] and torch.get_num_threads() == 4
         thread = []
         new = threading.Thread(target=lambda: thread.append(torch.get_num_threads()))
@@ -112,13 +117,13 @@ def test_after_an_error_nothing_else_is_begun():
         time.sleep(0.05)
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(side_by_side(first_fails, range(1000), lanes=2))
+        list(run_in_threads(first_fails, range(1000), threads=2))
     assert len(begun) <= 4
 
 
 def test_no_more_results_wait_than_there_are_lanes_and_one():
     taken, made = [], []
-    for result in side_by_side(lambda n: made.append(n) or n, range(20), lanes=2):
+    for result in run_in_threads(lambda n: made.append(n) or n, range(20), threads=2):
         assert len(made) <= len(taken) + 4
         taken.append(result)
     assert taken == list(range(20))
@@ -136,7 +141,7 @@ def test_no_more_results_wait_than_there_are_lanes_and_one():
     ],
 )
 def test_lanes_are_as_many_as_the_tokens_fill(lengths, max_tokens, most, expected):
-    assert lanes_for(rows_of(*lengths), max_tokens, most) == expected
+    assert thread_count(rows_of(*lengths), max_tokens, most) == expected
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -170,34 +175,34 @@ def test_fewer_rows_than_lanes_are_a_pack_each():
         },
     ],
 )
-def test_a_model_that_changes_as_it_reads_has_one_lane(settings, short_lanes):
-    assert most_lanes(small(**settings)) == 1
-    assert most_lanes(small()) == 2
+def test_a_model_that_changes_as_it_reads_has_one_thread(settings, short_threads):
+    assert max_threads(small(**settings)) == 1
+    assert max_threads(small()) == 2
 
 
-def test_a_quantized_model_has_one_lane(tiny_model_dir, short_lanes):
-    assert most_lanes(load_base(tiny_model_dir, Quantization())) == 1
+def test_a_quantized_model_has_one_thread(tiny_model_dir, short_threads):
+    assert max_threads(load_base(tiny_model_dir, Quantization())) == 1
 
 
-def test_training_has_one_lane_where_noise_or_gradients_are_everybody_s(short_lanes):
+def test_training_has_one_thread_where_noise_or_gradients_are_shared(short_threads):
     model = with_adapter(small(), Lora(rank=2))
-    assert training_lanes(model) == 2 and training_lanes(model, processes=2) == 1
-    assert training_lanes(with_adapter(small().half(), Lora(rank=2))) == 1
+    assert max_training_threads(model) == 2 and max_training_threads(model, processes=2) == 1
+    assert max_training_threads(with_adapter(small().half(), Lora(rank=2))) == 1
     checkpointed = small()
     checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
-    assert training_lanes(with_adapter(checkpointed, Lora(rank=2))) == 1
+    assert max_training_threads(with_adapter(checkpointed, Lora(rank=2))) == 1
 
 
 @pytest.mark.parametrize("name", ["attention_dropout", "resid_pdrop", "router_jitter_noise"])
-def test_a_base_with_noise_of_its_own_has_one_lane_in_training(short_lanes, name):
+def test_a_base_with_noise_of_its_own_has_one_thread_in_training(short_threads, name):
     noisy = small(**{name: 0.1})
-    assert training_lanes(with_adapter(noisy, Lora(rank=2))) == 1
-    assert most_lanes(noisy) == 2
+    assert max_training_threads(with_adapter(noisy, Lora(rank=2))) == 1
+    assert max_threads(noisy) == 2
 
 
-def test_all_lanes_together_hold_no_more_tokens_than_one_may(short_lanes):
+def test_all_lanes_together_hold_no_more_tokens_than_one_may(short_threads):
     step = BatchCollator(96, 2)(ROWS)
-    assert step["lanes"] == 2
+    assert step["threads"] == 2
     assert all(2 * sum(packed["layout"]["spans"]) <= 96 for packed in step["batches"])
 
 
@@ -214,12 +219,12 @@ def packs_made(monkeypatch):
     return made
 
 
-def test_rows_score_the_same(short_lanes, monkeypatch):
+def test_rows_score_the_same(short_threads, monkeypatch):
     made = packs_made(monkeypatch)
     model = small()
     at_once = row_nats(model, ROWS, 128)
-    assert short_lanes == [2] and max(packed["input_ids"].numel() for packed in made) <= 64
-    monkeypatch.setattr(concurrency, "most_lanes", lambda _: 1)
+    assert short_threads == [2] and max(packed["input_ids"].numel() for packed in made) <= 64
+    monkeypatch.setattr(concurrency, "max_threads", lambda _: 1)
     assert at_once == pytest.approx(row_nats(model, ROWS, 128), rel=1e-5)
 
 
@@ -241,7 +246,7 @@ def adapted_mixture():
     return model.eval()
 
 
-def test_a_mixture_whose_experts_are_adapted_scores_the_same_every_time(short_lanes):
+def test_a_mixture_whose_experts_are_adapted_scores_the_same_every_time(short_threads):
     """peft changes a layer that has bare parameters in every pass, for all threads."""
     model = adapted_mixture()
     with torch.no_grad():
@@ -254,20 +259,20 @@ def test_a_mixture_whose_experts_are_adapted_scores_the_same_every_time(short_la
     ]
     for _ in range(5):
         assert row_nats(model, ROWS, 128) == pytest.approx(expected, rel=1e-4)
-    assert short_lanes == [1] * 5
+    assert short_threads == [1] * 5
 
 
-def test_a_mixture_trains_in_as_many_lanes_as_its_adapter_allows(short_lanes, tmp_path):
+def test_a_mixture_trains_in_as_many_lanes_as_its_adapter_allows(short_threads, tmp_path):
     """One if experts are adapted, where several ended in an error or in wrong gradients."""
     model = adapted_mixture()
     for _ in range(2):
-        trained(training_lanes(model), tmp_path, base=mixture(), num_train_epochs=1)
-    assert training_lanes(model) == most_lanes(model) == 1 and not short_lanes
+        trained(max_training_threads(model), tmp_path, base=mixture(), num_train_epochs=1)
+    assert max_training_threads(model) == max_threads(model) == 1 and not short_threads
     attention = with_adapter(mixture(), Lora(rank=2, target_modules=["q_proj", "v_proj"]))
-    assert training_lanes(attention) == most_lanes(mixture()) == 2
+    assert max_training_threads(attention) == max_threads(mixture()) == 2
 
 
-def trained(lanes, folder, dropout=0.0, base=None, **settings):
+def trained(threads, folder, dropout=0.0, base=None, **settings):
     """(losses, adapter) of three epochs; plain SGD if nothing else is said, because Adam makes
     whole steps of rounding errors."""
     lora = {"target_modules": settings.pop("target_modules", "all-linear"), "dropout": dropout}
@@ -287,7 +292,7 @@ def trained(lanes, folder, dropout=0.0, base=None, **settings):
         model=model,
         args=arguments,
         train_dataset=ROWS,
-        data_collator=BatchCollator(96, lanes),
+        data_collator=BatchCollator(96, threads),
         global_batch_size=8,
     )
     checkpoint = str(folder / "checkpoint-4") if (folder / "checkpoint-4").is_dir() else None
@@ -297,35 +302,35 @@ def trained(lanes, folder, dropout=0.0, base=None, **settings):
     return losses, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def test_a_training_goes_as_with_one_pack_after_another(short_lanes, tmp_path):
+def test_a_training_goes_as_with_one_pack_after_another(short_threads, tmp_path):
     losses, adapter = trained(1, tmp_path)
-    assert not short_lanes
+    assert not short_threads
     at_once_losses, at_once = trained(2, tmp_path)
-    assert short_lanes == [2] * 9
+    assert short_threads == [2] * 9
     assert at_once_losses == pytest.approx(losses, rel=1e-4)
     assert losses[-1] < losses[0]
     for name, weight in adapter.items():
         assert torch.allclose(at_once[name], weight, rtol=1e-3, atol=1e-6), name
 
 
-def test_a_training_with_dropout_repeats_to_the_bit(short_lanes, tmp_path):
+def test_a_training_with_dropout_repeats_to_the_bit(short_threads, tmp_path):
     first, again, without = (trained(2, tmp_path, dropout=p) for p in (0.3, 0.3, 0.0))
-    assert short_lanes == [2] * 27
+    assert short_threads == [2] * 27
     assert first[0] == again[0] != without[0]
     assert all(torch.equal(again[1][name], weight) for name, weight in first[1].items())
 
 
-def test_a_resumed_training_with_dropout_goes_on_to_the_bit(short_lanes, tmp_path):
+def test_a_resumed_training_with_dropout_goes_on_to_the_bit(short_threads, tmp_path):
     _, whole = trained(2, tmp_path, dropout=0.3, save_steps=4)
     _, resumed = trained(2, tmp_path, dropout=0.3, save_steps=4)
-    assert short_lanes == [2] * (9 + 5)
+    assert short_threads == [2] * (9 + 5)
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
 
 
-def test_packs_of_a_step_have_noise_of_their_own(short_lanes, tmp_path, monkeypatch):
+def test_packs_of_a_step_have_noise_of_their_own(short_threads, tmp_path, monkeypatch):
     """And not all of them the same."""
     seeds = []
-    drawn_from = trainer.drawn_from
-    monkeypatch.setattr(trainer, "drawn_from", lambda seed: seeds.append(seed) or drawn_from(seed))
+    seeded = trainer.seeded
+    monkeypatch.setattr(trainer, "seeded", lambda seed: seeds.append(seed) or seeded(seed))
     trained(2, tmp_path, dropout=0.3)
     assert len(set(seeds)) == len(seeds) >= 18

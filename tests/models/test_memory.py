@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, LlamaCon
 
 from chatpipe.config.schema import Dataset, Lora, Quantization, Training, Variant
 from chatpipe.errors import ConfigError
-from chatpipe.kernels.sparse_dropout import draw_dropped_places
+from chatpipe.kernels.sparse_dropout import use_sparse_dropout
 from chatpipe.models.loading import load_fast_base
 from chatpipe.models.lora import lora_config
 from chatpipe.models.memory import (
@@ -17,7 +17,7 @@ from chatpipe.models.memory import (
     training_flops,
     weight_bytes,
 )
-from chatpipe.models.placement import exceeds, fit
+from chatpipe.models.placement import fit, needs_cpu_offload
 from chatpipe.models.shapes import shapes_of, shapes_of_config
 from chatpipe.packing.packing import pack, packed_nats
 from chatpipe.runtime.processes import SHARDING
@@ -119,7 +119,7 @@ def _saved_bytes(folder, layers, asked, dtype, batch):
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / str(layers))
     model = load_fast_base(folder / str(layers), Quantization(compute_dtype=dtype))
     model = get_peft_model(model, lora_config(asked.lora)).train()
-    draw_dropped_places(model)
+    use_sparse_dropout(model)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, torch.Tensor] = {}
 
@@ -206,12 +206,12 @@ def test_a_base_is_left_in_main_memory_where_the_gpu_has_no_room_for_it(tmp_path
     monkeypatch.delenv(SHARDING, raising=False)
     LLAMA_13B.save_pretrained(tmp_path)
     nf4, plain = Quantization(), Quantization(method="none")
-    assert not exceeds(tmp_path, nf4, on_gpus(10, 1))
-    assert exceeds(tmp_path, nf4, on_gpus(8, 1))
-    assert not exceeds(tmp_path, plain, on_gpus(8, 1))
-    assert not exceeds(tmp_path, nf4, CPU.model_copy(update={"free_bytes": 2**30}))
+    assert not needs_cpu_offload(tmp_path, nf4, on_gpus(10, 1))
+    assert needs_cpu_offload(tmp_path, nf4, on_gpus(8, 1))
+    assert not needs_cpu_offload(tmp_path, plain, on_gpus(8, 1))
+    assert not needs_cpu_offload(tmp_path, nf4, CPU.model_copy(update={"free_bytes": 2**30}))
     BloomConfig().save_pretrained(tmp_path)  # whose rows cannot be packed
-    assert not exceeds(tmp_path, nf4, on_gpus(8, 1))
+    assert not needs_cpu_offload(tmp_path, nf4, on_gpus(8, 1))
 
 
 def test_the_config_alone_is_enough(tiny_model_dir, tmp_path):

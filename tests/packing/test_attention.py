@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from chatpipe.packing.attention import Asked, Attended, _fused
+from chatpipe.packing.attention import AttentionOptions, ForwardState, _fused
 from chatpipe.packing.packing import pack, packed_attention, packed_nats
 from chatpipe.tokenization.encoder import TokenizedRow
 
@@ -47,7 +47,7 @@ def test_an_example_attends_as_torch_does_in_float64_and_has_its_gradients(
     torch.manual_seed(0)
     query, key = drawn(length, HEADS), drawn(span, key_heads)
     parts = (query, key, drawn(span, key_heads, value_size))
-    ours = gradients(_fused(*parts, Attended(), Asked(scale, window, 0.0)), parts)
+    ours = gradients(_fused(*parts, ForwardState(), AttentionOptions(scale, window, 0.0)), parts)
     for found, expected in zip(ours, exact_gradients(parts, span, window, scale), strict=True):
         assert found.shape == expected.shape
         assert (found - expected).abs().max() < 0.02 * expected.abs().max().clamp(min=0.5)

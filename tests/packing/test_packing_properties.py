@@ -49,8 +49,8 @@ def test_the_nats_of_any_rows_are_those_of_each_alone(model, rows, batch_tokens)
 
 
 @given(row_sets(), st.integers(1, 200), st.integers(1, 3))
-def test_every_row_is_in_one_pack(rows, most, lanes):
-    groups = packs(rows, most, lanes)
+def test_every_row_is_in_one_pack(rows, most, threads):
+    groups = packs(rows, most, threads)
     key = sorted((row.input_ids, row.labels) for row in rows)
     assert sorted((row.input_ids, row.labels) for group in groups for row in group) == key
     assert all(groups)

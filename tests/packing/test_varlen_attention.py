@@ -7,7 +7,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 from chatpipe.packing import attention
-from chatpipe.packing.attention import Asked
+from chatpipe.packing.attention import AttentionOptions
 from chatpipe.packing.packing import pack, packed_attention, packed_nats
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 
@@ -89,7 +89,7 @@ def test_torch_s_own_takes_the_call_and_gives_gradients_of_the_right_shapes(wind
             (2, sum(layout["spans"])),
         )
     ]
-    attended = attention._variable_length(*parts, layout, Asked(0.25, window, 0.0))
+    attended = attention._variable_length(*parts, layout, AttentionOptions(0.25, window, 0.0))
     assert attention.varlen_attn is varlen_attn
     assert attended.shape == (1, sum(layout["lengths"]), 4, 16)
     assert attended.dtype is torch.bfloat16

@@ -14,7 +14,7 @@ import torch
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Quantization, Training
 from chatpipe.errors import ConfigError, TrainingError
-from chatpipe.models.inference import lent_model, load_model
+from chatpipe.models.inference import cached_model, load_model
 from chatpipe.models.loading import load_base, load_tokenizer
 from chatpipe.store.artifact import Artifact, class_path
 from chatpipe.store.store import store
@@ -123,11 +123,11 @@ def test_the_model_card_says_what_it_was_made_from_and_names_no_directory_of_our
 def test_an_adapter_leaves_no_trace_on_a_base_that_is_kept(request_):
     adapter = store().get_or_build(request_)
     base = (request_.base.path, [], request_.quantization)
-    with lent_model(*base) as model:
+    with cached_model(*base) as model:
         before = logits(model)
-    with lent_model(request_.base.path, [adapter.path], request_.quantization) as model:
+    with cached_model(request_.base.path, [adapter.path], request_.quantization) as model:
         tuned = logits(model)
-    with lent_model(*base) as model:
+    with cached_model(*base) as model:
         after = logits(model)
     assert torch.equal(before, after) and not torch.equal(before, tuned)
     fresh = load_model(request_.base.path, adapter.path, request_.quantization)
@@ -137,7 +137,7 @@ def test_an_adapter_leaves_no_trace_on_a_base_that_is_kept(request_):
 def test_inference_computes_what_training_computed(request_):
     """On a CPU the weights are dequantized once; NF4's own forward in training is the reference."""
     trained_on = load_base(request_.base.path, request_.quantization).train()
-    with lent_model(request_.base.path, [], request_.quantization) as model:
+    with cached_model(request_.base.path, [], request_.quantization) as model:
         assert torch.equal(logits(trained_on), logits(model))
 
 
@@ -285,13 +285,13 @@ def test_gradient_checkpointing_computes_layers_again_and_changes_nothing(
 
     forward, backward = [], []
 
-    class Counted(packing.Attended):
+    class Counted(packing.ForwardState):
         def __setattr__(self, name, value):
             super().__setattr__(name, value)
             if name == "layers" and value and torch.is_grad_enabled():  # not the model's check
                 (forward if value <= 2 else backward).append(value)
 
-    monkeypatch.setattr(packing, "Attended", Counted)
+    monkeypatch.setattr(packing, "ForwardState", Counted)
     plainly = trained(False)
     assert forward and not backward
     assert trained(True) == pytest.approx(plainly, rel=1e-5)

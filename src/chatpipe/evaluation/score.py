@@ -82,7 +82,7 @@ class Score(Request):
         report = Reporter(len(rows), "rows")
         with (
             recorded_kernels() as kernels,
-            inference.lent_model(self.base.path, adapters, self.quantization) as model,
+            inference.cached_model(self.base.path, adapters, self.quantization) as model,
         ):
             streamed = sharding.is_sharded(model)
             nats = iter(row_nats(model, rows, self.batch_tokens, report))
@@ -111,24 +111,24 @@ def row_nats(
     from accelerate.utils import send_to_device
 
     from chatpipe.kernels.lora_inference import active, through
-    from chatpipe.models.concurrency import lanes_for, most_lanes, side_by_side
+    from chatpipe.models.concurrency import max_threads, run_in_threads, thread_count
     from chatpipe.packing.batching import batching_for
 
     placed = [replace(row, index=place) for place, row in enumerate(rows)]
     nats = [0.0] * len(placed)
     device = next(model.parameters()).device
     batching = batching_for(model)
-    most_at_once = most_lanes(model) if batching.side_by_side else 1
-    lanes = lanes_for(placed, batch_tokens, most_at_once)
-    most = batch_tokens // lanes
-    groups = batching.groups(placed, most, lanes, MOST_READ * most)
+    most_at_once = max_threads(model) if batching.run_in_threads else 1
+    threads = thread_count(placed, batch_tokens, most_at_once)
+    most = batch_tokens // threads
+    groups = batching.groups(placed, most, threads, MOST_READ * most)
 
     def nats_of(group: Sequence[TokenizedRow]) -> list[float]:
         return batching.row_nats(model, send_to_device(batching.collate(group), device))
 
     done = 0
     with batching.attention(model), through(model, active(model)):
-        for group, values in zip(groups, side_by_side(nats_of, groups, lanes), strict=True):
+        for group, values in zip(groups, run_in_threads(nats_of, groups, threads), strict=True):
             for row, value in zip(group, values, strict=True):
                 nats[row.index] = value
             done += len(group)

@@ -120,7 +120,7 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
     adapters = [ask.adapter.path for ask in asks if ask.adapter]
     with (
         recorded_kernels() as kernels,
-        inference.lent_model(base.path, adapters, quantization) as model,
+        inference.cached_model(base.path, adapters, quantization) as model,
     ):
         details = {
             "device": devices.device_name(),

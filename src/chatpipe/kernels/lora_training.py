@@ -20,7 +20,7 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch.autograd.function import once_differentiable
 
-from chatpipe.kernels.sparse_dropout import drawn_places, dropped
+from chatpipe.kernels.sparse_dropout import dropped, sample_indices
 
 # What transformers' models call the layers that read the same input.
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -118,7 +118,7 @@ class _Products(torch.autograd.Function):
         downs, ups = halves[: len(bases)], halves[len(bases) :]
         ranks = [len(down) for down in downs]
         down = torch.cat(downs) if len(downs) > 1 else downs[0]
-        places = drawn_places(whole.numel(), dropout) if dropout else None
+        places = sample_indices(whole.numel(), dropout) if dropout else None
         read = whole if places is None else dropped(whole, places)
         thin = read @ down.T
         outputs = []

@@ -31,7 +31,7 @@ class SparseDropout(torch.nn.Dropout):
         """Any shape → the same; the input itself where this is not training."""
         if not self.training or not self.p:
             return input
-        places = drawn_places(input.numel(), self.p)
+        places = sample_indices(input.numel(), self.p)
         return _Drop.apply(input, places, 1 / (1 - self.p))  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -40,7 +40,7 @@ def places_per_element(p: float) -> float:
     return -math.log1p(-p)
 
 
-def drawn_places(elements: int, p: float) -> torch.Tensor:
+def sample_indices(elements: int, p: float) -> torch.Tensor:
     """Places among so many elements, some more than once: every element is one of them with
     probability p (below 1)."""
     ran("sparse_dropout")
@@ -51,7 +51,7 @@ def drawn_places(elements: int, p: float) -> torch.Tensor:
 
 
 @contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """While this lasts, this thread's places are drawn from that seed, whatever others draw."""
     token = _GENERATOR.set(torch.Generator().manual_seed(seed))
     try:
@@ -60,7 +60,7 @@ def drawn_from(seed: int) -> Iterator[None]:
         _GENERATOR.reset(token)
 
 
-def draw_dropped_places(model: torch.nn.Module) -> None:
+def use_sparse_dropout(model: torch.nn.Module) -> None:
     """Replace the dropout of every adapted layer of a peft model, in place."""
     if not is_enabled("sparse_dropout"):
         return

@@ -1,9 +1,8 @@
-"""Packs side by side on a CPU.
+"""Compute several packs at the same time on a CPU, each in a thread with its share of the cores.
 
-Between two products of a model one core dispatches while the others wait, and what is not a product
-runs on one core for the most part. So a few packs are computed at once, each in a thread of its own
-(a lane) with its share of the cores. Losses and gradients are those of one pack after another, but
-for rounding.
+One pack alone leaves cores idle: between two matrix products one core dispatches while the others
+wait, and most of what is no matrix product runs on one core. Losses and gradients are those of one
+pack after another, up to rounding.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from chatpipe.kernels.switch import is_enabled, ran
 from chatpipe.models.sharding import is_sharded
 from chatpipe.tokenization.encoder import TokenizedRow
 
-LEAST_TOKENS = 256  # of a lane: shorter ones read the weights for too little
+MIN_TOKENS_PER_THREAD = 256  # fewer tokens do not pay for reading the weights
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def most_lanes(model: Any) -> int:
-    """How many passes through the model may be made at once: one for each of torch's threads on a
-    CPU, but one alone where a pass changes what the model holds."""
+def max_threads(model: Any) -> int:
+    """Return how many forward passes may run at once: as many as torch has threads on a CPU, and 1
+    where a pass changes the model's state."""
     weight = next(model.parameters())
     fetches = is_quantized(model) or is_sharded(model)
     changes = fetches or _has_moving_positions(model) or _has_adapted_parameters(model)
@@ -38,51 +37,53 @@ def most_lanes(model: Any) -> int:
     return torch.get_num_threads()
 
 
-def lanes_for(rows: Sequence[TokenizedRow], max_tokens: int, most: int) -> int:
-    """How many lanes these rows fill, where `max_tokens` may be held at once in all of them; a
-    divisor of `most`, so that no core is left over."""
+def thread_count(rows: Sequence[TokenizedRow], max_tokens: int, most: int) -> int:
+    """Return how many threads these rows keep busy, if all threads together may hold `max_tokens`
+    tokens. It divides `most`, so that no core is left over."""
     lengths = [len(row.input_ids) for row in rows]
     tokens = min(max_tokens, sum(lengths))
-    filled = tokens // max([LEAST_TOKENS, *lengths])
+    filled = tokens // max([MIN_TOKENS_PER_THREAD, *lengths])
     return max(
-        lanes for lanes in range(1, most + 1) if most % lanes == 0 and lanes <= max(1, filled)
+        threads
+        for threads in range(1, most + 1)
+        if most % threads == 0 and threads <= max(1, filled)
     )
 
 
-def side_by_side(
-    function: Callable[[Item], Result], items: Iterable[Item], lanes: int
+def run_in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
-    """The function's results in the order of the items, so many at once. What a thread has of its
-    own (autocast, gradients on or off) is for the function to set."""
-    if lanes == 1:
+    """Yield the function's results in the order of the items, computing `threads` of them at once.
+    The function sets what torch keeps for each thread (autocast, gradients on or off)."""
+    if threads == 1:
         yield from map(function, items)
         return
     ran("concurrency")
-    threads = torch.get_num_threads()
-    share = max(1, threads // lanes)
-    # For this thread too, which would wait for cores that the lanes keep busy.
+    cores = torch.get_num_threads()
+    share = max(1, cores // threads)
+    # For this thread too: it would wait for cores that the pool's threads keep busy.
     torch.set_num_threads(share)
     try:
         with ThreadPoolExecutor(
-            lanes, initializer=torch.set_num_threads, initargs=(share,)
+            threads, initializer=torch.set_num_threads, initargs=(share,)
         ) as pool:
-            yield from _windowed(pool, function, items, lanes)
+            yield from _windowed(pool, function, items, threads)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(cores)
 
 
 def _windowed(
     pool: ThreadPoolExecutor,
     function: Callable[[Item], Result],
     items: Iterable[Item],
-    lanes: int,
+    threads: int,
 ) -> Iterator[Result]:
-    """As `pool.map`, but only one more than there are lanes is under way or waits to be taken,
-    because gradients are large; after an error nothing else is begun."""
+    """As `pool.map`, but at most threads + 1 items are computed or wait to be taken, because
+    gradients are large. After an error nothing else is begun."""
     window: deque[Future[Result]] = deque()
     try:
         for item in items:
-            if len(window) > lanes:
+            if len(window) > threads:
                 yield window.popleft().result()
             window.append(pool.submit(function, item))
         while window:

@@ -18,9 +18,9 @@ from chatpipe.models.loading import LOG, load_fast_base, load_streamed_base
 def _load_for_inference(path: Path, quantization: Quantization) -> Any:
     """As load_fast_base, but a base that is too large for the GPU stays in main memory."""
     if torch.cuda.is_available():
-        from chatpipe.models.placement import exceeds, this_device
+        from chatpipe.models.placement import needs_cpu_offload, this_device
 
-        if exceeds(path, quantization, this_device(quantization)):
+        if needs_cpu_offload(path, quantization, this_device(quantization)):
             LOG.warning(
                 "the GPU has no room for this base: its layers stay in main memory and are "
                 "fetched for every pass, which is slow."
@@ -36,18 +36,18 @@ def load_model(base: Path, adapter: Path | None, quantization: Quantization) -> 
 
 
 @contextmanager
-def lent_model(base: Path, adapters: Sequence[Path], quantization: Quantization) -> Iterator[Any]:
+def cached_model(base: Path, adapters: Sequence[Path], quantization: Quantization) -> Iterator[Any]:
     """As load_model, on a base that this process keeps for the next models of the same base. Each
     adapter has its directory's name; the first one is on.
 
     They are taken off again afterwards, so no model leaves a trace in another's figures.
     """
-    kept = _kept_base(base, quantization)
+    kept = _cached_base(base, quantization)
     note_dequantized(kept)
     try:
         model = _with_adapters(kept, {path.name: path for path in adapters})
     except BaseException:
-        _KEPT.clear()  # an adapter may be on it
+        _BASE_CACHE.clear()  # an adapter may be on it
         raise
     try:
         yield model
@@ -56,17 +56,17 @@ def lent_model(base: Path, adapters: Sequence[Path], quantization: Quantization)
             model.unload()
 
 
-_KEPT: dict[tuple[Path, Quantization], Any] = {}
+_BASE_CACHE: dict[tuple[Path, Quantization], Any] = {}
 
 
-def _kept_base(path: Path, quantization: Quantization) -> Any:
-    if (path, quantization) not in _KEPT:
-        _KEPT.clear()  # first: two bases need not fit into memory together
+def _cached_base(path: Path, quantization: Quantization) -> Any:
+    if (path, quantization) not in _BASE_CACHE:
+        _BASE_CACHE.clear()  # first: two bases need not fit into memory together
         model = _load_for_inference(path, quantization)
         if not torch.cuda.is_available() and is_quantized(model):
             return model  # its constants are rounded at every move: not to be used twice
-        _KEPT[path, quantization] = model
-    return _KEPT[path, quantization]
+        _BASE_CACHE[path, quantization] = model
+    return _BASE_CACHE[path, quantization]
 
 
 def _with_adapters(model: Any, adapters: Mapping[str, Path]) -> Any:

@@ -21,7 +21,7 @@ def with_adapter(model: Any, lora: Lora) -> Any:
     import torch
     from peft import get_peft_model
 
-    from chatpipe.kernels.sparse_dropout import draw_dropped_places
+    from chatpipe.kernels.sparse_dropout import use_sparse_dropout
 
     faults = target_faults(model, lora)
     if faults:
@@ -31,7 +31,7 @@ def with_adapter(model: Any, lora: Lora) -> Any:
     except ValueError as error:  # peft names the modules that it did not find
         raise ConfigError([f"lora.target_modules: {error}"]) from error
     if not torch.cuda.is_available():
-        draw_dropped_places(adapted)
+        use_sparse_dropout(adapted)
     return adapted
 
 

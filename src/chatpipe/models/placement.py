@@ -43,7 +43,7 @@ def largest_pack(training: Training, rows: int, longest: int, scored_share: floa
     return Batch(tokens=size, scored=round(size * scored_share))
 
 
-def exceeds(base: Path, quantization: Quantization, device: Device) -> bool:
+def needs_cpu_offload(base: Path, quantization: Quantization, device: Device) -> bool:
     """Whether a 4-bit base is too large for one GPU even where nothing is trained, or (with
     $CHATPIPE_SHARDING) is to be handled so."""
     if quantization.method != "nf4" or device.free_bytes is None:
@@ -53,7 +53,7 @@ def exceeds(base: Path, quantization: Quantization, device: Device) -> bool:
     except ModelError:
         shapes = None  # rows of it cannot be packed, but it can be talked to
     needed = BESIDE * base_bytes(shapes, quantization, device) if shapes else 0
-    return _shares_out(device.kind == "cuda" and needed > device.free_bytes)
+    return _needs_sharding(device.kind == "cuda" and needed > device.free_bytes)
 
 
 def known_shapes(base: Path, lora: Lora) -> Shapes | None:
@@ -64,12 +64,16 @@ def known_shapes(base: Path, lora: Lora) -> Shapes | None:
         return None
 
 
-def is_shared(base: Path, settings: Settings, batch: Batch, device: Device) -> bool:
+def uses_sharding(base: Path, settings: Settings, batch: Batch, device: Device) -> bool:
     """Whether each of several devices is to hold a share of the base."""
     if not _may_share(settings, device):
         return False
     shapes = known_shapes(base, settings.lora)
-    return _shares_out(False) if shapes is None else fit(shapes, settings, batch, device).shares > 1
+    return (
+        _needs_sharding(False)
+        if shapes is None
+        else fit(shapes, settings, batch, device).shares > 1
+    )
 
 
 def fit(shapes: Shapes, settings: Settings, batch: Batch, device: Device) -> MemoryEstimate:
@@ -81,7 +85,7 @@ def fit(shapes: Shapes, settings: Settings, batch: Batch, device: Device) -> Mem
     lacking = (
         device.kind == "cuda" and device.free_bytes is not None and whole.total > device.free_bytes
     )
-    if _shares_out(lacking):
+    if _needs_sharding(lacking):
         return estimate(shapes, settings, batch, device, device.count)
     return whole
 
@@ -90,5 +94,5 @@ def _may_share(settings: Settings, device: Device) -> bool:
     return device.count > 1 and settings.quantization.method == "nf4"
 
 
-def _shares_out(lacking: bool) -> bool:
+def _needs_sharding(lacking: bool) -> bool:
     return {"auto": lacking, "always": True, "never": False}[processes.sharding()]

@@ -21,12 +21,12 @@ ATTENTION = "chatpipe_packed"
 VARLEN = "varlen_attention"
 LARGEST_HEAD = 256  # of FlashAttention's
 # What models say to their attention that is heeded, or known to change nothing here.
-HEEDED = {"scaling", "dropout", "sliding_window"}
-HARMLESS = {"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"}
-HARMLESS |= {"output_router_logits"}
+SUPPORTED_KWARGS = {"scaling", "dropout", "sliding_window"}
+IGNORED_KWARGS = {"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"}
+IGNORED_KWARGS |= {"output_router_logits"}
 
 
-class Attended:
+class ForwardState:
     """What the layers of one forward pass tell and hand on: how many have attended, and the
     masks by (length, span, window)."""
 
@@ -35,7 +35,7 @@ class Attended:
         self.masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
 
 
-class Asked(NamedTuple):
+class AttentionOptions(NamedTuple):
     """What the model asks of its attention: the factor of scores (None: 1 / √size), how many of
     the last tokens are seen (None: all), and the share of probabilities that is dropped."""
 
@@ -59,7 +59,7 @@ class Layout(TypedDict):
     places: torch.Tensor | None
     query_ends: torch.Tensor
     key_ends: torch.Tensor
-    attended: Attended
+    attended: ForwardState
 
 
 def _attention(
@@ -76,26 +76,28 @@ def _attention(
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
     layout["attended"].layers += 1
-    asked = _asked(kwargs)
+    options = _attention_options(kwargs)
     if query.is_meta:  # nobody wants the values, only what the model asks for
         return query.new_empty(*query.shape[:3], value.shape[3]).transpose(1, 2), None
     key, value = key.to(query.dtype), value.to(query.dtype)
     if layout["places"] is not None:
         key, value = (_of_each(part, layout["places"]) for part in (key, value))
-    if not asked.dropout and _has_flash_attention(query, value) and is_enabled(VARLEN):
+    if not options.dropout and _has_flash_attention(query, value) and is_enabled(VARLEN):
         ran(VARLEN)
-        return _variable_length(query, key, value, layout, asked), None
-    return _one_by_one(query, key, value, layout, asked), None
+        return _variable_length(query, key, value, layout, options), None
+    return _one_by_one(query, key, value, layout, options), None
 
 
-def _asked(said: dict[str, Any]) -> Asked:
+def _attention_options(kwargs: dict[str, Any]) -> AttentionOptions:
     """ModelError where the model asks its attention for anything that would be left out."""
-    unknown = said.keys() - HEEDED - HARMLESS
-    names = sorted(name for name in unknown if said[name] is not None)
+    unknown = kwargs.keys() - SUPPORTED_KWARGS - IGNORED_KWARGS
+    names = sorted(name for name in unknown if kwargs[name] is not None)
     if names:
         listed = ", ".join(names)
         raise ModelError(f"its attention asks for {listed}")
-    return Asked(said.get("scaling"), said.get("sliding_window"), said.get("dropout", 0.0))
+    return AttentionOptions(
+        kwargs.get("scaling"), kwargs.get("sliding_window"), kwargs.get("dropout", 0.0)
+    )
 
 
 def _one_by_one(
@@ -103,7 +105,7 @@ def _one_by_one(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: Layout,
-    asked: Asked,
+    options: AttentionOptions,
 ) -> torch.Tensor:
     """Queries of the T tokens that are computed, keys and values of all K → attention of the T."""
     queries = torch.split(query, layout["lengths"], 2)
@@ -113,7 +115,7 @@ def _one_by_one(
         for q, k, v in zip(queries, keys, values, strict=True):
             if not q.shape[2]:
                 continue  # the example is the one before again
-            outputs.append(_fused(q, k, v, layout["attended"], asked))
+            outputs.append(_fused(q, k, v, layout["attended"], options))
     return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
@@ -121,11 +123,11 @@ def _fused(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attended: Attended,
-    asked: Asked,
+    attended: ForwardState,
+    options: AttentionOptions,
 ) -> torch.Tensor:
     """One example by torch's own attention."""
-    dtype, span, window = _computed_in(query), key.shape[2], asked.window
+    dtype, span, window = _computed_in(query), key.shape[2], options.window
     if query.device.type != "cpu":
         # Where FlashAttention cannot run, heads that share keys would go by the plain formula,
         # which keeps all probabilities in float32.
@@ -137,8 +139,8 @@ def _fused(
         value.to(dtype),
         attn_mask=None if plain else _mask(query, span, window, attended),
         is_causal=plain,
-        dropout_p=asked.dropout,
-        scale=asked.scale,
+        dropout_p=options.dropout,
+        scale=options.scale,
         enable_gqa=True,
     ).to(query.dtype)
 
@@ -172,7 +174,9 @@ def _of_each_head(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     return tensor.repeat_interleave(heads // tensor.shape[1], 1)
 
 
-def _mask(query: torch.Tensor, span: int, window: int | None, attended: Attended) -> torch.Tensor:
+def _mask(
+    query: torch.Tensor, span: int, window: int | None, attended: ForwardState
+) -> torch.Tensor:
     """(L, span), to be added to the scores of the last L tokens of `span`: each sees itself and
     all before it, or the window - 1 before it. In float32 on a CPU."""
     length = query.shape[2]
@@ -192,7 +196,7 @@ def _variable_length(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: Layout,
-    asked: Asked,
+    options: AttentionOptions,
 ) -> torch.Tensor:
     """All examples in one kernel, torch's FlashAttention for sequences of different lengths, which
     lets the last query see the last key."""
@@ -205,8 +209,11 @@ def _variable_length(
         layout["key_ends"],
         max(layout["lengths"]),
         max(layout["spans"]),
-        scale=asked.scale,
-        window_size=(asked.window - 1 if asked.window else -1, 0),  # all before (-1), nothing after
+        scale=options.scale,
+        window_size=(
+            options.window - 1 if options.window else -1,
+            0,
+        ),  # all before (-1), nothing after
         enable_gqa=True,
     )
     assert isinstance(attended, torch.Tensor)

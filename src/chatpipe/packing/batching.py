@@ -37,7 +37,7 @@ class Batching(NamedTuple):
     collate: Callable[[Rows], Batch]
     nats: Callable[[Any, Batch], torch.Tensor]
     attention: Callable[[Any], AbstractContextManager[None]]
-    side_by_side: bool
+    run_in_threads: bool
 
     def row_nats(self, model: Any, batch: Batch) -> list[float]:
         """Σ −log p of the scored tokens of each row, without gradients."""

@@ -25,7 +25,7 @@ from transformers import DynamicCache
 
 from chatpipe.errors import ModelError
 from chatpipe.kernels.cross_entropy import token_nats
-from chatpipe.packing.attention import ATTENTION, Attended, Layout
+from chatpipe.packing.attention import ATTENTION, ForwardState, Layout
 from chatpipe.packing.padding import unwrapped
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 
@@ -67,7 +67,7 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
             places=_tensor(paths) if any(shared) else None,
             query_ends=_ends(lengths),
             key_ends=_ends(spans),
-            attended=Attended(),
+            attended=ForwardState(),
         ),
         "kept": torch.from_numpy(kept),
         "targets": torch.from_numpy(targets),
@@ -118,12 +118,14 @@ def _tensor(parts: Sequence[Places]) -> torch.Tensor:
 
 
 def packs(
-    rows: Sequence[TokenizedRow], max_tokens: int, lanes: int = 1, max_read: int | None = None
+    rows: Sequence[TokenizedRow], max_tokens: int, threads: int = 1, max_read: int | None = None
 ) -> list[list[TokenizedRow]]:
-    """The rows in groups of which at most `max_tokens` tokens are computed (a longer row stands
-    alone), and at most `max_read`, shared ones counted for each of their rows; `max_tokens` where
-    that is not given. Rows that begin alike are next to each other. For several lanes there are,
-    where the rows allow it, as many for each, with about as much to compute."""
+    """Group rows, those that begin alike next to each other.
+
+    Of a group at most `max_tokens` tokens are computed, and at most `max_read` (default:
+    `max_tokens`) if shared tokens are counted for each of their rows. A longer row is a group of
+    its own. With several threads, each gets as many groups as the others, with about as many tokens
+    to compute, where the rows allow it."""
     ordered = sorted(rows, key=lambda row: row.input_ids)
     ids = [np.asarray(row.input_ids) for row in ordered]
     shared = [0, *(_shared(before, after) for before, after in pairwise(ids))]
@@ -136,8 +138,8 @@ def packs(
         return _filled(lengths, added, read, most)
 
     starts = filled(max_tokens)
-    if lanes > 1:
-        count = lanes * -(-len(starts) // lanes)
+    if threads > 1:
+        count = threads * -(-len(starts) // threads)
         least = bisect_left(range(max_tokens), True, key=lambda most: len(filled(most)) <= count)
         starts = filled(least)
     return [ordered[start:end] for start, end in pairwise([*starts, len(ordered)])]
@@ -184,7 +186,7 @@ def places_of_each(layout: Layout) -> list[torch.Tensor]:
 
 def _forward(model: Any, packed: Pack, **more: Any) -> Any:
     """The model's own output; ModelError where it computes across tokens but by attention."""
-    attended: Attended = packed["layout"]["attended"]
+    attended: ForwardState = packed["layout"]["attended"]
     attended.layers = 0
     out = model(
         input_ids=packed["input_ids"],

@@ -147,7 +147,7 @@ def _is_shared(request: Finetune, rows: Tokenized) -> bool:
     """Whether each process is to hold a share of the base; all of them come to the same answer."""
     from accelerate.utils import gather_object
 
-    from chatpipe.models.placement import is_shared, largest_pack, this_device
+    from chatpipe.models.placement import largest_pack, this_device, uses_sharding
 
     device = this_device(request.quantization)
     if device.count == 1:
@@ -155,7 +155,7 @@ def _is_shared(request: Finetune, rows: Tokenized) -> bool:
     longest = max(len(row.input_ids) for row in rows.rows)
     scored = rows.scored_tokens / rows.tokens
     batch = largest_pack(request.training, len(rows.rows), longest, scored)
-    return any(gather_object([is_shared(request.base.path, request, batch, device)]))
+    return any(gather_object([uses_sharding(request.base.path, request, batch, device)]))
 
 
 def _whole_model(request: Finetune) -> Any:
@@ -214,7 +214,7 @@ def _trainer(
     from transformers import PrinterCallback, TrainingArguments
 
     from chatpipe.models import devices
-    from chatpipe.training.trainer import AdapterTrainer, BatchCollator, training_lanes
+    from chatpipe.training.trainer import AdapterTrainer, BatchCollator, max_training_threads
 
     training = request.training
     steps = optimizer_steps(training, len(rows.rows))
@@ -246,7 +246,7 @@ def _trainer(
         train_dataset=rows.rows,
         data_collator=BatchCollator(
             training.micro_batch_tokens,
-            training_lanes(model, arguments.world_size, batching),
+            max_training_threads(model, arguments.world_size, batching),
             batching,
         ),
         global_batch_size=training.global_batch_size,

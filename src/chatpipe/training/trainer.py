@@ -13,9 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 
 from chatpipe.kernels.lora_training import joined_products
-from chatpipe.kernels.sparse_dropout import drawn_from
+from chatpipe.kernels.sparse_dropout import seeded
 from chatpipe.kernels.switch import is_enabled, ran
-from chatpipe.models.concurrency import lanes_for, most_lanes, side_by_side
+from chatpipe.models.concurrency import max_threads, run_in_threads, thread_count
 from chatpipe.packing.batching import PACKED, Batch, Batching
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.sampler import EpochLoader, GlobalBatches
@@ -28,30 +28,30 @@ LORA = "lora_training"
 
 
 class BatchCollator:
-    """The rows of an optimizer step → batches, of which at most `most_lanes` are computed at once,
+    """The rows of an optimizer step → batches, of which at most `max_threads` are computed at once,
     with at most `max_tokens` tokens in all of them."""
 
-    def __init__(self, max_tokens: int, most_lanes: int = 1, batching: Batching = PACKED) -> None:
+    def __init__(self, max_tokens: int, max_threads: int = 1, batching: Batching = PACKED) -> None:
         self.max_tokens = max_tokens
-        self.most_lanes = most_lanes
+        self.max_threads = max_threads
         self.batching = batching
 
     def __call__(self, rows: Sequence[TokenizedRow]) -> dict[str, Any]:
         # A process without rows goes through the motions, because the others wait for it.
         rows = rows or [NOTHING]
-        lanes = lanes_for(rows, self.max_tokens, self.most_lanes)
-        groups = self.batching.groups(rows, self.max_tokens // lanes, lanes)
-        return {"batches": [self.batching.collate(group) for group in groups], "lanes": lanes}
+        threads = thread_count(rows, self.max_tokens, self.max_threads)
+        groups = self.batching.groups(rows, self.max_tokens // threads, threads)
+        return {"batches": [self.batching.collate(group) for group in groups], "threads": threads}
 
 
-def training_lanes(model: Any, processes: int = 1, batching: Batching = PACKED) -> int:
+def max_training_threads(model: Any, processes: int = 1, batching: Batching = PACKED) -> int:
     """How many batches may be trained on at once: one where processes exchange gradients while they
     are computed, where a scaler needs all of them (float16), and where threads would draw from one
     source of noise: that of the base itself, or what a layer that is computed again
     (checkpointing) had."""
-    alone = processes == 1 and model.dtype is not torch.float16 and batching.side_by_side
+    alone = processes == 1 and model.dtype is not torch.float16 and batching.run_in_threads
     noisy = model.is_activation_checkpointing or _has_noise(model.config.get_text_config())
-    return most_lanes(model) if alone and not noisy else 1
+    return max_threads(model) if alone and not noisy else 1
 
 
 def _has_noise(config: Any) -> bool:
@@ -156,8 +156,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         scored = torch.tensor(sum(sum(p["counts"]) for p in prepared), device=self.args.device)
         # Processes average their gradients; what is wanted is the mean over all tokens.
         weight = accelerator.num_processes / accelerator.reduce(scored, "sum").clamp(min=1)
-        if inputs["lanes"] > 1:
-            return self._side_by_side(model, prepared, weight, inputs["lanes"])
+        if inputs["threads"] > 1:
+            return self._in_threads(model, prepared, weight, inputs["threads"])
         loss = torch.zeros((), device=self.args.device)
         for place, batch in enumerate(prepared):
             is_last = place == len(prepared) - 1
@@ -168,8 +168,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             loss += part.detach()
         return loss
 
-    def _side_by_side(
-        self, model: torch.nn.Module, prepared: Sequence[Batch], weight: torch.Tensor, lanes: int
+    def _in_threads(
+        self, model: torch.nn.Module, prepared: Sequence[Batch], weight: torch.Tensor, threads: int
     ) -> torch.Tensor:
         """Backward through several batches at once. Noise is drawn for each and gradients are
         added in their order, so that a training repeats to the bit."""
@@ -178,12 +178,12 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
         def gradients(item: tuple[Batch, int]) -> tuple[torch.Tensor, Gradients]:
             batch, seed = item
-            with drawn_from(seed), self.compute_loss_context_manager():
+            with seeded(seed), self.compute_loss_context_manager():
                 part = self.batching.nats(model, batch).sum() * weight
             return part.detach(), torch.autograd.grad(part, trained, allow_unused=True)
 
         loss = torch.zeros(())
-        for part, found in side_by_side(gradients, zip(prepared, seeds, strict=True), lanes):
+        for part, found in run_in_threads(gradients, zip(prepared, seeds, strict=True), threads):
             loss += part
             for parameter, gradient in zip(trained, found, strict=True):
                 if parameter.grad is None:
