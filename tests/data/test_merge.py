@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import chatpipe
 from chatpipe.config.schema import Dataset, Split
 from chatpipe.data.catalog import DATASETS
 from chatpipe.data.merge import Merge
@@ -195,6 +196,27 @@ def test_the_packaged_samples_are_many_different_and_not_the_panels(name):
     assert max(len(a & b) / len(a | b) for a, b in pairs if a | b) <= 0.5
     if name == "sample-alpaca":
         assert 0.35 <= sum(bool(row["input"]) for row in rows) / len(rows) <= 0.45
+
+
+def test_the_packaged_conversations_are_whole_and_different():
+    dataset = DATASETS["sample-chat"]
+    made = store().get_or_build(
+        Normalize.of(dataset, store().get_or_build(FetchDataset.of(dataset)))
+    )
+    rows = read(made, "examples")
+    assert len(rows) == dataset.expected_rows and made.details()["account"]["dropped"] == {}
+    folder = Path(chatpipe.__file__).parent / "samples" / "chats"
+    lines = [line for path in folder.iterdir() for line in path.read_text("utf-8").splitlines()]
+    conversations = [json.loads(line)["messages"] for line in lines]
+    systems = [turns.pop(0) for turns in conversations if turns[0]["role"] == "system"]
+    assert len(systems) >= len(rows) / 20
+    for turns in conversations:
+        assert len(turns) in (4, 6, 8)
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+        assert all(turn["content"].strip() == turn["content"] != "" for turn in turns)
+    grams = [three_grams(" ".join(turn["content"] for turn in turns)) for turns in conversations]
+    pairs = ((a, b) for i, a in enumerate(grams) for b in grams[:i])
+    assert max(len(a & b) / len(a | b) for a, b in pairs) <= 0.05
 
 
 def three_grams(text):

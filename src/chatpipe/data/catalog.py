@@ -58,6 +58,14 @@ SAMPLE_DIALOG = Dataset(
     licence="CC0-1.0",
     expected_rows=220,
 )
+SAMPLE_CHAT = Dataset(
+    name="sample-chat",
+    path="packaged:samples/chats",
+    files=("*.jsonl",),
+    format="messages",
+    licence="CC0-1.0",
+    expected_rows=72,
+)
 DATASETS: dict[str, Dataset] = {
-    dataset.name: dataset for dataset in (ALPACA, DIALOG, SAMPLE_ALPACA, SAMPLE_DIALOG)
+    dataset.name: dataset for dataset in (ALPACA, DIALOG, SAMPLE_ALPACA, SAMPLE_CHAT, SAMPLE_DIALOG)
 }
