@@ -8,7 +8,7 @@ from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import ModelError
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
-from chatpipe.generation.chat import Conversation
+from chatpipe.generation.chat import ChatSession
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import positions_of
 from chatpipe.planning.planner import MakePlan, plan
@@ -149,7 +149,7 @@ def test_training_on_rows_beyond_the_positions_is_refused_before_a_step(variant)
 
 
 def test_a_question_of_nine_thousand_words_is_refused_in_a_sentence(tiny_model_dir, chatpipe_home):
-    conversation = Conversation(tiny_model_dir, None, FULL, template("alpaca"))
+    conversation = ChatSession(tiny_model_dir, None, FULL, template("alpaca"))
     with pytest.raises(ModelError, match=r"has \d\d,\d{3} tokens, the base was made for 1,024"):
         list(conversation.reply("word " * 9000, Generation(max_new_tokens=4)))
     assert "model" not in vars(conversation)  # refused before the base is loaded
@@ -157,7 +157,7 @@ def test_a_question_of_nine_thousand_words_is_refused_in_a_sentence(tiny_model_d
 
 
 def test_a_conversation_that_grew_too_long_is_refused_in_a_sentence(tiny_model_dir, chatpipe_home):
-    conversation = Conversation(tiny_model_dir, None, FULL, template("alpaca"))
+    conversation = ChatSession(tiny_model_dir, None, FULL, template("alpaca"))
     with pytest.raises(ModelError, match=r"the conversation so far .* start another one"):
         for _ in range(20):
             list(conversation.reply("Hello, how are you?", Generation(max_new_tokens=4)))

@@ -15,8 +15,8 @@ from chatpipe.generation.ask import Ask
 from chatpipe.generation.batch import completion_of
 from chatpipe.store.artifact import Artifact
 from chatpipe.tokenization.chat_renderer import ChatRenderer
+from chatpipe.tokenization.conversation import Conversation, Message
 from chatpipe.tokenization.encoder import IGNORED, Encoder
-from chatpipe.tokenization.renderer import Turn
 from tests.support import bases
 
 CONTROL = (
@@ -89,11 +89,11 @@ def row_of(tokenizer, template, row):
 
 
 def messages_of(row):
-    turn = Turn(row["instruction"], row["input"], row["output"])
-    return [
-        {"role": "user", "content": turn.question},
-        {"role": "assistant", "content": turn.reply},
-    ]
+    return written(Conversation(row["instruction"], row["input"], row["output"]).messages)
+
+
+def written(messages):
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def applied(tokenizer, template, messages, **arguments):
@@ -157,7 +157,7 @@ def test_any_reply_follows_the_prompt_that_is_asked_and_ends_its_turn(
     tokenizer, template = tokenizer_of(control_tokenizer, family)
     row = {"instruction": "Go on.", "input": "", "output": output}
     encoder = Encoder(tokenizer, template, "response", 4096)
-    [asked] = encoder.prompt_ids([encoder.question("Go on.")])
+    [asked] = encoder.prompt_ids([Conversation("Go on.")])
     try:
         encoded = row_of(tokenizer, template, row)
     except ConfigError as error:
@@ -173,15 +173,13 @@ def test_any_reply_follows_the_prompt_that_is_asked_and_ends_its_turn(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_earlier_turns_of_a_conversation_are_as_the_template_writes_them(control_tokenizer, family):
     tokenizer, template = tokenizer_of(control_tokenizer, family)
-    turns = [Turn("Hi", "", "Hello."), Turn("Who?", "a", "Me."), Turn("Why?")]
-    messages = [
-        {"role": role, "content": text}
-        for turn in turns
-        for role, text in (("user", turn.question), ("assistant", turn.reply))
-        if text
-    ]
-    expected = applied(tokenizer, template, messages, add_generation_prompt=True)
-    assert ChatRenderer(tokenizer, template).next_prompt([], turns) == expected
+    history = (
+        *(Message("user", "Hi"), Message("assistant", "Hello.")),
+        *(Message("user", "Who?\n\na"), Message("assistant", "Me.")),
+    )
+    asked = Conversation("Why?", history=history)
+    expected = applied(tokenizer, template, written(asked.asked), add_generation_prompt=True)
+    assert ChatRenderer(tokenizer, template).prompts([asked]) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +197,7 @@ def test_earlier_turns_of_a_conversation_are_as_the_template_writes_them(control
 def test_a_template_that_cannot_work_is_refused_with_a_sentence(control_tokenizer, jinja, sentence):
     tokenizer, _ = tokenizer_of(control_tokenizer, "gemma")
     with pytest.raises(ConfigError) as error:
-        ChatRenderer(tokenizer, ChatTemplate(chat=jinja)).prompt(Turn("Hi"))
+        ChatRenderer(tokenizer, ChatTemplate(chat=jinja)).prompts([Conversation("Hi")])
     assert sentence in str(error.value)
 
 
@@ -208,7 +206,7 @@ def test_a_known_template_whose_tokens_the_base_lacks_is_refused(tiny_model_dir)
 
     tokenizer = load_tokenizer(tiny_model_dir)
     with pytest.raises(ConfigError) as error:
-        ChatRenderer(tokenizer, CHATS["chatml"]).prompt(Turn("Hi"))
+        ChatRenderer(tokenizer, CHATS["chatml"]).prompts([Conversation("Hi")])
     assert "which is no token of this base" in str(error.value)
     assert ChatRenderer(tokenizer, CHATS["zephyr"]).stops == [tokenizer.eos_token_id]
 
@@ -216,8 +214,8 @@ def test_a_known_template_whose_tokens_the_base_lacks_is_refused(tiny_model_dir)
 def test_a_date_in_a_template_is_the_same_on_every_day(control_tokenizer):
     tokenizer, _ = tokenizer_of(control_tokenizer, "gemma")
     jinja = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
-    [date, *_] = ChatRenderer(tokenizer, ChatTemplate(chat=jinja)).prompt(Turn("Hi"))
-    assert date.text == "26 Jul 2024Hi<eos>"
+    [ids] = ChatRenderer(tokenizer, ChatTemplate(chat=jinja)).prompts([Conversation("Hi")])
+    assert tokenizer.decode(ids) == "26 Jul 2024Hi<eos>"
 
 
 def test_generation_stops_at_the_end_of_a_turn_as_at_eos(control_tokenizer):
@@ -241,11 +239,11 @@ def chat_base(tiny_model_dir, tmp_path_factory):
 
 
 def test_panel_ask_and_training_begin_with_the_same_ids(chatpipe_home, chat_base):
-    from chatpipe.generation.chat import Conversation
+    from chatpipe.generation.chat import ChatSession
 
     template = any_template("chat")
     row = {"instruction": "Say </s> and <s>.", "input": "a </s>", "output": "ok"}
-    conversation = Conversation(chat_base, None, FULL, template)
+    conversation = ChatSession(chat_base, None, FULL, template)
     asked = []
     generate = conversation.model.generate
     conversation.model.generate = lambda **arguments: (
@@ -265,7 +263,7 @@ def test_panel_ask_and_training_begin_with_the_same_ids(chatpipe_home, chat_base
         asked=("template", "raw"),
     )
     encoder = Encoder(tokenizer, template, "all", 4096)
-    templated, raw = encoder.prompt_ids(panel.texts(tokenizer))
+    templated, raw = encoder.prompt_ids(panel.prompts())
     assert asked[0] == templated == encoded.input_ids[: len(templated)]
     assert asked[1][: len(templated)] == templated  # the second turn goes on from the first
     assert encoded.labels[: len(templated)] == [IGNORED] * len(templated)

@@ -12,6 +12,7 @@ from chatpipe.config.prompts import TEMPLATES, segments, template
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import ModelError
 from chatpipe.models.loading import load_tokenizer
+from chatpipe.tokenization.conversation import Conversation, Message
 from chatpipe.tokenization.encoder import IGNORED, Encoder, start_ids
 from chatpipe.tokenization.text_encoder import TextEncoder
 
@@ -162,10 +163,10 @@ def tiny_model_dir_(tiny_model_dir):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_training_scoring_and_asking_begin_with_the_same_ids(tiny_model_dir, name):
-    from chatpipe.generation.chat import Conversation
+    from chatpipe.generation.chat import ChatSession
 
     row = {"instruction": "Say </s> and <s>.", "input": "{instruction} </s>", "output": "ok"}
-    conversation = Conversation(
+    conversation = ChatSession(
         tiny_model_dir, None, Quantization(method="none", compute_dtype="float32"), template(name)
     )
     asked = []
@@ -175,7 +176,7 @@ def test_training_scoring_and_asking_begin_with_the_same_ids(tiny_model_dir, nam
     )
     list(conversation.reply(row["instruction"], Generation(max_new_tokens=1), row["input"]))
     tokenizer = conversation.encoder.tokenizer
-    prompt = segments(template(name), row["instruction"], row["input"])
+    prompt = Conversation(row["instruction"], row["input"])
     for labels in ("response", "all"):
         encoder = Encoder(tokenizer, template(name), labels, 4096)
         [encoded] = encoder.encode(pa.Table.from_pylist([row])).rows
@@ -183,3 +184,15 @@ def test_training_scoring_and_asking_begin_with_the_same_ids(tiny_model_dir, nam
         if labels == "response":
             assert encoded.labels[: len(asked[0])] == [IGNORED] * len(asked[0])
             assert encoded.labels[len(asked[0])] != IGNORED
+
+
+def test_a_text_template_writes_system_and_earlier_turns_before_the_question(tiny_model_dir):
+    tokenizer = load_tokenizer(tiny_model_dir)
+    encoder = Encoder(tokenizer, template("short"), "response", 4096)
+    history = (Message("user", "Hi.\n\nagain"), Message("assistant", "Hello."))
+    asked = Conversation("And?", "this", system="Be kind.", history=history)
+    texts = ("Be kind.\n\n### Instruction:\nHi.\n\nagain\n\n### Response:\n", "Hello.")
+    question = "### Instruction:\nAnd?\n\n### Input:\nthis\n\n### Response:\n"
+    first, reply, second = TextEncoder(tokenizer).texts([*texts, question])
+    start, end = start_ids(tokenizer), [tokenizer.eos_token_id]
+    assert encoder.prompt_ids([asked]) == [start + first + reply + end + start + second]

@@ -13,7 +13,7 @@ import pytest
 from chatpipe.config.prompt_schema import PromptTemplate
 from chatpipe.config.prompts import CHATS
 from chatpipe.config.schema import Generation, Quantization
-from chatpipe.generation.chat import Conversation
+from chatpipe.generation.chat import ChatSession
 from chatpipe.store.store import store
 from chatpipe.study.export import export_directory
 from chatpipe.training.adapter_files import base_name
@@ -59,7 +59,7 @@ def run(code, directory, monkeypatch):
 
 
 def answer_of(asked, adapter):
-    conversation = Conversation(
+    conversation = ChatSession(
         asked.base.path, adapter.path, asked.quantization, asked.prompt_template
     )
     return "".join(conversation.reply(QUESTION, Generation(max_new_tokens=256)))

@@ -97,9 +97,9 @@ def _conversation(
         store().fetch(artifact)
     prepare()
 
-    from chatpipe.generation.chat import Conversation
+    from chatpipe.generation.chat import ChatSession
 
-    conversation = Conversation(
+    conversation = ChatSession(
         model.base.path, model.adapter_path, variant.quantization, variant.prompt_template
     )
     return conversation, settings

@@ -16,8 +16,8 @@ from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions
 from chatpipe.store.artifact import Artifact, Request
-from chatpipe.tokenization.encoder import Encoder
-from chatpipe.tokenization.text_encoder import PromptText
+from chatpipe.tokenization.conversation import Conversation
+from chatpipe.tokenization.encoder import AskedPrompt, Encoder
 
 
 class Ask(Request):
@@ -56,13 +56,10 @@ class Ask(Request):
         """(prompt, how it is asked)."""
         return [(prompt, asked) for asked in self.asked for prompt in self.panel]
 
-    def texts(self, tokenizer: Any) -> list[PromptText]:
-        """For each of the questions, the text that the model goes on from."""
-        encoder = Encoder(tokenizer, self.prompt_template, "all", 1 << 20)
+    def prompts(self) -> list[AskedPrompt]:
+        """For each of the questions, what the model goes on from."""
         return [
-            raw_prompt(prompt)
-            if asked == "raw"
-            else encoder.question(prompt.instruction, prompt.input)
+            raw_prompt(prompt) if asked == "raw" else Conversation(prompt.instruction, prompt.input)
             for prompt, asked in self.questions()
         ]
 
@@ -108,8 +105,8 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
     base, quantization, generation = asks[0].base, asks[0].quantization, asks[0].generation
     tokenizer = loading.load_tokenizer(base.path)
     encoder = Encoder(tokenizer, asks[0].prompt_template, "all", 1 << 20)
-    questions = [(ask, text) for ask in asks for text in ask.texts(tokenizer)]
-    longest = max(map(len, encoder.prompt_ids([text for _, text in questions])))
+    questions = [(ask, prompt) for ask in asks for prompt in ask.prompts()]
+    longest = max(map(len, encoder.prompt_ids([prompt for _, prompt in questions])))
     check_positions(
         base.path,
         longest + generation.max_new_tokens,
@@ -127,8 +124,8 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
             "base_streamed": sharding.is_sharded(model),
             "models_asked_together": len(asks) if mixes_adapters(model) else 1,
         }
-        texts = [text for _, text in questions]
-        completions = iter(complete(model, encoder, texts, generation, through))
+        prompts = [prompt for _, prompt in questions]
+        completions = iter(complete(model, encoder, prompts, generation, through))
         details |= kernels.details()
     return [
         Answers(

@@ -9,8 +9,7 @@ from typing import Any
 
 from chatpipe.config.schema import Generation
 from chatpipe.runtime.progress import Reporter
-from chatpipe.tokenization.encoder import Encoder
-from chatpipe.tokenization.text_encoder import PromptText
+from chatpipe.tokenization.encoder import AskedPrompt, Encoder
 
 AT_ONCE = 64  # prompts in a batch, whose caches are in memory together
 CACHE_SHARE = 1 / 3  # of the memory that is free
@@ -39,7 +38,7 @@ class Question:
 def complete(
     model: Any,
     encoder: Encoder,
-    prompts: Sequence[PromptText],
+    prompts: Sequence[AskedPrompt],
     generation: Generation,
     adapters: Sequence[str | None] | None = None,
 ) -> list[Completion]:

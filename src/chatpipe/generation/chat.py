@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Event, Thread
@@ -15,13 +14,14 @@ from chatpipe.errors import ModelError
 from chatpipe.generation.batch import completion_of
 from chatpipe.models.base_checks import base_config
 from chatpipe.models.positions import position_fault, positions_of
+from chatpipe.tokenization.conversation import Conversation, Message
 from chatpipe.tokenization.encoder import Encoder
-from chatpipe.tokenization.renderer import Turn
 
 
-class Conversation:
-    """Turns in the template the adapter was trained on, each closed by EOS as in training; a chat
-    template writes earlier turns in its own way."""
+class ChatSession:
+    """Turns in the template the adapter was trained on. Earlier turns stand before a question as
+    they do in training: a text template's replies are closed by EOS, a chat template writes them
+    in its own way."""
 
     def __init__(
         self, base: Path, adapter: Path | None, quantization: Quantization, template: AnyTemplate
@@ -31,8 +31,7 @@ class Conversation:
         tokenizer = loading.load_tokenizer(base)
         self.positions = positions_of(base_config(base))
         self.encoder = Encoder(tokenizer, template, "all", 1 << 20)
-        self.ids: list[int] = []
-        self.turns: list[Turn] = []
+        self.history: tuple[Message, ...] = ()
         self._of = (base, adapter, quantization)
 
     @cached_property
@@ -52,16 +51,16 @@ class Conversation:
         from chatpipe.kernels.lora_inference import active, through
 
         renderer = self.encoder.renderer
-        turn = Turn(text, input_text)
-        prompt = renderer.next_prompt(self.ids, [*self.turns, turn])
+        asked = Conversation(text, input_text, history=self.history)
+        [prompt] = self.encoder.prompt_ids([asked])
         fault = position_fault(
             self.positions,
             len(prompt) + generation.max_new_tokens,
             "the text with generation.max_new_tokens"
-            if not self.ids
+            if not self.history
             else "the conversation so far with generation.max_new_tokens",
             "shorten it or lower max_new_tokens"
-            if not self.ids
+            if not self.history
             else "start another one or lower max_new_tokens",
         )
         if fault:
@@ -98,15 +97,13 @@ class Conversation:
         finally:
             stopped.set()
             thread.join()
-            self._keep(turn, written or prompt, len(prompt))
+            self._keep(asked, written[len(prompt) :])
         if failures:
             raise failures[0]
 
-    def _keep(self, turn: Turn, ids: list[int], prompt_length: int) -> None:
-        """Add the turn to the conversation; ids: those of the prompt and what was written."""
-        renderer, tokenizer = self.encoder.renderer, self.encoder.tokenizer
-        reply = completion_of(ids[prompt_length:], tokenizer, renderer.stops)
-        self.turns.append(replace(turn, reply=reply.text))
-        self.ids = list(ids)
-        if self.ids[-1] not in renderer.stops:
-            self.ids.append(tokenizer.eos_token_id)
+    def _keep(self, asked: Conversation, written: list[int]) -> None:
+        """Add the question and what was written after it to the conversation."""
+        stops = self.encoder.renderer.stops
+        reply = completion_of(written, self.encoder.tokenizer, stops).text
+        turn = (Message("user", asked.question), Message("assistant", reply))
+        self.history = (*self.history, *turn)

@@ -10,6 +10,7 @@ from chatpipe.config.prompts import raw_prompt, template
 from chatpipe.config.schema import Variant
 from chatpipe.models.positions import position_fault
 from chatpipe.report.schema import FEW_ROWS
+from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.encoder import Encoder
 
 UNBOUNDED = 1 << 30
@@ -28,7 +29,7 @@ def panel_faults(variant: Variant, tokenizer: Any, positions: int | None) -> lis
     encoder = Encoder(tokenizer, variant.prompt_template, "all", UNBOUNDED)
     faults = []
     for prompt in variant.panel:
-        asked = encoder.question(prompt.instruction, prompt.input)
+        asked = Conversation(prompt.instruction, prompt.input)
         longest = max(map(len, encoder.prompt_ids([asked, raw_prompt(prompt)])))
         faults.append(
             position_fault(
@@ -47,7 +48,7 @@ def template_faults(variant: Variant, tokenizer: Any, vocabulary: int | None) ->
     Raises ConfigError where a chat template does not work with this base.
     """
     encoder = Encoder(tokenizer, variant.prompt_template, "all", UNBOUNDED)
-    asked = [encoder.question("a", text) for text in ("", "a")]
+    asked = [Conversation("a", text) for text in ("", "a")]
     stops = encoder.renderer.stops
     largest = max(number for ids in [*encoder.prompt_ids(asked), stops] for number in ids)
     if vocabulary is None or largest < vocabulary:

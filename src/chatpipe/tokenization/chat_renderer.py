@@ -7,7 +7,7 @@ are kept from the template by a mark within them, which is taken out again: they
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -16,9 +16,8 @@ from chatpipe.config.chat_templates import CHAT_TEMPLATES
 from chatpipe.config.prompt_schema import OWN_CHAT_TEMPLATE, AnyTemplate, ChatTemplate
 from chatpipe.config.template_text import Segment
 from chatpipe.errors import ConfigError
-from chatpipe.tokenization.renderer import Renderer, TextRenderer, Turn
-
-Message = dict[str, str]  # role and content
+from chatpipe.tokenization.conversation import Conversation, Message
+from chatpipe.tokenization.renderer import Renderer, TextRenderer
 
 _RENDERING = 1  # raised when the same template and texts would give other ids
 _PROBE = "chatpipe-probe-7e1f"  # a text that no template holds
@@ -41,10 +40,6 @@ class ChatRenderer(Renderer):
         return [_RENDERING, self.jinja, self.template.options, special]
 
     @property
-    def start(self) -> list[int]:
-        return []
-
-    @property
     def end(self) -> list[int]:
         return []
 
@@ -65,55 +60,79 @@ class ChatRenderer(Renderer):
             text = self._own_template()
         return _FIXED_DATE + text if "strftime_now" in text else text
 
-    def prompt(self, turn: Turn) -> list[Segment]:
-        return self._rendered([_user(turn)])
+    def prompts(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        return [self._ids(self._parts(conversation)) for conversation in conversations]
 
-    def replies(self, turns: Sequence[Turn]) -> list[list[int]]:
-        return self.encoder.continuations([self._reply(turn) for turn in turns])
+    def replies(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        return self.encoder.continuations(
+            [self._reply(conversation) for conversation in conversations]
+        )
 
-    def next_prompt(self, before: list[int], turns: Sequence[Turn]) -> list[int]:
-        earlier = [[_user(turn), _assistant(turn)] for turn in turns[:-1]]
-        messages = [*chain.from_iterable(earlier), _user(turns[-1])]
-        return self.encoder.prompts([self._rendered(messages)])[0]
+    def _ids(self, parts: Sequence[list[Segment]]) -> list[int]:
+        """Ids of a text in parts, of which no token reaches into the next."""
+        [first] = self.encoder.prompts(parts[:1])
+        return [*first, *chain.from_iterable(self.encoder.continuations(parts[1:]))]
 
-    def _reply(self, turn: Turn) -> list[Segment]:
+    def _parts(self, conversation: Conversation) -> list[list[Segment]]:
+        """All that stands before the last reply, in parts that begin where an earlier reply begins
+        or ends: a model read that reply's ids as it wrote them.
+
+        A template that writes an earlier turn otherwise than it wrote the last (one that drops
+        earlier thoughts) begins anew there: what is before it is one part.
+        """
+        messages = conversation.asked
+        mark = _mark(*(message.content for message in messages))
+        parts: list[str] = []
+        for place, message in enumerate(messages):
+            if message.role != "user":
+                continue
+            prompt = self._marked_text(messages[: place + 1], mark, asks=True)
+            before = "".join(parts)
+            parts = [*parts, prompt[len(before) :]] if prompt.startswith(before) else [prompt]
+            if place + 1 < len(messages):
+                reply = self._reply_text(messages[: place + 2], prompt, mark)
+                parts = [*parts, reply] if reply is not None else [f"{prompt}{mark}"]
+        return [_unmarked(part, mark) for part in parts]
+
+    def _reply(self, conversation: Conversation) -> list[Segment]:
         """What the template writes after the prompt, to the end of the turn."""
-        mark = _mark(turn.question, turn.reply)
-        question, reply = [_user(turn)], [_user(turn), _assistant(turn)]
-        prompt = self._text(self._marked(question, mark), True)
-        whole = self._text(self._marked(reply, mark), False)
-        if not whole.startswith(prompt) or not whole[len(prompt) :].endswith(self._tail):
+        messages = conversation.messages
+        mark = _mark(*(message.content for message in messages))
+        prompt = self._marked_text(messages[:-1], mark, asks=True)
+        reply = self._reply_text(messages, prompt, mark)
+        if reply is None:
             raise ConfigError(
                 [
                     "prompt_template: the chat template writes the prompt or the end of a turn "
-                    f"otherwise for the reply that begins with {turn.reply[:40]!r}, so a model "
-                    "would be asked with other tokens than it was trained on; take another "
+                    f"otherwise for the reply that begins with {conversation.reply[:40]!r}, so a "
+                    "model would be asked with other tokens than it was trained on; take another "
                     "template or leave the row out."
                 ]
             )
-        whole = whole[len(prompt) : len(whole) - len(self._tail)] + self._to_end
-        return _unmarked(whole, mark)
+        return _unmarked(reply, mark)
 
-    def _rendered(self, messages: list[Message]) -> list[Segment]:
-        """The conversation so far and the generation prompt."""
+    def _reply_text(self, messages: Sequence[Message], prompt: str, mark: str) -> str | None:
+        """The last reply to the end of its turn, None where the prompt is not what precedes it."""
+        whole = self._marked_text(messages, mark, asks=False)
+        if not whole.startswith(prompt) or not whole[len(prompt) :].endswith(self._tail):
+            return None
+        return whole[len(prompt) : len(whole) - len(self._tail)] + self._to_end
+
+    def _marked_text(self, messages: Sequence[Message], mark: str, asks: bool) -> str:
+        """The text of the conversation; `mark` is between all letters of the control tokens that
+        its messages spell out."""
         _ = self._tail  # checks the template
-        mark = _mark(*(message["content"] for message in messages))
-        return _unmarked(self._text(self._marked(messages, mark), True), mark)
-
-    def _marked(self, messages: Iterable[Message], mark: str) -> list[Message]:
-        return [
-            {**message, "content": self._with_mark(message["content"], mark)}
-            for message in messages
-        ]
+        return self._text([(m.role, self._with_mark(m.content, mark)) for m in messages], asks)
 
     def _with_mark(self, text: str, mark: str) -> str:
         """The text with the mark between all letters of each control token in it."""
         return self.encoder.pattern.sub(lambda match: mark.join(match.group()), text)
 
-    def _text(self, messages: list[Message], asks: bool) -> str:
+    def _text(self, messages: Sequence[tuple[str, str]], asks: bool) -> str:
+        """What the template writes; messages: (role, content)."""
         try:
             text: str = self.tokenizer.apply_chat_template(
-                messages,
+                [{"role": role, "content": content} for role, content in messages],
                 chat_template=self.jinja,
                 tokenize=False,
                 add_generation_prompt=asks,
@@ -122,8 +141,9 @@ class ChatRenderer(Renderer):
         except Exception as error:  # whatever a template raises, and what Jinja says of it
             raise ConfigError(
                 [
-                    "prompt_template: the chat template fails on "
-                    f"{_shown(messages)}: {_one_line(error)}; take another template or options."
+                    "prompt_template: the chat template fails on the conversation that begins "
+                    f"with {messages[0][1][:40]!r}: {_one_line(error)}; take another template or "
+                    "options."
                 ]
             ) from error
         return text
@@ -143,9 +163,9 @@ class ChatRenderer(Renderer):
     def _tail(self) -> str:
         """What the template writes after a reply. ConfigError where a reply has no place of its own
         or where its end is no token that generation can stop at."""
-        question = [{"role": "user", "content": "a"}]
+        question = [("user", "a")]
         prompt = self._text(question, True)
-        whole = self._text([*question, {"role": "assistant", "content": _PROBE}], False)
+        whole = self._text([*question, ("assistant", _PROBE)], False)
         if not whole.startswith(prompt):
             raise ConfigError(
                 [
@@ -194,14 +214,6 @@ def renderer_of(tokenizer: Any, template: AnyTemplate) -> Renderer:
     return TextRenderer(tokenizer, template)
 
 
-def _user(turn: Turn) -> Message:
-    return {"role": "user", "content": turn.question}
-
-
-def _assistant(turn: Turn) -> Message:
-    return {"role": "assistant", "content": turn.reply}
-
-
 def _mark(*texts: str) -> str:
     return next(mark for mark in _MARKS if not any(mark in text for text in texts))
 
@@ -210,10 +222,6 @@ def _unmarked(text: str, mark: str) -> list[Segment]:
     """The text without marks; a control token that held some is in several segments, and so is no
     control token any more."""
     return [Segment(part, from_row=False) for part in text.split(mark) if part]
-
-
-def _shown(messages: Sequence[Message]) -> str:
-    return f"the conversation that begins with {messages[0]['content'][:40]!r}"
 
 
 def _one_line(error: Exception) -> str:

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.data.reading import batches
 from chatpipe.tokenization.chat_renderer import renderer_of
-from chatpipe.tokenization.renderer import Renderer, Turn
-from chatpipe.tokenization.text_encoder import PromptText, TextEncoder, start_ids
+from chatpipe.tokenization.conversation import Conversation
+from chatpipe.tokenization.renderer import Renderer
+from chatpipe.tokenization.text_encoder import TextEncoder, start_ids
 from chatpipe.tokenization.token_cache import TEXTS, Tables, TokenFile, digest_of, token_file
 
 IGNORED = -100  # torch's cross-entropy leaves out this label
@@ -25,6 +26,7 @@ TOO_LONG = "longer than max_length"
 RESPONSE_CUT_AWAY = "response cut away"
 
 Labels = Literal["response", "all"]
+AskedPrompt = str | Conversation  # a text, or what the template writes
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,6 @@ class Encoder:
         digest = digest_of(map(counter.seen, tables()))
         file = token_file(self.tokenizer, self.template, tables, digest)
         prompts, responses = file.lengths().T
-        prompts = prompts + len(self.renderer.start)
         full = prompts + responses + len(self.renderer.end)
         long = full > self.max_length
         lost = prompts >= self.max_length
@@ -139,9 +140,8 @@ class Encoder:
 
     def row(self, prompt: list[int], response: list[int], index: int) -> TokenizedRow:
         """The example of those token ids, cut where it is too long."""
-        start = self.renderer.start
-        ids = start + prompt + response + self.renderer.end
-        first_scored = 0 if self.labels == "all" else len(start) + len(prompt)
+        ids = prompt + response + self.renderer.end
+        first_scored = 0 if self.labels == "all" else len(prompt)
         labels = [IGNORED] * first_scored + ids[first_scored:]
         kept = (
             slice(-self.max_length, None)
@@ -150,18 +150,17 @@ class Encoder:
         )
         return TokenizedRow(ids[kept], labels[kept], index)
 
-    def prompt_ids(self, prompts: Sequence[PromptText]) -> list[list[int]]:
-        """Token ids of prompts, with BOS in front where the model expects one. A prompt in
-        segments may hold its template's control tokens; one that is text has none."""
-        plain_start = start_ids(self.tokenizer)
+    def prompt_ids(self, prompts: Sequence[AskedPrompt]) -> list[list[int]]:
+        """Token ids that a model goes on from, BOS among them where it expects one. A text is
+        asked as it is; a conversation is written by the template."""
+        conversations = [p for p in prompts if isinstance(p, Conversation)]
+        texts = [p for p in prompts if isinstance(p, str)]
+        rendered = iter(self.renderer.prompts(conversations))
+        plain = iter(self.renderer.encoder.texts(texts))
+        start = start_ids(self.tokenizer) if texts else []
         return [
-            (plain_start if isinstance(prompt, str) else self.renderer.start) + ids
-            for prompt, ids in zip(prompts, self.renderer.encoder.prompts(prompts), strict=True)
+            start + next(plain) if isinstance(prompt, str) else next(rendered) for prompt in prompts
         ]
-
-    def question(self, instruction: str, input_text: str = "") -> PromptText:
-        """The text that a model is asked with in this template."""
-        return self.renderer.prompt(Turn(instruction, input_text))
 
     @cached_property
     def renderer(self) -> Renderer:

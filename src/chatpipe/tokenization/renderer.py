@@ -4,28 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from chatpipe.config.prompt_schema import PromptTemplate
 from chatpipe.config.prompts import segments
 from chatpipe.config.template_text import Segment
+from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.text_encoder import TextEncoder, start_ids
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A question, and the reply to it where there is one."""
-
-    instruction: str
-    input: str = ""
-    reply: str = ""
-
-    @property
-    def question(self) -> str:
-        """The user's message: the input follows the instruction after a blank line."""
-        return f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
 
 
 class Renderer(ABC):
@@ -39,11 +25,6 @@ class Renderer(ABC):
     @abstractmethod
     def identity(self) -> Any:
         """What, beside the tokenizer's own file, decides the ids; as JSON."""
-
-    @property
-    @abstractmethod
-    def start(self) -> list[int]:
-        """Ids before a prompt that the template does not write."""
 
     @property
     @abstractmethod
@@ -61,21 +42,13 @@ class Renderer(ABC):
         return self.stops[-1]
 
     @abstractmethod
-    def prompt(self, turn: Turn) -> list[Segment]:
-        """The text that a model is asked a single question with."""
+    def prompts(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        """Ids of all that stands before the last reply, BOS included: what generation goes on
+        from, and what training has before that reply."""
 
     @abstractmethod
-    def replies(self, turns: Sequence[Turn]) -> list[list[int]]:
-        """Ids of the replies of single turns."""
-
-    @abstractmethod
-    def next_prompt(self, before: list[int], turns: Sequence[Turn]) -> list[int]:
-        """Ids that the last turn is asked with; before: those of the turns before it, as they were
-        asked and answered."""
-
-    def prompts(self, turns: Sequence[Turn]) -> list[list[int]]:
-        """Ids of the prompts of single turns, without `start`."""
-        return self.encoder.prompts([self.prompt(turn) for turn in turns])
+    def replies(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        """Ids of the replies of conversations without earlier turns."""
 
 
 class TextRenderer(Renderer):
@@ -89,10 +62,6 @@ class TextRenderer(Renderer):
     def identity(self) -> Any:
         return self.template.model_dump(mode="json")
 
-    @cached_property
-    def start(self) -> list[int]:
-        return start_ids(self.tokenizer)
-
     @property
     def end(self) -> list[int]:
         return [self.tokenizer.eos_token_id]
@@ -101,11 +70,32 @@ class TextRenderer(Renderer):
     def stops(self) -> list[int]:
         return [self.tokenizer.eos_token_id]
 
-    def prompt(self, turn: Turn) -> list[Segment]:
-        return segments(self.template, turn.instruction, turn.input)
+    def prompts(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        questions, replies = [], []
+        for conversation in conversations:
+            questions += self._questions(conversation)
+            replies += [reply for _, reply in conversation.exchanges]
+        questions_ids = iter(self.encoder.prompts(questions))
+        replies_ids = iter(self.encoder.texts(replies))
+        prompts = []
+        for conversation in conversations:
+            ids = []
+            for _ in conversation.exchanges:
+                ids += self._start + next(questions_ids) + next(replies_ids) + self.end
+            prompts.append(ids + self._start + next(questions_ids))
+        return prompts
 
-    def replies(self, turns: Sequence[Turn]) -> list[list[int]]:
-        return self.encoder.texts([turn.reply for turn in turns])
+    def replies(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        return self.encoder.texts([conversation.reply for conversation in conversations])
 
-    def next_prompt(self, before: list[int], turns: Sequence[Turn]) -> list[int]:
-        return before + self.start + self.prompts(turns[-1:])[0]
+    def _questions(self, conversation: Conversation) -> list[list[Segment]]:
+        """The prompt of every turn; a system text is a paragraph before the first."""
+        prompts = [segments(self.template, text, "") for text, _ in conversation.exchanges]
+        prompts.append(segments(self.template, conversation.instruction, conversation.input))
+        if conversation.system:
+            prompts[0] = [Segment(conversation.system + "\n\n", from_row=True), *prompts[0]]
+        return prompts
+
+    @cached_property
+    def _start(self) -> list[int]:
+        return start_ids(self.tokenizer)

@@ -31,11 +31,11 @@ from chatpipe.errors import ArtifactError
 from chatpipe.store.disk_errors import as_disk_error
 from chatpipe.store.paths import home
 from chatpipe.tokenization.chat_renderer import renderer_of
-from chatpipe.tokenization.renderer import Turn
+from chatpipe.tokenization.conversation import Conversation
 from chatpipe.utils.file_digests import FileDigests, file_digest
 
 LOG = logging.getLogger(__name__)
-VERSION = 2  # raised when the same texts would give other ids
+VERSION = 3  # raised when the same texts would give other ids
 TEXTS = ("instruction", "input", "output")
 ROWS_AT_ONCE = 1 << 10
 UNUSED_S = 30 * 24 * 3600
@@ -201,12 +201,12 @@ def _write(
 ) -> None:
     # A tokenizer's first call sets it up; after it, several threads may use it.
     renderer = renderer_of(tokenizer, template)
-    renderer.prompts([Turn("a")])
+    renderer.prompts([Conversation("a")])
 
     def encode(batch: pa.RecordBatch) -> pa.RecordBatch:
         texts = (batch[name].to_pylist() for name in TEXTS)
-        turns = [Turn(*row) for row in zip(*texts, strict=True)]
-        columns = (renderer.prompts(turns), renderer.replies(turns))
+        rows = [Conversation(*row) for row in zip(*texts, strict=True)]
+        columns = (renderer.prompts(rows), renderer.replies(rows))
         return pa.record_batch([pa.array(c, pa.list_(pa.int32())) for c in columns], schema=SCHEMA)
 
     with pa.ipc.new_file(file, SCHEMA) as writer:

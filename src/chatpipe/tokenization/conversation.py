@@ -1,0 +1,63 @@
+"""A row or a question as a conversation, whatever template writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A question with all that stands before it, and the reply to it where there is one.
+
+    history: the earlier turns, oldest first, user and assistant by turns, the user's first.
+    """
+
+    instruction: str
+    input: str = ""
+    reply: str = ""
+    system: str | None = None
+    history: tuple[Message, ...] = ()
+
+    @property
+    def question(self) -> str:
+        """The last user's message: the input follows the instruction after a blank line."""
+        return question_text(self.instruction, self.input)
+
+    @property
+    def asked(self) -> list[Message]:
+        """All messages that stand before the last reply."""
+        system = [Message("system", self.system)] if self.system else []
+        return [*system, *self.history, Message("user", self.question)]
+
+    @property
+    def messages(self) -> list[Message]:
+        """All messages, the last reply included."""
+        return [*self.asked, Message("assistant", self.reply)]
+
+    @property
+    def exchanges(self) -> list[tuple[str, str]]:
+        """(user's message, reply) of the earlier turns."""
+        contents = [message.content for message in self.history]
+        return list(zip(contents[::2], contents[1::2], strict=True))
+
+
+def question_text(instruction: str, input_text: str) -> str:
+    """The user's message as one text."""
+    return f"{instruction}\n\n{input_text}" if input_text else instruction
+
+
+def history_of(turns: Sequence[dict[str, str]] | None) -> tuple[Message, ...]:
+    """The column `history` of a row; null is no earlier turn."""
+    return tuple(Message(turn["role"], turn["content"]) for turn in turns or ())  # type: ignore[arg-type]
