@@ -23,6 +23,7 @@ from chatpipe.report import (
     account_rows,
     headline_rows,
     render_markdown,
+    template_rows,
     transfer_rows,
 )
 from chatpipe.runtime.progress import Progress
@@ -86,6 +87,8 @@ def show_report(report: Report, pages: Path) -> None:
         ),
         ("rows", "Rows read, kept and set aside"): account_rows(report),
     }
+    if gains := template_rows(report):
+        tables["template", "What of each variant's gain is the template"] = gains
 
     page = (pages / "report.html").as_uri()
     with suppress(Exception):

@@ -18,6 +18,7 @@ from chatpipe.runtime.worker import SharedWorker
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
+from chatpipe.study.template_check import CheckChatTemplate
 from chatpipe.training.finetune import Finetune
 from tasks.caching import step
 from tasks.showing import progress_shown
@@ -60,6 +61,12 @@ def finetune_adapter(request: Finetune, label: str) -> Artifact:
 EVAL_WORKER = SharedWorker()
 
 
+@step(task_run_name="check template of {label}")
+def check_template(request: CheckChatTemplate, label: str) -> Artifact:
+    """Try a base's own chat template on what it would be scored on and asked."""
+    return _in_worker(request, f"check template of {label}", EVAL_WORKER)
+
+
 @step(task_run_name="score {label}")
 def score(request: Score, label: str) -> Artifact:
     """Compute a model's nats of every held-out row."""
@@ -93,6 +100,7 @@ TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
     Normalize: normalize,
     Merge: merge,
     Finetune: finetune_adapter,
+    CheckChatTemplate: check_template,
     Score: score,
     MakeReport: make_report,
 }
@@ -106,7 +114,7 @@ def run(request: Request, label: str, others: Sequence[Ask] = ()) -> Artifact:
 
 
 def _in_worker(
-    request: Finetune | Score | Ask | FetchModel,
+    request: Finetune | CheckChatTemplate | Score | Ask | FetchModel,
     label: str,
     worker: SharedWorker | None = None,
     sent_request: Callable[[], Request] | None = None,

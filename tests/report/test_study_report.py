@@ -323,3 +323,62 @@ def test_figures_over_nothing_but_training_rows_are_said_to_be(seen_of_a, seen_o
     of_b = model("w", variant("w", ("b",)), rows, {})
     made = report(model("base", variant(), rows), of_a, of_b, sets=ids)
     assert summarize(made).endswith(sentence)
+
+
+def template_study(own_factor, tuned_factor):
+    """A base, the same in its own template (a token more at the end of every reply), a variant."""
+    rows = drawn_rows(IDS)
+    own = {row: (nats * own_factor, tokens + 1) for row, (nats, tokens) in rows.items()}
+    del own[IDS[3]]  # too long in that template
+    chat = variant(prompt_template="chat")
+    tuned = model("v", variant(), {"a": shifted(rows, tuned_factor)}, {})
+    made = report(
+        model("base", variant(), {"a": rows}),
+        model("base (own)", chat, {"a": own}),
+        tuned.model_copy(update={"own_template_base": "base (own)"}),
+        replies=REPLIES,
+    )
+    return made, rows, own
+
+
+def test_the_templates_part_of_a_gain_is_that_of_a_plain_loop():
+    made, rows, own = template_study(0.7, 0.6)
+    [gain] = made.template_gains
+    common = {row: rows[row] for row in own}
+    for part, (first, second) in {
+        "gain": (common, shifted(common, 0.6)),
+        "template": (common, own),
+        "training": (own, shifted(common, 0.6)),
+    }.items():
+        bits = getattr(gain, part)
+        assert (bits.value, bits.low, bits.high) == pytest.approx(bits_by_hand(first, second))
+    assert gain.share == pytest.approx(0.75) and (gain.rows, gain.left_out) == (59, 1)
+    assert made.tokenizers == []  # another end of a reply is no other tokenizer
+    [row] = headline_rows(made)
+    assert row["Template's share of the gain"] == "75 %"
+    assert row["Base in its own chat template"].startswith(
+        f"{made.score('base (own)', 'a').value:.4g}"[:4]
+    )
+
+
+@pytest.mark.parametrize(
+    ("own_factor", "tuned_factor", "beginning"),
+    [
+        (0.7, 0.6, "Of v's gain over its base on a (perplexity "),
+        (0.5, 0.6, "All of v's gain over its base on a (perplexity "),
+        (1.1, 0.6, "None of v's gain over its base on a (perplexity "),
+        (0.9, 1.0, "v gains nothing over its base on a (perplexity "),
+    ],
+)
+def test_a_sentence_says_which_part_of_the_gain_is_the_template(
+    own_factor, tuned_factor, beginning
+):
+    made, *_ = template_study(own_factor, tuned_factor)
+    [sentence] = [s for s in statements(made) if "own chat template" in s]
+    assert sentence.startswith(beginning)
+    if (own_factor, tuned_factor) == (0.7, 0.6):
+        [gain] = made.template_gains
+        total = (gain.base_nats - gain.nats) / gain.tokens
+        assert f"{total:.3f} nats a token), {0.75 * total:.3f} nats (75 %) are" in sentence
+    for text in (render_html(made), render_markdown(made)):
+        assert beginning.split("'")[0] in text

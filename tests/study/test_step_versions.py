@@ -24,6 +24,7 @@ STEPS = {
     "Normalize": (),
     "Merge": (),
     "Finetune": ("chatpipe.runtime.environment:prepare",),
+    "CheckChatTemplate": ("chatpipe.runtime.environment:prepare",),
     "Score": ("chatpipe.runtime.environment:prepare",),
     "Ask": ("AskBatch", "chatpipe.runtime.environment:prepare"),
     "MakeReport": (),

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from chatpipe.config.schema import Variant
-from chatpipe.report.build import Measured
+from chatpipe.report.measured import Measured
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
 

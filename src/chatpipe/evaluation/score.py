@@ -22,7 +22,7 @@ from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions
 from chatpipe.runtime.progress import Reporter
 from chatpipe.store.artifact import Artifact, Request
-from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
+from chatpipe.tokenization.encoder import IGNORED, Encoder, Tokenized, TokenizedRow
 
 # Tokens that may be read for each that is computed at once, where rows share them: few are kept,
 # as there is no backward pass.
@@ -57,12 +57,16 @@ class Score(Request):
             batch_tokens=variant.evaluation.batch_tokens,
         )
 
-    def build(self, into: Path) -> dict[str, Any]:
-        from chatpipe.models import inference, loading, sharding
+    def heldout_rows(self) -> pa.Table:
+        """Return the rows that are scored, and those too long to score."""
+        return pq.read_table(self.heldout.path / "heldout.parquet")
 
-        started = time.monotonic()
-        table = pq.read_table(self.heldout.path / "heldout.parquet")
-        tokenizer = loading.load_tokenizer(self.base.path)
+    def encoded(self, table: pa.Table, tokenizer: Any) -> dict[str, Tokenized]:
+        """Return the rows' tokens for each counting ("all", "response").
+
+        Raises DataError where no row fits, ModelError where one is too long for the base, and
+        ConfigError where the template does not work with it.
+        """
         kinds = {
             # The paper's figure is over its own template, whatever this variant was trained on.
             "all": Encoder(tokenizer, template("paper"), "all", self.max_length),
@@ -76,6 +80,14 @@ class Score(Request):
         )
         remedy = "lower evaluation.max_length"
         check_positions(self.base.path, longest, "the longest held-out row", remedy)
+        return encoded
+
+    def build(self, into: Path) -> dict[str, Any]:
+        from chatpipe.models import inference, loading, sharding
+
+        started = time.monotonic()
+        table = self.heldout_rows()
+        encoded = self.encoded(table, loading.load_tokenizer(self.base.path))
         adapters = [self.adapter.path] if self.adapter else []
         # Together: where both templates make the same of a row, it is computed once.
         rows = [row for tokenized in encoded.values() for row in tokenized.rows]

@@ -36,9 +36,10 @@ class Ask(Request):
     asked: tuple[str, ...]  # "template", "raw" or both
 
     @classmethod
-    def of(cls, variant: Variant, model: ModelRef) -> Ask:
+    def of(cls, variant: Variant, model: ModelRef, is_asked_raw: bool | None = None) -> Ask:
         """Return the request for the model's answers to the variant's panel. A base is asked raw as
-        well."""
+        well, unless `is_asked_raw` says otherwise."""
+        raw = model.adapter is None if is_asked_raw is None else is_asked_raw
         return cls(
             base=model.base,
             adapter=model.adapter,
@@ -46,7 +47,7 @@ class Ask(Request):
             quantization=variant.quantization,
             panel=variant.panel,
             generation=variant.generation,
-            asked=("template",) if model.adapter else ("template", "raw"),
+            asked=("template", "raw") if raw else ("template",),
         )
 
     def build(self, into: Path) -> dict[str, Any]:
@@ -97,6 +98,23 @@ class Answers:
         return self.details
 
 
+def checked_prompt_ids(asks: Sequence[Ask], tokenizer: Any) -> list[list[int]]:
+    """Return the token ids of all prompts of these, which must be of one base and template.
+
+    Raises ModelError where one with its answer is too long for the base, and ConfigError where the
+    template does not work with it.
+    """
+    encoder = Encoder(tokenizer, asks[0].prompt_template, "all", 1 << 20)
+    ids = encoder.prompt_ids([prompt for ask in asks for prompt in ask.prompts()])
+    check_positions(
+        asks[0].base.path,
+        max(map(len, ids)) + asks[0].generation.max_new_tokens,
+        "the longest prompt of the panel with generation.max_new_tokens",
+        "shorten it or lower max_new_tokens",
+    )
+    return ids
+
+
 def answered(asks: Sequence[Ask]) -> list[Answers]:
     """The answers to each of these, which must be of one base, quantization and generation, and
     stop at the same tokens."""
@@ -106,13 +124,7 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
     tokenizer = loading.load_tokenizer(base.path)
     encoder = Encoder(tokenizer, asks[0].prompt_template, "all", 1 << 20)
     questions = [(ask, prompt) for ask in asks for prompt in ask.prompts()]
-    longest = max(map(len, encoder.prompt_ids([prompt for _, prompt in questions])))
-    check_positions(
-        base.path,
-        longest + generation.max_new_tokens,
-        "the longest prompt of the panel with generation.max_new_tokens",
-        "shorten it or lower max_new_tokens",
-    )
+    checked_prompt_ids(asks, tokenizer)
     through = [ask.adapter.key if ask.adapter else None for ask, _ in questions]
     adapters = [ask.adapter.path for ask in asks if ask.adapter]
     with (

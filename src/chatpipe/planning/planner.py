@@ -231,11 +231,12 @@ class _Planner:
         if data.faults:
             return None
         try:
-            tuned = self.recipe.finetuned_models()
-            self.recipe.evaluate([*self.recipe.base_models(), *tuned], self.recipe.heldout_sets())
+            heldout = self.recipe.heldout_sets()
+            models = self.recipe.models(self.recipe.own_template_bases(heldout))
+            self.recipe.evaluate(models, heldout)
         except ChatpipeError:  # the base: its fault is among the plan's already
             return None
-        [adapter] = [model.ref.adapter for model in tuned]
+        [adapter] = [model.ref.adapter for model in models if model.corpus]
         return None if adapter is None or adapter.is_pending else adapter
 
     def _steps(self, upstream: SourceMetadata, data: Data) -> tuple[PlannedStep, ...]:

@@ -19,6 +19,7 @@ from chatpipe.sources.metadata import dataset_metadata
 from chatpipe.store.artifact import Artifact, Request, recorded_manifest, shared_manifest
 from chatpipe.store.store import store
 from chatpipe.study.recipe import Recipe, Resolver, Step
+from chatpipe.study.template_check import CheckChatTemplate
 
 
 class PlannedStep(BaseModel):
@@ -35,7 +36,8 @@ class PlannedStep(BaseModel):
 class DryRun(Resolver):
     """Notes the state of every step, and returns placeholders for what is missing.
 
-    What takes seconds is built: rows whose files are here, and links to a local base.
+    What takes seconds is built: rows whose files are here, links to a local base, and the check of
+    a base's own chat template.
     """
 
     def __init__(self) -> None:
@@ -166,10 +168,11 @@ def _state_of(request: Request, what: str) -> tuple[PlannedStep, Artifact | None
 
 
 def _is_quick(request: Request, artifact: Artifact | None) -> bool:
-    """Whether it takes seconds: rows whose files are on this machine or in the shared store."""
+    """Whether it takes seconds: rows whose files are on this machine or in the shared store, and a
+    template that is tried on held-out rows."""
     if isinstance(request, FetchDataset):
         return artifact is not None or request.path is not None
-    return isinstance(request, Normalize | Merge)
+    return isinstance(request, Normalize | Merge | CheckChatTemplate)
 
 
 def _rows_of(steps: Recipe, dataset: Dataset, notes: list[str]) -> DatasetRows:

@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict
 from chatpipe.config.prompt_schema import PromptTemplate
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ConfigError
-from chatpipe.report.build import Measured, figures
+from chatpipe.report.build import figures
+from chatpipe.report.measured import Measured
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.paths import home
 

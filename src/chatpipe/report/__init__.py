@@ -14,10 +14,17 @@ from chatpipe.report.schema import (
     Report,
     RowAccountRow,
     ScoreCell,
+    TemplateGain,
     json_schema,
     read_report,
 )
-from chatpipe.report.tables import account_rows, bits_rows, headline_rows, transfer_rows
+from chatpipe.report.tables import (
+    account_rows,
+    bits_rows,
+    headline_rows,
+    template_rows,
+    transfer_rows,
+)
 
 __all__ = [
     "Answer",
@@ -31,6 +38,7 @@ __all__ = [
     "Report",
     "RowAccountRow",
     "ScoreCell",
+    "TemplateGain",
     "account_rows",
     "bits_rows",
     "headline_rows",
@@ -39,5 +47,6 @@ __all__ = [
     "read_report",
     "render_html",
     "render_markdown",
+    "template_rows",
     "transfer_rows",
 ]

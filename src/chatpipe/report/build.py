@@ -9,10 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
 from chatpipe import report as contract
-from chatpipe.config.schema import Evaluation, PaperReported, Variant
+from chatpipe.config.schema import Evaluation, Variant
 from chatpipe.evaluation.metrics import METRICS
 from chatpipe.evaluation.perplexity import bits_per_byte, interval
 from chatpipe.evaluation.perplexity import difference as paired_difference
@@ -24,6 +22,8 @@ from chatpipe.evaluation.row_scores import (
     count_in_training,
     groups_by_tokens,
 )
+from chatpipe.report.measured import Measured
+from chatpipe.report.template_gains import template_gains
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.utils.unique import unique_by
 
@@ -42,35 +42,17 @@ TRAINING_FIGURES = (
 )
 
 
-class Measured(BaseModel):
-    """One model of a study with everything that was found out about it; a base has no adapter.
-
-    base_model: the name under which the report has its base. paper_reported: the variant's own,
-    which is in no key of the variant but in the report's.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    base_model: str
-    variant: Variant
-    adapter: Artifact | None
-    corpus: Artifact | None
-    scores: dict[str, Artifact]  # data set -> nats of its held-out rows
-    generations: Artifact
-    paper_reported: PaperReported | None = None
-
-
 class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     study: str
     models: tuple[Measured, ...]
     examples: dict[str, Artifact]
     heldout: dict[str, Artifact]
+    notes: tuple[str, ...] = ()  # sentences on what could not be measured
 
     def build(self, into: Path) -> dict[str, Any]:
         report = build_report(self)
@@ -102,7 +84,7 @@ def build_report(request: MakeReport) -> contract.Report:
         differences=differences,
         answers=list(itertools.chain.from_iterable(map(_answers, models))),
         accounts=_accounts(request),
-        notes=[*warnings, *notes],
+        notes=[*warnings, *request.notes, *notes],
         settings={m.name: settings(m.variant) for m in models if m.adapter},
         generation=_shared([model.generation for model in described]),
         paper=[
@@ -115,6 +97,7 @@ def build_report(request: MakeReport) -> contract.Report:
         versions=_shared([model.versions for model in adapted]),
         device="; ".join(dict.fromkeys(m.device for m in adapted if m.device)) or "unknown",
         tokenizers=_tokenizers(models),
+        template_gains=list(template_gains(models, sets)),
     )
 
 
@@ -216,8 +199,17 @@ def _bits(rows: RowScores, replies: ReplyBytes, evaluation: Evaluation) -> contr
 
 def _tokenizers(models: Sequence[Measured]) -> list[list[str]]:
     """The bases, grouped by how many tokens they cut the replies into; nothing where all are
-    alike."""
-    bases = unique_by(models, lambda model: model.base_model)
+    alike.
+
+    A base in its own chat template only for comparison is left out: it may end a reply with other
+    tokens, but its tokenizer is among the others.
+    """
+    compared = {model.own_template_base for model in models} - {
+        model.base_model for model in models if model.adapter
+    }
+    bases = unique_by(
+        (model for model in models if model.name not in compared), lambda model: model.base_model
+    )
     groups = groups_by_tokens(
         {
             model.base_model: ModelScores(model.scores, tuple(model.scores)).labelled("response")
@@ -305,6 +297,8 @@ def _model(model: Measured) -> contract.Model:
         versions=details.get("versions", {}),
         measured_on=model.generations.details().get("device"),
         generation=model.variant.generation.model_dump(),
+        prompt_template=model.variant.prompt_template.name,
+        own_template_base=model.own_template_base,
         **{name: details.get(name) for name in TRAINING_FIGURES},
     )
 

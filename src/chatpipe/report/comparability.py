@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from chatpipe.report import formatting as show
+from chatpipe.report.findings import template_sentences
 from chatpipe.report.schema import FEW_ROWS, JsonScalar, Report
 
 MOST_NAMED = 6  # variants; of more, only the smallest and the largest value is named
@@ -19,6 +20,7 @@ Values = Mapping[str, JsonScalar]
 def statements(report: Report) -> list[str]:
     """Return what a reader has to know before comparing two figures, one sentence each."""
     return [
+        *template_sentences(report),
         *_training_budget(report),
         *_training_rows(report),
         *_settings(report),

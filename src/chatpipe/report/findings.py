@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from chatpipe.report.schema import Difference, Report
+from chatpipe.report.formatting import MISSING, perplexity, share
+from chatpipe.report.schema import Difference, Report, TemplateGain
+
+MOST_SENTENCES = 6  # on template gains
 
 READING = (
     "Perplexity is how many equally likely next tokens a model is, on average, choosing between: "
@@ -20,6 +23,13 @@ BITS = (
     "tokenizers cut the same reply into different numbers of tokens, so perplexities of different "
     "bases do not compare. Bits per byte do: total nats ÷ ln 2 ÷ UTF-8 bytes of the replies, over "
     "the same rows as the perplexity; lower is better."
+)
+TEMPLATE = (
+    "A base in its own chat template is the untrained base, asked in the format that its makers "
+    "tuned it with. A variant in another template learns that template first, so a part of its "
+    "gain over its base is no better answer, only the format. Both templates put the same prompts "
+    "and score the same replies. The tokens at a reply's end may differ, so the parts of the gain "
+    "are in bits per byte of the replies (above zero is better): gain = template + training."
 )
 PROTOCOL = (
     "“By the paper's protocol” is measured here as the paper did it: over all tokens of the "
@@ -48,6 +58,43 @@ def summarize(report: Report) -> str:
     clauses = [_own_rows_clause(report), _transfer_clause(report)]
     text = "; ".join(clause for clause in clauses if clause) + "."
     return " ".join([text, *_seen_rows_sentences(report)])
+
+
+def template_sentences(report: Report) -> list[str]:
+    """Say what of each variant's gain on its own held-out rows is the template."""
+    own = [(variant.name, report.own_set(variant)) for variant in report.variants]
+    matches = [report.template_gain(name, heldout.name) for name, heldout in own if heldout]
+    gains = [gain for gain in matches if gain]
+    sentences = [_template_sentence(report, gain) for gain in gains[:MOST_SENTENCES]]
+    if len(gains) > MOST_SENTENCES:
+        sentences.append("The other variants' parts are in the table of template gains.")
+    return sentences
+
+
+def _template_sentence(report: Report, gain: TemplateGain) -> str:
+    own, base, tuned = (
+        perplexity(cell.value) if (cell := report.score(name, gain.heldout)) else MISSING
+        for name in (gain.own_template_base, gain.base, gain.model)
+    )
+    total, template = (
+        (gain.base_nats - nats) / gain.tokens for nats in (gain.nats, gain.own_template_nats)
+    )
+    untrained = f"in its own chat template, untrained, the base has a perplexity of {own}"
+    if gain.share is None:
+        return (
+            f"{gain.model} gains nothing over its base on {gain.heldout} (perplexity {base} before "
+            f"training, {tuned} after); {untrained}."
+        )
+    change = f"perplexity {base} to {tuned}, {perplexity(total)} nats a token"
+    of_gain = f"{gain.model}'s gain over its base on {gain.heldout} ({change})"
+    if gain.share <= 0:
+        return f"None of {of_gain} is the template: {untrained}."
+    if gain.share >= 1:
+        return f"All of {of_gain} is the template: {untrained}."
+    return (
+        f"Of {of_gain}, {perplexity(template)} nats ({share(gain.share)}) are the template: "
+        f"{untrained}."
+    )
 
 
 def _seen_rows_sentences(report: Report) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from chatpipe.report.schema import FEW_ROWS, Difference, JsonScalar, ScoreCell
+from chatpipe.report.schema import FEW_ROWS, BitsPerByte, Difference, JsonScalar, ScoreCell
 
 MISSING = "—"
 SEEN = "†"
@@ -83,6 +83,19 @@ def bits_difference(diff: Difference | None, cell: ScoreCell | None = None) -> s
     return difference(
         diff.model_copy(update={"value": bits.value, "low": bits.low, "high": bits.high}), cell
     )
+
+
+def gain(bits: BitsPerByte, left_out: int) -> str:
+    """A signed gain in bits per byte with its interval; ‡n: rows that it leaves out."""
+    text = f"{signed(bits.value)}{left_out_mark(left_out)}"
+    if bits.low is None or bits.high is None:
+        return text
+    return f"{text} [{signed(bits.low)}, {signed(bits.high)}]"
+
+
+def share(value: float | None) -> str:
+    """A share in percent: 57 %."""
+    return MISSING if value is None else f"{100 * value:,.0f} %".replace("-", MINUS)
 
 
 def signed(value: float) -> str:

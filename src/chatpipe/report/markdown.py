@@ -51,6 +51,8 @@ def _figures(report: Report) -> Iterator[str]:
         yield escape(findings.PAPER)
     yield from _section("Transfer: every model on every held-out set", tables.transfer_rows(report))
     yield from _section("Difference from the base", tables.difference_rows(report))
+    gains = tables.template_rows(report)
+    yield from _section("Of the gain, the template", gains, findings.TEMPLATE)
     bits = tables.bits_rows(report)
     yield from _section("Bits per byte: models with different tokenizers", bits, findings.BITS)
     yield from _section("Bits per byte minus the base's", tables.bits_difference_rows(report))
@@ -70,7 +72,7 @@ def _panel(report: Report) -> Iterator[str]:
         first = answers[0]
         asked = " — ".join(part for part in (first.instruction, first.input) if part)
         yield f"### {escape(asked)}"
-        yield f"Asked {tables.asked_note(first)}."
+        yield f"Asked {tables.asked_note(report, answers)}."
         yield markdown_table([_answer(answer) for answer in answers])
 
 

@@ -37,7 +37,9 @@ class Model(Contract):
     scored_tokens: tokens that the loss was over, in all epochs. versions: of the libraries it was
     trained with. measured_on: the device that it was asked on. generation: how it was asked.
     rows_left_out: rows of the training split that were not trained on, by reason. rows_cut: rows
-    that were trained on in part. rows_trained: those that were not left out.
+    that were trained on in part. rows_trained: those that were not left out. prompt_template: the
+    name of the template that it was scored and asked in. own_template_base: of a variant in another
+    template, the row of its base in the base's own chat template, where that was measured.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Model(Contract):
     generation: dict[str, JsonScalar] = {}
     rows_left_out: dict[str, int] | None = None
     rows_cut: int | None = None
+    prompt_template: str | None = None
+    own_template_base: str | None = None
 
 
 class HeldoutSet(Contract):
@@ -141,6 +145,41 @@ class Difference(Contract):
         return "worse" if self.low > 0 else "undecided"
 
 
+class TemplateGain(Contract):
+    """What of a variant's gain over its base is the template: how much the base gains, untrained,
+    by its own chat template, on one set.
+
+    base: the base in the variant's template. own_template_base: the same base in its own. All
+    three were scored on the same replies. rows: those that all three were scored on. left_out:
+    rows of the set that are not among them. tokens: scored in the variant's template.
+    base_nats, own_template_nats, nats: total negative log likelihoods of these rows, of the base,
+    of the base in its own template, of the variant. gain: bits per byte of the base minus the
+    variant's. template: the base's minus those of the base in its own template. training: those
+    of the base in its own template minus the variant's. gain = template + training; above 0 is
+    better, as a gain.
+    """
+
+    model: str
+    base: str
+    own_template_base: str
+    heldout: str
+    rows: int
+    left_out: int
+    tokens: int
+    base_nats: float
+    own_template_nats: float
+    nats: float
+    gain: BitsPerByte
+    template: BitsPerByte
+    training: BitsPerByte
+
+    @property
+    def share(self) -> float | None:
+        """The template's part of the gain, None where there is no gain; it may be below 0 and
+        above 1."""
+        return self.template.value / self.gain.value if self.gain.value > 0 else None
+
+
 class Answer(Contract):
     """One model's answer to one panel prompt; tokens: generated, EOS included.
 
@@ -194,7 +233,7 @@ class Report(Contract):
     notes: what was found odd in the data, a sentence each. generation, versions: what all models
     share of theirs. device: what they were trained on, each device once. tokenizers: the names
     of the bases in groups, each of which cuts the replies into the same numbers of tokens; empty
-    where all bases do."""
+    where all bases do. template_gains: for the variants that have an own_template_base."""
 
     schema_version: Literal[1] = 1
     study: str
@@ -212,6 +251,7 @@ class Report(Contract):
     device: str
     paper: list[PaperRow] = []
     tokenizers: list[list[str]] = []
+    template_gains: list[TemplateGain] = []
 
     @model_validator(mode="after")
     def _names_are_unique_and_known(self) -> Self:
@@ -227,6 +267,10 @@ class Report(Contract):
         )
         _check_known("held-out set", sets, (cell.heldout for cell in self.scores))
         _check_known("held-out set", sets, (diff.heldout for diff in self.differences))
+        gains = self.template_gains
+        _check_known("model", models, (n for g in gains for n in (g.model, g.base)))
+        _check_known("model", models, (gain.own_template_base for gain in gains))
+        _check_known("held-out set", sets, (gain.heldout for gain in gains))
         return self
 
     @property
@@ -252,6 +296,11 @@ class Report(Contract):
     def difference(self, model: str, heldout: str) -> Difference | None:
         """Return a model's difference from its base on a set, None where it was not compared."""
         matches = (d for d in self.differences if (d.model, d.heldout) == (model, heldout))
+        return next(matches, None)
+
+    def template_gain(self, model: str, heldout: str) -> TemplateGain | None:
+        """Return what of a model's gain on a set is the template, None where it is not known."""
+        matches = (g for g in self.template_gains if (g.model, g.heldout) == (model, heldout))
         return next(matches, None)
 
     def own_set(self, variant: Model) -> HeldoutSet | None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from chatpipe.report import formatting as show
-from chatpipe.report.schema import Answer, JsonScalar, Model, Report, RowAccountRow
+from chatpipe.report.schema import (
+    Answer,
+    JsonScalar,
+    Model,
+    Report,
+    RowAccountRow,
+    TemplateGain,
+)
 
 Row = dict[str, str]
 
@@ -57,6 +64,11 @@ def bits_difference_rows(report: Report) -> list[Row]:
         for model in report.variants
         if any(diff.model == model.name for diff in report.differences)
     ]
+
+
+def template_rows(report: Report) -> list[Row]:
+    """What of every variant's gain over its base is the template, on every held-out set."""
+    return [_template_gain(report, gain) for gain in report.template_gains]
 
 
 def training_rows(report: Report) -> list[Row]:
@@ -195,9 +207,15 @@ def answer_note(answer: Answer) -> str:
     return tokens if answer.stop == "eos" else f"{tokens}, cut at the limit"
 
 
-def asked_note(answer: Answer) -> str:
+def asked_note(report: Report, answers: Sequence[Answer]) -> str:
     """How the prompt was put to the models."""
-    return "in the training template" if answer.asked == "template" else "as bare text"
+    if answers[0].asked == "raw":
+        return "as bare text"
+    own = {gain.own_template_base for gain in report.template_gains}
+    names = [answer.model for answer in answers if answer.model in own]
+    if not names:
+        return "in the training template"
+    return f"in the training template, and {', '.join(names)} in the base's own chat template"
 
 
 def _headline(report: Report, model: Model) -> Row:
@@ -213,12 +231,38 @@ def _headline(report: Report, model: Model) -> Row:
         "Own held-out perplexity": show.score(report.score(model.name, heldout)),
         "Base on the same rows": show.score(report.score(base.name, heldout) if base else None),
         "Difference from base": _difference(report, model.name, heldout),
+        **(_own_template(report, model, heldout) if report.template_gains else {}),
         **(bits if report.tokenizers else {}),
         "By the paper's protocol": show.score(
             report.score(model.name, heldout, "perplexity_paper")
         ),
         **(reported if in_paper(report) else {}),
         "Training time": show.duration(model.wall_s),
+    }
+
+
+def _own_template(report: Report, model: Model, heldout: str) -> Row:
+    gain = report.template_gain(model.name, heldout)
+    own = report.score(gain.own_template_base, heldout) if gain else None
+    return {
+        "Base in its own chat template": show.score(own),
+        "Template's share of the gain": show.share(gain.share if gain else None),
+    }
+
+
+def _template_gain(report: Report, gain: TemplateGain) -> Row:
+    template = next(m.prompt_template for m in report.models if m.name == gain.model)
+    return {
+        "Model": gain.model,
+        "Template": template or show.MISSING,
+        "Held-out set": gain.heldout,
+        "Base in that template": show.score(report.score(gain.base, gain.heldout)),
+        "Base in its own": show.score(report.score(gain.own_template_base, gain.heldout)),
+        "Variant": show.score(report.score(gain.model, gain.heldout)),
+        "Gain": show.gain(gain.gain, gain.left_out),
+        "Of it the template": show.gain(gain.template, gain.left_out),
+        "Of it the training": show.gain(gain.training, gain.left_out),
+        "Template's share": show.share(gain.share),
     }
 
 

@@ -11,12 +11,14 @@ from typing import Any
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE_FILES = ("chat_template.jinja", "additional_chat_templates")
 JSON_FILES = (
     CONFIG,
     INDEX,
     "generation_config.json",
     "tokenizer.json",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
 )
@@ -65,6 +67,17 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path.name}: holds no JSON object; fetch it again.")
     return content
+
+
+def has_chat_template(directory: Path) -> bool:
+    """Whether its tokenizer has a chat template, which may be one that cannot be used."""
+    config = directory / TOKENIZER_CONFIG
+    if any((directory / name).exists() for name in CHAT_TEMPLATE_FILES):
+        return True
+    try:
+        return config.is_file() and bool(read_object(config).get("chat_template"))
+    except ValueError:  # other code reports what is wrong with the file
+        return False
 
 
 def read_weights(directory: Path) -> Weights:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from chatpipe.config.schema import BaseModelRef, Variant
 from chatpipe.sources.fetch import local_path
+from chatpipe.study.template_check import in_own_template
 from chatpipe.utils.unique import unique_by
 
+OWN_TEMPLATE = "own chat template"
 MOST_SETTINGS = 3  # in a name; more are replaced by the name of a variant that has them
 
 
@@ -29,6 +31,25 @@ def base_names(variants: Sequence[Variant]) -> dict[str, str]:
         taken.add(name)
         names[measured_alike(way)] = name
     return {variant.name: names[measured_alike(variant)] for variant in variants}
+
+
+def own_template_names(variants: Sequence[Variant]) -> dict[str, str]:
+    """Name of a variant → name of its base as it is measured in the base's own chat template.
+
+    A base that is measured in that way for another variant has one name and one row.
+    """
+    own_ways = {variant.name: in_own_template(variant) for variant in variants}
+    names = base_names(variants)
+    measured = {measured_alike(variant): names[variant.name] for variant in variants}
+    others = (way for way in own_ways.values() if measured_alike(way) not in measured)
+    new_ways = unique_by(others, measured_alike)
+    new_names = base_names(new_ways)
+    taken = {*own_ways, *names.values()}
+    for way in new_ways:
+        name = _unique(_with_note(new_names[way.name], OWN_TEMPLATE), taken)
+        taken.add(name)
+        measured[measured_alike(way)] = name
+    return {name: measured[measured_alike(way)] for name, way in own_ways.items()}
 
 
 def measured_alike(variant: Variant) -> str:
@@ -95,6 +116,11 @@ def _settings(way: Variant, ways: Sequence[Variant]) -> dict[str, str]:
     settings["evaluation.max_length"] = str(way.evaluation.max_length)
     settings["evaluation.batch_tokens"] = str(way.evaluation.batch_tokens)
     return settings | {"panel": asked}
+
+
+def _with_note(name: str, note: str) -> str:
+    """ "base (note)", or "base (settings, note)" where the name ends with settings already."""
+    return f"{name[:-1]}, {note})" if name.endswith(")") else f"{name} ({note})"
 
 
 def _unique(name: str, taken: set[str]) -> str:

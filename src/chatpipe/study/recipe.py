@@ -3,6 +3,9 @@
     download ─► normalize ─► merge ─► fine-tune ─► score ─► generate ─► report
       raw        examples    corpus    adapter     scores   generations   report
 
+A base that has a chat template of its own is scored and asked in that as well, where no variant
+uses it and a step before (`template-check`) finds that it can be.
+
 `Recipe` makes each step's request from the artifacts of the steps before it. A `Resolver` gives
 the artifact of a request. There are three kinds, so that a run, a plan and a look-up agree on
 every key:
@@ -25,11 +28,19 @@ from chatpipe.data.normalize import Normalize
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.models.model_ref import ModelRef
-from chatpipe.report.build import MakeReport, Measured
+from chatpipe.report.build import MakeReport
+from chatpipe.report.measured import Measured
+from chatpipe.sources.base_files import has_chat_template
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
-from chatpipe.study.base_names import base_names
+from chatpipe.study.base_names import base_names, own_template_names
+from chatpipe.study.template_check import (
+    CheckChatTemplate,
+    TemplateVerdict,
+    in_own_template,
+    is_own_template,
+)
 from chatpipe.training.finetune import Finetune
 from chatpipe.utils.unique import unique_by
 
@@ -71,12 +82,14 @@ class StoreBuilder(Resolver):
 @dataclass(frozen=True)
 class StudyModel:
     """A model of a study: a base, or a variant's adapter on it, evaluated with the settings of
-    that variant. `base_name` is what the report calls the base."""
+    that variant. `base_name` is what the report calls the base in that variant's template."""
 
     variant: Variant
     base_name: str
     ref: ModelRef
     corpus: Artifact | None = None  # what the adapter was trained on
+    own_template_base: str | None = None  # the row of its base in the base's own chat template
+    is_asked_raw: bool = False
 
     @property
     def name(self) -> str:
@@ -86,7 +99,7 @@ class StudyModel:
     def with_adapter(self, variant: Variant, adapter: Artifact, corpus: Artifact) -> StudyModel:
         """Return the variant's model: its adapter on this base."""
         ref = ModelRef(self.ref.base, adapter)
-        return replace(self, variant=variant, ref=ref, corpus=corpus)
+        return replace(self, variant=variant, ref=ref, corpus=corpus, is_asked_raw=False)
 
     def score_steps(self, heldout: Mapping[str, Artifact]) -> list[Step]:
         """Return the steps that score it, one for each held-out set."""
@@ -97,7 +110,23 @@ class StudyModel:
 
     def ask_step(self) -> Step:
         """Return the step that has it answer the panel."""
-        return Step(Ask.of(self.variant, self.ref), self.name)
+        return Step(Ask.of(self.variant, self.ref, self.is_asked_raw), self.name)
+
+
+@dataclass(frozen=True)
+class OwnTemplateBases:
+    """The bases of a study in their own chat templates, where a variant has another template.
+
+    Attributes:
+        names: Name of a variant → name of its base in the base's own chat template.
+        models: The bases that are measured for this alone; one that is measured so for a variant
+            is among the bases already.
+        notes: A sentence for each base whose chat template cannot be used.
+    """
+
+    names: Mapping[str, str]
+    models: Sequence[StudyModel]
+    notes: Sequence[str]
 
 
 class Recipe:
@@ -110,13 +139,28 @@ class Recipe:
         self._bases: dict[str, Artifact] = {}
 
     def report(self, study: str) -> Artifact:
-        """Return the report of the study: every variant, and every base as it was published."""
+        """Return the report of the study: every variant, every base as it was published, and that
+        base in its own chat template."""
         examples = {name: self.examples(dataset) for name, (dataset, _) in self._datasets().items()}
         heldout = self.heldout_sets()
-        models = [*self.base_models(), *self.finetuned_models()]
-        results = tuple(self.evaluate(models, heldout))
-        request = MakeReport(study=study, models=results, examples=examples, heldout=heldout)
+        own = self.own_template_bases(heldout)
+        results = self.evaluate(self.models(own), heldout)
+        request = MakeReport(
+            study=study,
+            models=tuple(results),
+            examples=examples,
+            heldout=heldout,
+            notes=tuple(own.notes),
+        )
         return self.resolver.resolve(Step(request, study))
+
+    def models(self, own: OwnTemplateBases) -> list[StudyModel]:
+        """Return every model of the report, in its order."""
+        tuned = [
+            replace(model, own_template_base=own.names.get(model.variant.name))
+            for model in self.finetuned_models()
+        ]
+        return [*self.base_models(), *own.models, *tuned]
 
     def examples(self, dataset: Dataset) -> Artifact:
         """Return the data set's rows: downloaded, then normalized."""
@@ -156,6 +200,38 @@ class Recipe:
         """Return the bases: one model for each way in which a base is evaluated."""
         return unique_by(self._variant_bases().values(), lambda model: model.base_name)
 
+    def own_template_bases(self, heldout: Mapping[str, Artifact]) -> OwnTemplateBases:
+        """Return the bases in their own chat templates, as far as these exist and can be used."""
+        names = own_template_names(self.variants)
+        links: dict[str, str] = {}
+        models: dict[str, StudyModel] = {}
+        for variant in self.variants:
+            base, name = self.base(variant), names[variant.name]
+            if not is_own_template(variant) and _has_chat_template(base):
+                links[variant.name] = name
+                models.setdefault(name, StudyModel(in_own_template(variant), name, ModelRef(base)))
+        for model in self.base_models():  # those that are measured so for a variant
+            models.pop(model.base_name, None)
+        verdicts = {name: self._verdict(model, heldout) for name, model in models.items()}
+        refused = {name for name, verdict in verdicts.items() if not verdict.usable}
+        return OwnTemplateBases(
+            names={variant: name for variant, name in links.items() if name not in refused},
+            models=[model for name, model in models.items() if name not in refused],
+            notes=[
+                f"{models[name].variant.base_model.short_name} is not measured in its own chat "
+                f"template: {verdict.fault}"
+                for name, verdict in verdicts.items()
+                if verdict.fault
+            ],
+        )
+
+    def _verdict(self, model: StudyModel, heldout: Mapping[str, Artifact]) -> TemplateVerdict:
+        """Return whether the base can be measured in that model's template."""
+        scores = tuple(Score.of(model.variant, model.ref, rows) for rows in heldout.values())
+        ask = Ask.of(model.variant, model.ref, model.is_asked_raw)
+        request = CheckChatTemplate(scores=scores, ask=ask)
+        return TemplateVerdict.of(self.resolver.resolve(Step(request, model.name)))
+
     def finetune(self, variant: Variant) -> Finetune:
         """Return the request for the variant's adapter."""
         return Finetune.of(variant, self.base(variant), self.corpus(variant))
@@ -188,6 +264,7 @@ class Recipe:
                 paper_reported=model.variant.paper_reported if model.ref.adapter else None,
                 adapter=model.ref.adapter,
                 corpus=model.corpus,
+                own_template_base=model.own_template_base,
                 scores=dict(zip(heldout, scores, strict=True)),
                 generations=generations,
             )
@@ -202,6 +279,13 @@ class Recipe:
         """Map the name of a variant to its base, evaluated with the variant's settings."""
         names = base_names(self.variants)
         return {
-            variant.name: StudyModel(variant, names[variant.name], ModelRef(self.base(variant)))
+            variant.name: StudyModel(
+                variant, names[variant.name], ModelRef(self.base(variant)), is_asked_raw=True
+            )
             for variant in self.variants
         }
+
+
+def _has_chat_template(base: Artifact) -> bool:
+    """Whether the base's tokenizer has one; of a base that is not here, nobody knows."""
+    return not base.is_pending and has_chat_template(base.path)
