@@ -16,6 +16,8 @@ from chatpipe.config.schema import Dataset
 from chatpipe.data import csv_rows, json_values
 from chatpipe.data.normalize import Normalize
 from chatpipe.errors import ChatpipeError, ConfigError, DataError
+from chatpipe.formats.registry import FORMATS
+from chatpipe.formats.turn_settings import TurnSettings
 from chatpipe.planning.row_checks import checked_rows, format_of
 from chatpipe.sources.fetch import FetchDataset
 from chatpipe.store.store import store
@@ -48,9 +50,15 @@ def account(path, **options):
 
 
 def agrees(path, **options):
-    """The account, after what `validate` says was found to be the same."""
-    checked = checked_rows(path, options.get("format", "alpaca"), options.get("columns", {}))
+    """The account without turns, after what `validate` says was found to be the same."""
+    name = options.get("format", "alpaca")
+    settings = TurnSettings(
+        options.get("turns", FORMATS[name].turns), options.get("repeated_roles", "join")
+    )
+    checked = checked_rows(path, name, options.get("columns", {}), settings=settings)
     found = account(path, **options)
+    turns = found.pop("turns", None)
+    assert turns == (checked.turns and checked.turns.model_dump())
     assert (checked.rows, checked.bad) == (found["read"], sum(found["dropped"].values()))
     assert dict(checked.flagged) == found["flagged"]
     return found
@@ -403,9 +411,10 @@ def test_what_a_conversation_has_besides_its_exchange_is_counted(
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         write_jsonl(path, rows)
-    found = agrees(path, format=row_format)
+    options = {"format": row_format, "turns": "first"}
+    found = agrees(path, **options)
     assert found == {"read": 2, "kept": 2, "dropped": {}, "flagged": {flag.strip(): 1}}
-    assert examples(path, format=row_format)[1] == {"instruction": "q", "input": "", "output": "a"}
+    assert examples(path, **options)[1] == {"instruction": "q", "input": "", "output": "a"}
 
 
 def test_answers_that_are_not_to_be_trained_are_not(tmp_path):
@@ -422,7 +431,7 @@ def test_answers_that_are_not_to_be_trained_are_not(tmp_path):
         [5],
     ]
     path = write_jsonl(tmp_path / "m.jsonl", [{"messages": row} for row in rows])
-    assert agrees(path, format="messages")["dropped"] == {
+    assert agrees(path, format="messages", turns="first")["dropped"] == {
         "not text": 3,
         "empty output": 1,
         "the answer has weight 0": 1,
@@ -452,7 +461,7 @@ def test_a_conversation_without_an_exchange_is_counted_with_its_reason(
     rows = [row for rows in NO_EXCHANGE.values() for row in rows]
     path = write_jsonl(tmp_path / "m.jsonl", [{column: row} for row in [EXCHANGE, *rows]])
     counts = {reason: len(rows) for reason, rows in NO_EXCHANGE.items()}
-    assert agrees(path, format=row_format) == {
+    assert agrees(path, format=row_format, turns="first") == {
         "read": 10,
         "kept": 1,
         "dropped": counts,
@@ -468,7 +477,7 @@ def test_what_an_answer_has_beside_its_text_is_counted(tmp_path):
         [*turns(QUESTION), {"role": "assistant", "content": "d", "weight": 1, "train": True}],
     ]
     path = write_jsonl(tmp_path / "m.jsonl", [{"messages": row} for row in rows])
-    assert agrees(path, format="messages") == {
+    assert agrees(path, format="messages", turns="first") == {
         "read": 4,
         "kept": 3,
         "dropped": {"the answer has weight 0": 1},
@@ -606,6 +615,6 @@ def test_why_parquet_has_no_text_is_said(tmp_path):
 def test_a_column_that_a_twentieth_of_the_rows_has_is_noticed(tmp_path):
     rows = alpaca_rows(200)
     for row in rows[19::20]:
-        row["system"] = "Be kind."
+        row["system_prompt"] = "Be kind."
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert "column system is not used" in checked_rows(path, "alpaca", {}).warnings[0]
+    assert "column system_prompt is not used" in checked_rows(path, "alpaca", {}).warnings[0]

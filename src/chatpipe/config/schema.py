@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from chatpipe.config.base import Name, Section
 from chatpipe.config.prompt_schema import AnyTemplate, Prompt
+from chatpipe.formats.turn_settings import RepeatedRoles, Turns
 
 # A name, and the settings in which a run differs from the variant or study of that name
 # (`run_names`).
@@ -79,6 +80,8 @@ class Fallback(Section):
 class Dataset(Section):
     """One data set: where its rows are, their format, its licence and expected size."""
 
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"turns", "repeated_roles"})
+
     name: Name
     repo: str | None = Field(
         None, min_length=1, description="hub data set, or a local directory of that layout"
@@ -92,6 +95,14 @@ class Dataset(Section):
     )
     format: RowFormat = "alpaca"
     columns: dict[str, str] = Field({}, description="our column name -> the name in the files")
+    turns: Turns | None = Field(
+        None,
+        description="first: the first exchange of a conversation; all: the whole; null: what is "
+        "usual for the format",
+    )
+    repeated_roles: RepeatedRoles = Field(
+        "join", description="two turns of one role in a row: joined, or the row is dropped"
+    )
     fallbacks: tuple[Fallback, ...] = Field(
         (), description="tried in this order where repo is missing, gated or refused"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from xxhash import xxh3_128_digest
 
 from chatpipe.utils.text import trimmed
 
+TEXTS = ("instruction", "input", "output")  # of an example
 SEPARATOR = b"\x1f"
 DIGEST = 16  # bytes; that two of 10 million texts share all 128 bits has a chance of 1 in 10**24
 
@@ -31,6 +33,34 @@ def text_digests(table: pa.Table, columns: Sequence[str]) -> bytes:
     ends = np.frombuffer(places, np.int32, len(joined) + 1, joined.offset * 4).tolist()
     whole = memoryview(text or b"")
     return b"".join([xxh3_128_digest(whole[start:end]) for start, end in pairwise(ends)])
+
+
+def row_digests(table: pa.Table) -> bytes:
+    """The hash of every example, end to end: of its three texts; where it has a system text or
+    earlier turns, of these too. Their columns may be missing."""
+    digests = text_digests(table, TEXTS)
+    names = [name for name in ("system", "history") if name in table.column_names]
+    places = _valid_places(table, names)
+    if not len(places):
+        return digests
+    whole = bytearray(digests)
+    for place, row in zip(
+        places.tolist(), table.select(names).take(pa.array(places)).to_pylist(), strict=True
+    ):
+        here = slice(place * DIGEST, (place + 1) * DIGEST)
+        turns = [[turn["role"], turn["content"]] for turn in row.get("history") or ()]
+        before = json.dumps([row.get("system"), turns]).encode()
+        whole[here] = xxh3_128_digest(whole[here] + before)
+    return bytes(whole)
+
+
+def _valid_places(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The rows in which one of the columns is not null."""
+    valid = np.zeros(table.num_rows, np.bool_)
+    for name in names:
+        if table[name].null_count < table.num_rows:
+            valid |= table[name].is_valid().to_numpy()
+    return np.flatnonzero(valid)
 
 
 def as_ids(digests: bytes) -> pa.Array:
@@ -65,10 +95,21 @@ def first_of_each(digests: Digests) -> Mask:
 
 
 def heldout_mask(table: pa.Table, share: float) -> Mask:
-    """True where a row is held out: decided by its prompt's hash alone, so that rows with one
-    prompt stay together and no seed, order or company moves a row to the other side. White space
-    around it makes no other prompt."""
+    """True where a row is held out: decided by the hash of its first user turn alone, so that rows
+    that begin with one prompt stay together and no seed, order or company moves a row to the other
+    side. White space around it makes no other prompt."""
     names = ("instruction", "input")
-    texts = [trimmed(table[name].combine_chunks()) for name in names]
+    texts = [trimmed(text) for text in _first_user_texts(table)]
     prompts = np.frombuffer(text_digests(pa.table(texts, names=names), names), ">u8")[::2]
     return (prompts >> np.uint64(16)) < np.uint64(int(share * 2**48))
+
+
+def _first_user_texts(table: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """The first user turn of every row, as instruction and input."""
+    instruction, input_text = (table[name].combine_chunks() for name in ("instruction", "input"))
+    if "history" not in table.column_names or table["history"].null_count == table.num_rows:
+        return instruction, input_text
+    history = table["history"].combine_chunks()
+    has_history = history.is_valid()
+    first = pc.struct_field(pc.list_element(history, 0), "content")
+    return pc.if_else(has_history, first, instruction), pc.if_else(has_history, "", input_text)

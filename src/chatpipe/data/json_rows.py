@@ -6,6 +6,7 @@ it may see is decided here, so that a row's end does not depend on what stands b
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -38,10 +39,15 @@ class JSONRows:
         self.details: dict[str, str] = {}  # of each reason, what such a row has
         self._types = columns.types
         self._small_bytes = small_bytes
+        # Columns whose values only Python turns into what a format has.
+        self._converted = columns.converted.keys()
+        self._converted_keys = [
+            json.dumps(name, ensure_ascii=False).encode() for name in self._converted
+        ]
 
     def block(self, block: bytes) -> pa.Table:
         """Whole lines → rows, those of them in Python that are not plain."""
-        if self.columns.converted or self.columns.dotted:
+        if self.columns.dotted or any(key in block for key in self._converted_keys):
             return self.checked(decoded_lines(block))
         for line in _sample(block):
             row = decoded(line)
@@ -74,6 +80,8 @@ class JSONRows:
         )
         if table.num_rows != lines:
             raise pa.ArrowInvalid(f"{lines} lines have {table.num_rows} values")
+        if any(table[name].null_count < lines for name in self._converted):
+            raise pa.ArrowInvalid("a key is spelled with escapes")
         for name in set(self.columns.expected) - self.found:
             if table[name].null_count < table.num_rows:
                 self.found.add(name)

@@ -6,7 +6,7 @@ Every row that is read is kept, or kept aside in `dropped.parquet` and counted u
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,16 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chatpipe.config.schema import Split
-from chatpipe.data.hashing import (
-    Digests,
-    Mask,
-    as_digests,
-    first_of_each,
-    heldout_mask,
-)
-from chatpipe.data.normalize import DROPPED_SCHEMA, DUPLICATE, SCHEMA, UNUSABLE, RowAccount, _placed
+from chatpipe.data.examples import DROPPED_SCHEMA, SCHEMA, placed, with_conversations
+from chatpipe.data.hashing import Digests, Mask, as_digests, first_of_each, heldout_mask
+from chatpipe.data.normalize import DUPLICATE, UNUSABLE, RowAccount
 from chatpipe.data.parallel import in_order
 from chatpipe.data.reading import batches
+from chatpipe.data.turn_counts import TurnCounts, count_turns
 from chatpipe.data.writing import RowWriter, count_values, ordered
 from chatpipe.errors import DataError
 from chatpipe.store.artifact import Artifact, Request
@@ -47,6 +43,7 @@ class Merge(Request):
 
     def build(self, into: Path) -> dict[str, Any]:
         first = first_of_each(self._digests())
+        turns = TurnCounts()
         with (
             RowWriter(into / "train.parquet", SCHEMA, "source") as train,
             RowWriter(into / "heldout.parquet", SCHEMA) as heldout,
@@ -56,28 +53,37 @@ class Merge(Request):
                 train.write(sides.train)
                 heldout.write(sides.heldout)
                 dropped.write(sides.dropped)
-            before, flagged = self._take_back(train, dropped) if self._keeps_all else (0, {})
+                _count(turns, sides.dropped, [sides.train, sides.heldout][: 1 + self._is_split])
+            before, flagged = (0, {}) if self._is_split else self._take_back(train, dropped, turns)
         duplicates = int(np.count_nonzero(~first))
-        if self._keeps_all:
+        if not self._is_split:
             kept = train.rows
             flagged |= {DUPLICATE: duplicates} if duplicates else {}
         else:
             kept = train.rows + heldout.rows
             self._check_sides(train.rows, heldout.rows)
         account = RowAccount(
-            read=len(first) + before, kept=kept, dropped=dropped.counts(), flagged=flagged
+            read=len(first) + before,
+            kept=kept,
+            dropped=dropped.counts(),
+            flagged=flagged,
+            turns=turns.account(self._has_conversations()),
         )
         return {
-            "account": account.model_dump(),
+            "account": account.model_dump(exclude_none=True),
             "train_rows": train.rows,
             "heldout_rows": heldout.rows,
             "train_rows_by_source": train.counts(),
         }
 
     @property
-    def _keeps_all(self) -> bool:
-        """The paper's way: every row with text is trained on; what would go is only counted."""
-        return self.split.method == "none"
+    def _is_split(self) -> bool:
+        """False is the paper's way: every row with text is trained on; what would go is only
+        counted."""
+        return self.split.method != "none"
+
+    def _has_conversations(self) -> bool:
+        return any("turns" in part.details()["account"] for part in self.examples)
 
     def _digests(self) -> Digests:
         """Those of all rows: 16 bytes a row are in memory at once, and no text."""
@@ -91,31 +97,35 @@ class Merge(Request):
     def _parts(self, first: Mask) -> Iterator[_Rows]:
         start = 0
         for batch in self._batches("examples"):
-            table = pa.Table.from_batches([batch])
+            table = with_conversations(pa.Table.from_batches([batch]))
             yield _Rows(table, first[start : start + len(table)], start)
             start += len(table)
 
     def _sides(self, rows: _Rows) -> _Sides:
         held = rows.first & heldout_mask(rows.table, self.split.heldout)
         heldout = rows.table.filter(pa.array(held))
-        if self._keeps_all:
+        if not self._is_split:
             return _Sides(rows.table, heldout, DROPPED_SCHEMA.empty_table())
         again = np.flatnonzero(~rows.first)
         reasons = pa.repeat(pa.scalar(DUPLICATE, pa.string()), len(again))
         duplicates = rows.table.take(pa.array(again)).append_column("reason", reasons)
-        aside = _placed(duplicates, again + rows.start, None)
+        aside = placed(duplicates, again + rows.start, None)
         return _Sides(rows.table.filter(pa.array(rows.first & ~held)), heldout, aside)
 
-    def _take_back(self, train: RowWriter, dropped: RowWriter) -> tuple[int, dict[str, int]]:
+    def _take_back(
+        self, train: RowWriter, dropped: RowWriter, turns: TurnCounts
+    ) -> tuple[int, dict[str, int]]:
         """Train on what was dropped before and has text. How many rows were dropped before, and
         how many of them are back, by reason."""
         read, reasons = 0, Counter[str]()
         for batch in self._batches("dropped"):
-            aside = pa.Table.from_batches([batch])
+            aside = with_conversations(pa.Table.from_batches([batch]))
             unusable = pc.is_in(aside["reason"], pa.array(sorted(UNUSABLE), pa.string()))
             back = aside.filter(pc.invert(unusable))
+            gone = aside.filter(unusable)
             train.write(back)
-            dropped.write(aside.filter(unusable))
+            dropped.write(gone)
+            _count(turns, gone, [back])
             reasons += count_values(back["reason"])
             read += aside.num_rows
         return read, ordered(reasons)
@@ -123,6 +133,11 @@ class Merge(Request):
     def _check_sides(self, train: int, heldout: int) -> None:
         if fault := split_fault(train, heldout, self.split.heldout):
             raise DataError(fault)
+
+
+def _count(turns: TurnCounts, dropped: pa.Table, kept: Sequence[pa.Table]) -> None:
+    """Count the turns of rows that were read: those that are dropped, and those that are kept."""
+    turns.add(count_turns(dropped) + sum(map(count_turns, kept)), kept)
 
 
 def split_fault(train: int, heldout: int, share: float) -> str | None:

@@ -1,15 +1,15 @@
-"""Rows of any format → examples: `instruction`, `input`, `output`, and an account of every row."""
+"""Rows of any format → examples, and an account of every row."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -17,13 +17,12 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from chatpipe.config.schema import AUTO, Dataset, Fallback
 from chatpipe.data.columns import unused_warning
 from chatpipe.data.detection import definite_format
+from chatpipe.data.examples import DROPPED_SCHEMA, SCHEMA, placed
 from chatpipe.data.folders import ROWS, left_out_warnings, row_files
-from chatpipe.data.hashing import (
-    as_ids,
-    text_digests,
-)
+from chatpipe.data.hashing import as_ids, row_digests
 from chatpipe.data.parallel import in_order
 from chatpipe.data.reading import READ_REASON, Part, RowFile
+from chatpipe.data.turn_counts import TurnAccount, TurnCounts
 from chatpipe.data.writing import RowWriter, ordered
 from chatpipe.errors import DataError
 from chatpipe.formats.base import (
@@ -35,17 +34,10 @@ from chatpipe.formats.base import (
     counted_reasons,
 )
 from chatpipe.formats.registry import FORMATS
+from chatpipe.formats.turn_settings import RepeatedRoles, Turns, TurnSettings
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
 
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("instruction", "input", "output", "source", "id")]
-)
-DROPPED_SCHEMA = (
-    SCHEMA.append(pa.field("reason", pa.string()))
-    .append(pa.field("file", pa.string()))
-    .append(pa.field("row", pa.int64()))
-)
 DUPLICATE = "duplicate"
 # Rows without text, or whose text is not to be trained, whatever the split.
 UNUSABLE = frozenset({NOT_TEXT, UNDECODABLE, RAGGED, KEY_TWICE}).union(
@@ -54,7 +46,8 @@ UNUSABLE = frozenset({NOT_TEXT, UNDECODABLE, RAGGED, KEY_TWICE}).union(
 
 
 class RowAccount(BaseModel):
-    """Where every row went: read = kept + Σ dropped. Flagged rows are kept, and counted."""
+    """Where every row went: read = kept + Σ dropped. Flagged rows are kept, and counted. turns:
+    those of the rows, where these are conversations."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,6 +55,7 @@ class RowAccount(BaseModel):
     kept: int
     dropped: dict[str, int] = {}
     flagged: dict[str, int] = {}
+    turns: TurnAccount | None = None
 
     @model_validator(mode="after")
     def _adds_up(self) -> RowAccount:
@@ -75,7 +69,9 @@ class Normalize(Request):
 
     kind: ClassVar[str] = "examples"
     version: ClassVar[int] = 3
-    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"format_version"})
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset(
+        {"format_version", "turns", "repeated_roles"}
+    )
 
     raw: Artifact
     name: str
@@ -85,6 +81,8 @@ class Normalize(Request):
     columns: dict[str, str]
     expected_rows: int | None
     left_out: dict[str, str]  # files of the source that are not read, and why
+    turns: Turns | None = None  # where it is not the format's own
+    repeated_roles: RepeatedRoles = "join"
 
     @classmethod
     def of(cls, dataset: Dataset, raw: Artifact) -> Normalize:
@@ -100,10 +98,13 @@ class Normalize(Request):
             columns=used.columns,
             expected_rows=dataset.expected_rows,
             left_out=raw.details().get("left_out", {}),
+            turns=None if dataset.turns == _own_turns(row_format) else dataset.turns,
+            repeated_roles=dataset.repeated_roles,
         )
 
     def build(self, into: Path) -> dict[str, Any]:
         files = [RowFile(path, FORMATS[self.format], self.columns) for path in self._files()]
+        turns = TurnCounts()
         read = 0
         with (
             RowWriter(into / "examples.parquet", SCHEMA, "flag") as kept,
@@ -111,7 +112,7 @@ class Normalize(Request):
         ):
             for file in files:
                 with self._source_named(file.path):
-                    read += self._sort_out(file, kept, dropped)
+                    read += self._sort_out(file, kept, dropped, turns)
         if not kept.rows:
             details = {why: what for file in files for why, what in file.details().items()}
             raise DataError(_none_usable(self._named(), read, dropped.counts(), details))
@@ -120,18 +121,27 @@ class Normalize(Request):
             kept=kept.rows,
             dropped=dropped.counts(),
             flagged=_single_flags(kept.counts()),
+            turns=turns.account(),
         )
         warnings = self._unexpected(read) + self._warnings(files)
-        return {"name": self.name, "account": account.model_dump(), "warnings": warnings}
+        return {
+            "name": self.name,
+            "account": account.model_dump(exclude_none=True),
+            "warnings": warnings,
+        }
 
-    def _sort_out(self, file: RowFile, kept: RowWriter, dropped: RowWriter) -> int:
+    def _sort_out(
+        self, file: RowFile, kept: RowWriter, dropped: RowWriter, turns: TurnCounts
+    ) -> int:
         """Every row of the file to one of the two; how many there were."""
         rows = 0
-        for table in in_order(self._normalized, file.parts()):
+        for table in in_order(partial(self._normalized, file), file.parts()):
             unusable = pc.is_valid(table["reason"])
-            kept.write(table.filter(pc.invert(unusable)))
+            usable = table.filter(pc.invert(unusable))
+            kept.write(usable)
+            turns.add_normalized(table, usable)
             places = np.flatnonzero(unusable) + rows
-            dropped.write(_placed(table.filter(unusable), places, file.path.name))
+            dropped.write(placed(table.filter(unusable), places, file.path.name))
             rows += table.num_rows
         file.check()
         return rows
@@ -169,17 +179,20 @@ class Normalize(Request):
         """Return the files that were fetched, in the order of the patterns."""
         return _raw_files(self.raw, self.files, self.name)
 
-    def _normalized(self, part: Part) -> pa.Table:
-        row_format = FORMATS[self.format]
+    def _normalized(self, file: RowFile, part: Part) -> pa.Table:
         rows = part()
-        table = row_format.normalize(rows.select(list(row_format.columns)))
+        columns = list(file.format.columns)
+        table = file.format.normalize(rows.select(columns), self._turn_settings())
         reason = pc.coalesce(rows[READ_REASON], table["reason"])
         source = pa.repeat(pa.scalar(self.name, pa.string()), table.num_rows)
         return (
             table.set_column(table.column_names.index("reason"), "reason", reason)
             .append_column("source", source)
-            .append_column("id", as_ids(text_digests(table, ("instruction", "input", "output"))))
+            .append_column("id", as_ids(row_digests(table)))
         )
+
+    def _turn_settings(self) -> TurnSettings:
+        return TurnSettings(self.turns or FORMATS[self.format].turns, self.repeated_roles)
 
     def _unexpected(self, rows: int) -> list[str]:
         if self.expected_rows in (None, rows):
@@ -188,6 +201,12 @@ class Normalize(Request):
             f"data set {self.name}: {self.expected_rows:,} rows expected, {rows:,} found; "
             "the source has changed, or only a part of it is here."
         ]
+
+
+def _own_turns(row_format: str) -> Turns | None:
+    """What the format makes of a data set that does not say which turns; None before the format
+    is known."""
+    return FORMATS[row_format].turns if row_format in FORMATS else None
 
 
 def _raw_files(raw: Artifact, patterns: tuple[str, ...], name: str) -> list[Path]:
@@ -229,9 +248,3 @@ def _source_used(dataset: Dataset, raw: Artifact) -> Dataset | Fallback:
     """Whose files and columns these are: the data set's own, or those of a fallback."""
     repo = raw.details().get("repo") if dataset.fallbacks else None
     return next((other for other in dataset.fallbacks if other.repo == repo), dataset)
-
-
-def _placed(table: pa.Table, rows: npt.NDArray[np.int64], file: str | None) -> pa.Table:
-    """With the file and the row numbers that they come from."""
-    files = pa.repeat(pa.scalar(file, pa.string()), len(rows))
-    return table.append_column("file", files).append_column("row", pa.array(rows, pa.int64()))

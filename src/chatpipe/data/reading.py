@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from chatpipe.data.columns import ColumnNames, described_type, printable
 from chatpipe.data.csv_rows import CSVFile
 from chatpipe.data.json_rows import JSONRows
 from chatpipe.data.json_values import JSONListError, decoded, is_list, list_items
-from chatpipe.data.nested import column_at, nested_fields
+from chatpipe.data.nested import column_at, nested_fields, value_at
 from chatpipe.data.opening import READ_ERRORS, SUFFIXES, content_kind, head, not_utf8, opened
 from chatpipe.data.parquet_rows import checked_text, textual, textual_type
 from chatpipe.errors import DataError
@@ -45,12 +45,16 @@ class RowFile:
 
     def __init__(self, path: Path, row_format: Format, rename: dict[str, str]) -> None:
         self.path = path
+        if row_format.as_turns and _holds_turns(path, row_format, rename):
+            row_format = row_format.as_turns
+        self.format = row_format  # of the layouts of the format, that of this file
         self.columns = ColumnNames(path, row_format, rename)
         self._types = self.columns.types
         self._json_rows = JSONRows(self.columns, SMALL_BYTES)
         self._details = self._json_rows.details
         self._found = self._json_rows.found  # the file's columns, as far as they were seen
         self._csv_file: CSVFile | None = None
+        self._texts: list[str] = []  # columns that have text where the format may have lists
 
     def parts(self) -> Iterator[Part]:
         """The file's parts in order. Each gives the format's columns and `read_reason` (null
@@ -85,7 +89,7 @@ class RowFile:
 
     def unused(self) -> list[str]:
         """Columns that look meant and are not used; of long JSON files a sample is looked at."""
-        return self.columns.unused(self._found)
+        return sorted([*self.columns.unused(self._found), *self._texts])
 
     def warnings(self) -> list[str]:
         """What is suspicious about the parts that were read."""
@@ -126,6 +130,8 @@ class RowFile:
         self._found.update(names)
         self.columns.require(names)
         used = [name for name in names if name in self._types]
+        self._texts = [name for name in self._may_be_lists(used) if _is_text(schema, name)]
+        used = [name for name in used if name not in self._texts]
         for batch in batches(self.path, used):
             yield partial(self._parquet_table, pa.Table.from_batches([batch]), used)
 
@@ -166,8 +172,17 @@ class RowFile:
         self._found.update(file.names)
         self.columns.require(file.names)
         used = [name for name in file.names if name in self._types]
+        self._texts = self._may_be_lists(used)
+        used = [name for name in used if name not in self._texts]
         for records in file.pieces(BATCH_ROWS, BATCH_BYTES):
             yield partial(file.table, used, records, READ_REASON)
+
+    def _may_be_lists(self, names: Sequence[str]) -> list[str]:
+        """Those columns that the format has lists in, and that a variant does not name."""
+        expected = self.columns.expected
+        return [
+            name for name in names if pa.types.is_list(self._types[name]) and name not in expected
+        ]
 
     def _json(self) -> Iterator[Part]:
         """One list of rows, or a row a line, whichever the file is."""
@@ -219,6 +234,38 @@ class RowFile:
                 if len(rest) == LONGEST_LINE:
                     raise DataError(f"{self.path}: a line has more than {LONGEST_LINE >> 20} MiB.")
                 yield partial(self._json_rows.block, block + rest)
+
+
+def _is_text(schema: pa.Schema, name: str) -> bool:
+    return name in schema.names and pa.types.is_string(textual_type(schema.field(name).type))
+
+
+def _holds_turns(path: Path, row_format: Format, rename: dict[str, str]) -> bool:
+    """Whether the file's first row has a list in a column of the format; False where it cannot be
+    read, which is for `parts` to say."""
+    names = [rename.get(name, name) for name in row_format.columns]
+    try:
+        if content_kind(path) == "parquet":
+            schema = pyarrow.parquet.read_schema(path)
+            fields = [schema.field(name).type for name in names if name in schema.names]
+            return any(map(pa.types.is_nested, fields))
+        if content_kind(path) == "csv":
+            return False
+        row = _first_row(path)
+    except (*READ_ERRORS, DataError, ValueError):
+        return False
+    return isinstance(row, dict) and any(isinstance(value_at(row, name), list) for name in names)
+
+
+def _first_row(path: Path) -> Any:
+    """The first row of a JSON file."""
+    with opened(path) as file:
+        if is_list(head(path)):
+            return next(list_items(io.TextIOWrapper(file, "utf-8")), None)
+        while line := file.readline(LONGEST_LINE):
+            if line.strip():
+                return decoded(line)
+    return None
 
 
 def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

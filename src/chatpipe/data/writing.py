@@ -11,8 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-# Columns of few values. A dictionary of texts or ids would be as large as they are.
-REPEATED = ("source", "reason", "file")
+# Columns of few values, and their paths in Parquet. A dictionary of texts or ids would be as large
+# as they are.
+REPEATED = {
+    "source": "source",
+    "reason": "reason",
+    "file": "file",
+    "history": "history.list.element.role",
+}
 # A group of rows is written when it has so many rows or bytes.
 GROUP_ROWS = 1 << 15
 GROUP_BYTES = 1 << 26
@@ -30,7 +36,7 @@ class RowWriter:
 
     def __init__(self, path: Path, schema: pa.Schema, column: str | None = None) -> None:
         self.rows = 0
-        repeated = [name for name in REPEATED if name in schema.names]
+        repeated = [path for name, path in REPEATED.items() if name in schema.names]
         self._writer = pq.ParquetWriter(
             path,
             schema,

@@ -1,16 +1,17 @@
-"""What a row format is: the columns it needs, and how they become instruction, input, output."""
+"""What a row format is: the columns it needs, and how they become examples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chatpipe.formats.turn_settings import Turns, TurnSettings
 from chatpipe.utils.text import is_blank
 
 EMPTY_OUTPUT = "empty output"
@@ -22,6 +23,11 @@ KEY_TWICE = "a key is there twice"
 READ_REASON = "read_reason"  # the column that says why a row could not be read
 # Several flags of one row are one text, joined by this.
 FLAGS_BETWEEN = "; "
+# The turns before an example's own, oldest first, from a user's to an assistant's.
+HISTORY = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+Texts: TypeAlias = "pa.ChunkedArray | pa.Array"
 
 
 @dataclass(frozen=True)
@@ -36,17 +42,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Format:
-    """A layout of rows. `normalize` takes a table of `columns` and gives a table of
-    instruction, input, output (strings), `reason` (why the row is dropped, or null) and
-    `flag` (what is odd about a row that is kept, or null).
+    """A layout of rows. `normalize` takes a table of `columns` and gives that of `normalized`.
 
-    `unusable` are the reasons for which a row has nothing to train on, whatever the split.
-    `version` is raised when the same rows become other examples, or others are dropped.
+    `turns` is what a data set's `turns` is where it does not say. `unusable` are the reasons for
+    which a row has nothing to train on, whatever the split. `as_turns` is the layout of files that
+    have lists of turns in these columns. `version` is raised when the same rows become other
+    examples, or others are dropped.
     """
 
     columns: dict[str, Column]
-    normalize: Callable[[pa.Table], pa.Table]
+    normalize: Callable[[pa.Table, TurnSettings], pa.Table]
+    turns: Turns = "all"
     unusable: frozenset[str] = frozenset()
+    as_turns: Format | None = None
     version: int = 1
 
     def required(self) -> list[str]:
@@ -63,29 +71,50 @@ def counted_reasons(counts: dict[str, int], details: dict[str, str]) -> str:
 
 
 def normalized(
-    instruction: pa.ChunkedArray | pa.Array,
-    input_text: pa.ChunkedArray | pa.Array,
-    output: pa.ChunkedArray | pa.Array,
-    reason: pa.ChunkedArray | pa.Array | None = None,
-    flag: pa.ChunkedArray | pa.Array | None = None,
+    instruction: Texts,
+    input_text: Texts,
+    output: Texts,
+    *,
+    reason: Texts | None = None,
+    flag: Texts | None = None,
+    system: Texts | None = None,
+    history: pa.Array | None = None,
+    turns: pa.Array | None = None,
 ) -> pa.Table:
-    """The three texts as they are, with a reason beside every row that cannot be trained on. Text
-    of which nothing can be seen is empty."""
+    """Return a table of examples: the texts as they are, with a reason beside every row that cannot
+    be trained on. Text of which nothing can be seen is empty; as a system text it is null.
+
+    Its columns: instruction, input, output, system, history, `reason` (why the row is dropped, or
+    null), `flag` (what is odd about a row that is kept, or null). turns: how many turns each row
+    has, a column of its own where the rows are conversations.
+    """
     texts = [_filled(column) for column in (instruction, input_text, output)]
     blank = [is_blank(text) for text in texts]
     texts = [_emptied(text, empty) for text, empty in zip(texts, blank, strict=True)]
-    fault = pa.nulls(len(texts[0]), pa.string())
+    rows = len(texts[0])
+    fault = pa.nulls(rows, pa.string())
     for places, reason_of_it in ((blank[2], EMPTY_OUTPUT), (blank[0], EMPTY_INSTRUCTION)):
         if places.any():
             fault = pc.if_else(pa.array(places), reason_of_it, fault)
     if reason is not None:
         fault = pc.coalesce(reason, fault)
-    nothing = pa.nulls(len(fault), pa.string())
-    names = ["instruction", "input", "output", "reason", "flag"]
-    return pa.table([*texts, fault, nothing if flag is None else flag], names=names)
+    nothing = pa.nulls(rows, pa.string())
+    columns = {
+        **dict(zip(("instruction", "input", "output"), texts, strict=True)),
+        "system": nothing if system is None else _null_if_blank(system),
+        "history": pa.nulls(rows, HISTORY) if history is None else history,
+        "reason": fault,
+        "flag": nothing if flag is None else flag,
+    }
+    return pa.table(columns if turns is None else {**columns, "turns": turns})
 
 
-def _filled(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+def _null_if_blank(texts: Texts) -> pa.Array:
+    filled = _filled(texts)
+    return pc.if_else(pa.array(is_blank(filled)), pa.scalar(None, pa.string()), filled)
+
+
+def _filled(column: Texts) -> pa.Array:
     """The column as one array of strings, the empty one in place of null."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()

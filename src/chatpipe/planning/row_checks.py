@@ -17,10 +17,12 @@ from chatpipe.data.folders import left_out_warnings, row_files
 from chatpipe.data.hashing import heldout_mask
 from chatpipe.data.merge import split_fault
 from chatpipe.data.reading import READ_REASON, RowFile
+from chatpipe.data.turn_counts import TurnAccount, TurnCounts
 from chatpipe.data.writing import count_values, ordered
 from chatpipe.errors import ConfigError, DataError
 from chatpipe.formats.base import FLAGS_BETWEEN, counted_reasons
 from chatpipe.formats.registry import FORMATS
+from chatpipe.formats.turn_settings import TurnSettings
 from chatpipe.sources.fetch import local_path
 
 SHOWN = 20  # bad rows that are named one by one; the rest is counted
@@ -38,6 +40,7 @@ class Checked:
     flagged: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
     details: dict[str, str] = field(default_factory=dict)
+    turns: TurnAccount | None = None  # of conversations
 
     @property
     def bad(self) -> int:
@@ -63,8 +66,14 @@ class Checked:
     def notes(self, path: Path) -> list[str]:
         """How many rows were read, and what is odd but no fault."""
         flags = [f"{rows:,} rows: {flag}" for flag, rows in ordered(self.flagged).items()]
-        count = f"{path}: {self.rows:,} rows read" + "".join(f"; {flag}" for flag in flags)
-        return [f"{count}.", *self.warnings]
+        read = f"{self.rows:,} rows read"
+        if self.turns:
+            read += (
+                f" with {self.turns.read:,} turns, of which {self.turns.kept:,} are kept and "
+                f"{self.turns.replies:,} are replies"
+            )
+        count = read + "".join(f"; {flag}" for flag in flags)
+        return [f"{path}: {count}.", *self.warnings]
 
 
 def no_file(path: Path) -> str:
@@ -86,16 +95,21 @@ def row_faults(path: Path, format_name: str, columns: dict[str, str]) -> list[st
 
 
 def checked_rows(
-    path: Path, format_name: str, columns: dict[str, str], heldout_share: float | None = None
+    path: Path,
+    format_name: str,
+    columns: dict[str, str],
+    heldout_share: float | None = None,
+    settings: TurnSettings | None = None,
 ) -> Checked:
     """Every row, part by part; DataError where the file as a whole cannot be read."""
-    row_format = FORMATS[format_name]
-    file = RowFile(path, row_format, columns)
+    file = RowFile(path, FORMATS[format_name], columns)
+    settings = settings or TurnSettings(FORMATS[format_name].turns)
     checked = Checked()
+    turns = TurnCounts()
     flagged = Counter[str]()
     for part in file.parts():
         rows = part()
-        normalized = row_format.normalize(rows.select(list(row_format.columns)))
+        normalized = file.format.normalize(rows.select(list(file.format.columns)), settings)
         reasons = pc.coalesce(rows[READ_REASON], normalized["reason"])
         is_bad = pc.is_valid(reasons)
         bad = np.flatnonzero(is_bad)
@@ -104,10 +118,12 @@ def checked_rows(
         checked.rows += rows.num_rows
         checked.reasons += count_values(reasons)
         usable = normalized.filter(pc.invert(is_bad))
+        turns.add_normalized(normalized, usable)
         flagged += count_values(usable["flag"])
         if heldout_share is not None:
             checked.heldout += int(np.count_nonzero(heldout_mask(usable, heldout_share)))
     file.check()
+    checked.turns = turns.account()
     for flags, count in flagged.items():
         checked.flagged.update(dict.fromkeys(flags.split(FLAGS_BETWEEN), count))
     checked.warnings = list(file.warnings())
@@ -153,12 +169,14 @@ def _check_dataset(
         return [str(error)]
     if dataset.format == AUTO:
         result.notes.append(format_note(dataset.name, row_format))
+    turns = dataset.turns or FORMATS[row_format].turns
+    settings = TurnSettings(turns, dataset.repeated_roles)
     rows = bad = heldout = 0
     lines: list[str] = []
     unreadable: list[str] = []
     for path in chosen.files:
         try:
-            checked = checked_rows(path, row_format, dataset.columns, share)
+            checked = checked_rows(path, row_format, dataset.columns, share, settings)
         except DataError as error:
             unreadable.append(str(error))
             continue

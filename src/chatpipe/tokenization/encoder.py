@@ -12,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.data.reading import batches
+from chatpipe.errors import DataError
 from chatpipe.tokenization.chat_renderer import renderer_of
 from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.renderer import Renderer
 from chatpipe.tokenization.text_encoder import TextEncoder, start_ids
 from chatpipe.tokenization.token_cache import TEXTS, Tables, TokenFile, digest_of, token_file
 
+CONVERSATION = ("system", "history")
 IGNORED = -100  # torch's cross-entropy leaves out this label
 TOO_LONG = "longer than max_length"
 RESPONSE_CUT_AWAY = "response cut away"
@@ -102,6 +105,7 @@ class Encoder:
         Prompt and response are tokenized apart, so that the boundary between them is exact
         whatever the tokenizer would merge across it.
         """
+        _refuse_conversations(table)
         texts = table.select(TEXTS)
         found = self._encoded(lambda: [texts])
         return replace(found, rows=list(found.rows))
@@ -184,5 +188,19 @@ class _ControlRows:
 
 
 def _tables(path: Path) -> Iterator[pa.Table]:
-    for batch in batches(path, list(TEXTS)):
-        yield pa.Table.from_batches([batch])
+    names = pq.read_schema(path).names
+    columns = [*TEXTS, *(name for name in CONVERSATION if name in names)]
+    for batch in batches(path, columns):
+        table = pa.Table.from_batches([batch])
+        _refuse_conversations(table)
+        yield table.select(TEXTS)
+
+
+def _refuse_conversations(table: pa.Table) -> None:
+    """DataError for rows whose system text or earlier turns would not be in their prompt."""
+    for name in CONVERSATION:
+        if name in table.column_names and table[name].null_count < table.num_rows:
+            raise DataError(
+                f"rows have a {name}, which training does not read yet; write turns: first, or "
+                f"leave the {name} out."
+            )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,6 +16,11 @@ BLANK = (
     r"\A[\pZ\p{Cc}\p{Cf}\x{034f}\x{115f}\x{1160}\x{17b4}\x{17b5}\x{180b}-\x{180d}\x{2800}"
     r"\x{3164}\x{fe00}-\x{fe0f}\x{ffa0}]*\z"
 )
+# The same for single letters.
+BLANK_CATEGORIES = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
+BLANK_LETTERS = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u2800\u3164\uffa0"
+) | frozenset(map(chr, range(0xFE00, 0xFE10)))
 SEEN_IN_ASCII = np.zeros(256, np.bool_)
 SEEN_IN_ASCII[0x21:0x7F] = True
 # The bytes with which a letter of white space can begin and end in UTF-8.
@@ -47,6 +54,16 @@ def is_blank(texts: pa.Array) -> npt.NDArray[np.bool_]:
         some = texts.take(pa.array(unclear))
         blank[unclear] = pc.match_substring_regex(some, BLANK).to_numpy(zero_copy_only=False)
     return blank
+
+
+def has_visible(text: str) -> bool:
+    """Whether the text has a letter that can be seen: `is_blank` of one text, negated."""
+    if "!" <= text[:1] <= "~":
+        return True
+    return any(
+        letter not in BLANK_LETTERS and unicodedata.category(letter) not in BLANK_CATEGORIES
+        for letter in text
+    )
 
 
 def has_byte(texts: pa.ChunkedArray, byte: int) -> bool:
