@@ -16,6 +16,7 @@ from chatpipe.generation.ask_batch import AskBatch
 from chatpipe.report.build import MakeReport
 from chatpipe.runtime.worker import SharedWorker
 from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.sources.hub_splits import FindSplits, ReadSplit
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
 from chatpipe.study.template_check import CheckChatTemplate
@@ -27,6 +28,18 @@ from tasks.showing import progress_shown
 @step(task_run_name="download {label}")
 def download(request: FetchDataset, label: str) -> Artifact:
     """Download a data set's files."""
+    return store().get_or_build(request)
+
+
+@step(task_run_name="find splits {label}")
+def find_splits(request: FindSplits, label: str) -> Artifact:
+    """Ask the hub for a data set's commit and for the files of its splits."""
+    return store().get_or_build(request)
+
+
+@step(task_run_name="download {label}")
+def read_split(request: ReadSplit, label: str) -> Artifact:
+    """Download the files of a split and read its rows."""
     return store().get_or_build(request)
 
 
@@ -96,6 +109,8 @@ def make_report(request: MakeReport, label: str) -> Artifact:
 
 TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
     FetchDataset: download,
+    FindSplits: find_splits,
+    ReadSplit: read_split,
     FetchModel: download_base,
     Normalize: normalize,
     Merge: merge,

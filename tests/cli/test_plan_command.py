@@ -133,6 +133,24 @@ def test_a_data_set_is_planned_from_the_fallback_that_a_run_would_take(tmp_path,
 
 
 @pytest.mark.slow
+def test_a_split_of_the_hub_is_planned_by_its_own_files(tmp_path, tiny_model_dir):
+    sizes = {f"data/train_sft-0000{n}-of-00002.parquet": 1000 for n in range(2)}
+    repo = Repo(large=sizes | {"data/test_sft-00000-of-00001.parquet": 500})
+    dataset = {"name": "rows", "repo": "owner/rows", "split": "train_sft[:5%]"}
+    base = {"repo": str(tiny_model_dir)}
+    with hub({"datasets/owner/rows": repo}) as (address, asked):
+        code, out, error = command(tmp_path, address, base_model=base, datasets=[dataset])
+        other = {**dataset, "split": "train"}
+        refused = command(tmp_path, address, base_model=base, datasets=[other])
+    assert code == 0, error
+    states = {s["kind"]: (s["state"], s["bytes"]) for s in json.loads(out)["steps"]}
+    assert states["splits"][0] == "download" and states["raw"] == ("download", 2000)
+    assert not any(request.startswith("GET datasets/") for request in asked)
+    assert refused[0] == 2
+    assert "owner/rows: has no split train; it has test_sft, train_sft." in refused[2]
+
+
+@pytest.mark.slow
 def test_a_data_set_that_no_source_has_is_refused_with_all_of_them(tmp_path, tiny_model_dir):
     base = {"repo": str(tiny_model_dir)}
     with hub({}) as (address, _):

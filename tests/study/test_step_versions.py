@@ -20,6 +20,8 @@ SOURCE = Path(chatpipe.__file__).parent
 # A step, and what else gives its product: all answers of a base at once, a process's settings.
 STEPS = {
     "FetchDataset": (),
+    "FindSplits": (),
+    "ReadSplit": (),
     "FetchModel": ("chatpipe.runtime.environment:prepare",),
     "Normalize": (),
     "Merge": (),

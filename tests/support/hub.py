@@ -26,6 +26,7 @@ class Repo:
     small: dict[str, bytes] = field(default_factory=dict)
     large: dict[str, int] = field(default_factory=dict)
     revisions: tuple[str, ...] = ("main",)
+    commit: str = COMMIT
     gated: bool = False
     token: str | None = None  # private: the only token that may read it
     renamed_to: str | None = None
@@ -118,13 +119,13 @@ def _answer(repos: dict[str, Repo], method: str, path: str, token: str) -> Answe
 
 def _of_api(name: str, repo: Repo, asked: re.Match[str]) -> Answer:
     revision = asked[2] or "main"
-    if revision not in (*repo.revisions, COMMIT):
+    if revision not in (*repo.revisions, repo.commit):
         return Answer(404, {"X-Error-Code": "RevisionNotFound"})
     if asked[1] == "tree":
         return Answer(200, content=json.dumps(_tree(repo)).encode())
     owner_and_name = name.partition("/")[2]
     siblings = [{"rfilename": file} for file in _sizes(repo)]
-    info = {"id": owner_and_name, "sha": COMMIT, "siblings": siblings}
+    info = {"id": owner_and_name, "sha": repo.commit, "siblings": siblings}
     return Answer(200, content=json.dumps(info).encode())
 
 
@@ -137,7 +138,7 @@ def _of_file(repo: Repo, method: str, file: str) -> Answer:
         return Answer(503)
     content = repo.small.get(file, b"")
     etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # as git names it
-    headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+    headers = {"ETag": f'"{etag}"', "X-Repo-Commit": repo.commit, "Accept-Ranges": "bytes"}
     if method == "HEAD":
         return Answer(200, headers | {"Content-Length": str(size)})
     cut, repo.cut_after = repo.cut_after, None

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from chatpipe.config.base import Name, Section
 from chatpipe.config.prompt_schema import AnyTemplate, Prompt
+from chatpipe.config.split_spec import SplitSpec
 from chatpipe.formats.turn_settings import RepeatedRoles, Turns
 
 # A name, and the settings in which a run differs from the variant or study of that name
@@ -80,7 +81,9 @@ class Fallback(Section):
 class Dataset(Section):
     """One data set: where its rows are, their format, its licence and expected size."""
 
-    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"turns", "repeated_roles"})
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset(
+        {"turns", "repeated_roles", "config", "split"}
+    )
 
     name: Name
     repo: str | None = Field(
@@ -88,6 +91,8 @@ class Dataset(Section):
     )
     path: str | None = Field(None, min_length=1, description="local file or directory")
     revision: str | None = Field(None, description="branch, tag or commit of the hub data set")
+    config: str | None = Field(None, min_length=1, description="one of the hub data set's configs")
+    split: SplitSpec | None = None
     files: tuple[str, ...] = Field(
         ("**/*.parquet", "**/*.jsonl", "**/*.json", "**/*.csv"),
         min_length=1,
@@ -113,6 +118,15 @@ class Dataset(Section):
     def _one_place(self) -> Dataset:
         if (self.repo is None) == (self.path is None):
             raise ValueError("give exactly one of repo and path")
+        if self.config is not None and self.repo is None:
+            raise ValueError("config is of a hub data set; name its repo, or leave config out")
+        if self.config is not None or self.split is not None:
+            if self.files != type(self).model_fields["files"].default:
+                raise ValueError(
+                    "files and a split or config are two ways to say what is read; give one of them"
+                )
+            if self.fallbacks:
+                raise ValueError("fallbacks are of a data set without config and split")
         return self
 
 

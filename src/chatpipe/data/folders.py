@@ -201,7 +201,8 @@ def _is_description(path: Path) -> bool:
 def _without_heldout(
     root: Path, files: list[Path], left_out: dict[str, str], what: str
 ) -> list[Path]:
-    heldout = {path: split for path in files if (split := _heldout_split(path.relative_to(root)))}
+    places = {path: path.relative_to(root).as_posix() for path in files}
+    heldout = {path: split for path in files if (split := heldout_split(places[path]))}
     rest = [path for path in files if path not in heldout]
     if rest:
         for path, split in heldout.items():
@@ -218,9 +219,9 @@ def _without_heldout(
     return files
 
 
-def _heldout_split(place: Path) -> str | None:
-    """The split that a file's name or folder tells of."""
-    words = [word for part in place.parts for word in WORDS.findall(part.lower())]
+def heldout_split(name: str) -> str | None:
+    """The held-out split that a split's name, or the path of a file, tells of."""
+    words = WORDS.findall(name.lower())
     if "train" in words or "training" in words:
         return None
     return next((word for word in words if word in HELDOUT_SPLITS), None)

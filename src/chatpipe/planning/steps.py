@@ -12,10 +12,17 @@ from chatpipe.config.schema import AUTO, Dataset, Split, Variant
 from chatpipe.data.columns import format_note
 from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize, RowAccount
-from chatpipe.errors import ChatpipeError
+from chatpipe.errors import ChatpipeError, HubUnreachableError, SourceError
 from chatpipe.report.schema import FEW_ROWS
 from chatpipe.sources.fetch import FetchDataset, FetchModel
-from chatpipe.sources.metadata import dataset_metadata
+from chatpipe.sources.hub import offline
+from chatpipe.sources.hub_splits import FindSplits, ReadSplit, is_hub_split
+from chatpipe.sources.metadata import (
+    SourceMetadata,
+    dataset_metadata,
+    split_metadata,
+    unknown_sizes,
+)
 from chatpipe.store.artifact import Artifact, Request, recorded_manifest, shared_manifest
 from chatpipe.store.store import store
 from chatpipe.study.recipe import Recipe, Resolver, Step
@@ -52,6 +59,8 @@ class DryRun(Resolver):
             store().get_or_build(request)  # links; nothing is copied
         planned, artifact = _state_of(request, step.label)
         self._note(step, planned)
+        if isinstance(request, FindSplits):
+            return artifact or _splits(request)
         if _is_quick(request, artifact):
             return store().get_or_build(request)
         return artifact or Artifact.pending(request)
@@ -163,7 +172,9 @@ def _state_of(request: Request, what: str) -> tuple[PlannedStep, Artifact | None
         size = sum(file["size"] for file in manifest["files"].values())
         artifact = Artifact(kind=kind, key=key, digest=manifest["digest"])
         return PlannedStep(kind=kind, what=what, state="download", bytes=size), artifact
-    is_remote = isinstance(request, FetchDataset | FetchModel) and request.path is None
+    is_remote = isinstance(request, FindSplits | ReadSplit) or (
+        isinstance(request, FetchDataset | FetchModel) and request.path is None
+    )
     return PlannedStep(kind=kind, what=what, state="download" if is_remote else "make"), None
 
 
@@ -172,13 +183,26 @@ def _is_quick(request: Request, artifact: Artifact | None) -> bool:
     template that is tried on held-out rows."""
     if isinstance(request, FetchDataset):
         return artifact is not None or request.path is not None
+    if isinstance(request, ReadSplit):
+        return artifact is not None
     return isinstance(request, Normalize | Merge | CheckChatTemplate)
+
+
+def _splits(request: FindSplits) -> Artifact:
+    """Return what the hub says of its splits, which is little; a placeholder where it is not
+    reachable."""
+    try:
+        return store().get_or_build(request)
+    except SourceError as error:
+        if isinstance(error, HubUnreachableError) or offline("dataset"):
+            return Artifact.pending(request)
+        raise
 
 
 def _rows_of(steps: Recipe, dataset: Dataset, notes: list[str]) -> DatasetRows:
     examples = steps.examples(dataset)
     if examples.is_pending:
-        return _not_here(dataset, notes)
+        return _not_here(steps, dataset, notes)
     details = examples.details()
     if dataset.format == AUTO:
         row_format = recorded_manifest(examples)["asked"]["format"]
@@ -192,8 +216,8 @@ def _rows_of(steps: Recipe, dataset: Dataset, notes: list[str]) -> DatasetRows:
     )
 
 
-def _not_here(dataset: Dataset, notes: list[str]) -> DatasetRows:
-    source = dataset_metadata(FetchDataset.of(dataset))
+def _not_here(steps: Recipe, dataset: Dataset, notes: list[str]) -> DatasetRows:
+    source = _metadata(steps, dataset)
     if source.unknown:
         notes.append(source.unknown)
     if source.instead_of:
@@ -207,6 +231,15 @@ def _not_here(dataset: Dataset, notes: list[str]) -> DatasetRows:
         download_bytes=source.download_bytes,
         files_bytes=source.files_bytes or 0,
     )
+
+
+def _metadata(steps: Recipe, dataset: Dataset) -> SourceMetadata:
+    if not is_hub_split(dataset):
+        return dataset_metadata(FetchDataset.of(dataset))
+    splits = steps.splits(dataset)
+    if splits.is_pending:
+        return SourceMetadata(unknown=unknown_sizes(dataset.repo or "", "dataset"))
+    return split_metadata(ReadSplit.of(dataset, splits))
 
 
 def _with_heldout(

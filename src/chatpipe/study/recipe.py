@@ -32,6 +32,7 @@ from chatpipe.report.build import MakeReport
 from chatpipe.report.measured import Measured
 from chatpipe.sources.base_files import has_chat_template
 from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.sources.hub_splits import FindSplits, ReadSplit, is_hub_split
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
 from chatpipe.study.base_names import base_names, own_template_names
@@ -166,10 +167,23 @@ class Recipe:
         """Return the data set's rows: downloaded, then normalized."""
         name = dataset.name
         if name not in self._examples:
-            raw = self.resolver.resolve(Step(FetchDataset.of(dataset), name))
+            raw = self.raw(dataset)
             normalize = Normalize.of(dataset, raw)
             self._examples[name] = self.resolver.resolve(Step(normalize, name))
         return self._examples[name]
+
+    def raw(self, dataset: Dataset) -> Artifact:
+        """Return the data set's rows as they are at their source."""
+        request: Request
+        if is_hub_split(dataset):
+            request = ReadSplit.of(dataset, self.splits(dataset))
+        else:
+            request = FetchDataset.of(dataset)
+        return self.resolver.resolve(Step(request, dataset.name))
+
+    def splits(self, dataset: Dataset) -> Artifact:
+        """Return the commit of a hub data set, and the files of its splits."""
+        return self.resolver.resolve(Step(FindSplits.of(dataset), dataset.name))
 
     def corpus(self, variant: Variant) -> Artifact:
         """Return the rows that the variant is trained on: its data sets merged, without those held

@@ -7,10 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError
 from chatpipe.report.build import MakeReport
 from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.sources.hub_splits import FindSplits
 from chatpipe.store.artifact import references
 from chatpipe.store.store import store
 from chatpipe.study.lookup import adapter_request, source_requests, trained
@@ -34,7 +37,7 @@ def check_kind(kind: str) -> None:
 
 def all_artifacts(kind: str = ALL) -> list[Path]:
     """Return every artifact of that kind, whatever variant it belongs to."""
-    kinds = (FetchModel.kind, FetchDataset.kind) if kind == SOURCES else (kind,)
+    kinds = (FetchModel.kind, FetchDataset.kind, FindSplits.kind) if kind == SOURCES else (kind,)
     return list(store().all()) if kind == ALL else [p for k in kinds for p in store().all(k)]
 
 
@@ -104,9 +107,18 @@ def _reported(variant: Variant) -> Iterator[str]:
     settings = variant.model_dump(mode="json")
     for manifest in store().manifests(MakeReport.kind):
         for model in manifest["asked"]["models"]:
-            same = all(model["variant"].get(key) == settings[key] for key in _TRAINED_FROM)
+            recorded = _with_defaults(model["variant"])
+            same = all(recorded.get(key) == settings[key] for key in _TRAINED_FROM)
             if same and model["adapter"]:
                 yield model["adapter"]["key"]
+
+
+def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded variant with the settings that came later; as it is where it cannot be."""
+    try:
+        return Variant.model_validate(recorded).model_dump(mode="json")
+    except ValidationError:
+        return recorded
 
 
 def _matching(kinds: Sequence[str], belongs: Callable[[dict[str, Any]], bool]) -> Iterator[Path]:

@@ -1,0 +1,169 @@
+"""What the library `datasets` makes of a directory: its configs, its splits, and their rows.
+
+The directory may be a hub repository's: its description and the names of its files are enough to
+find the splits. Only builders of rows are used; loading scripts are not run.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chatpipe.config.split_spec import split_names
+from chatpipe.errors import SourceError
+
+# The builders of `datasets` whose rows may be text; others read pictures, sounds or molecules.
+BUILDERS = ("parquet", "json", "csv", "arrow")
+CONVERTED = "refs/convert/parquet"
+# The files of a repository that say which configs and splits it has.
+DESCRIPTIONS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
+
+
+class LoadedSplits(NamedTuple):
+    """A config and its splits: name → its files, by their paths in the directory."""
+
+    config: str
+    files: dict[str, list[str]]
+
+
+def find_splits(folder: Path, config: str | None, source: str) -> LoadedSplits:
+    """Return the splits of a config; the only or default one where none is named.
+
+    Args:
+        folder: A directory of the layout of a hub repository; data files may be empty.
+        config: The config's name.
+        source: What a sentence calls the data set.
+    """
+    with tempfile.TemporaryDirectory() as cache, _in_a_sentence(folder, source):
+        name = _config_name(folder, config, source)
+        builder = _builder(folder, name, Path(cache), source)
+        root = folder.resolve()
+        files = {
+            str(split): [Path(file).relative_to(root).as_posix() for file in data_files]
+            for split, data_files in (builder.config.data_files or {}).items()
+        }
+    if empty := [split for split, names in files.items() if not names]:
+        raise SourceError(
+            f"{source}: the config {name} has no files for the split {', '.join(empty)}; name "
+            "another config, or its files under `files`."
+        )
+    return LoadedSplits(builder.config.name, files)
+
+
+def write_rows(
+    folder: Path, config: str, spec: str, into: Path, scratch: Path, source: str
+) -> tuple[Path, int]:
+    """Write the rows of the splits as one file in `into`; return it and how many there are.
+
+    Args:
+        folder: The directory; of other splits, names without content are enough.
+        config: A config's name, from `find_splits`.
+        spec: Splits as `datasets` writes them.
+        into: Where the file is written.
+        scratch: An empty directory for copies that `datasets` makes.
+        source: What a sentence calls the data set.
+    """
+    with _in_a_sentence(folder, source):
+        builder = _builder(folder, config, scratch, source)
+        splits = builder.config.data_files
+        builder.config.data_files = type(splits)({name: splits[name] for name in split_names(spec)})
+        builder.download_and_prepare(verification_mode="no_checks")
+        rows = builder.as_dataset(split=spec)
+    return save_rows(rows, spec, into, source), len(rows)
+
+
+def save_rows(rows: Any, spec: str, into: Path, source: str) -> Path:
+    """Write rows of `datasets` as Parquet, or as JSON Lines where a value's type differs by row."""
+    from datasets import Json
+
+    if not len(rows):
+        raise SourceError(f"{source}: the split {spec} has no rows.")
+    into.mkdir(parents=True, exist_ok=True)
+    name = "+".join(split_names(spec))
+    if _has(rows.features, Json):
+        path = into / f"{name}.jsonl"
+        with path.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        return path
+    path = into / f"{name}.parquet"
+    rows.to_parquet(path)
+    return path
+
+
+def _builder(folder: Path, config: str, cache: Path, source: str) -> Any:
+    from datasets import disable_progress_bars, load_dataset_builder
+
+    disable_progress_bars()
+    builder = load_dataset_builder(str(folder), name=config, cache_dir=str(cache))
+    if builder.name not in BUILDERS:
+        raise SourceError(
+            f"{source}: its files are of the kind {builder.name}, not rows ({', '.join(BUILDERS)})."
+        )
+    return builder
+
+
+def _config_name(folder: Path, config: str | None, source: str) -> str:
+    """Return the config if there is one of that name; the only or default one if none is named."""
+    from datasets import get_dataset_config_names, get_dataset_default_config_name
+
+    names = get_dataset_config_names(str(folder))
+    if config in names:
+        return str(config)
+    if config is not None:
+        raise SourceError(f"{source}: has no config {config}; it has {', '.join(names)}.")
+    default = get_dataset_default_config_name(str(folder))
+    if default is None:
+        raise SourceError(
+            f"{source}: has the configs {', '.join(names)}; name one of them under `config`."
+        )
+    return str(default)
+
+
+def _has(features: Any, kind: type) -> bool:
+    """Return whether a feature of that kind is among the columns, at any depth."""
+    if isinstance(features, kind):
+        return True
+    if isinstance(features, dict):
+        return any(_has(feature, kind) for feature in features.values())
+    if isinstance(features, Sequence) and not isinstance(features, str):
+        return any(_has(feature, kind) for feature in features)
+    inner = getattr(features, "feature", None)
+    return inner is not None and _has(inner, kind)
+
+
+@contextmanager
+def _in_a_sentence(folder: Path, source: str) -> Iterator[None]:
+    """Raise what `datasets` says of a directory as one SourceError."""
+    import yaml
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except SourceError:
+        raise
+    except (
+        *(DatasetsError, RuntimeError, ValueError, OSError, KeyError, TypeError),
+        yaml.YAMLError,
+    ) as error:
+        if "scripts are no longer supported" in str(error):
+            raise SourceError(
+                f"{source}: has a loading script, which is not run; name the hub's conversion of "
+                f"its rows with `revision: {CONVERTED}`, or another copy."
+            ) from None
+        reason = _reason(error)
+        for path in (folder, folder.resolve()):
+            reason = reason.replace(str(path), source)
+        raise SourceError(f"{source}: cannot be read by datasets: {reason}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the innermost cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
