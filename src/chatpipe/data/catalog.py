@@ -64,7 +64,7 @@ SAMPLE_CHAT = Dataset(
     files=("*.jsonl",),
     format="messages",
     licence="CC0-1.0",
-    expected_rows=72,
+    expected_rows=227,
 )
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset for dataset in (ALPACA, DIALOG, SAMPLE_ALPACA, SAMPLE_CHAT, SAMPLE_DIALOG)
