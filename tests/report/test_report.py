@@ -105,6 +105,15 @@ def test_a_report_cannot_be_changed_or_carry_unknown_fields() -> None:
         example(surprise=1)
 
 
+def test_turns_are_shown_where_rows_are_conversations() -> None:
+    dialogues, *others = example().accounts
+    turns = {"read": 1500, "kept": 784, "replies": 392}
+    with_turns = dialogues.model_validate(dialogues.model_dump() | {"turns": turns})
+    shown = account_rows(example(accounts=[with_turns, *others]))
+    assert [row["Turns"] for row in shown] == ["784 of 1,500, 392 replies", "—", "—"]
+    assert "Turns" not in account_rows(example())[0]
+
+
 def test_a_row_account_that_loses_rows_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"read 400 rows, but kept 390 .* dropped 8 = 398"):
         RowAccountRow(

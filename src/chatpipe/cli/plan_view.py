@@ -10,6 +10,7 @@ from rich.table import Table
 
 from chatpipe.cli.preview import in_colour, preview_lines
 from chatpipe.data.normalize import RowAccount
+from chatpipe.data.turn_counts import TurnAccount
 from chatpipe.planning.planner import Plan
 from chatpipe.planning.steps import PlannedStep
 from chatpipe.planning.summary import cost_rows
@@ -77,7 +78,7 @@ def draw_bar(share: float, width: int) -> str:
 
 
 def _rows(plan: Plan) -> Iterator[RenderableType]:
-    table = _table("Data set", "Read", "Kept", "Dropped", "Flagged")
+    table = _table("Data set", "Read", "Kept", "Dropped", "Flagged", *_turns_header(plan))
     for dataset in plan.data.datasets:
         if dataset.account:
             table.add_row(dataset.name, *_account(dataset.account))
@@ -95,7 +96,18 @@ def _rows(plan: Plan) -> Iterator[RenderableType]:
 def _account(account: RowAccount) -> tuple[str, ...]:
     reasons = (account.dropped, account.flagged)
     texts = ["\n".join(f"{rows:,} {reason}" for reason, rows in c.items()) for c in reasons]
-    return f"{account.read:,}", f"{account.kept:,}", *(text or "0" for text in texts)
+    row = (f"{account.read:,}", f"{account.kept:,}", *(text or "0" for text in texts))
+    return (*row, _turns(account.turns)) if account.turns else row
+
+
+def _turns_header(plan: Plan) -> tuple[str, ...]:
+    """A column for turns, where rows are conversations."""
+    accounts = [dataset.account for dataset in plan.data.datasets]
+    return ("Turns",) if any(account and account.turns for account in accounts) else ()
+
+
+def _turns(turns: TurnAccount) -> str:
+    return f"{turns.read:,} read\n{turns.kept:,} kept\n{turns.replies:,} replies"
 
 
 def _cost(plan: Plan) -> Iterator[RenderableType]:

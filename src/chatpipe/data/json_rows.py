@@ -6,7 +6,6 @@ it may see is decided here, so that a row's end does not depend on what stands b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -39,19 +38,20 @@ class JSONRows:
         self.details: dict[str, str] = {}  # of each reason, what such a row has
         self._types = columns.types
         self._small_bytes = small_bytes
-        # Columns whose values only Python turns into what a format has.
         self._converted = columns.converted.keys()
-        self._converted_keys = [
-            json.dumps(name, ensure_ascii=False).encode() for name in self._converted
-        ]
+        # Values that only Python converts are none of Arrow's: it refuses a block that has one.
+        self._arrow_schema = pa.schema(
+            (name, pa.null() if name in self._converted else kind)
+            for name, kind in self._types.items()
+        )
 
     def block(self, block: bytes) -> pa.Table:
         """Whole lines → rows, those of them in Python that are not plain."""
-        if self.columns.dotted or any(key in block for key in self._converted_keys):
+        sample = [row for row in map(decoded, _sample(block)) if isinstance(row, dict)]
+        self.found.update(*sample)
+        converted = any(row.get(name) is not None for row in sample for name in self._converted)
+        if self.columns.dotted or converted:
             return self.checked(decoded_lines(block))
-        for line in _sample(block):
-            row = decoded(line)
-            self.found.update(row if isinstance(row, dict) else ())
         return self._halved(block)
 
     def _halved(self, block: bytes) -> pa.Table:
@@ -73,21 +73,22 @@ class JSONRows:
             pa.BufferReader(block),
             read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(block)),
             parse_options=pyarrow.json.ParseOptions(
-                explicit_schema=pa.schema(list(self._types.items())),
+                explicit_schema=self._arrow_schema,
                 newlines_in_values=False,
                 unexpected_field_behavior="ignore",
             ),
         )
         if table.num_rows != lines:
             raise pa.ArrowInvalid(f"{lines} lines have {table.num_rows} values")
-        if any(table[name].null_count < lines for name in self._converted):
-            raise pa.ArrowInvalid("a key is spelled with escapes")
         for name in set(self.columns.expected) - self.found:
             if table[name].null_count < table.num_rows:
                 self.found.add(name)
             else:  # null or not there: the lines themselves say which
                 rows = decoded_lines(block)
                 self.found.update(*(row for row in rows if isinstance(row, dict)))
+        for name in self._converted:
+            place = table.column_names.index(name)
+            table = table.set_column(place, name, pa.nulls(lines, self._types[name]))
         reason = pa.nulls(table.num_rows, pa.string())
         for name in self.columns.required:
             if table[name].null_count:

@@ -39,9 +39,9 @@ def _normalize(table: pa.Table, settings: TurnSettings) -> pa.Table:
     texts = [table[name] for name in ("instruction", "input", "output")]
     systems, history = table["system"], table["history"]
     if history.null_count == table.num_rows:
-        turns = None
-        if systems.null_count < table.num_rows:
-            turns = pc.add(2, pc.cast(pc.is_valid(systems), pa.int64()))
+        if systems.null_count == table.num_rows:
+            return normalized(*texts, flag=flag)
+        turns = pc.add(2, pc.cast(pc.is_valid(systems), pa.int64()))
         return normalized(*texts, flag=flag, system=systems, turns=turns)
     rows = history.to_pylist()
     examples = _examples(rows, table, settings)

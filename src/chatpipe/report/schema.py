@@ -199,8 +199,18 @@ class Answer(Contract):
     settings: dict[str, JsonScalar] = {}
 
 
+class TurnAccountRow(Contract):
+    """Turns of conversations, system texts among them: read; kept, as a part of an example; and the
+    assistant's among those that are kept."""
+
+    read: int
+    kept: int
+    replies: int
+
+
 class RowAccountRow(Contract):
-    """What one step did with its rows: read = kept + dropped; flagged: kept but counted."""
+    """What one step did with its rows: read = kept + dropped; flagged: kept but counted. turns:
+    those of the rows, where these are conversations."""
 
     name: str
     step: Literal["normalize", "merge"]
@@ -208,6 +218,7 @@ class RowAccountRow(Contract):
     kept: int
     dropped: dict[str, int]
     flagged: dict[str, int]
+    turns: TurnAccountRow | None = None
 
     @model_validator(mode="after")
     def _every_row_is_accounted_for(self) -> Self:

@@ -12,6 +12,7 @@ from chatpipe.report.schema import (
     Report,
     RowAccountRow,
     TemplateGain,
+    TurnAccountRow,
 )
 
 Row = dict[str, str]
@@ -101,7 +102,11 @@ def _reduced_rows(model: Model) -> Row:
 
 def account_rows(report: Report) -> list[Row]:
     """How many rows each step read, kept and dropped: read = kept + dropped."""
-    return [_account(row) for row in report.accounts]
+    has_turns = any(row.turns for row in report.accounts)
+    return [
+        _account(row) | ({"Turns": _turns(row.turns)} if has_turns else {})
+        for row in report.accounts
+    ]
 
 
 def heldout_rows(report: Report) -> list[Row]:
@@ -272,6 +277,12 @@ def _difference(report: Report, model: str, heldout: str) -> str:
 
 def _bits_difference(report: Report, model: str, heldout: str) -> str:
     return show.bits_difference(report.difference(model, heldout), report.score(model, heldout))
+
+
+def _turns(turns: TurnAccountRow | None) -> str:
+    if turns is None:
+        return show.MISSING
+    return f"{turns.kept:,} of {turns.read:,}, {turns.replies:,} replies"
 
 
 def _account(row: RowAccountRow) -> Row:
