@@ -17,6 +17,7 @@ from chatpipe.report.build import MakeReport
 from chatpipe.runtime.worker import SharedWorker
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.hub_splits import FindSplits, ReadSplit
+from chatpipe.sources.saved_rows import ReadSaved
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
 from chatpipe.study.template_check import CheckChatTemplate
@@ -40,6 +41,12 @@ def find_splits(request: FindSplits, label: str) -> Artifact:
 @step(task_run_name="download {label}")
 def read_split(request: ReadSplit, label: str) -> Artifact:
     """Download the files of a split and read its rows."""
+    return store().get_or_build(request)
+
+
+@step(task_run_name="read {label}")
+def read_saved(request: ReadSaved, label: str) -> Artifact:
+    """Read the rows of a directory that `save_to_disk` wrote."""
     return store().get_or_build(request)
 
 
@@ -111,6 +118,7 @@ TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
     FetchDataset: download,
     FindSplits: find_splits,
     ReadSplit: read_split,
+    ReadSaved: read_saved,
     FetchModel: download_base,
     Normalize: normalize,
     Merge: merge,

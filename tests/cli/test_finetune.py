@@ -7,9 +7,11 @@ import yaml
 
 from chatpipe.store.paths import home
 from tests.support.commands import chatpipe, invoke
+from tests.support.hub import Repo, hub
 from tests.support.rows import alpaca_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect", "steps_in_this_process")]
+NESTED = "nested+split.heldout=0.3+training.epochs=1+generation.max_new_tokens=2"
 NAME = "my-rows+split.heldout=0.3+training.epochs=1+generation.max_new_tokens=4"
 
 
@@ -71,21 +73,44 @@ def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained):
     assert shown["adapter"]["digest"]
 
 
-def test_columns_and_format_are_given_on_the_command_line(tmp_path, tiny_model_dir):
-    rows = [{"meta": {"q": f"question {i}"}, "a": f"answer {i}"} for i in range(30)]
+def test_columns_and_a_split_of_the_hub_are_given_on_the_command_line(
+    tmp_path, tiny_model_dir, prefect
+):
+    rows = [{"meta": {"q": f"question {i}"}, "a": f"answer {i}"} for i in range(32)]
+    rows[31]["a"] = ""
     path = tmp_path / "nested.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["finetune", "--base-model", tiny_model_dir, "--dataset", path]
-    command += ["--adapter", tmp_path / "adapter", "--set", "training.epochs=1"]
+    command = ["finetune", "--base-model", tiny_model_dir, "--adapter", tmp_path / "adapter"]
+    command += ["--set", "training.epochs=1"]
     command += ["--set", "split.heldout=0.3", "--set", "generation.max_new_tokens=2"]
     columns = ("--columns", "instruction=meta.q", "--columns", "output=a")
-    refused = invoke(*command, *columns, "--format", "sharegtp")
+    of_file = (*command, "--dataset", path)
+    refused = invoke(*of_file, *columns, "--format", "sharegtp")
     assert refused.exit_code == 2 and "did you mean sharegpt?" in refused.stderr
-    refused = invoke(*command, "--columns", "instruction")
+    refused = invoke(*of_file, "--columns", "instruction")
     assert refused.exit_code == 2 and "write it as OURS=THEIRS" in refused.stderr
-    done = invoke(*command, *columns)
-    assert done.exit_code == 0, done.stderr
+    refused = invoke(*of_file, *columns, "--split", "train")
+    assert refused.exit_code == 2 and "is a file, all of which is read" in refused.stderr
+    repo = Repo({"train.jsonl": path.read_bytes(), "test.jsonl": path.read_bytes()})
+    with hub({"datasets/owner/nested": repo}) as (address, _):
+        server = {"PREFECT_API_URL": prefect, "HF_ENDPOINT": address, "HF_HOME": tmp_path / "hub"}
+        server |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+
+        def of_hub(split):
+            given = (*command, *columns, "--dataset", "owner/nested", "--split", split)
+            return chatpipe(*given, **server)
+
+        refused, done = of_hub("train"), of_hub("train[:31]")
+    assert refused.returncode == 2
+    assert "owner/nested, split train: row 32: empty output" in refused.stderr
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    shown = json.loads(
+        invoke("show", home() / "reports" / NESTED / f"{NESTED}.yaml", "--json").stdout
+    )
+    assert shown["adapter"]["digest"]
+    report = json.loads((home() / f"reports/{NESTED}/report.json").read_text())
+    assert "data set nested: format auto is alpaca, by its columns." in report["notes"]
 
 
 def test_a_report_is_where_it_is_said_to_be(trained):

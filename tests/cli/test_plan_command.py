@@ -142,12 +142,19 @@ def test_a_split_of_the_hub_is_planned_by_its_own_files(tmp_path, tiny_model_dir
         code, out, error = command(tmp_path, address, base_model=base, datasets=[dataset])
         other = {**dataset, "split": "train"}
         refused = command(tmp_path, address, base_model=base, datasets=[other])
+        repo.large["data/train_gen-00000-of-00001.parquet"] = 500
+        joined = command(
+            tmp_path, address, base_model=base, datasets=[{"name": "rows", "repo": "owner/rows"}]
+        )
     assert code == 0, error
     states = {s["kind"]: (s["state"], s["bytes"]) for s in json.loads(out)["steps"]}
     assert states["splits"][0] == "download" and states["raw"] == ("download", 2000)
     assert not any(request.startswith("GET datasets/") for request in asked)
     assert refused[0] == 2
     assert "owner/rows: has no split train; it has test_sft, train_sft." in refused[2]
+    assert joined[0] == 2
+    splits = "test_sft, train_gen, train_sft"
+    assert f"owner/rows: has the splits {splits}, which are not joined by default" in joined[2]
 
 
 @pytest.mark.slow

@@ -143,15 +143,32 @@ def test_splits_are_not_joined_unless_that_is_asked_for(fetch):
     one_to_train = Repo(
         {f"data/{name}-00000-of-00001.parquet": parquet(ROWS[:9]) for name in ("train", "test")}
     )
-    with hub({"datasets/owner/rows": chat_repo(), "datasets/owner/two": one_to_train}) as (at, _):
-        several, missing, joined, no_config, default = fetch(
-            at,
+    two_configs = Repo(chat_repo().small)
+    card = CARD.replace("config_name: default", "config_name: long")
+    two_configs.small["README.md"] = card.encode()
+    repos = {"rows": chat_repo(), "two": one_to_train, "configs": two_configs}
+    with hub({f"datasets/owner/{name}": repo for name, repo in repos.items()}) as (address, _):
+        nothing_named, no_config_named, by_files, of_two, *others = fetch(
+            address,
+            {},
+            {"repo": "owner/configs"},
+            {"files": ["data/*.parquet"]},
+            {"repo": "owner/two"},
             {"config": "default"},
             {"split": "train"},
             {"split": "train_sft + train_gen"},
             {"config": "long"},
             {"repo": "owner/two", "config": "default"},
         )
+    assert nothing_named["message"] == (
+        "owner/rows: has the configs default, short (splits train_sft, test_sft, train_gen, "
+        "train), which are not joined by default; name one under `config`, and its split under "
+        "`split`."
+    )
+    assert "has the configs long, short (splits" in no_config_named["message"]
+    assert by_files["account"]["read"] == 70  # joined as they are named
+    assert of_two["account"]["read"] == 9 and "a test split" in of_two["warnings"][0]
+    several, missing, joined, no_config, default = others
     assert several["message"] == (
         "owner/rows: has the splits train_sft, test_sft, train_gen; name one of them under "
         "`split`, or several as train_sft+test_sft."
@@ -233,7 +250,7 @@ def test_each_refusal_is_one_sentence(fetch):
     assert 'Instruction "train_sft[70:90]" corresponds to no data' in made[-1]["message"]
 
 
-def test_rows_whose_types_differ_are_read_as_they_are(fetch):
+def test_the_format_is_found_in_rows_whose_types_differ(fetch):
     """`datasets` gives such values a type of its own; messages may hold text or a list of parts."""
     parts = [{"type": "text", "text": "Hello"}]
     talks = [
@@ -241,7 +258,17 @@ def test_rows_whose_types_differ_are_read_as_they_are(fetch):
         [{"role": "user", "content": parts}, {"role": "assistant", "content": "Hi"}],
     ]
     rows = [{"messages": talk} for talk in talks * 5]
-    with hub({"datasets/owner/rows": Repo({"train.jsonl": jsonl(rows)})}) as (address, _):
-        [made] = fetch(address, {"split": "train", "format": "auto"})
+    repos = {
+        "datasets/owner/rows": Repo({"train.jsonl": jsonl(rows)}),
+        "datasets/owner/numbers": Repo({"train.jsonl": jsonl([{"number": 1}] * 5)}),
+    }
+    numbers = {"repo": "owner/numbers", "format": "auto"}
+    with hub(repos) as (address, _):
+        made, by_split, by_file = fetch(
+            address, {"split": "train", "format": "auto"}, {**numbers, "split": "train"}, numbers
+        )
+    # No format has these columns: the sentence names the source, not the store's copy of it.
+    assert by_split["message"].startswith("owner/numbers, split train: "), by_split
+    assert by_file["message"].startswith("owner/numbers/train.jsonl: "), by_file
     assert made["account"]["kept"] == 10
     assert instructions(made)[:2] == ["Hi", "Hello"]

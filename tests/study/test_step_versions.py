@@ -22,6 +22,7 @@ STEPS = {
     "FetchDataset": (),
     "FindSplits": (),
     "ReadSplit": (),
+    "ReadSaved": (),
     "FetchModel": ("chatpipe.runtime.environment:prepare",),
     "Normalize": (),
     "Merge": (),

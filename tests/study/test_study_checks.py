@@ -4,9 +4,11 @@ import pytest
 
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Variant
-from chatpipe.errors import ConfigError
+from chatpipe.errors import ConfigError, DataError
 from chatpipe.study.base_names import base_names
 from chatpipe.study.checks import check_study, study_faults
+from chatpipe.study.recipe import Recipe, StoreBuilder
+from tests.support.rows import alpaca_rows, write_jsonl
 
 ROWS = {"name": "rows", "path": "rows.jsonl"}
 
@@ -43,6 +45,22 @@ def test_a_study_of_one_split_is_fine():
 def test_one_name_for_two_data_sets_is_refused_with_both_names_and_the_key(other, words):
     [fault] = study_faults([variant("a"), variant("b", datasets=[ROWS | other])])
     assert "variants a and b" in fault and "data set rows" in fault and words in fault
+
+
+def test_auto_is_the_format_that_it_stands_for(tmp_path, chatpipe_home):
+    path = write_jsonl(tmp_path / "rows.jsonl", alpaca_rows(10))
+    auto, alpaca, completion = (
+        variant(name, datasets=[{"name": "rows", "path": str(path), "format": name}])
+        for name in ("auto", "alpaca", "completion")
+    )
+    assert study_faults([auto, alpaca]) == study_faults([alpaca, auto]) == []
+    [fault] = study_faults([auto, completion])
+    assert "format: auto and completion" in fault
+    # What only the rows can show is checked again when they are here.
+    recipe = Recipe([auto, completion], StoreBuilder())
+    assert recipe.corpus(auto) == recipe.corpus(alpaca)
+    with pytest.raises(DataError, match="is read as alpaca by one variant and as completion"):
+        recipe.corpus(completion)
 
 
 def test_another_licence_is_not_another_data_set():

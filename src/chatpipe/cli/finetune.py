@@ -1,4 +1,4 @@
-"""The command `finetune`: one base, one file of rows, one adapter, without any YAML."""
+"""The command `finetune`: one base, one source of rows, one adapter, without any YAML."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ import typer
 
 from chatpipe.cli.errors import exit_on_error
 from chatpipe.cli.options import AsJson, Overrides
-from chatpipe.cli.run import RunOptions, run_variant
+from chatpipe.cli.run import RunOptions, check_variants, run_variant
 from chatpipe.errors import ConfigError
 
 
 def finetune(
     base_model: Annotated[str, typer.Option(help="Hub repository or model directory.")],
-    dataset: Annotated[Path, typer.Option(help="File of rows: JSON, JSONL, CSV or Parquet.")],
+    dataset: Annotated[
+        str,
+        typer.Option(help="File of rows, directory that save_to_disk wrote, or hub data set."),
+    ],
     adapter: Annotated[Path, typer.Option(help="New directory for the adapter.")],
     overrides: Overrides = None,
+    config: Annotated[str | None, typer.Option(help="A config of the hub data set.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="A split, as datasets writes it: train, train[:5%].")
+    ] = None,
     row_format: Annotated[
         str, typer.Option("--format", help="The rows' format; auto goes by their columns.")
     ] = "auto",
@@ -32,40 +39,43 @@ def finetune(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune without any YAML: one base, one file of rows, one adapter directory."""
+    """Fine-tune without any YAML: one base, one source of rows, one adapter directory."""
     with exit_on_error():
+        from chatpipe.cli.finetune_rows import check_rows_of, source_settings
         from chatpipe.config.run_names import name_of_file, unique_name
         from chatpipe.config.schema import AUTO, format_names
         from chatpipe.config.validation import suggest_name
-        from chatpipe.planning.row_checks import format_of, no_file, row_faults
+        from chatpipe.planning.row_checks import format_of, row_faults
         from chatpipe.study.export import check_target, export_directory, export_variant
         from chatpipe.study.loading import is_taken, parse_variant
         from chatpipe.study.lookup import find_adapter
 
-        if not dataset.is_file():
-            raise ConfigError([f"--dataset {dataset}: {no_file(dataset)}."])
+        source = source_settings(dataset, config, split)
+        file = Path(dataset) if Path(dataset).is_file() else None
         _check_adapter_directory(adapter)
         renamed = _renamed(columns or [])
         if row_format not in format_names():
             raise ConfigError(
                 [f"--format {row_format}: {suggest_name(row_format, format_names())}"]
             )
-        if row_format == AUTO:
-            row_format = format_of(dataset, renamed)
-        if not drop_bad_rows and (faults := row_faults(dataset, row_format, renamed)):
+        if file and row_format == AUTO:
+            row_format = format_of(file, renamed)
+        if file and not drop_bad_rows and (faults := row_faults(file, row_format, renamed)):
             raise ConfigError([*faults, "Mend these rows, or add --drop-bad-rows."])
-        name = name_of_file(dataset)
-        path = str(dataset.absolute())
-        rows: dict[str, Any] = {"name": name, "path": path, "format": row_format}
+        name = name_of_file(Path(dataset))
+        rows: dict[str, Any] = {"name": name, **source, "format": row_format}
         if renamed:
             rows["columns"] = renamed
         raw = {"name": name, "base_model": {"repo": base_model}, "datasets": [rows]}
         variant = parse_variant(raw, "command line", overrides or [])
         if is_taken(variant):  # by another base, another file of that name, or a variant
             settings = [json.dumps([row_format, renamed])] if columns else []
-            unique = {**raw, "name": unique_name(name, base_model, path, *settings)}
+            unique = {**raw, "name": unique_name(name, base_model, *source.values(), *settings)}
             variant = parse_variant(unique, "command line", overrides or [])
         check_target(adapter, variant)
+        if not file:
+            check_variants([variant])
+            check_rows_of(variant.datasets[0], drop_bad_rows)
         run_variant(variant, RunOptions(as_json=as_json))
         export_directory(find_adapter(variant).path, adapter)
         saved = export_variant(variant)

@@ -111,7 +111,7 @@ class Normalize(Request):
             RowWriter(into / "dropped.parquet", DROPPED_SCHEMA, "reason") as dropped,
         ):
             for file in files:
-                with self._source_named(file.path):
+                with _source_named(self.raw, file.path):
                     read += self._sort_out(file, kept, dropped, turns)
         if not kept.rows:
             details = {why: what for file in files for why, what in file.details().items()}
@@ -146,16 +146,6 @@ class Normalize(Request):
         file.check()
         return rows
 
-    @contextmanager
-    def _source_named(self, file: Path) -> Iterator[None]:
-        """Faults name the file where its owner finds it, not the store's copy."""
-        try:
-            yield
-        except DataError as error:
-            source, place = Path(self._source()), file.relative_to(self.raw.path / ROWS)
-            named = source if source.is_file() else source / place
-            raise DataError(str(error).replace(str(file), str(named))) from None
-
     def _source(self) -> str:
         """The path or repository that the rows come from, else the data set's name."""
         details = self.raw.details()
@@ -177,7 +167,7 @@ class Normalize(Request):
 
     def _files(self) -> list[Path]:
         """Return the files that were fetched, in the order of the patterns."""
-        return _raw_files(self.raw, self.files, self.name)
+        return raw_files(self.raw, self.files, self.name)
 
     def _normalized(self, file: RowFile, part: Part) -> pa.Table:
         rows = part()
@@ -209,7 +199,7 @@ def _own_turns(row_format: str) -> Turns | None:
     return FORMATS[row_format].turns if row_format in FORMATS else None
 
 
-def _raw_files(raw: Artifact, patterns: tuple[str, ...], name: str) -> list[Path]:
+def raw_files(raw: Artifact, patterns: tuple[str, ...], name: str) -> list[Path]:
     """The files of a raw artifact that are read, in the order of the patterns."""
     root = raw.path / ROWS
     fetched = [path for path in root.rglob("*") if path.is_file()]
@@ -223,8 +213,35 @@ def _row_format(row_format: str, raw: Artifact, used: Dataset | Fallback, name: 
     request. Before the files are here nobody knows, and no request can be made of it."""
     if row_format != AUTO or raw.is_pending:
         return row_format
-    files = _raw_files(store().fetch(raw), used.files, name)
-    return definite_format(row_format, files, used.columns)
+    files = raw_files(store().fetch(raw), used.files, name)
+    with _source_named(raw, *files):
+        return definite_format(row_format, files, used.columns)
+
+
+def source_name(details: dict[str, Any], place: str) -> str:
+    """What the owner of a source knows a file of it by.
+
+    Args:
+        details: Of the source's artifact.
+        place: The file's path in it.
+    """
+    source = str(details.get("path") or details.get("repo") or "")
+    if "split" in details:
+        return f"{source}, split {details['split']}"
+    return source if not source or Path(source).is_file() else str(Path(source) / place)
+
+
+@contextmanager
+def _source_named(raw: Artifact, *files: Path) -> Iterator[None]:
+    """Faults name the files where their owner finds them, not the store's copies."""
+    try:
+        yield
+    except DataError as error:
+        sentence, details = str(error), raw.details()
+        for file in files:
+            place = file.relative_to(raw.path / ROWS).as_posix()
+            sentence = sentence.replace(str(file), source_name(details, place) or str(file))
+        raise DataError(sentence) from None
 
 
 def _single_flags(counts: dict[str, int]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from chatpipe.sources.fetch import (
     looks_like_hub_id,
     source_directories,
 )
+from chatpipe.sources.saved_rows import is_saved, rows_request
 from chatpipe.store.paths import home
 from chatpipe.training.tracking import missing
 
@@ -59,6 +60,12 @@ def _unused_settings(dataset: Dataset, root: Path | None) -> Iterator[str]:
 
 
 def _dataset_faults(root: Path, dataset: Dataset) -> Iterator[str]:
+    if is_saved(dataset) or dataset.split or dataset.config:
+        try:
+            rows_request(dataset)
+        except SourceError as error:
+            yield f"datasets.{dataset.name}: {error}"
+        return
     try:
         found = row_files(root, dataset.files, f"datasets.{dataset.name}").files
     except SourceError as error:

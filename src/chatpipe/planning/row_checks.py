@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from chatpipe.config.schema import AUTO, Dataset, Variant
 from chatpipe.data.columns import format_note, unused_warning
 from chatpipe.data.detection import definite_format, detected_format
-from chatpipe.data.folders import left_out_warnings, row_files
+from chatpipe.data.folders import ROWS, left_out_warnings, row_files
 from chatpipe.data.hashing import heldout_mask
 from chatpipe.data.merge import split_fault
+from chatpipe.data.normalize import source_name
 from chatpipe.data.reading import READ_REASON, RowFile
 from chatpipe.data.turn_counts import TurnAccount, TurnCounts
 from chatpipe.data.writing import count_values, ordered
@@ -24,6 +25,8 @@ from chatpipe.formats.base import FLAGS_BETWEEN, counted_reasons
 from chatpipe.formats.registry import FORMATS
 from chatpipe.formats.turn_settings import TurnSettings
 from chatpipe.sources.fetch import local_path
+from chatpipe.sources.saved_rows import ReadSaved, is_saved
+from chatpipe.store.store import store
 
 SHOWN = 20  # bad rows that are named one by one; the rest is counted
 
@@ -161,6 +164,8 @@ def _check_dataset(
 ) -> list[str]:
     """Add to `result` what its rows are; return what is wrong with the data set as a whole."""
     key = f"datasets.{dataset.name}"
+    if is_saved(dataset):
+        return _check_saved(dataset, share, result)
     chosen = row_files(root, dataset.files, key)
     result.notes += left_out_warnings(dataset.name, chosen.left_out)
     try:
@@ -192,6 +197,24 @@ def _check_dataset(
         return [*several, *lines]
     fault = split_fault(rows - bad - heldout, heldout, share)
     return [f"{key}: {fault}"] if fault else []
+
+
+def _check_saved(dataset: Dataset, share: float, result: CheckedVariants) -> list[str]:
+    """Check what `save_to_disk` wrote, by the copy of its rows that a run reads."""
+    saved = store().get_or_build(ReadSaved.of(dataset))
+    details = saved.details()
+    [file] = (saved.path / ROWS).iterdir()
+    copied = CheckedVariants()
+    one_file = dataset.model_copy(update={"path": str(file), "repo": None, "split": None})
+    faults = _check_dataset(one_file, file, share, copied)
+
+    def named(lines: list[str]) -> list[str]:
+        return [line.replace(str(file), source_name(details, file.name)) for line in lines]
+
+    result.notes += left_out_warnings(dataset.name, details.get("left_out", {}))
+    result.notes += named(copied.notes)
+    result.set_aside += named(copied.set_aside)
+    return named(faults)
 
 
 def unusable_rows(variants: Sequence[Variant]) -> list[str]:

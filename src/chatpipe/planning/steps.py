@@ -23,6 +23,7 @@ from chatpipe.sources.metadata import (
     split_metadata,
     unknown_sizes,
 )
+from chatpipe.sources.saved_rows import ReadSaved
 from chatpipe.store.artifact import Artifact, Request, recorded_manifest, shared_manifest
 from chatpipe.store.store import store
 from chatpipe.study.recipe import Recipe, Resolver, Step
@@ -185,7 +186,7 @@ def _is_quick(request: Request, artifact: Artifact | None) -> bool:
         return artifact is not None or request.path is not None
     if isinstance(request, ReadSplit):
         return artifact is not None
-    return isinstance(request, Normalize | Merge | CheckChatTemplate)
+    return isinstance(request, ReadSaved | Normalize | Merge | CheckChatTemplate)
 
 
 def _splits(request: FindSplits) -> Artifact:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from chatpipe import report as contract
-from chatpipe.config.schema import Evaluation, Variant
+from chatpipe.config.schema import AUTO, Evaluation, Variant
+from chatpipe.data.columns import format_note
 from chatpipe.evaluation.metrics import METRICS
 from chatpipe.evaluation.perplexity import bits_per_byte, interval
 from chatpipe.evaluation.perplexity import difference as paired_difference
@@ -24,7 +25,7 @@ from chatpipe.evaluation.row_scores import (
 )
 from chatpipe.report.measured import Measured
 from chatpipe.report.template_gains import template_gains
-from chatpipe.store.artifact import Artifact, Request
+from chatpipe.store.artifact import Artifact, Request, recorded_manifest
 from chatpipe.utils.unique import unique_by
 
 TRAINING_FIGURES = (
@@ -69,7 +70,7 @@ def build_report(request: MakeReport) -> contract.Report:
     differences, notes = _differences(models, sets)
     warnings = [
         note for artifact in request.examples.values() for note in artifact.details()["warnings"]
-    ]
+    ] + _formats(request)
     described = [_model(model) for model in models]
     adapted = [model for model in described if not model.is_base]
     return contract.Report(
@@ -306,6 +307,16 @@ def _model(model: Measured) -> contract.Model:
 def _answers(model: Measured) -> list[contract.Answer]:
     answers = json.loads((model.generations.path / "answers.json").read_text("utf-8"))
     return [contract.Answer(model=model.name, **answer) for answer in answers]
+
+
+def _formats(request: MakeReport) -> list[str]:
+    """Return a sentence for each data set whose format was found by its columns."""
+    datasets = {d.name: d for model in request.models for d in model.variant.datasets}
+    return [
+        format_note(name, recorded_manifest(artifact)["asked"]["format"])
+        for name, artifact in request.examples.items()
+        if name in datasets and datasets[name].format == AUTO
+    ]
 
 
 def _accounts(request: MakeReport) -> list[contract.RowAccountRow]:

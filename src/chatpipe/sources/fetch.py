@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import BaseModelRef, Dataset, Fallback, Variant
-from chatpipe.data.folders import ROWS, RowFiles, hub_patterns, row_files
+from chatpipe.data.folders import DEFAULT_PATTERNS, ROWS, RowFiles, hub_patterns, row_files
 from chatpipe.errors import HubUnreachableError, SourceError
 from chatpipe.runtime.progress import Reporter
 from chatpipe.sources import base_files
 from chatpipe.sources.hub import RepoType, fetch_snapshot
 from chatpipe.sources.hub_blobs import check_blob
+from chatpipe.sources.joined_splits import refuse_joined_splits
 from chatpipe.store.artifact import Request
 from chatpipe.store.manifest import RESERVED_NAMES
 from chatpipe.store.store import store
@@ -94,8 +95,8 @@ class FetchDataset(Request):
             )
         if dataset.config or dataset.split:
             raise SourceError(
-                f"data set {dataset.name}: {local} is no data set of the hub, and has no config "
-                "and split; leave them out, and name its files under `files`."
+                f"data set {dataset.name}: {local} is no data set of the hub, and was not written "
+                "by save_to_disk; leave config and split out, and name its files under `files`."
             )
         chosen = row_files(local, dataset.files, f"data set {dataset.name}")
         return cls(path=str(local), files=dataset.files, content=_rows_content(local, chosen))
@@ -129,6 +130,8 @@ class FetchDataset(Request):
         refusals: list[str] = []
         for choice in self.choices():
             try:
+                if choice.files == DEFAULT_PATTERNS:
+                    refuse_joined_splits(choice.repo, choice.revision)
                 found = _from_hub(choice.repo, choice.revision, choice.files, "dataset", into)
             except HubUnreachableError:
                 raise
@@ -161,7 +164,7 @@ class FetchModel(Request):
         if local is None:
             return cls(repo=base.repo, revision=base.revision)
         check_model_directory(local)
-        return cls(path=str(local), content=_content(local, model_files(local, "model")))
+        return cls(path=str(local), content=content_of(local, model_files(local, "model")))
 
     def build(self, into: Path) -> dict[str, Any]:
         if self.wheel is not None:
@@ -284,7 +287,7 @@ def _shards(path: Path, name: str | None) -> set[str]:
         raise SourceError(f"{name or path}: {error}") from None
 
 
-def _content(root: Path, found: list[Path]) -> str:
+def content_of(root: Path, found: list[Path]) -> str:
     """Name and SHA-256 of every file; a large one is read again only when it has changed."""
     names = [str(file.relative_to(root)) if root.is_dir() else file.suffix for file in found]
     digests = [store().digests.sha256(file) for file in found]
@@ -293,7 +296,7 @@ def _content(root: Path, found: list[Path]) -> str:
 
 def _check_unchanged(root: Path, found: list[Path], content: str | None) -> None:
     """SourceError where the files are not those any more that the request was made for."""
-    if _content(root, found) != content:
+    if content_of(root, found) != content:
         raise _changed(root)
 
 
@@ -304,7 +307,7 @@ def _changed(root: Path) -> SourceError:
 def _rows_content(root: Path, chosen: RowFiles) -> str:
     """As `_content`, with the names of what is left out, which is told of, too."""
     left_out = [f"left out:{name}" for name in sorted(chosen.left_out)]
-    return ",".join([_content(root, chosen.files), *left_out])
+    return ",".join([content_of(root, chosen.files), *left_out])
 
 
 def _check_same_commit(before: dict[str, Any], now: dict[str, Any], into: Path) -> None:

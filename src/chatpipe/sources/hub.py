@@ -50,6 +50,7 @@ def fetch_snapshot(
     try:
         name = _current_name(repo, revision, repo_type)
         resume_after_a_reset()
+        logging.getLogger("huggingface_hub._snapshot_download").addFilter(_is_no_empty_match)
         path = Path(
             snapshot_download(
                 repo,
@@ -64,6 +65,11 @@ def fetch_snapshot(
     if name != repo:
         LOG.warning("%s is called %s today; change the name in the variant.", repo, name)
     return Snapshot(path, name, path.name)
+
+
+def _is_no_empty_match(record: logging.LogRecord) -> bool:
+    """Return whether a message is to be printed: an empty match is reported by our own errors."""
+    return not str(record.msg).startswith("No files matched")
 
 
 class FileNames(NamedTuple):

@@ -12,8 +12,7 @@ import json
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,9 +22,10 @@ from chatpipe.data.folders import ROWS
 from chatpipe.errors import SourceError
 from chatpipe.sources.chosen_split import chosen_split
 from chatpipe.sources.fetch import local_path
-from chatpipe.sources.hub import Snapshot, fetch_snapshot, file_names
+from chatpipe.sources.hub import fetch_snapshot, file_names
 from chatpipe.sources.hub_blobs import check_blob
 from chatpipe.sources.loaded_splits import DESCRIPTIONS, find_splits, write_rows
+from chatpipe.sources.skeleton import skeleton
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
 
@@ -58,7 +58,7 @@ class FindSplits(Request):
         snapshot = fetch_snapshot(self.repo, self.revision, DESCRIPTIONS, "dataset")
         names, only_cached = file_names(snapshot, "dataset")
         try:
-            with _skeleton(snapshot, names, ()) as folder:
+            with skeleton(snapshot, names, ()) as folder:
                 found = find_splits(folder, self.config, self.repo)
             _check_shards([name for files in found.files.values() for name in files], self.repo)
         except SourceError as error:
@@ -122,7 +122,7 @@ class ReadSplit(Request):
                 raise SourceError(f"{source['repo']}: its file {name} could not be fetched.")
             check_blob((snapshot.path / name).resolve(), source["repo"])
         with (
-            _skeleton(snapshot, listing["files"], names) as folder,
+            skeleton(snapshot, listing["files"], names) as folder,
             tempfile.TemporaryDirectory(dir=into.parent) as scratch,
         ):
             config = listing["config"]
@@ -135,24 +135,6 @@ class ReadSplit(Request):
             "rows": rows,
             **({"left_out": self.left_out} if self.left_out else {}),
         }
-
-
-@contextmanager
-def _skeleton(snapshot: Snapshot, names: Sequence[str], needed: Sequence[str]) -> Iterator[Path]:
-    """Yield a directory with the repository's layout: its descriptions and the needed files are
-    links, all others are empty."""
-    present = {*DESCRIPTIONS, *needed}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / snapshot.repo.rpartition("/")[2]
-        for name in names:
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if name in present:
-                target.symlink_to((snapshot.path / name).resolve())
-            else:
-                target.touch()
-        folder.mkdir(exist_ok=True)
-        yield folder
 
 
 def _check_shards(names: Sequence[str], repo: str) -> None:

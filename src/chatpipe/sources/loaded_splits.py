@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,19 +38,36 @@ def find_splits(folder: Path, config: str | None, source: str) -> LoadedSplits:
         config: The config's name.
         source: What a sentence calls the data set.
     """
-    with tempfile.TemporaryDirectory() as cache, _in_a_sentence(folder, source):
-        name = _config_name(folder, config, source)
-        builder = _builder(folder, name, Path(cache), source)
-        root = folder.resolve()
-        files = {
-            str(split): [Path(file).relative_to(root).as_posix() for file in data_files]
-            for split, data_files in (builder.config.data_files or {}).items()
-        }
-    if empty := [split for split, names in files.items() if not names]:
+    with _in_a_sentence(folder, source):
+        found = _splits(folder, _config_name(folder, config, source), source)
+    if empty := [split for split, names in found.files.items() if not names]:
         raise SourceError(
-            f"{source}: the config {name} has no files for the split {', '.join(empty)}; name "
-            "another config, or its files under `files`."
+            f"{source}: the config {found.config} has no files for the split {', '.join(empty)}; "
+            "name another config, or its files under `files`."
         )
+    return found
+
+
+def every_config(folder: Path, source: str) -> Iterator[LoadedSplits]:
+    """Yield the splits of every config, the default one first."""
+    from datasets import get_dataset_config_names, get_dataset_default_config_name
+
+    with _in_a_sentence(folder, source):
+        default = get_dataset_default_config_name(str(folder))
+        names = dict.fromkeys([default, *get_dataset_config_names(str(folder))])
+        for name in names:
+            if name is not None:
+                yield _splits(folder, name, source)
+
+
+def _splits(folder: Path, config: str, source: str) -> LoadedSplits:
+    root = folder.resolve()
+    with tempfile.TemporaryDirectory() as cache:
+        builder = _builder(folder, config, Path(cache), source)
+    files = {
+        str(split): [Path(file).relative_to(root).as_posix() for file in data_files]
+        for split, data_files in (builder.config.data_files or {}).items()
+    }
     return LoadedSplits(builder.config.name, files)
 
 
@@ -74,6 +91,30 @@ def write_rows(
         builder.download_and_prepare(verification_mode="no_checks")
         rows = builder.as_dataset(split=spec)
     return save_rows(rows, spec, into, source), len(rows)
+
+
+def saved_splits(folders: Mapping[str, Path], source: str) -> dict[str, Any]:
+    """Return the splits that `save_to_disk` wrote to these folders, as `datasets` loads them."""
+    from datasets import Dataset
+
+    with _in_a_sentence(None, source):
+        return {name: Dataset.load_from_disk(str(folder)) for name, folder in folders.items()}
+
+
+def write_saved_rows(tables: Mapping[str, Any], spec: str, into: Path, source: str) -> int:
+    """Write the rows of splits that are loaded as one file in `into`; return how many there are."""
+    from datasets import ReadInstruction, concatenate_datasets, disable_progress_bars
+
+    disable_progress_bars()
+    with _in_a_sentence(None, source):
+        lengths = {name: len(table) for name, table in tables.items()}
+        parts = [
+            tables[part.splitname].select(range(part.from_, part.to))
+            for part in ReadInstruction.from_spec(spec).to_absolute(lengths)
+        ]
+        rows = concatenate_datasets(parts)
+    save_rows(rows, spec, into, source)
+    return len(rows)
 
 
 def save_rows(rows: Any, spec: str, into: Path, source: str) -> Path:
@@ -137,7 +178,7 @@ def _has(features: Any, kind: type) -> bool:
 
 
 @contextmanager
-def _in_a_sentence(folder: Path, source: str) -> Iterator[None]:
+def _in_a_sentence(folder: Path | None, source: str) -> Iterator[None]:
     """Raise what `datasets` says of a directory as one SourceError."""
     import yaml
     from datasets.exceptions import DatasetsError
@@ -156,7 +197,7 @@ def _in_a_sentence(folder: Path, source: str) -> Iterator[None]:
                 f"its rows with `revision: {CONVERTED}`, or another copy."
             ) from None
         reason = _reason(error)
-        for path in (folder, folder.resolve()):
+        for path in (folder, folder.resolve()) if folder else ():
             reason = reason.replace(str(path), source)
         raise SourceError(f"{source}: cannot be read by datasets: {reason}") from error
 

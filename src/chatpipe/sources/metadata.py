@@ -11,11 +11,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import BaseModelRef
-from chatpipe.data.folders import hub_patterns
+from chatpipe.data.folders import DEFAULT_PATTERNS, hub_patterns
 from chatpipe.errors import HubUnreachableError, SourceError
 from chatpipe.sources.fetch import MODEL_FILES, FetchDataset, FetchModel
 from chatpipe.sources.hub import RepoType, endpoint, failures, in_a_sentence, offline, selected
 from chatpipe.sources.hub_splits import ReadSplit
+from chatpipe.sources.joined_splits import refuse_joined_splits
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.store import store
 
@@ -80,6 +81,8 @@ def dataset_metadata(request: FetchDataset) -> SourceMetadata:
     refusals: list[str] = []
     for choice in request.choices():
         try:
+            if choice.files == DEFAULT_PATTERNS:
+                _refuse_joined_splits(choice.repo, choice.revision)
             metadata = hub_sizes(
                 choice.repo, choice.revision, hub_patterns(choice.files), "dataset"
             )
@@ -88,6 +91,15 @@ def dataset_metadata(request: FetchDataset) -> SourceMetadata:
             continue
         return metadata.model_copy(update={"repo": choice.repo, "instead_of": tuple(refusals)})
     raise SourceError(*refusals)
+
+
+def _refuse_joined_splits(repo: str, revision: str | None) -> None:
+    """Raise SourceError as the download would; not where the hub cannot be asked."""
+    try:
+        refuse_joined_splits(repo, revision)
+    except SourceError as error:
+        if not isinstance(error, HubUnreachableError) and not offline("dataset"):
+            raise
 
 
 def split_metadata(request: ReadSplit) -> SourceMetadata:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from chatpipe.config.schema import Dataset, Split, Variant
-from chatpipe.errors import ConfigError
+from chatpipe.config.schema import AUTO, Dataset, Split, Variant
+from chatpipe.data.detection import definite_format
+from chatpipe.data.folders import row_files
+from chatpipe.errors import ChatpipeError, ConfigError
+from chatpipe.sources.fetch import local_path
+from chatpipe.sources.saved_rows import is_saved
 
 # Fields of a data set that change no row.
 WITHOUT_EFFECT = frozenset({"licence"})
@@ -46,11 +50,31 @@ def _dataset_faults(variants: Sequence[Variant]) -> Iterator[str]:
                 for key in Dataset.model_fields
                 if key not in WITHOUT_EFFECT and getattr(first, key) != getattr(dataset, key)
             ]
+            if keys == ["format"] and _may_be_one_format(first, dataset):
+                continue
             if keys:
                 yield (
                     f"variants {other} and {variant.name}: data set {dataset.name} is another one "
                     f"in each ({_values(first, dataset, keys)}); give one of the two another name."
                 )
+
+
+def _may_be_one_format(first: Dataset, second: Dataset) -> bool:
+    """Return whether `auto` is the other's format, by the rows; True where they are not here yet.
+
+    `Recipe` compares them again, when the rows are here.
+    """
+    if AUTO not in (first.format, second.format):
+        return False
+    root = local_path(first.path or first.repo)
+    if root is None or is_saved(first):
+        return True
+    try:
+        files = row_files(root, first.files, f"data set {first.name}").files
+        formats = {definite_format(d.format, files, d.columns) for d in (first, second)}
+    except ChatpipeError:  # what is wrong with the rows is reported by the checks of each variant
+        return True
+    return len(formats) == 1
 
 
 def _split_faults(variants: Sequence[Variant]) -> Iterator[str]:

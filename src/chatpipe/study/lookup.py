@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from chatpipe.config.schema import Dataset, Variant
 from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.models.model_ref import ModelRef
-from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.sources.fetch import FetchModel
 from chatpipe.sources.hub_splits import FindSplits, ReadSplit, is_hub_split
+from chatpipe.sources.saved_rows import rows_request
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.manifest import read_manifest
 from chatpipe.store.remote import shared_store
@@ -85,7 +86,7 @@ def source_requests(variant: Variant) -> Iterator[Request]:
             if is_hub_split(dataset):
                 yield from _split_requests(dataset)
             else:
-                yield FetchDataset.of(dataset)
+                yield rows_request(dataset)
 
 
 def _split_requests(dataset: Dataset) -> Iterator[Request]:

@@ -25,14 +25,16 @@ from typing import NamedTuple
 from chatpipe.config.schema import Dataset, Split, Variant
 from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize
+from chatpipe.errors import DataError
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.report.build import MakeReport
 from chatpipe.report.measured import Measured
 from chatpipe.sources.base_files import has_chat_template
-from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.sources.fetch import FetchModel
 from chatpipe.sources.hub_splits import FindSplits, ReadSplit, is_hub_split
+from chatpipe.sources.saved_rows import rows_request
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
 from chatpipe.study.base_names import base_names, own_template_names
@@ -137,6 +139,7 @@ class Recipe:
         self.variants = tuple(variants)
         self.resolver = resolver
         self._examples: dict[str, Artifact] = {}
+        self._normalized: dict[str, tuple[Dataset, Normalize]] = {}
         self._bases: dict[str, Artifact] = {}
 
     def report(self, study: str) -> Artifact:
@@ -164,12 +167,24 @@ class Recipe:
         return [*self.base_models(), *own.models, *tuned]
 
     def examples(self, dataset: Dataset) -> Artifact:
-        """Return the data set's rows: downloaded, then normalized."""
+        """Return the data set's rows: downloaded, then normalized.
+
+        DataError where variants read a data set of one name in two formats, which `auto` shows
+        only when the rows are here.
+        """
         name = dataset.name
-        if name not in self._examples:
+        first, request = self._normalized.get(name, (None, None))
+        if dataset != first:
             raw = self.raw(dataset)
             normalize = Normalize.of(dataset, raw)
-            self._examples[name] = self.resolver.resolve(Step(normalize, name))
+            if request is None:
+                self._normalized[name] = dataset, normalize
+                self._examples[name] = self.resolver.resolve(Step(normalize, name))
+            elif not raw.is_pending and normalize.key() != request.key():
+                raise DataError(
+                    f"data set {name}: is read as {request.format} by one variant and as "
+                    f"{normalize.format} by another; give one of the two another name."
+                )
         return self._examples[name]
 
     def raw(self, dataset: Dataset) -> Artifact:
@@ -178,7 +193,7 @@ class Recipe:
         if is_hub_split(dataset):
             request = ReadSplit.of(dataset, self.splits(dataset))
         else:
-            request = FetchDataset.of(dataset)
+            request = rows_request(dataset)
         return self.resolver.resolve(Step(request, dataset.name))
 
     def splits(self, dataset: Dataset) -> Artifact:
