@@ -1,0 +1,13 @@
+from .learning_curve import LearningCurve as LearningCurve
+from .learning_curve import fit_learning_curve as fit_learning_curve
+from .noise import Contrasts as Contrasts
+from .noise import NoiseModel as NoiseModel
+from .paired_rows import PairedRows as PairedRows
+from .paired_rows import Run as Run
+from .ranking import RankedConfiguration as RankedConfiguration
+from .ranking import rank as rank
+from .selection import Selection as Selection
+from .selection import select_best as select_best
+from .verdicts import Comparison as Comparison
+from .verdicts import all_pairs as all_pairs
+from .verdicts import compare as compare
