@@ -8,7 +8,8 @@ from pydantic import BaseModel, ValidationError
 from chatpipe.config.schema import Variant
 from chatpipe.config.validation import fault_sentences
 from chatpipe.errors import ConfigError
-from chatpipe.study.loading import load_study, load_variant
+from chatpipe.study.loading import load_variant
+from chatpipe.study.studies import load_study
 
 PROGRAMMERS_WORDS = re.compile(
     r"[Ii]nput should|valid (tuple|dict|list|string|integer|number|boolean)|instance of|NoneType"

@@ -8,9 +8,10 @@ from chatpipe.errors import ArtifactError
 from chatpipe.planning.planner import plan
 from chatpipe.planning.steps import DryRun
 from chatpipe.store.store import store
-from chatpipe.study.loading import load_study, load_variant, names, parse_variant, study_variants
+from chatpipe.study.loading import load_variant, names, parse_variant
 from chatpipe.study.lookup import LookUp, find_model
 from chatpipe.study.recipe import Recipe, Resolver
+from chatpipe.study.studies import load_study, study_variants
 from tests.support.requests import Placeholders
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
 

@@ -23,7 +23,14 @@ from chatpipe.cli import (
     verify,
 )
 from chatpipe.cli.errors import STOPPED_SENTENCE, exit_on_error
-from chatpipe.cli.options import AsJson, OptionalVariant, Overrides, StudyName, VariantName
+from chatpipe.cli.options import (
+    AsJson,
+    OptionalVariantOrStudy,
+    Overrides,
+    StudyName,
+    VariantName,
+    VariantOrStudy,
+)
 from chatpipe.cli.run import RunOptions, check_variants, run_study, run_variant
 from chatpipe.errors import ConfigError, OutputError
 from chatpipe.runtime import variables
@@ -82,7 +89,7 @@ def compare(
     """Run every variant of a study and write one report."""
     with exit_on_error():
         from chatpipe.config.run_names import rename_study
-        from chatpipe.study.loading import load_study, study_variants
+        from chatpipe.study.studies import load_study, study_variants
 
         study_settings = load_study(study)
         variants = study_variants(study_settings, overrides or [], study)
@@ -108,12 +115,16 @@ def run(
 
 
 @app.command()
-def plan(variant: VariantName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(variant: VariantOrStudy, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show the steps, time and memory of a run, and what would make it fail; trains nothing."""
     with exit_on_error():
         from chatpipe.runtime.environment import prepare
         from chatpipe.study.loading import load_variant
+        from chatpipe.study.studies import is_study
 
+        if is_study(variant):
+            _plan_study(variant, overrides or [], as_json)
+            return
         variant_settings = load_variant(variant, overrides or [])
         check_variants([variant_settings])
         prepare()
@@ -126,6 +137,24 @@ def plan(variant: VariantName, overrides: Overrides = None, as_json: AsJson = Fa
         planner.refuse([estimate])
 
 
+def _plan_study(name: str, overrides: list[str], as_json: bool) -> None:
+    from chatpipe.runtime.environment import prepare
+    from chatpipe.study.studies import load_study, study_variants
+
+    study = load_study(name)
+    variants = study_variants(study, overrides, name)
+    check_variants(variants)
+    prepare()
+
+    from chatpipe.cli.study_plan_view import print_study_plan
+    from chatpipe.planning import planner
+    from chatpipe.planning.study_plan import plan_study
+
+    estimate = plan_study(study.name, variants)
+    typer.echo(estimate.model_dump_json(indent=1)) if as_json else print_study_plan(estimate)
+    planner.refuse(list(estimate.plans))
+
+
 @app.command()
 def validate(
     file: Annotated[
@@ -135,7 +164,8 @@ def validate(
     """Check a variant, a study or a file of rows; print all faults, exit code 2 if any."""
     with exit_on_error():
         from chatpipe.planning.row_checks import check_rows, checked_rows, format_of, no_file
-        from chatpipe.study.loading import load_study, load_variant, study_variants
+        from chatpipe.study.loading import load_variant
+        from chatpipe.study.studies import is_study, load_study, study_variants
 
         if not file.is_file():
             raise ConfigError([f"{file}: {no_file(file)}."])
@@ -149,9 +179,10 @@ def validate(
             typer.echo(visible_line(f"{file}: every row is fine ({row_format})."))
             return
         name = str(file)
-        is_study = _is_study(file)
         variants = (
-            study_variants(load_study(name), origin=name) if is_study else [load_variant(name)]
+            study_variants(load_study(name), origin=name)
+            if is_study(name)
+            else [load_variant(name)]
         )
         check_variants(variants)
         rows = check_rows(variants)
@@ -163,27 +194,25 @@ def validate(
 
 @app.command()
 def show(
-    variant: OptionalVariant = None, overrides: Overrides = None, as_json: AsJson = False
+    variant: OptionalVariantOrStudy = None, overrides: Overrides = None, as_json: AsJson = False
 ) -> None:
-    """List variants and studies, or show one variant's settings and stored artifacts."""
+    """List variants and studies, or show what one is and what the store has of it."""
     with exit_on_error():
         from chatpipe.study import inspect
+        from chatpipe.study.studies import is_study
 
         if variant is None and overrides:
             raise ConfigError(["show: --set goes with a variant; name one."])
-        listing = (
-            inspect.describe_variant(variant, overrides or []) if variant else inspect.list_all()
-        )
+        if variant is None:
+            listing = inspect.list_all()
+        elif is_study(variant):
+            listing = inspect.describe_study(variant, overrides or [])
+        else:
+            listing = inspect.describe_variant(variant, overrides or [])
         if as_json:
             typer.echo(json.dumps(listing, indent=1))
         else:
             inspect.print_mapping(listing)
-
-
-def _is_study(file: Path) -> bool:
-    from chatpipe.config.yaml_files import read_mapping
-
-    return "variants" in read_mapping(file)
 
 
 for _command in (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chatpipe.cli.errors import exit_on_error
-from chatpipe.cli.options import OptionalVariant, Overrides
+from chatpipe.cli.options import OptionalVariantOrStudy, Overrides
 from chatpipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def forget(
-    variant: OptionalVariant = None,
+    variant: OptionalVariantOrStudy = None,
     kind: Annotated[
         str | None,
         typer.Option(
@@ -34,31 +34,48 @@ def forget(
     """Remove artifacts, so that the next run builds them again; asks before --all and sources."""
     with exit_on_error():
         from chatpipe.study import removal
-        from chatpipe.study.loading import load_variant
 
         if (variant is None) == (not all_variants):
-            raise ConfigError(["forget: name a variant, or give --all."])
+            raise ConfigError(["forget: name a variant or a study, or give --all."])
         if variant is None and overrides:
             raise ConfigError(["forget: --set goes with a variant, not with --all."])
         if kind is not None:
             removal.check_kind(kind)
-        chosen = load_variant(variant, overrides or [], must_exist=False) if variant else None
+        chosen = _variants(variant, overrides or []) if variant else []
         kind = kind or ("adapter" if chosen else removal.ALL)
-        paths = removal.artifacts_of(chosen, kind) if chosen else removal.all_artifacts(kind)
-        if chosen is None or kind == removal.SOURCES:
-            _confirm("forget --all" if chosen is None else f"forget {variant}", paths, yes)
+        paths = (
+            list(dict.fromkeys(p for one in chosen for p in removal.artifacts_of(one, kind)))
+            if chosen
+            else removal.all_artifacts(kind)
+        )
+        if not chosen or kind == removal.SOURCES:
+            _confirm("forget --all" if variant is None else f"forget {variant}", paths, yes)
         removed = [*_remove_checkpoints(chosen, kind), *removal.remove(paths)]
-        if chosen and not removed:
-            raise removal.missing(chosen, kind)
+        if variant and not removed:
+            raise removal.missing(variant if len(chosen) > 1 else chosen[0].name, kind)
         typer.echo(f"forgotten: {len(removed)} artifacts")
         for name in removed:
             typer.echo(f"  {name}")
 
 
-def _remove_checkpoints(variant: Variant | None, kind: str) -> list[str]:
+def _variants(name: str, overrides: list[str]) -> list[Variant]:
+    """The variant of that name, or all of the study of that name."""
+    from chatpipe.study.loading import load_variant
+    from chatpipe.study.studies import is_study, load_study, study_variants
+
+    if is_study(name):
+        return study_variants(load_study(name), overrides, name)
+    return [load_variant(name, overrides, must_exist=False)]
+
+
+def _remove_checkpoints(chosen: Sequence[Variant], kind: str) -> list[str]:
+    """Remove those of the chosen variants, or all where none is chosen."""
     from chatpipe.study import removal
 
-    return removal.remove_checkpoints(variant) if kind in ("adapter", removal.ALL) else []
+    if kind not in ("adapter", removal.ALL):
+        return []
+    variants = chosen or (None,)
+    return [name for variant in variants for name in removal.remove_checkpoints(variant)]
 
 
 def _confirm(command: str, paths: Sequence[Path], yes: bool) -> None:

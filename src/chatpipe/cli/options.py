@@ -9,12 +9,13 @@ import typer
 
 
 def complete_names(kind: str) -> Callable[[], list[str]]:
-    """Return a shell completion of the names of all "variants" or "studies"."""
+    """Return a shell completion of the names of all "variants" or "studies", or of "both"."""
 
     def complete() -> list[str]:
         from chatpipe.study.loading import names
 
-        return names(kind)
+        kinds = ("variants", "studies") if kind == "both" else (kind,)
+        return [name for kind in kinds for name in names(kind)]
 
     return complete
 
@@ -29,6 +30,19 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VariantName = Annotated[
     str, typer.Argument(help=VARIANT_HELP, autocompletion=complete_names("variants"))
+]
+VARIANT_OR_STUDY_HELP = "A name or YAML file of a variant or a study, or a run: NAME+key=value."
+VariantOrStudy = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help=VARIANT_OR_STUDY_HELP, autocompletion=complete_names("both")
+    ),
+]
+OptionalVariantOrStudy = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME]", help=VARIANT_OR_STUDY_HELP, autocompletion=complete_names("both")
+    ),
 ]
 OptionalVariant = Annotated[
     str | None,

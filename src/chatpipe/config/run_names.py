@@ -25,11 +25,36 @@ _MAX_VALUE_LENGTH = 40
 _MAX_FILE_NAME = 60
 _DIGEST_LENGTH = 8
 _MISSING = object()
+SHORT_KEYS = {
+    "lr": "training.learning_rate",
+    "seed": "training.seed",
+    "epochs": "training.epochs",
+    "rank": "lora.rank",
+    "alpha": "lora.alpha",
+}
+_LIST_KEYS = frozenset({"datasets"})
 
 
 def plain_name(name: str) -> str:
     """Return the variant's or study's name without the settings that follow it."""
     return name.partition(SEPARATOR)[0]
+
+
+def cell_name(name: str) -> str:
+    """Return a name like `smol-merge/lr=3e-4/seed=1` as the run's name that it stands for, with `+`
+    and whole keys; any other name or path as it is."""
+    plain, *settings = name.split("/")
+    if not settings or not all("=" in setting for setting in settings):
+        return name
+    pairs = [setting.split("=", 1) for setting in settings]
+    return SEPARATOR.join(
+        [plain, *(f"{SHORT_KEYS.get(key, key)}={_as_list(key, value)}" for key, value in pairs)]
+    )
+
+
+def _as_list(key: str, value: str) -> str:
+    is_list = key in _LIST_KEYS and not value.startswith("[")
+    return f"[{value}]" if is_list else value
 
 
 def find_plain_name(name: str, names: Iterable[str]) -> str | None:

@@ -45,6 +45,7 @@ class Need(BaseModel):
     what: str
     path: Path
     bytes: int
+    of_one_training: bool = False  # not shared with the other variants of a study
 
 
 def duration(

@@ -38,9 +38,11 @@ from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.metadata import SourceMetadata, base_metadata
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.paths import home
+from chatpipe.study.lookup import find_adapter
 from chatpipe.study.recipe import Recipe
 from chatpipe.training.finetune import Finetune, optimizer_steps, rows_seen
 
+WITHOUT_EFFECT = {"seed": 0, "learning_rate": 1e-4}  # settings of a training that change no plan
 CERTAIN = 1.15  # an estimate that is this many times what is free is refused
 
 
@@ -83,7 +85,7 @@ class MakePlan(Request):
     study: tuple[Variant, ...] = ()  # all of it; every one is scored on the data sets of all
 
     def build(self, into: Path) -> dict[str, Any]:
-        plans = [plan(variant, study=self.study) for variant in self.variants]
+        plans = plan_each(self.variants, self.study)
         return {"plans": [made.model_dump(mode="json") for made in plans]}
 
 
@@ -107,6 +109,30 @@ def plan(variant: Variant, device: Device | None = None, study: Sequence[Variant
     study: the variants it is compared with; all are scored on the held-out rows of all.
     """
     return _Planner(variant, device or this_device(variant.quantization), study).plan()
+
+
+def plan_each(variants: Sequence[Variant], study: Sequence[Variant] = ()) -> list[Plan]:
+    """The plans of these variants; those that differ in what changes no plan share their work."""
+    shared: dict[str, Plan] = {}
+    plans = []
+    for variant in variants:
+        training = variant.training.model_copy(update=WITHOUT_EFFECT)
+        alike = variant.model_copy(update={"name": "", "training": training}).model_dump_json()
+        if alike not in shared:
+            shared[alike] = plan(variant, study=study)
+            plans.append(shared[alike])
+        else:
+            changes = {"variant": variant.name, "trained": _is_trained(variant)}
+            plans.append(shared[alike].model_copy(update=changes))
+    return plans
+
+
+def _is_trained(variant: Variant) -> bool:
+    try:
+        find_adapter(variant)
+    except ChatpipeError:
+        return False
+    return True
 
 
 class _Planner:
@@ -392,7 +418,14 @@ class _Planner:
         ]
         if training is not None:
             size = adapter_bytes(training, steps, self.variant.training)
-            needs.append(Need(what="adapter and checkpoints", path=store_path, bytes=size))
+            needs.append(
+                Need(
+                    what="adapter and checkpoints",
+                    path=store_path,
+                    bytes=size,
+                    of_one_training=True,
+                )
+            )
         needs = [need for need in needs if need.bytes]
         self.faults += lacking_room(needs)
         return tuple(needs)

@@ -1,7 +1,6 @@
 from .export import export_directory as export_directory
 from .export import export_report as export_report
 from .export import export_variant as export_variant
-from .loading import load_study as load_study
 from .loading import load_variant as load_variant
 from .loading import parse_variant as parse_variant
 from .lookup import LookUp as LookUp
@@ -11,4 +10,5 @@ from .recipe import Recipe as Recipe
 from .recipe import Resolver as Resolver
 from .recipe import Step as Step
 from .recipe import StoreBuilder as StoreBuilder
+from .studies import load_study as load_study
 from .verification import check_all as check_all

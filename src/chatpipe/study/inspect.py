@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from chatpipe.config.schema import Variant
 from chatpipe.config.yaml_files import to_yaml
 from chatpipe.errors import ArtifactError
 from chatpipe.store.artifact import Artifact
@@ -13,6 +14,7 @@ from chatpipe.store.remote import shared_store
 from chatpipe.study.export import saved_names
 from chatpipe.study.loading import load_variant, names
 from chatpipe.study.lookup import find_adapter
+from chatpipe.study.studies import load_study, study_variants
 
 
 def list_all() -> dict[str, Any]:
@@ -34,6 +36,23 @@ def describe_variant(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]
     except ArtifactError as error:
         artifact = {"missing": str(error)}
     return {**settings.model_dump(mode="json"), "adapter": artifact}
+
+
+def describe_study(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the study's variants, and each one's adapter, or None where the store has none."""
+    study = load_study(name)
+    variants = study_variants(study, overrides, name)
+    return {
+        "study": study.name,
+        "variants": {variant.name: _adapter_location(variant) for variant in variants},
+    }
+
+
+def _adapter_location(variant: Variant) -> str | None:
+    try:
+        return _location(find_adapter(variant))
+    except ArtifactError:
+        return None
 
 
 def _location(adapter: Artifact) -> str:

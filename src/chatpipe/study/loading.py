@@ -15,18 +15,18 @@ from pydantic import ValidationError
 from chatpipe.config.merging import deep_merge
 from chatpipe.config.run_names import (
     SEPARATOR,
+    cell_name,
     parse_settings,
     plain_name,
     rename_by_settings,
     rename_run,
 )
-from chatpipe.config.schema import Study, Variant
+from chatpipe.config.schema import Variant
 from chatpipe.config.validation import fault_sentences, format_value, setting_origin, suggest_name
 from chatpipe.config.yaml_files import read_mapping
 from chatpipe.data.catalog import DATASETS
 from chatpipe.errors import ConfigError
 from chatpipe.sources.fetch import PACKAGED, WHEEL_MODELS, local_path
-from chatpipe.study.checks import study_faults
 from chatpipe.study.export import saved_variant
 from chatpipe.study.overrides import Override, apply_override, expand, parse_override
 from chatpipe.utils.user_paths import expanded
@@ -56,23 +56,27 @@ def names(kind: str) -> list[str]:
 
 
 def load_variant(
-    name_or_path: str, overrides: Sequence[str] = (), must_exist: bool = True
+    name_or_path: str, overrides: Sequence[str | Override] = (), must_exist: bool = True
 ) -> Variant:
     """The variant of that name or file, with `key.path=value` overrides laid over it.
 
     With overrides that change something, its name says so (`run_names`); that name
     (`NAME+key=value`) is understood as well. must_exist: whether its rows have to be there.
     """
-    if SEPARATOR in name_or_path and not _is_yaml(name_or_path):
+    name_or_path = cell_name(name_or_path)
+    if SEPARATOR in name_or_path and not is_yaml(name_or_path):
         return _load_run(name_or_path, overrides, must_exist)
-    return _load_file(_find("variants", name_or_path), overrides, must_exist)
+    return load_file(find_file("variants", name_or_path), overrides, must_exist)
 
 
 def parse_variant(
-    raw: dict[str, Any], origin: str, overrides: Sequence[str] = (), must_exist: bool = True
+    raw: dict[str, Any],
+    origin: str,
+    overrides: Sequence[str | Override] = (),
+    must_exist: bool = True,
 ) -> Variant:
     """A variant from plain values; `origin` is what faults call the file."""
-    parsed = [parse_override(text) for text in overrides]
+    parsed = [parse_override(text) if isinstance(text, str) else text for text in overrides]
     variant = _parse(raw, origin, parsed, must_exist)
     if not parsed or any(override.keys == ("name",) for override in parsed):
         return variant
@@ -83,18 +87,23 @@ def parse_variant(
         return rename_by_settings(variant, settings)
 
 
-def _load_file(path: Path, overrides: Sequence[str], must_exist: bool) -> Variant:
+def load_file(
+    path: Path, overrides: Sequence[str | Override] = (), must_exist: bool = True
+) -> Variant:
+    """Return the variant of that file."""
     raw = read_mapping(path)
     raw.setdefault("name", path.stem)
     return parse_variant(raw, str(path), overrides, must_exist)
 
 
-def _load_run(name: str, overrides: Sequence[str], must_exist: bool) -> Variant:
+def _load_run(name: str, overrides: Sequence[str | Override], must_exist: bool) -> Variant:
     """The variant of a run with other settings: by what its name says, or as the run saved it."""
     saved = saved_variant(name)
     if not plain_name(name) or "" in parse_settings(name):
         raise ConfigError([f"{name}: write it as NAME+key.path=value, like +training.epochs=1."])
     if not saved.is_file() and not all("=" in setting for setting in parse_settings(name)):
+        if cell := _cell(name, overrides, must_exist):
+            return cell
         raise ConfigError(
             [
                 f"{name}: this home has no run of that name, and the name does not say all of its "
@@ -105,11 +114,23 @@ def _load_run(name: str, overrides: Sequence[str], must_exist: bool) -> Variant:
         variant = load_variant(plain_name(name), parse_settings(name), must_exist)
     except ConfigError:
         if not saved.is_file():
+            if cell := _cell(name, overrides, must_exist):
+                return cell
             raise
-        return _load_file(saved, overrides, must_exist)
+        return load_file(saved, overrides, must_exist)
     if variant.name != name and saved.is_file():
-        return _load_file(saved, overrides, must_exist)
+        return load_file(saved, overrides, must_exist)
     return load_variant(plain_name(name), [*parse_settings(name), *overrides], must_exist)
+
+
+def _cell(name: str, overrides: Sequence[str | Override], must_exist: bool) -> Variant | None:
+    """The cell of that name of a study of the deployments' directory."""
+    from chatpipe.study.studies import find_cell
+
+    cell = find_cell(name)
+    if cell is None:
+        return None
+    return parse_variant(cell.model_dump(mode="json"), name, overrides, must_exist)
 
 
 def _parse(
@@ -137,47 +158,8 @@ def _parse(
     return variant
 
 
-def load_study(name_or_path: str) -> Study:
-    """The study of that name or file."""
-    path = _find("studies", name_or_path)
-    raw = {"name": path.stem, **read_mapping(path)}
-    try:
-        study = Study.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(fault_sentences(error, str(path), Study)) from None
-    return study
-
-
-def study_variants(
-    study: Study, overrides: Sequence[str] = (), origin: str | None = None
-) -> list[Variant]:
-    """All variants of a study; the faults of all of them together.
-
-    origin: the study's name or file, if it was read from one: a variant that is not there is that
-    file's fault.
-    """
-    file = f"{_find('studies', origin)}: " if origin else ""
-    variants, faults = [], []
-    for place, name in enumerate(study.variants):
-        try:
-            if SEPARATOR not in name:
-                _find("variants", name)
-        except ConfigError as error:
-            reasons = [fault.removeprefix("variants: ") for fault in error.faults]
-            faults += [f"{file}variants.{place}: {reason}" for reason in reasons]
-            continue
-        try:
-            variants.append(load_variant(name, overrides))
-        except ConfigError as error:
-            faults += error.faults
-    if variants:
-        faults += [f"{study.name}: {fault}" for fault in study_faults(variants)]
-    if faults:
-        raise ConfigError(list(dict.fromkeys(faults)))
-    return variants
-
-
-def _is_yaml(name_or_path: str) -> bool:
+def is_yaml(name_or_path: str) -> bool:
+    """Whether it is a YAML file by its name."""
     return Path(name_or_path).suffix in {".yaml", ".yml"}
 
 
@@ -193,7 +175,8 @@ def is_taken(variant: Variant) -> bool:
     return any(recorded.get(key) != same[key] for key in ("base_model", "datasets"))
 
 
-def _find(kind: str, name_or_path: str) -> Path:
+def find_file(kind: str, name_or_path: str) -> Path:
+    """Return the YAML file of one of the "variants" or "studies"; ConfigError lists them."""
     if not name_or_path.strip():
         raise ConfigError([f"{kind}: the name is empty; known are {', '.join(names(kind))}."])
     path = deployments_dir() / kind / f"{name_or_path}.yaml"
@@ -201,9 +184,11 @@ def _find(kind: str, name_or_path: str) -> Path:
         return path
     if kind == "variants" and saved_variant(name_or_path).is_file():
         return saved_variant(name_or_path)
-    if _is_yaml(name_or_path) or "/" in name_or_path or Path(name_or_path).exists():
+    if is_yaml(name_or_path) or "/" in name_or_path or Path(name_or_path).exists():
         return _existing_file(Path(name_or_path))
     if kind == "variants" and name_or_path in names("studies"):
+        from chatpipe.study.studies import load_study
+
         members = ", ".join(load_study(name_or_path).variants)
         raise ConfigError(
             [f"{name_or_path}: is a study; name one of its variants ({members}), or use compare."]
@@ -226,7 +211,7 @@ def _existing_file(path: Path) -> Path:
         raise ConfigError([f"{path}: there is no such file."])
     if not path.is_file():
         raise ConfigError([f"{path}: is a pipe or device; name a file."])
-    if not _is_yaml(str(path)):
+    if not is_yaml(str(path)):
         raise ConfigError([f"{path}: is no YAML file; its name should end in .yaml."])
     return path
 

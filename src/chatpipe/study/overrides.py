@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from chatpipe.config.merging import deep_merge
@@ -39,7 +40,7 @@ def parse_override(text: str) -> Override:
         problem = str(error).removeprefix("line 1 ").removeprefix("it ")
         remedy = "" if "in quotes" in problem else "; put text in quotes"
         raise ConfigError([f"--set {text}: the value {problem}{remedy}."]) from None
-    return Override(text, keys, _with_absolute_paths(keys, value))
+    return Override(text, keys, paths_relative_to(Path.cwd(), keys, value))
 
 
 def apply_override(settings: dict[str, Any], override: Override) -> dict[str, Any]:
@@ -98,17 +99,20 @@ def _catalogue_entry(entry: Any) -> Any:
     return DATASETS[entry].model_dump() if known else entry
 
 
-def _with_absolute_paths(keys: tuple[str, ...], value: Any) -> Any:
+def paths_relative_to(folder: Path, keys: tuple[str, ...], value: Any) -> Any:
+    """Return the value for these keys with absolute paths of data sets."""
     if keys[0] != "datasets":
         return value
     if keys[-1] == "path" and isinstance(value, str):
-        return _absolute(value)
+        return _absolute(folder, value)
     if isinstance(value, list):
-        return [_with_absolute_paths(keys, item) for item in value]
+        return [paths_relative_to(folder, keys, item) for item in value]
     if isinstance(value, dict) and isinstance(value.get("path"), str):
-        return {**value, "path": _absolute(value["path"])}
+        return {**value, "path": _absolute(folder, value["path"])}
     return value
 
 
-def _absolute(path: str) -> str:
-    return path if not path or path.startswith(PACKAGED) else str(expanded(path).absolute())
+def _absolute(folder: Path, path: str) -> str:
+    if not path or path.startswith(PACKAGED):
+        return path
+    return str((folder / expanded(path)).absolute())

@@ -141,6 +141,7 @@ class Recipe:
         self._examples: dict[str, Artifact] = {}
         self._normalized: dict[str, tuple[Dataset, Normalize]] = {}
         self._bases: dict[str, Artifact] = {}
+        self._corpora: dict[str, Artifact] = {}
 
     def report(self, study: str) -> Artifact:
         """Return the report of the study: every variant, every base as it was published, and that
@@ -204,8 +205,12 @@ class Recipe:
         """Return the rows that the variant is trained on: its data sets merged, without those held
         out."""
         examples = tuple(self.examples(dataset) for dataset in variant.datasets)
-        label = " + ".join(dataset.name for dataset in variant.datasets)
-        return self.resolver.resolve(Step(Merge(examples=examples, split=variant.split), label))
+        request = Merge(examples=examples, split=variant.split)
+        key = request.key()
+        if key not in self._corpora:
+            label = " + ".join(dataset.name for dataset in variant.datasets)
+            self._corpora[key] = self.resolver.resolve(Step(request, label))
+        return self._corpora[key]
 
     def heldout(self, dataset: Dataset, split: Split) -> Artifact:
         """Return the data set's held-out rows, which models are scored on."""

@@ -76,10 +76,10 @@ def remove_checkpoints(variant: Variant | None = None) -> list[str]:
     return [name for key in sorted(keys) for name in store().remove_work(Finetune.kind, key)]
 
 
-def missing(variant: Variant, kind: str) -> ArtifactError:
+def missing(name: str, kind: str) -> ArtifactError:
     """Return the error that says that there is nothing of that kind to remove."""
     subject = "nothing of it is" if kind == ALL else f"no {kind} of it {_verb(kind)}"
-    return ArtifactError(f"{variant.name}: {subject} in the store; there is nothing to forget.")
+    return ArtifactError(f"{name}: {subject} in the store; there is nothing to forget.")
 
 
 def _verb(kind: str) -> str:

@@ -1,0 +1,56 @@
+"""The plan of a study on a terminal: its cells, and what all of them need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from chatpipe.planning.planner import Plan
+from chatpipe.planning.study_plan import StudyPlan
+from chatpipe.planning.summary import NOT_KNOWN
+from chatpipe.utils.quantities import in_bytes, in_time
+
+
+def print_study_plan(plan: StudyPlan, console: Console | None = None) -> None:
+    """Print one line for each cell, the sums, and each note once."""
+    console = console or Console()
+    table = Table("Variant", "Training", "Tokens", "Time", "Memory", box=None, pad_edge=False)
+    for cell in plan.plans:
+        table.add_row(*_row(cell))
+    notes = dict.fromkeys(note for cell in plan.plans for note in cell.notes)
+    for line in (
+        f"\n[bold]{escape(plan.study)}[/]: {len(plan.plans)} variants",
+        table,
+        *_sums(plan),
+        *(f"• {escape(note)}" for note in notes),
+    ):
+        console.print(line, highlight=False)
+
+
+def _row(cell: Plan) -> tuple[str, ...]:
+    if cell.trained:
+        return escape(cell.variant), "in the store", "", "", ""
+    return (
+        escape(cell.variant),
+        "to train",
+        f"{cell.duration.tokens:,}" if cell.duration else NOT_KNOWN,
+        in_time(cell.duration.seconds) if cell.duration else NOT_KNOWN,
+        in_bytes(cell.memory.total) if cell.memory else NOT_KNOWN,
+    )
+
+
+def _sums(plan: StudyPlan) -> Iterator[str]:
+    count = len(plan.plans) - plan.trained
+    if not count:
+        yield "\nEvery adapter is in the store: nothing to train."
+        return
+    tokens = NOT_KNOWN if plan.tokens is None else f"{plan.tokens:,}"
+    time = NOT_KNOWN if plan.seconds is None else in_time(plan.seconds)
+    memory = NOT_KNOWN if plan.memory_bytes is None else in_bytes(plan.memory_bytes)
+    yield (
+        f"\n{count} trainings ({plan.trained} are in the store): {tokens} tokens, {time} one after "
+        f"another, {memory} of memory, {in_bytes(plan.disk_bytes)} on disk."
+    )

@@ -1,0 +1,73 @@
+"""What the YAML file of a study may hold beside a plain list of names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from chatpipe.config.base import Section
+from chatpipe.config.schema import RunName
+
+MAX_CELLS = 1000
+MAX_SEEDS = 100
+GRID_KEYS = frozenset({"base", "vary", "vary_together", "seeds"})
+
+Member = str | dict[str, Any]
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+MAX_SEED = 2**31 - 1
+
+
+class StudyFile(Section):
+    """The variants that a study starts from, and the settings and seeds that it varies.
+
+    A variant is a name, a YAML file (relative to the study's), or its settings themselves.
+    """
+
+    name: RunName
+    base: Member | None = Field(None, description="the variant that a grid starts from")
+    variants: tuple[Member, ...] = Field((), description="several of them")
+    vary: dict[str, Values] = Field({}, description="setting -> values; every combination")
+    vary_together: dict[str, Values] = Field(
+        {}, description="setting -> values; the first of each list, the second of each, …"
+    )
+    seeds: int | tuple[int, ...] | None = Field(
+        None, description="how many trainings of each, or their seeds"
+    )
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _are_seeds(cls, value: Any) -> Any:
+        """In one sentence, where pydantic has one for each type."""
+        listed = value if isinstance(value, list | tuple) else [value]
+        largest = MAX_SEED if isinstance(value, list | tuple) else MAX_SEEDS
+        least = 0 if isinstance(value, list | tuple) else 1
+        valid = [type(seed) is int and least <= seed <= largest for seed in listed]
+        if value is not None and not (valid and all(valid) and len(valid) <= MAX_SEEDS):
+            raise ValueError(
+                f"expected how many seeds (1 to {MAX_SEEDS}), or a list of seeds, like [0, 1, 2]"
+            )
+        if len(set(listed)) < len(listed):
+            raise ValueError("names a seed more than once")
+        return value
+
+    @model_validator(mode="after")
+    def _is_one_grid(self) -> StudyFile:
+        if (self.base is None) == (not self.variants):
+            raise ValueError("give exactly one of base and variants")
+        if len({len(values) for values in self.vary_together.values()}) > 1:
+            lengths = ", ".join(f"{key} {len(v)}" for key, v in self.vary_together.items())
+            raise ValueError(f"the lists of vary_together are not equally long: {lengths}")
+        keys = [*self.vary, *self.vary_together, *(["training.seed"] if self.seeds else [])]
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise ValueError(
+                f"{', '.join(repeated)} is varied twice; name it in one of vary, vary_together "
+                "and seeds"
+            )
+        return self
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The variants that the study starts from."""
+        return self.variants if self.base is None else (self.base,)
