@@ -141,7 +141,7 @@ class Recipe:
         self._examples: dict[str, Artifact] = {}
         self._normalized: dict[str, tuple[Dataset, Normalize]] = {}
         self._bases: dict[str, Artifact] = {}
-        self._corpora: dict[str, Artifact] = {}
+        self._corpora: dict[Merge, Artifact] = {}
 
     def report(self, study: str) -> Artifact:
         """Return the report of the study: every variant, every base as it was published, and that
@@ -206,11 +206,10 @@ class Recipe:
         out."""
         examples = tuple(self.examples(dataset) for dataset in variant.datasets)
         request = Merge(examples=examples, split=variant.split)
-        key = request.key()
-        if key not in self._corpora:
+        if request not in self._corpora:
             label = " + ".join(dataset.name for dataset in variant.datasets)
-            self._corpora[key] = self.resolver.resolve(Step(request, label))
-        return self._corpora[key]
+            self._corpora[request] = self.resolver.resolve(Step(request, label))
+        return self._corpora[request]
 
     def heldout(self, dataset: Dataset, split: Split) -> Artifact:
         """Return the data set's held-out rows, which models are scored on."""
