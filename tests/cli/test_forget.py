@@ -165,8 +165,8 @@ def test_what_ran_with_other_settings_is_shown_and_forgotten(variants, chatpipe_
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["forget"], "name a variant, or give --all"),
-        (["forget", "smol-merge", "--all"], "name a variant, or give --all"),
+        (["forget"], "name a variant or a study, or give --all"),
+        (["forget", "smol-merge", "--all"], "name a variant or a study, or give --all"),
         (["forget", "--all", "--set", "a=1", "--yes"], "--set goes with a variant"),
         (["forget", "smol-merge", "--kind", "everything"], "--kind everything: expected one of"),
         (["forget", "--all", "--kind", "everything", "--yes"], "--kind everything: expected one"),
