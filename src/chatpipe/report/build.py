@@ -25,6 +25,7 @@ from chatpipe.evaluation.row_scores import (
 )
 from chatpipe.report.measured import Measured
 from chatpipe.report.template_gains import template_gains
+from chatpipe.report.verdicts import study_verdicts
 from chatpipe.store.artifact import Artifact, Request, recorded_manifest
 from chatpipe.utils.unique import unique_by
 
@@ -47,7 +48,7 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
 
     study: str
     models: tuple[Measured, ...]
@@ -68,6 +69,7 @@ def build_report(request: MakeReport) -> contract.Report:
     models = request.models
     sets = {parts: ReplyBytes.read(request.heldout, parts) for parts in _heldout_sets(models)}
     differences, notes = _differences(models, sets)
+    compared = study_verdicts(models, sets)
     warnings = [
         note for artifact in request.examples.values() for note in artifact.details()["warnings"]
     ] + _formats(request)
@@ -99,6 +101,8 @@ def build_report(request: MakeReport) -> contract.Report:
         device="; ".join(dict.fromkeys(m.device for m in adapted if m.device)) or "unknown",
         tokenizers=_tokenizers(models),
         template_gains=list(template_gains(models, sets)),
+        verdicts=compared.verdicts,
+        ranking=compared.ranking,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from chatpipe.report import formatting as show
 from chatpipe.report.findings import template_sentences
 from chatpipe.report.schema import FEW_ROWS, JsonScalar, Report
+from chatpipe.report.verdict_text import verdict_sentences
 
 MOST_NAMED = 6  # variants; of more, only the smallest and the largest value is named
 OF_THE_BUDGET = ("training.epochs", "training.global_batch_size")
@@ -20,6 +21,7 @@ Values = Mapping[str, JsonScalar]
 def statements(report: Report) -> list[str]:
     """Return what a reader has to know before comparing two figures, one sentence each."""
     return [
+        *verdict_sentences(report),
         *template_sentences(report),
         *_training_budget(report),
         *_training_rows(report),

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterator, Sequence
 
-from chatpipe.report import comparability, findings, formatting, tables
+from chatpipe.report import comparability, findings, formatting, tables, verdict_text
 from chatpipe.report.schema import Answer, Report
 from chatpipe.utils.visible_text import visible
 
@@ -51,6 +51,9 @@ def _figures(report: Report) -> Iterator[str]:
         yield escape(findings.PAPER)
     yield from _section("Transfer: every model on every held-out set", tables.transfer_rows(report))
     yield from _section("Difference from the base", tables.difference_rows(report))
+    ranking = verdict_text.ranking_rows(report)
+    yield from _section("Which variant is better", ranking, verdict_text.VERDICTS)
+    yield markdown_table(verdict_text.verdict_rows(report))
     gains = tables.template_rows(report)
     yield from _section("Of the gain, the template", gains, findings.TEMPLATE)
     bits = tables.bits_rows(report)

@@ -180,6 +180,72 @@ class TemplateGain(Contract):
         return self.template.value / self.gain.value if self.gain.value > 0 else None
 
 
+class Verdict(Contract):
+    """The figure of the variant `first` minus that of `second`, on one set; below 0 is better.
+
+    A figure is a mean over the seeds of a variant: nats per token (unit "tokens"), or bits per byte
+    where the variants count tokens differently (unit "bytes"). low, high: 95 % interval of this
+    pair. corrected_low, corrected_high: the interval that holds 0 exactly where the verdict is "not
+    distinguishable". p, corrected_p: of no difference, alone and by Holm's procedure over all pairs
+    of the set. detectable: the smallest difference found in 80 % of the cases. seed_noise: whether
+    the noise between seeds is in the interval: "own" or "pooled" over the variants, or "missing",
+    where every variant has one seed. rows: that all variants were scored on; left_out: others.
+    """
+
+    heldout: str
+    first: str
+    second: str
+    unit: Literal["tokens", "bytes"]
+    value: float
+    low: float | None
+    high: float | None
+    corrected_low: float | None
+    corrected_high: float | None
+    p: float
+    corrected_p: float
+    verdict: Literal["better", "worse", "not distinguishable"]
+    detectable: float | None
+    seed_noise: Literal["own", "pooled", "missing", "none"]
+    rows: int
+    left_out: int = 0
+
+    def reversed(self) -> Verdict:
+        """Return the same of `second` minus `first`."""
+        turned: dict[str, Any] = {"better": "worse", "worse": "better"}
+        ends = {
+            "low": self.high,
+            "high": self.low,
+            "corrected_low": self.corrected_high,
+            "corrected_high": self.corrected_low,
+        }
+        changes = {name: None if end is None else -end for name, end in ends.items()}
+        return self.model_copy(
+            update={
+                **changes,
+                "first": self.second,
+                "second": self.first,
+                "value": -self.value,
+                "verdict": turned.get(self.verdict, self.verdict),
+            }
+        )
+
+
+class RankedVariant(Contract):
+    """A variant on one set, with all its seeds; the best one of a set is first.
+
+    models: those that differ by seed alone. value: nats per token or bits per byte, as `unit` says.
+    probability_of_best: of having the lowest true figure. wall_s: mean seconds of training.
+    """
+
+    heldout: str
+    configuration: str
+    models: list[str]
+    unit: Literal["tokens", "bytes"]
+    value: float
+    probability_of_best: float
+    wall_s: float | None
+
+
 class Answer(Contract):
     """One model's answer to one panel prompt; tokens: generated, EOS included.
 
@@ -262,6 +328,8 @@ class Report(Contract):
     device: str
     paper: list[PaperRow] = []
     tokenizers: list[list[str]] = []
+    verdicts: list[Verdict] = []
+    ranking: list[RankedVariant] = []
     template_gains: list[TemplateGain] = []
 
     @model_validator(mode="after")
