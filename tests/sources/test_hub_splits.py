@@ -18,13 +18,17 @@ pytestmark = pytest.mark.slow
 # reads several data sets.
 FETCH = """
 import json, sys
-from chatpipe.config.schema import Dataset
+from chatpipe.config.schema import Dataset, Variant
 from chatpipe.errors import ChatpipeError
 from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.removal import artifacts_of, remove
 from pydantic import ValidationError
 for given in json.loads(sys.argv[1]):
     try:
+        forget = given.pop("forget", False)
         dataset = Dataset.model_validate({"name": "rows", "repo": "owner/rows", **given})
+        if forget:
+            remove(artifacts_of(Variant(name="v", datasets=(dataset,)), "sources"))
         recipe = Recipe([], StoreBuilder())
         raw, examples = recipe.raw(dataset), recipe.examples(dataset)
         out = {"path": str(examples.path), "key": examples.key, "raw_key": raw.key,
@@ -191,8 +195,7 @@ def test_the_commit_is_a_part_of_the_key_and_a_branch_is_asked_once(fetch):
         [first] = fetch(address, dataset)
         repo.commit = "f" * 40
         repo.small["data/train_sft-00000-of-00002.parquet"] = parquet(ROWS[80:])
-        [again] = fetch(address, dataset)
-        [moved] = fetch(address, dataset, home="another")
+        again, moved = fetch(address, dataset, {**dataset, "forget": True})
         [pinned] = fetch(address, {**dataset, "revision": "f" * 40}, home="a-third")
     assert again == first and first["raw"]["commit"] == COMMIT
     assert moved["raw"]["commit"] == "f" * 40 and instructions(moved) == of(ROWS[80:90])

@@ -32,12 +32,15 @@ from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.sources.hub_splits import FindSplits, ReadSplit
+from chatpipe.sources.saved_rows import ReadSaved
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.tokenization.token_cache import TEXTS, digest_of, token_file
 from chatpipe.training.finetune import Finetune
 from tests.support.rows import alpaca_rows, write_jsonl
 
-REQUESTS = {step.__name__: step for step in (FetchDataset, Normalize, Merge, Finetune, Score, Ask)}
+STEPS = (FetchDataset, FindSplits, ReadSplit, ReadSaved, Normalize, Merge, Finetune, Score, Ask)
+REQUESTS = {step.__name__: step for step in STEPS}
 SECTIONS = (Lora, Quantization, Training, Generation, Split, Evaluation)
 FEW = settings(
     max_examples=40,
@@ -98,6 +101,9 @@ requests = st.one_of(
         fallbacks=st.tuples(fallbacks),
         content=st.none() | texts,
     ),
+    st.builds(FindSplits, repo=texts, revision=st.none() | texts, config=st.none() | texts),
+    st.builds(ReadSplit, splits=artifacts, split=texts, left_out=st.just({})),
+    st.builds(ReadSaved, path=st.just("p"), split=texts, left_out=st.just({}), content=texts),
     st.builds(
         Normalize,
         raw=artifacts,
