@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import harness, rows, training
 from benchmarks.adapted import with_adapters
-from chatpipe.config.prompts import segments, template
+from chatpipe.config.prompts import template
 from chatpipe.config.schema import Evaluation, Generation, Quantization
 from chatpipe.evaluation.score import row_nats
 from chatpipe.generation.batch import complete
@@ -31,6 +31,7 @@ from chatpipe.kernels.switch import KERNELS, VARIABLE, recorded_kernels
 from chatpipe.models.devices import peak_memory_bytes
 from chatpipe.models.loading import load_fast_base, load_tokenizer
 from chatpipe.runtime.environment import prepare
+from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.encoder import Encoder
 from chatpipe.training.trainer import batch_training
 
@@ -64,7 +65,7 @@ def run(name: str, options: argparse.Namespace) -> harness.Result:
         found["scoring"] = clock() - started
         encoder = Encoder(load_tokenizer(base), template("alpaca"), "all", 1 << 20)
         asked = rows.examples(None).select(["instruction", "input"]).to_pylist()[:PROMPTS]
-        prompts = [segments(encoder.template, row["instruction"], row["input"]) for row in asked]
+        prompts = [Conversation(row["instruction"], row["input"]) for row in asked]
         through = [names[n % len(names)] for n in range(PROMPTS)]
         started = clock()
         complete(model, encoder, prompts, Generation(max_new_tokens=NEW_TOKENS), through)

@@ -65,6 +65,9 @@ def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained):
     asked = ("--temperature", 1, "--max-new-tokens", 9)
     assert text.strip() and invoke("ask", variant, "Paint.", *asked).stdout == text
     assert invoke("ask", drawn, "Paint.", "--seed", 1).stdout != text
+    assert invoke("ask", variant, "Paint.", *asked, "--system", "Be quick.").stdout != text
+    refused = invoke("ask", variant, "Paint.", "--system", " ")
+    assert refused.exit_code == 2 and "--system: the text is empty" in refused.stderr
     refused = invoke("ask", drawn, "Paint.", "--temperature", 9)
     assert refused.exit_code == 2 and "generation.temperature: expected" in refused.stderr
     talk = invoke("chat", variant, "--max-new-tokens", 5, answers="Hello\nAnd then?\n\n")

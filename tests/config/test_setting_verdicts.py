@@ -131,6 +131,40 @@ SETTINGS = (
         settings={"panel": [{"id": "p", "instruction": "word " * 3000}]},
     ),
     Case(
+        "panel that goes on with a conversation",
+        settings={
+            "panel": [
+                {
+                    "id": "p",
+                    "instruction": "And then?",
+                    "system": "Be kind.",
+                    "history": [
+                        {"role": "user", "content": "Hi"},
+                        {"role": "assistant", "content": "Hello."},
+                    ],
+                }
+            ]
+        },
+    ),
+    Case(
+        "panel whose earlier turns end with the user",
+        "user and assistant have to take turns",
+        settings={
+            "panel": [
+                {
+                    "id": "p",
+                    "instruction": "And then?",
+                    "history": [{"role": "user", "content": "Hi"}],
+                }
+            ]
+        },
+    ),
+    Case(
+        "panel with an empty system text",
+        "panel",
+        settings={"panel": [{"id": "p", "instruction": "Hi", "system": " "}]},
+    ),
+    Case(
         "rows beyond the positions",
         "1,024",
         rows=lines(*alpaca_rows(30), {"instruction": "x", "output": "word " * 400}),

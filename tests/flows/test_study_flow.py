@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from chatpipe.config.chat_templates import CHAT_TEMPLATES
 from chatpipe.config.schema import Variant
 from chatpipe.evaluation.perplexity import perplexity
 from chatpipe.planning.planner import plan
@@ -12,6 +13,7 @@ from chatpipe.store.manifest import read_manifest
 from chatpipe.store.store import store
 from chatpipe.study.lookup import LookUp
 from chatpipe.study.recipe import Recipe, StoreBuilder
+from tests.support.bases import copy_of
 from tests.support.rows import alpaca_rows, write_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect", "steps_in_this_process")]
@@ -21,6 +23,8 @@ SAMPLES = 200
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory, tiny_model_dir):
     folder = tmp_path_factory.mktemp("study")
+    base = copy_of(tiny_model_dir, folder / "base")
+    (base / "chat_template.jinja").write_text(CHAT_TEMPLATES["zephyr"])
     rows = alpaca_rows(40)
     for row in rows[::4]:
         row["output"] *= 12  # too long for a variant that counts rows out sooner
@@ -29,7 +33,7 @@ def variants(tmp_path_factory, tiny_model_dir):
     def variant(name, **settings):
         plain = {
             "name": name,
-            "base_model": {"repo": str(tiny_model_dir)},
+            "base_model": {"repo": str(base)},
             "datasets": [{"name": "rows", "path": str(path)}],
             "split": {"heldout": 0.4},
             "training": {"epochs": 1, "learning_rate": 0.02},
@@ -42,7 +46,7 @@ def variants(tmp_path_factory, tiny_model_dir):
     return [
         variant("long"),
         variant("short", prompt_template="short", evaluation=cut),
-        variant(tiny_model_dir.name, evaluation=cut),  # a variant that is called like its base
+        variant(base.name, evaluation=cut),  # a variant that is called like its base
     ]
 
 
@@ -62,7 +66,9 @@ def test_the_run_is_looked_up_as_it_was_built(study, variants):
     """By Prefect's tasks, in this process, and by a look-up: the same report."""
     from tasks.caching import BUILT
 
-    assert {name.partition("/")[0] for name in BUILT} >= {"adapter", "scores", "generations"}
+    assert {name.partition("/")[0] for name in BUILT} >= {
+        *("adapter", "template-check", "scores", "generations")
+    }
     for resolver in (LookUp("a study"), StoreBuilder()):
         assert Recipe(variants, resolver).report("differently-measured") == study
 
@@ -83,14 +89,20 @@ def scored_rows(study, template, max_length, adapter):
     return {r["id"]: (r["nats"], r["tokens"]) for r in rows if r["labels"] == "response"}
 
 
-def test_every_base_has_a_name_and_every_variant_its_own(report, variants, tiny_model_dir):
-    name = tiny_model_dir.name
+def test_every_base_has_a_name_and_every_variant_its_own(report, variants):
+    name = "base"
     bases = [
         f"{name} (template alpaca, evaluation.max_length 2048)",
         f"{name} (template short, evaluation.max_length 400)",
         f"{name} (template alpaca, evaluation.max_length 400)",
     ]
-    assert [model.name for model in report.models] == [*bases, *(v.name for v in variants)]
+    own = [
+        f"{name} (evaluation.max_length 2048, own chat template)",
+        f"{name} (evaluation.max_length 400, own chat template)",
+    ]
+    names = [model.name for model in report.models]
+    assert names == [*bases, *own, *(v.name for v in variants)]
+    assert [model.own_template_base for model in report.variants] == [own[0], own[1], own[1]]
     assert [difference.base for difference in report.differences] == bases
 
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from chatpipe.config.prompt_schema import Prompt
+from chatpipe.config.prompt_schema import ChatTemplate, Prompt
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import BaseModelRef, Generation, Quantization
 from chatpipe.generation import ask_batch
-from chatpipe.generation.ask import Ask
+from chatpipe.generation.ask import Ask, answered
 from chatpipe.generation.ask_batch import AskBatch
 from chatpipe.runtime.worker import SharedWorker
 from chatpipe.sources.fetch import FetchModel
@@ -48,6 +48,20 @@ def test_who_may_join(asks):
     sampled = [changed(ask, generation=Generation(temperature=1.0)) for ask in asks]
     assert AskBatch.of(sampled[0], sampled).others == tuple(sampled[1:])
     assert AskBatch.of(first, sampled).others == ()
+
+
+def test_models_with_other_templates_join_and_are_asked_in_their_own(asks, tmp_path):
+    """A template that ends a turn with another token than EOS goes into a batch of its own."""
+    first, second, third = asks
+    short = changed(second, prompt_template=template("short"))
+    ends = "{% for m in messages %}{{ m.content + '<s>' }}{% endfor %}"
+    chat = changed(third, prompt_template=ChatTemplate(chat=ends))
+    batch = AskBatch.of(first, [short, chat])
+    assert batch.others == (short, chat)
+    together = answered([first, short, chat])
+    assert [of.details["models_asked_together"] for of in together] == [2, 2, 1]
+    alone = [answered([ask])[0] for ask in (first, short, chat)]
+    assert [of.answers for of in together] == [of.answers for of in alone]
 
 
 def test_no_more_join_than_a_batch_and_the_memory_hold(asks, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from chatpipe.config.prompts import segments, template
+from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.errors import ConfigError
 from chatpipe.evaluation.score import row_nats
@@ -13,6 +13,7 @@ from chatpipe.models.loading import load_fast_base, load_tokenizer
 from chatpipe.models.lora import with_adapter
 from chatpipe.packing.batching import PACKED, PADDED, batching_for
 from chatpipe.runtime.variables import variable_faults
+from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
 from chatpipe.training.trainer import BatchCollator, batch_training, max_training_threads
 
@@ -68,7 +69,7 @@ def figures(base, dropout=0.0):
         nats = row_nats(model, rows(), 128)
         encoder = Encoder(load_tokenizer(base), template("short"), "all", 1 << 20)
         texts = ("Hello there.", "How are you?", "Why?")
-        prompts = [segments(encoder.template, text, "") for text in texts]
+        prompts = list(map(Conversation, texts))
         through = ["default", "default", None]
         answers = complete(model, encoder, prompts, Generation(max_new_tokens=5), through)
     return nats, gradients, [answer.text for answer in answers], kernels.ran

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from chatpipe.config.prompts import segments, template
+from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora
 from chatpipe.evaluation.score import row_nats
 from chatpipe.generation.batch import complete
@@ -15,6 +15,7 @@ from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.models.lora import lora_config
 from chatpipe.packing.batching import PACKED, PADDED, UNPADDED, batching_for
+from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
 from chatpipe.training.trainer import BatchCollator, batch_training
 from tests.support import architectures
@@ -94,7 +95,7 @@ def test_a_step_has_the_gradients_of_its_rows_alone(name):
 def test_greedy_answers_are_those_of_generate_one_at_a_time(name, tiny_model_dir):
     model = adapted(name)
     encoder = Encoder(load_tokenizer(tiny_model_dir), template("short"), "all", 1 << 20)
-    prompts = [segments(encoder.template, text, "") for text in INSTRUCTIONS]
+    prompts = list(map(Conversation, INSTRUCTIONS))
     answers = complete(
         model, encoder, prompts * 2, Generation(max_new_tokens=6), ["default"] * 4 + [None] * 4
     )

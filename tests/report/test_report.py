@@ -424,6 +424,19 @@ def test_two_texts_under_one_prompt_id_are_two_questions() -> None:
     ]
 
 
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_what_stood_before_a_prompt_is_shown_with_it(render: Any) -> None:
+    first, second = example().answers[:2]
+    turns = [{"role": "user", "content": "<b>Hi"}, {"role": "assistant", "content": "Hello."}]
+    before = {"system": "Be kind.", "history": turns}
+    answers = [Answer.model_validate(first.model_dump() | before), second]
+    report = example(answers=answers)
+    assert len(report.panel()) == 2  # the same words after other ones are another question
+    text = render(report)
+    for line in ("system: Be kind.", "user: &lt;b&gt;Hi", "assistant: Hello."):
+        assert line in text
+
+
 def test_a_report_of_an_earlier_edition_is_read_and_shown() -> None:
     plain = json.loads(example().model_dump_json())
     for part, added in (

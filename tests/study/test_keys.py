@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from chatpipe.config.prompt_schema import Prompt, PromptTemplate
+from chatpipe.config.prompt_schema import Prompt, PromptTemplate, PromptTurn
 from chatpipe.config.schema import (
     BaseModelRef,
     Dataset,
@@ -84,7 +84,18 @@ fallbacks = st.builds(
     files=st.tuples(texts),
     columns=st.dictionaries(texts, texts, max_size=3),
 )
-prompts = st.builds(Prompt, id=st.just("p"), instruction=texts.filter(bool), input=texts)
+turns = st.tuples(
+    st.builds(PromptTurn, role=st.just("user"), content=texts.filter(str.strip)),
+    st.builds(PromptTurn, role=st.just("assistant"), content=texts.filter(str.strip)),
+)
+prompts = st.builds(
+    Prompt,
+    id=st.just("p"),
+    instruction=texts.filter(str.strip),
+    input=texts,
+    system=st.none() | texts.filter(str.strip),
+    history=st.just(()) | turns,
+)
 of_a_model = {
     "base": artifacts,
     "adapter": st.none() | artifacts,
@@ -243,6 +254,20 @@ def steps_of(variant: Variant) -> list[Request]:
         Score.of(variant, model, rows),
         Ask.of(variant, model),
     ]
+
+
+def test_a_panel_without_system_and_earlier_turns_has_the_key_that_it_had_before_there_were_any():
+    base = Artifact(kind="base-model", key="0" * 40, digest="0" * 40)
+    plain = {
+        "name": "v",
+        "base_model": {"repo": "owner/base"},
+        "datasets": [{"name": "a", "path": "a.jsonl"}],
+    }
+    keys = {
+        Ask.of(Variant.model_validate(plain | panel), ModelRef(base)).key()
+        for panel in ({}, {"panel": [{"id": "p", "instruction": "Hi", "system": "Be kind."}]})
+    }
+    assert "dfd03847bb34c5c97f5380dbd586e3f93f4d69d1" in keys and len(keys) == 2
 
 
 def test_names_and_what_changes_no_result_are_in_no_key():

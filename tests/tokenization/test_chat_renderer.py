@@ -9,11 +9,12 @@ from transformers import PreTrainedTokenizerFast
 
 from chatpipe.config.prompt_schema import ChatTemplate
 from chatpipe.config.prompts import CHATS, any_template, raw_prompt
-from chatpipe.config.schema import Generation, Prompt, Quantization
+from chatpipe.config.schema import BaseModelRef, Generation, Prompt, Quantization
 from chatpipe.errors import ConfigError
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.batch import completion_of
-from chatpipe.store.artifact import Artifact
+from chatpipe.sources.fetch import FetchModel
+from chatpipe.store.store import store
 from chatpipe.tokenization.chat_renderer import ChatRenderer
 from chatpipe.tokenization.conversation import Conversation, Message
 from chatpipe.tokenization.encoder import IGNORED, Encoder
@@ -238,34 +239,57 @@ def chat_base(tiny_model_dir, tmp_path_factory):
     return base
 
 
-def test_panel_ask_and_training_begin_with_the_same_ids(chatpipe_home, chat_base):
+ALONE = Conversation("Say </s> and <s>.", "a </s>", "ok")
+LONGER = Conversation(
+    "And <s>?",
+    "a </s>",
+    "ok",
+    system="Be </s> kind.",
+    history=(Message("user", "Hi  <s>"), Message("assistant", "Hello </s>.")),
+)
+
+
+@pytest.mark.parametrize("row", [ALONE, LONGER], ids=["alone", "after earlier turns"])
+@pytest.mark.parametrize("name", ["chat", "alpaca"])
+def test_panel_ask_chat_and_training_begin_with_the_same_ids(chatpipe_home, chat_base, name, row):
     from chatpipe.generation.chat import ChatSession
 
-    template = any_template("chat")
-    row = {"instruction": "Say </s> and <s>.", "input": "a </s>", "output": "ok"}
-    conversation = ChatSession(chat_base, None, FULL, template)
+    template = any_template(name)
+    session = ChatSession(chat_base, None, FULL, template, row.system)
+    session.history = row.history
     asked = []
-    generate = conversation.model.generate
-    conversation.model.generate = lambda **arguments: (
+    generate = session.model.generate
+    session.model.generate = lambda **arguments: (
         asked.append(arguments["input_ids"][0].tolist()) or generate(**arguments)
     )
-    list(conversation.reply(row["instruction"], Generation(max_new_tokens=1), row["input"]))
-    list(conversation.reply("And?", Generation(max_new_tokens=1)))
-    tokenizer = conversation.encoder.tokenizer
-    encoded = row_of(tokenizer, template, row)
+    list(session.reply(row.instruction, Generation(max_new_tokens=1), row.input))
+    list(session.reply("And?", Generation(max_new_tokens=1)))
+    tokenizer = session.encoder.tokenizer
+    turns = [{"role": message.role, "content": message.content} for message in row.history]
+    [trained] = Encoder(tokenizer, template, "response", 4096).renderer.prompts([row])
     panel = Ask(
-        base=Artifact(kind="base-model", key="a" * 40, digest="a"),
+        base=store().get_or_build(FetchModel.of(BaseModelRef(repo=str(chat_base)))),
         adapter=None,
         prompt_template=template,
         quantization=FULL,
-        panel=(Prompt(id="p", instruction=row["instruction"], input=row["input"]),),
+        panel=(
+            Prompt(
+                id="p",
+                instruction=row.instruction,
+                input=row.input,
+                system=row.system,
+                history=turns,
+            ),
+        ),
         generation=Generation(),
         asked=("template", "raw"),
     )
-    encoder = Encoder(tokenizer, template, "all", 4096)
-    templated, raw = encoder.prompt_ids(panel.prompts())
-    assert asked[0] == templated == encoded.input_ids[: len(templated)]
-    assert asked[1][: len(templated)] == templated  # the second turn goes on from the first
-    assert encoded.labels[: len(templated)] == [IGNORED] * len(templated)
+    templated, raw = panel.prompt_ids(tokenizer)
+    assert asked[0] == templated == trained
+    if name == "chat":  # the second turn goes on from the first
+        assert asked[1][: len(templated)] == templated
+    assert session.system == row.system and len(session.history) == len(row.history) + 4
     plain = Encoder(tokenizer, any_template("alpaca"), "all", 4096)
     assert [raw] == plain.prompt_ids([raw_prompt(panel.panel[0])])
+    if row.history:
+        assert raw_prompt(panel.panel[0]).startswith("Be </s> kind.\nHi  <s>\nHello </s>.\nAnd")

@@ -16,6 +16,9 @@ from chatpipe.utils.visible_text import visible
 DEFAULT = "Default: the variant's setting."
 MaxNewTokens = Annotated[int | None, typer.Option(help=DEFAULT)]
 Temperature = Annotated[float | None, typer.Option(help=f"0 is greedy. {DEFAULT}")]
+System = Annotated[
+    str | None, typer.Option(help="Text before the conversation, as its system turn.")
+]
 Seed = Annotated[int | None, typer.Option(help=f"Seed of the sampling. {DEFAULT}")]
 
 
@@ -25,6 +28,7 @@ def ask(
     input_text: Annotated[
         str, typer.Option("--input", help="Text that the instruction is about.")
     ] = "",
+    system: System = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
@@ -35,7 +39,7 @@ def ask(
         if not prompt.strip():
             raise ConfigError(["ask: the prompt is empty."])
         generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        conversation, settings = _conversation(variant, overrides or [], generation)
+        conversation, settings = _conversation(variant, overrides or [], generation, system)
         for piece in conversation.reply(prompt, settings, input_text):
             typer.echo(visible(piece), nl=False)
         typer.echo()
@@ -43,6 +47,7 @@ def ask(
 
 def chat(
     variant: VariantName,
+    system: System = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
@@ -51,7 +56,7 @@ def chat(
     """Chat with a variant; an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply."""
     with exit_on_error():
         generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        conversation, settings = _conversation(variant, overrides or [], generation)
+        conversation, settings = _conversation(variant, overrides or [], generation, system)
         _ = conversation.model  # loads it before the first question
         typer.echo(f"{variant}: an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply.")
         for line in _lines():
@@ -78,9 +83,14 @@ def _lines() -> Iterator[str]:
 
 
 def _conversation(
-    name: str, overrides: list[str], generation: dict[str, float | None]
+    name: str,
+    overrides: list[str],
+    generation: dict[str, float | None],
+    system: str | None,
 ) -> tuple[Any, Any]:
     """Return a conversation with a variant, and its generation settings merged with these."""
+    if system is not None and not system.strip():
+        raise ConfigError(["--system: the text is empty; leave the option out."])
     from chatpipe.runtime.environment import prepare
     from chatpipe.store.store import store
     from chatpipe.study.loading import load_variant
@@ -100,6 +110,6 @@ def _conversation(
     from chatpipe.generation.chat import ChatSession
 
     conversation = ChatSession(
-        model.base.path, model.adapter_path, variant.quantization, variant.prompt_template
+        model.base.path, model.adapter_path, variant.quantization, variant.prompt_template, system
     )
     return conversation, settings

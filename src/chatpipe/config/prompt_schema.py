@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Discriminator,
@@ -108,9 +108,37 @@ AnyTemplate = Annotated[
 ]
 
 
+class PromptTurn(Section):
+    """An earlier turn of a conversation that the panel goes on with."""
+
+    role: Literal["user", "assistant"]
+    content: str = Field(min_length=1, pattern=r"\S")
+
+
 class Prompt(Section):
-    """One question of the panel."""
+    """One question of the panel, with what stands before it."""
+
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"system", "history"})
 
     id: Name
     instruction: str = Field(min_length=1, pattern=r"\S")
     input: str = ""
+    system: str | None = Field(None, pattern=r"\S", description="text before the conversation")
+    history: tuple[PromptTurn, ...] = Field((), description="earlier turns, oldest first")
+
+    @field_validator("history")
+    @classmethod
+    def _turns_alternate(cls, value: tuple[PromptTurn, ...]) -> tuple[PromptTurn, ...]:
+        roles = [turn.role for turn in value]
+        expected = ["user", "assistant"] * (len(roles) // 2)
+        if roles != expected:
+            raise ValueError(
+                "user and assistant have to take turns, the user first and the assistant last, as "
+                f"the instruction is the user's next turn; the roles are {', '.join(roles)}"
+            )
+        return value
+
+    def texts(self) -> list[str]:
+        """All texts in their order."""
+        earlier = [turn.content for turn in self.history]
+        return [text for text in (self.system, *earlier, self.instruction, self.input) if text]

@@ -78,8 +78,8 @@ def segments(prompt_template: PromptTemplate, instruction: str, input_text: str)
 
 
 def raw_prompt(prompt: Prompt) -> str:
-    """The prompt without any template, as the paper asked its base models."""
-    return "\n".join(part for part in (prompt.instruction, prompt.input) if part)
+    """The prompt without any template, as the paper asked its base models: a text a line."""
+    return "\n".join(prompt.texts())
 
 
 @cache

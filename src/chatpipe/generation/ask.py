@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from chatpipe.config.prompt_schema import AnyTemplate, ChatTemplate, Prompt
+from chatpipe.config.prompt_schema import AnyTemplate, Prompt
 from chatpipe.config.prompts import raw_prompt
 from chatpipe.config.schema import Generation, Quantization, Variant
-from chatpipe.generation.batch import Completion, complete, mixes_adapters
+from chatpipe.generation.batch import Completion, Question, complete_ids, mixes_adapters
 from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions
@@ -57,18 +57,28 @@ class Ask(Request):
         """(prompt, how it is asked)."""
         return [(prompt, asked) for asked in self.asked for prompt in self.panel]
 
-    def prompts(self) -> list[AskedPrompt]:
-        """For each of the questions, what the model goes on from."""
-        return [
-            raw_prompt(prompt) if asked == "raw" else Conversation(prompt.instruction, prompt.input)
+    def encoder(self, tokenizer: Any) -> Encoder:
+        """Return what turns its prompts into token ids."""
+        return Encoder(tokenizer, self.prompt_template, "all", 1 << 20)
+
+    def prompt_ids(self, tokenizer: Any) -> list[list[int]]:
+        """For each of the questions, the token ids that the model goes on from.
+
+        Raises ModelError where one with its answer is too long for the base, and ConfigError where
+        the template does not work with it.
+        """
+        asked: list[AskedPrompt] = [
+            raw_prompt(prompt) if asked == "raw" else Conversation.of(prompt)
             for prompt, asked in self.questions()
         ]
-
-    def stops_as(self, other: Ask) -> bool:
-        """Whether answers to both end at the same tokens, so that one batch may have both."""
-        templates = (self.prompt_template, other.prompt_template)
-        is_chat = any(isinstance(template, ChatTemplate) for template in templates)
-        return not is_chat or templates[0] == templates[1]
+        ids = self.encoder(tokenizer).prompt_ids(asked)
+        check_positions(
+            self.base.path,
+            max(map(len, ids)) + self.generation.max_new_tokens,
+            "the longest prompt of the panel with generation.max_new_tokens",
+            "shorten it or lower max_new_tokens",
+        )
+        return ids
 
     def answer(self, prompt: Prompt, asked: str, completion: Completion) -> dict[str, Any]:
         """That answer as answers.json has it."""
@@ -77,6 +87,7 @@ class Ask(Request):
             "asked": asked,
             "instruction": prompt.instruction,
             "input": prompt.input,
+            **prompt.model_dump(include={"system", "history"}, exclude_defaults=True),
             "text": completion.text,
             "tokens": completion.tokens,
             "stop": completion.stop,
@@ -98,51 +109,46 @@ class Answers:
         return self.details
 
 
-def checked_prompt_ids(asks: Sequence[Ask], tokenizer: Any) -> list[list[int]]:
-    """Return the token ids of all prompts of these, which must be of one base and template.
-
-    Raises ModelError where one with its answer is too long for the base, and ConfigError where the
-    template does not work with it.
-    """
-    encoder = Encoder(tokenizer, asks[0].prompt_template, "all", 1 << 20)
-    ids = encoder.prompt_ids([prompt for ask in asks for prompt in ask.prompts()])
-    check_positions(
-        asks[0].base.path,
-        max(map(len, ids)) + asks[0].generation.max_new_tokens,
-        "the longest prompt of the panel with generation.max_new_tokens",
-        "shorten it or lower max_new_tokens",
-    )
-    return ids
-
-
 def answered(asks: Sequence[Ask]) -> list[Answers]:
-    """The answers to each of these, which must be of one base, quantization and generation, and
-    stop at the same tokens."""
+    """The answers to each of these, which must be of one base, quantization and generation; those
+    that stop at the same tokens are in the same batches."""
     from chatpipe.models import devices, inference, loading, sharding
 
     base, quantization, generation = asks[0].base, asks[0].quantization, asks[0].generation
     tokenizer = loading.load_tokenizer(base.path)
-    encoder = Encoder(tokenizer, asks[0].prompt_template, "all", 1 << 20)
-    questions = [(ask, prompt) for ask in asks for prompt in ask.prompts()]
-    checked_prompt_ids(asks, tokenizer)
-    through = [ask.adapter.key if ask.adapter else None for ask, _ in questions]
+    prompt_ids = [ask.prompt_ids(tokenizer) for ask in asks]
+    stops = [tuple(ask.encoder(tokenizer).renderer.stops) for ask in asks]
     adapters = [ask.adapter.path for ask in asks if ask.adapter]
+    completions: dict[int, list[Completion]] = {}
+    together: dict[int, int] = {}
     with (
         recorded_kernels() as kernels,
         inference.cached_model(base.path, adapters, quantization) as model,
     ):
-        details = {
-            "device": devices.device_name(),
-            "base_streamed": sharding.is_sharded(model),
-            "models_asked_together": len(asks) if mixes_adapters(model) else 1,
-        }
-        prompts = [prompt for _, prompt in questions]
-        completions = iter(complete(model, encoder, prompts, generation, through))
+        details = {"device": devices.device_name(), "base_streamed": sharding.is_sharded(model)}
+        for group in _groups(stops):
+            asked = [(asks[index], ids) for index in group for ids in prompt_ids[index]]
+            questions = [
+                Question(ids, ask.adapter.key if ask.adapter else None, place)
+                for place, (ask, ids) in enumerate(asked)
+            ]
+            done = iter(complete_ids(model, tokenizer, stops[group[0]], questions, generation))
+            completions |= {index: [next(done) for _ in prompt_ids[index]] for index in group}
+            together |= dict.fromkeys(group, len(group) if mixes_adapters(model) else 1)
         details |= kernels.details()
     return [
         Answers(
-            [ask.answer(prompt, asked, next(completions)) for prompt, asked in ask.questions()],
-            details,
+            [ask.answer(*question, next(of_ask)) for question in ask.questions()],
+            {**details, "models_asked_together": together[index]},
         )
-        for ask in asks
+        for index, ask in enumerate(asks)
+        for of_ask in [iter(completions[index])]
     ]
+
+
+def _groups(stops: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """The indices of equal stops together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, ends in enumerate(stops):
+        groups.setdefault(ends, []).append(index)
+    return list(groups.values())

@@ -71,8 +71,7 @@ def _may_join(other: Ask, ask: Ask) -> bool:
     """Whether it would be asked in the same way and of the same base, with an adapter that is here,
     and was not yet."""
     parts = ("base", "quantization", "generation")
-    same = all(getattr(other, part) == getattr(ask, part) for part in parts)
-    if not same or not other.stops_as(ask):
+    if any(getattr(other, part) != getattr(ask, part) for part in parts):
         return False
     adapter = other.adapter
     is_here = adapter is None or store().find(adapter.kind, adapter.key) == adapter

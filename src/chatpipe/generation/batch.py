@@ -50,11 +50,22 @@ def complete(
 
     through = [active(model)] * len(prompts) if adapters is None else adapters
     questions = list(map(Question, encoder.prompt_ids(prompts), through, count()))
+    return complete_ids(model, encoder.tokenizer, encoder.renderer.stops, questions, generation)
+
+
+def complete_ids(
+    model: Any,
+    tokenizer: Any,
+    stops: Sequence[int],
+    questions: Sequence[Question],
+    generation: Generation,
+) -> list[Completion]:
+    """Complete questions that are token ids; stops: the ids at which an answer ends."""
     completions: dict[int, Completion] = {}
     room = _room_tokens(model)
     for together in _runs(model, questions):
         for batch in _batches(together, generation.max_new_tokens, room):
-            answers = _complete_batch(model, encoder, batch, generation)
+            answers = _complete_batch(model, tokenizer, stops, batch, generation)
             completions.update(zip((question.index for question in batch), answers, strict=True))
     return [completions[question.index] for question in questions]
 
@@ -142,7 +153,11 @@ def _tensor_bytes(part: Any, depth: int = 6) -> int:
 
 
 def _complete_batch(
-    model: Any, encoder: Encoder, questions: Sequence[Question], generation: Generation
+    model: Any,
+    tokenizer: Any,
+    stops: Sequence[int],
+    questions: Sequence[Question],
+    generation: Generation,
 ) -> list[Completion]:
     """One batch, padded on the left where lengths differ."""
     import torch
@@ -155,7 +170,6 @@ def _complete_batch(
     adapters = [question.adapter for question in questions]
     width = max(map(len, ids))
     device = next(model.parameters()).device
-    stops = encoder.renderer.stops
     eos = stops[0]
     padded = torch.tensor([[eos] * (width - len(row)) + row for row in ids], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
@@ -175,7 +189,7 @@ def _complete_batch(
             **read,
             **generation_arguments(generation, ids, stops),
         )
-    return [completion_of(row[width:].tolist(), encoder.tokenizer, stops) for row in out]
+    return [completion_of(row[width:].tolist(), tokenizer, stops) for row in out]
 
 
 def completion_of(ids: list[int], tokenizer: Any, stops: Sequence[int]) -> Completion:

@@ -24,13 +24,19 @@ class ChatSession:
     in its own way."""
 
     def __init__(
-        self, base: Path, adapter: Path | None, quantization: Quantization, template: AnyTemplate
+        self,
+        base: Path,
+        adapter: Path | None,
+        quantization: Quantization,
+        template: AnyTemplate,
+        system: str | None = None,
     ) -> None:
         from chatpipe.models import loading
 
         tokenizer = loading.load_tokenizer(base)
         self.positions = positions_of(base_config(base))
         self.encoder = Encoder(tokenizer, template, "all", 1 << 20)
+        self.system = system  # stands before the first turn, for as long as the session lasts
         self.history: tuple[Message, ...] = ()
         self._of = (base, adapter, quantization)
 
@@ -40,6 +46,10 @@ class ChatSession:
         from chatpipe.models import inference
 
         return inference.load_model(*self._of)
+
+    def asked(self, text: str, input_text: str = "") -> Conversation:
+        """Return the conversation so far with that question."""
+        return Conversation(text, input_text, system=self.system, history=self.history)
 
     def reply(self, text: str, generation: Generation, input_text: str = "") -> Iterator[str]:
         """The model's reply, piece by piece as it is written. Closing the iterator (or Ctrl-C
@@ -51,7 +61,7 @@ class ChatSession:
         from chatpipe.kernels.lora_inference import active, through
 
         renderer = self.encoder.renderer
-        asked = Conversation(text, input_text, history=self.history)
+        asked = self.asked(text, input_text)
         [prompt] = self.encoder.prompt_ids([asked])
         fault = position_fault(
             self.positions,

@@ -29,7 +29,7 @@ def panel_faults(variant: Variant, tokenizer: Any, positions: int | None) -> lis
     encoder = Encoder(tokenizer, variant.prompt_template, "all", UNBOUNDED)
     faults = []
     for prompt in variant.panel:
-        asked = Conversation(prompt.instruction, prompt.input)
+        asked = Conversation.of(prompt)
         longest = max(map(len, encoder.prompt_ids([asked, raw_prompt(prompt)])))
         faults.append(
             position_fault(

@@ -131,7 +131,7 @@ def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
     flat["datasets"] = ", ".join(dataset.name for dataset in variant.datasets)
     flat["panel"] = ", ".join(prompt.id for prompt in variant.panel)
     for prompt in variant.panel:
-        flat[f"panel.{prompt.id}"] = "\n".join(filter(None, (prompt.instruction, prompt.input)))
+        flat[f"panel.{prompt.id}"] = "\n".join(prompt.texts())
     return flat
 
 

@@ -75,6 +75,8 @@ def _panel(report: Report) -> Iterator[str]:
         first = answers[0]
         asked = " — ".join(part for part in (first.instruction, first.input) if part)
         yield f"### {escape(asked)}"
+        if before := tables.before_lines(first):
+            yield "After:\n" + "\n".join(f"- {escape(line)}" for line in before)
         yield f"Asked {tables.asked_note(report, answers)}."
         yield markdown_table([_answer(answer) for answer in answers])
 

@@ -246,9 +246,17 @@ class RankedVariant(Contract):
     wall_s: float | None
 
 
+class Turn(Contract):
+    """An earlier turn of a conversation."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
 class Answer(Contract):
     """One model's answer to one panel prompt; tokens: generated, EOS included.
 
+    system, history: what stood before the instruction, where the prompt has that.
     asked: "template" is the training template, "raw" the bare text.
     stop: "eos" ended by itself, "length" was cut at the limit of tokens.
     settings: how it was generated, the seed included.
@@ -263,6 +271,8 @@ class Answer(Contract):
     tokens: int
     stop: Literal["eos", "length"]
     settings: dict[str, JsonScalar] = {}
+    system: str | None = None
+    history: list[Turn] = []
 
 
 class TurnAccountRow(Contract):
@@ -426,7 +436,9 @@ def json_schema() -> dict[str, Any]:
 
 def _question(answer: Answer) -> tuple[str, ...]:
     """Identify a prompt by its texts too: two variants may use one id for different texts."""
-    return (answer.prompt_id, answer.asked, answer.instruction, answer.input)
+    earlier = [text for turn in answer.history for text in (turn.role, turn.content)]
+    texts = (answer.instruction, answer.input, answer.system or "", *earlier)
+    return (answer.prompt_id, answer.asked, *texts)
 
 
 def _all_same(row: dict[str, JsonScalar]) -> bool:

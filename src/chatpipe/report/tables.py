@@ -212,6 +212,12 @@ def answer_note(answer: Answer) -> str:
     return tokens if answer.stop == "eos" else f"{tokens}, cut at the limit"
 
 
+def before_lines(answer: Answer) -> list[str]:
+    """What stood before the prompt, a line each: "system: …", "user: …", "assistant: …"."""
+    system = [f"system: {answer.system}"] if answer.system else []
+    return [*system, *(f"{turn.role}: {turn.content}" for turn in answer.history)]
+
+
 def asked_note(report: Report, answers: Sequence[Answer]) -> str:
     """How the prompt was put to the models."""
     if answers[0].asked == "raw":

@@ -13,7 +13,7 @@ from chatpipe.config.prompt_schema import OWN_CHAT_TEMPLATE, ChatTemplate
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError, DataError, ModelError
 from chatpipe.evaluation.score import Score
-from chatpipe.generation.ask import Ask, checked_prompt_ids
+from chatpipe.generation.ask import Ask
 from chatpipe.store.artifact import Artifact, Request
 
 VERDICT = "verdict.json"
@@ -75,7 +75,7 @@ class CheckChatTemplate(Request):
             for tokenized in score.encoded(score.heldout_rows(), tokenizer).values():
                 for row in tokenized.rows:
                     yield from row.input_ids
-        for ids in checked_prompt_ids([self.ask], tokenizer):
+        for ids in self.ask.prompt_ids(tokenizer):
             yield from ids
 
 

@@ -22,7 +22,7 @@ from chatpipe.study.lookup import adapter_request, source_requests, trained
 from chatpipe.tokenization.token_cache import check_token_file, tokens_folder
 from chatpipe.training.checkpoints import complete_checkpoints, read_checkpoint, remove_checkpoint
 
-MADE_OF_AN_ADAPTER = ("scores", "generations", "report")
+MEASURED = ("template-check", "scores", "generations", "report")
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,11 @@ def _of_variant(variant: Variant) -> set[Path]:
     for manifest in adapters:
         _add_upstream(Artifact(**{name: manifest[name] for name in Artifact.model_fields}), chosen)
     digests = [manifest["digest"] for manifest in adapters]
-    for kind in MADE_OF_AN_ADAPTER:
+    for kind in MEASURED:
         for manifest in store().manifests(kind):
             asked = manifest["asked"]
-            of_base = asked.get("adapter") is None and _key_of(asked.get("base")) in bases
+            model = asked.get("ask", asked)  # a template-check is of what it would be asked
+            of_base = model.get("adapter") is None and _key_of(model.get("base")) in bases
             if of_base or any(digest in json.dumps(asked) for digest in digests):
                 chosen.add(store().path(kind, manifest["key"]))
     return chosen

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from chatpipe.config.prompt_schema import Prompt
+
 Role = Literal["system", "user", "assistant"]
 
 
@@ -29,6 +31,12 @@ class Conversation:
     reply: str = ""
     system: str | None = None
     history: tuple[Message, ...] = ()
+
+    @classmethod
+    def of(cls, prompt: Prompt) -> Conversation:
+        """Return a prompt of the panel as a conversation without a reply."""
+        history = tuple(Message(turn.role, turn.content) for turn in prompt.history)
+        return cls(prompt.instruction, prompt.input, system=prompt.system, history=history)
 
     @property
     def question(self) -> str:
