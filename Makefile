@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two files of tests at once, in the order of tests/conftest.py: those that last come first.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-fast test-live check deploy bench format clean
+.PHONY: help demo test test-fast test-live test-pythons check deploy bench format clean
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## run the embedded study and print where the report is
+demo: $(STAMP) ## run the packaged study and print where its report is
 	@$(BIN)/chatpipe demo
 
 test: $(STAMP) ## run the whole test suite
@@ -27,6 +27,9 @@ test-fast: $(STAMP) ## run the tests that take seconds
 
 test-live: $(STAMP) ## run the tests that wait for live servers (minutes)
 	@$(BIN)/python -m pytest $(TWO) -m live
+
+test-pythons: ## run the tests that need no torch on Python 3.12 and 3.13, if they are installed
+	@.ci/other-pythons
 
 check: $(STAMP) ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

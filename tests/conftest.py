@@ -21,37 +21,61 @@ if BESIDE_OTHERS:  # threads that wait for a core cost more than they compute
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import shutil
-from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from tests.support import prefect_server, steps
 from tests.support.tiny import tiny_model
 
+# Markers and fixtures of tests that take long. Their sum is the weight of a test.
+WEIGHTS = {"drill": 4, "prefect": 2, "slow": 1}
+
+
+def weight(item):
+    labels = {mark.name for mark in item.iter_markers()} | set(item.fixturenames)
+    return sum(WEIGHTS.get(label, 0) for label in labels)
+
 
 def pytest_collection_modifyitems(items):
-    """Among several processes, files of long tests come first, so that what is left at the end, of
-    which one process may get more than another, is short."""
+    """Where several processes share the tests, run the files with the longest tests first: the
+    processes then end at about the same time. Files of the `prefect` fixture are neighbours."""
     if BESIDE_OTHERS:
-        length = Counter()
+        heaviest = {}
         for item in items:
-            marks = {mark.name for mark in item.iter_markers()}
-            length[item.path] = max(length[item.path], 2 * ("drill" in marks) + ("slow" in marks))
-        items.sort(key=lambda item: -length[item.path])
+            heaviest[item.path] = max(heaviest.get(item.path, 0), weight(item))
+        items.sort(key=lambda item: -heaviest[item.path])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Stop the Prefect server where the next test does not use it: an idle one takes CPU time."""
+    if nextitem is None or "prefect" not in nextitem.fixturenames:
+        prefect_server.stop()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _leave_nothing_behind():
     yield
-    prefect_server.stop()
+    prefect_server.remove()
     shutil.rmtree(HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def prefect():
-    """Flows of this module's tests go to a Prefect server, whose address it is."""
+    """Send this module's flows to a Prefect server, whose address this is. Their store has nothing
+    from other modules."""
+    empty_store()
     with prefect_server.used() as address:
         yield address
+    empty_store()
+
+
+def empty_store():
+    """Empty this process's store in place: Prefect keeps its path."""
+    for path in Path(HOME).iterdir():
+        if path.name != "prefect":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @pytest.fixture(scope="module")

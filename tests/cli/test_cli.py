@@ -311,9 +311,13 @@ def until(said, running):
 
 @pytest.mark.slow
 def test_a_terminated_command_takes_the_server_of_its_own_with_it(training):
-    until("fine-tune", training)
+    until("Beginning flow run", training)
     servers = [child for child in training.children() if is_server(child)]
     assert servers
+    deadline = time.monotonic() + 60
+    while not any(is_worker(child) for child in training.children()):  # which makes the plan
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     training.terminate()
     output = training.stdout.read()
     assert training.wait(60) == 128 + signal.SIGTERM
@@ -357,11 +361,19 @@ def test_a_second_ctrl_c_ends_a_command_at_once(training):
 
 
 def is_server(process):
+    return "uvicorn" in command_line(process)
+
+
+def is_worker(process):
+    return "chatpipe.runtime.worker" in command_line(process)
+
+
+def command_line(process):
     """Python's own children (`file`, which says what machine this is) come and go before it."""
     try:
-        return "uvicorn" in process.cmdline()
+        return process.cmdline()
     except psutil.NoSuchProcess:
-        return False
+        return []
 
 
 @pytest.mark.parametrize(

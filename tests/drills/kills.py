@@ -25,13 +25,13 @@ from tests.drills.place import (
     STUDY,
     Place,
     descendants,
-    is_child,
+    is_worker,
     kill,
     live_server,
     write_study,
 )
 
-TARGETS = ("child", "parent", "group")
+TARGETS = ("worker", "parent", "group")
 
 
 @dataclass
@@ -90,9 +90,9 @@ def _wait_for_moment(place: Place, command: subprocess.Popen[str], draws: random
 def _kill(place: Place, command: subprocess.Popen[str], target: str) -> str | None:
     """What was killed: the target, the command where no step is being built, or nothing where it
     has ended."""
-    if target == "child":
+    if target == "worker":
         deadline = time.monotonic() + 1
-        while not any(kill(process) for process in descendants(command) if is_child(process)):
+        while not any(kill(process) for process in descendants(command) if is_worker(process)):
             if command.poll() is not None or time.monotonic() > deadline:
                 target = "parent"
                 break

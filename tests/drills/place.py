@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from chatpipe.store.manifest import MANIFEST
 from tests.support import prefect_server
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
 from tests.support.tiny import tiny_model
+from tests.support.variants import ALPACA, DIALOGUES, small_variant, write_settings
 
 STUDY = "drill"
 # What a browser would run, and what would break a table, in everything that a user may name.
@@ -39,33 +39,23 @@ def write_study(folder: Path, **settings: Any) -> Path:
     rows[0] |= {"instruction": HOSTILE, "input": HOSTILE, "output": f"{HOSTILE}\n# {HOSTILE}"}
     write_jsonl(folder / "a.jsonl", rows)
     write_jsonl(folder / "d.jsonl", dialogue_rows(40))
-    datasets = [
-        {"name": "a", "path": str(folder / "a.jsonl")},
-        {"name": "d", "path": str(folder / "d.jsonl"), "format": "dialogues"},
-    ]
-    common = {
-        "base_model": {"repo": str(base)},
-        "split": {"heldout": 0.3},
+    datasets = (
+        {**ALPACA, "path": str(folder / "a.jsonl")},
+        {**DIALOGUES, "path": str(folder / "d.jsonl")},
+    )
+    sections = {
         "lora": {"rank": 4, "dropout": 0.1},
-        "training": {
-            "epochs": 1,
-            "learning_rate": 0.01,
-            "global_batch_size": 4,
-            "save_steps": 1,
-        },
-        "evaluation": {"bootstrap_samples": 100},
+        "training": {"epochs": 1, "learning_rate": 0.01, "global_batch_size": 4, "save_steps": 1},
         "panel": [{"id": "hostile", "instruction": HOSTILE, "input": HOSTILE}],
-        "generation": {"max_new_tokens": 4},
         **settings,
     }
     deployments = folder / "deployments"
     for path, content in (
-        ("variants/one.yaml", {**common, "datasets": datasets[:1]}),
-        ("variants/both.yaml", {**common, "datasets": datasets}),
+        ("variants/one.yaml", small_variant(base, datasets[0], **sections)),
+        ("variants/both.yaml", small_variant(base, *datasets, **sections)),
         (f"studies/{STUDY}.yaml", {"variants": ["one", "both"]}),
     ):
-        (deployments / path).parent.mkdir(parents=True, exist_ok=True)
-        (deployments / path).write_text(yaml.safe_dump(content), "utf-8")
+        write_settings(deployments / path, content)
     return deployments
 
 
@@ -188,7 +178,7 @@ def live_server() -> Iterator[str]:
     try:
         yield prefect_server.address()
     finally:
-        prefect_server.stop()
+        prefect_server.remove()
 
 
 def without_times(value: Any) -> Any:
@@ -209,10 +199,10 @@ def descendants(command: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def builds(command: subprocess.Popen[str]) -> bool:
     """Whether one of the command's processes builds a step now; other commands wait for it."""
-    return any(is_child(process) for process in descendants(command))
+    return any(is_worker(process) for process in descendants(command))
 
 
-def is_child(process: psutil.Process) -> bool:
+def is_worker(process: psutil.Process) -> bool:
     """Whether it is a process in which a step is built."""
     return "chatpipe.runtime.worker" in _command_line(process)
 

@@ -7,18 +7,12 @@ import pytest
 from tests.drills.kills import differences, disturbed, undisturbed
 from tests.drills.place import STUDY, Place, write_study
 from tests.drills.together import run_together
-from tests.support import prefect_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.drill]
+pytestmark = [pytest.mark.slow, pytest.mark.drill, pytest.mark.usefixtures("prefect")]
 
 PASSWORD = "planted-password-5150"
 SECRETS = {"HF_TOKEN": "hf_planted0123456789", "WANDB_API_KEY": "planted-wandb-key-42"}
 STORE_WITH_PASSWORD = {"CHATPIPE_SHARED_STORE": f"s3://someone:{PASSWORD}@bucket/folder"}
-
-
-@pytest.fixture(scope="module")
-def api():
-    return prefect_server.address()
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +41,8 @@ def test_an_undisturbed_run_leaves_nothing_behind(first, expected):
     assert first.left_behind() == []
 
 
-def test_secrets_of_the_environment_are_written_nowhere(first, expected, deployments, api):
-    failing = Place(first.home, deployments, api, SECRETS)
+def test_secrets_of_the_environment_are_written_nowhere(first, expected, deployments, prefect):
+    failing = Place(first.home, deployments, prefect, SECRETS)
     refused = Place(first.home, deployments, extra={**SECRETS, **STORE_WITH_PASSWORD})
     said = ""
     for place, *command in (
@@ -78,10 +72,10 @@ def test_whatever_a_user_names_is_shown_as_text_in_the_report(first, expected):
 
 @pytest.mark.parametrize("seed", [1])
 def test_a_study_that_is_killed_at_random_moments_gives_the_same_bytes(
-    folder, deployments, api, expected, seed
+    folder, deployments, prefect, expected, seed
 ):
     """`python -m tests.drills.kills --rounds 100` kills more often."""
-    place = Place(folder / f"killed-{seed}", deployments, api, SECRETS)
+    place = Place(folder / f"killed-{seed}", deployments, prefect, SECRETS)
     assert disturbed(place, seed, kills=2).total() > 0
     assert not any(place.files_with(secret) for secret in SECRETS.values())
     assert place.left_behind() == []
@@ -89,9 +83,9 @@ def test_a_study_that_is_killed_at_random_moments_gives_the_same_bytes(
 
 
 def test_two_runs_at_once_of_which_one_is_killed_give_one_artifact_each(
-    folder, deployments, api, expected
+    folder, deployments, prefect, expected
 ):
-    place = Place(folder / "together", deployments, api)
+    place = Place(folder / "together", deployments, prefect)
     assert run_together(place, 2) == [0], place.log()[-3000:]
     assert place.left_behind() == []
     assert differences(expected, place.outcome()) == []

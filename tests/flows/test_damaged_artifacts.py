@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from chatpipe.errors import ArtifactError, DiskError
@@ -20,6 +19,7 @@ from chatpipe.study.loading import load_variant
 from chatpipe.tokenization import token_cache
 from tests.flows.test_untouched_sources import contents
 from tests.support.rows import alpaca_rows, write_jsonl
+from tests.support.variants import ALPACA, small_variant, write_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect", "steps_in_this_process")]
 
@@ -40,16 +40,9 @@ def variant(tmp_path_factory, tiny_model_dir):
     (model / MANIFEST).write_text('{"the user\'s": "own"}')  # as beside an exported adapter
     (model / "adapter_config.json").write_text("{}")
     write_jsonl(folder / "a.jsonl", alpaca_rows(16))
-    settings = {
-        "base_model": {"repo": str(model)},
-        "datasets": [{"name": "a", "path": "a.jsonl"}],
-        "split": {"heldout": 0.3},
-        "training": {"epochs": 2, "learning_rate": 0.01, "global_batch_size": 4},
-        "evaluation": {"bootstrap_samples": 100},
-        "generation": {"max_new_tokens": 4},
-    }
-    (folder / "damaged.yaml").write_text(yaml.safe_dump(settings))
-    return load_variant(str(folder / "damaged.yaml"))
+    training = {"epochs": 2, "learning_rate": 0.01, "global_batch_size": 4}
+    settings = small_variant(model, ALPACA, training=training)
+    return load_variant(str(write_settings(folder / "damaged.yaml", settings)))
 
 
 def verify(*arguments):

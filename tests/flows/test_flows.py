@@ -3,13 +3,13 @@
 import json
 
 import pytest
-import yaml
 
 from chatpipe.report import Report
 from chatpipe.store.manifest import MANIFEST
 from chatpipe.store.store import store
 from chatpipe.study.loading import load_variant
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
+from tests.support.variants import ALPACA, DIALOGUES, small_variant, write_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect")]
 
@@ -19,24 +19,12 @@ def settings(tmp_path_factory, tiny_model_dir):
     folder = tmp_path_factory.mktemp("flows")
     write_jsonl(folder / "a.jsonl", alpaca_rows(24))
     write_jsonl(folder / "d.jsonl", dialogue_rows(24))
-    return {
-        "folder": folder,
-        "base_model": {"repo": str(tiny_model_dir)},
-        "datasets": [
-            {"name": "rows-a", "path": "a.jsonl"},
-            {"name": "rows-d", "path": "d.jsonl", "format": "dialogues"},
-        ],
-        "split": {"heldout": 0.3},
-        "training": {"epochs": 1, "learning_rate": 0.01},
-        "evaluation": {"bootstrap_samples": 100},
-        "generation": {"max_new_tokens": 7},  # no other test has stored these answers
-    }
+    return {"folder": folder, **small_variant(tiny_model_dir, ALPACA, DIALOGUES)}
 
 
 def variant(settings, name="first", *overrides):
-    path = settings["folder"] / f"{name}.yaml"
     plain = {key: value for key, value in settings.items() if key != "folder"}
-    path.write_text(yaml.safe_dump(plain))
+    path = write_settings(settings["folder"] / f"{name}.yaml", plain)
     return load_variant(str(path), overrides)
 
 
@@ -61,7 +49,7 @@ def test_every_model_is_scored_on_every_set_and_answers_every_prompt(first):
     assert {"raw", "examples", "corpus", "base-model", "adapter", "scores"} <= set(built)
     models = [model.name for model in report.models]
     assert len(models) == 2 and models[1] == "first"
-    assert [heldout.name for heldout in report.heldout] == ["rows-a", "rows-d", "rows-a + rows-d"]
+    assert [heldout.name for heldout in report.heldout] == ["a", "d", "a + d"]
     assert {(cell.model, cell.heldout) for cell in report.scores} == {
         (model, heldout.name) for model in models for heldout in report.heldout
     }
@@ -108,7 +96,7 @@ def test_a_deleted_artifact_is_rebuilt_and_nothing_else(first, settings):
 
 def test_a_damaged_artifact_is_rebuilt(first, settings):
     [examples] = [
-        p for p in store().all() if p.parent.name == "examples" and asked(p)["name"] == "rows-a"
+        p for p in store().all() if p.parent.name == "examples" and asked(p)["name"] == "a"
     ]
     (examples / "examples.parquet").write_bytes(b"half")
     assert run(variant(settings))[1] == ["examples"]

@@ -17,6 +17,7 @@ from chatpipe.study import lookup
 from chatpipe.study.loading import load_variant
 from tests.support.commands import chatpipe, invoke
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
+from tests.support.variants import ALPACA, DIALOGUES, small_variant, write_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect", "steps_in_this_process")]
 WORSE = "training.learning_rate=1.0e-6"
@@ -27,19 +28,10 @@ def folder(tmp_path_factory, tiny_model_dir):
     path = tmp_path_factory.mktemp("reevaluate")
     write_jsonl(path / "a.jsonl", alpaca_rows(24))
     write_jsonl(path / "d.jsonl", dialogue_rows(24))
-    plain = {
-        "name": "checked",
-        "base_model": {"repo": str(tiny_model_dir)},
-        "datasets": [
-            {"name": "re-a", "path": "a.jsonl"},
-            {"name": "re-d", "path": "d.jsonl", "format": "dialogues"},
-        ],
-        "split": {"heldout": 0.3},
-        "training": {"epochs": 4, "learning_rate": 0.02},
-        "evaluation": {"bootstrap_samples": 100},
-        "generation": {"max_new_tokens": 4},
-    }
-    (path / "variant.yaml").write_text(yaml.safe_dump(plain))
+    datasets = ({**ALPACA, "name": "re-a"}, {**DIALOGUES, "name": "re-d"})
+    training = {"epochs": 4, "learning_rate": 0.02}
+    settings = small_variant(tiny_model_dir, *datasets, name="checked", training=training)
+    write_settings(path / "variant.yaml", settings)
     return path
 
 

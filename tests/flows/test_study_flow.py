@@ -15,6 +15,7 @@ from chatpipe.study.lookup import LookUp
 from chatpipe.study.recipe import Recipe, StoreBuilder
 from tests.support.bases import copy_of
 from tests.support.rows import alpaca_rows, write_jsonl
+from tests.support.variants import small_variant
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect", "steps_in_this_process")]
 SAMPLES = 200
@@ -31,16 +32,14 @@ def variants(tmp_path_factory, tiny_model_dir):
     path = write_jsonl(folder / "rows.jsonl", rows)
 
     def variant(name, **settings):
-        plain = {
-            "name": name,
-            "base_model": {"repo": str(base)},
-            "datasets": [{"name": "rows", "path": str(path)}],
-            "split": {"heldout": 0.4},
-            "training": {"epochs": 1, "learning_rate": 0.02},
-            "evaluation": {"bootstrap_samples": SAMPLES},
-            "generation": {"max_new_tokens": 4},
-        }
-        return Variant.model_validate(plain | settings)
+        plain = small_variant(
+            base,
+            {"name": "rows", "path": str(path)},
+            split={"heldout": 0.4},
+            training={"epochs": 1, "learning_rate": 0.02},
+            evaluation={"bootstrap_samples": SAMPLES},
+        )
+        return Variant.model_validate({"name": name, **plain, **settings})
 
     cut = {"bootstrap_samples": SAMPLES, "max_length": 400}
     return [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import inspect
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,7 @@ STARTS_WITHIN_S = 120  # on a busy machine it takes its time
 
 @contextmanager
 def used() -> Iterator[str]:
-    """Flows of this process go to that server; its address."""
+    """Send flows of this process to the server; yield its address."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     url = address()
@@ -23,29 +23,50 @@ def used() -> Iterator[str]:
 
 
 def address() -> str:
-    """The API of the server, for the environment of commands; the first call starts it."""
-    return str(_server()[0].api_url)
+    """Return the address of the server's API. Start the server if it does not run."""
+    from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
+
+    server, folder = _server()
+    database = f"sqlite+aiosqlite:///{folder.name}/prefect.db"
+    with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: database}):
+        server.start(timeout=STARTS_WITHIN_S)
+    return str(server.api_url)
 
 
 def stop() -> None:
-    """End the server, if it was started."""
+    """Stop the server if it runs. The next start has the same address and database."""
+    if _server.cache_info().currsize and _server()[0].running:
+        from prefect.utilities.asyncutils import run_coro_as_sync
+
+        run_coro_as_sync(_send_logs_and_events())
+        _server()[0].stop()
+
+
+def remove() -> None:
+    """Stop the server and remove its database."""
     if _server.cache_info().currsize:
-        server, folder = _server()
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        stop()
+        _server()[1].cleanup()
         _server.cache_clear()
 
 
 @cache
-def _server() -> tuple[Any, str]:
-    """The server, and the directory of its database."""
+def _server() -> tuple[Any, tempfile.TemporaryDirectory[str]]:
+    """Return the server, which is not started yet, and the directory of its database."""
     from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
     from prefect.testing.utilities import _find_available_port
 
-    folder = tempfile.mkdtemp(prefix="chatpipe-tests-server-")
-    database = f"sqlite+aiosqlite:///{folder}/prefect.db"
-    server = SubprocessASGIServer(port=_find_available_port())
-    with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: database}):
-        server.start(timeout=STARTS_WITHIN_S)
-    return server, folder
+    folder = tempfile.TemporaryDirectory(prefix="chatpipe-tests-", ignore_cleanup_errors=True)
+    return SubprocessASGIServer(port=_find_available_port()), folder
+
+
+async def _send_logs_and_events() -> None:
+    """Send the queued logs and events of flows, as Prefect's own test harness does."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for drain in (APILogWorker.instance().drain, EventsWorker.drain_all):
+        with suppress(RuntimeError):  # its thread was never started
+            pending = drain()
+            if inspect.isawaitable(pending):
+                await pending

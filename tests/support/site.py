@@ -13,6 +13,7 @@ import yaml
 
 from chatpipe.server.local import WORKER_ENVIRONMENT
 from tests.support.rows import alpaca_rows, write_jsonl
+from tests.support.variants import small_variant, write_settings
 
 SHIPPED = Path(__file__).parents[2] / "deployments"
 
@@ -50,14 +51,7 @@ class Site:
     def _write_deployments(self, folder, model):
         shutil.copytree(SHIPPED / "automations", folder / "automations")
         write_jsonl(folder / "rows.jsonl", alpaca_rows(24))
-        variant = {
-            "base_model": {"repo": str(model)},
-            "datasets": [{"name": "rows", "path": "../rows.jsonl"}],
-            "split": {"heldout": 0.3},
-            "training": {"epochs": 1, "learning_rate": 0.01},
-            "evaluation": {"bootstrap_samples": 100},
-            "generation": {"max_new_tokens": 4},
-        }
+        variant = small_variant(model, {"name": "rows", "path": "../rows.jsonl"})
         raw = yaml.safe_load((SHIPPED / "prefect.yaml").read_text())
         raw["deployments"] = [
             item for item in raw["deployments"] if item["name"] in ("smol-merge", "demo", "gpu")
@@ -67,8 +61,7 @@ class Site:
             ("variants/smol-merge.yaml", variant),
             ("studies/demo.yaml", {"variants": ["smol-merge"]}),
         ):
-            (folder / path).parent.mkdir(exist_ok=True)
-            (folder / path).write_text(yaml.safe_dump(content))
+            write_settings(folder / path, content)
 
     def run(self, *command, api=False):
         environment = {**self.environment, **({"PREFECT_API_URL": self.api} if api else {})}
