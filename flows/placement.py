@@ -66,8 +66,8 @@ class WorkerPlacement:
         for job in jobs:
             missing = [SerializedStep.of(step) for step in job.steps if not _is_stored(step)]
             if missing:
-                asked = [step.model_dump(mode="json") for step in missing]
-                runs.append({"label": job.label, "plan": [], "asked": asked})
+                steps = [step.model_dump(mode="json") for step in missing]
+                runs.append({"label": job.label, "plan": [], "asked": steps})
         self._run(runs)
         for step in (step for job in jobs for step in job.steps):
             if not _is_stored(step):

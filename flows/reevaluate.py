@@ -66,7 +66,7 @@ def reevaluate(
     page = trend.write_page(summary)
     showing.show_trend(trend.trend_rows(history.read()), page)
     for check in checks:
-        _emit_event(check)
+        _report_outcome(check)
     return _ended(checks)
 
 
@@ -163,17 +163,17 @@ def _measure(model: Published, build: Build, tolerance: float) -> Verdict:
     return gate.record(history.entries_of(results, heldout, unchanged), tolerance)
 
 
-def _emit_event(check: _Check) -> None:
+def _report_outcome(check: _Check) -> None:
     """Emit one event for a variant with a fault, which automations can act on."""
     if check.damage:
-        _emit(DAMAGED, check, [])
+        _emit_event(DAMAGED, check, [])
     elif check.error:
-        _emit(UNCHECKED, check, [])
+        _emit_event(UNCHECKED, check, [])
     elif check.verdict.regressions:
-        _emit(GATE_FAILED, check, check.verdict.regressions)
+        _emit_event(GATE_FAILED, check, check.verdict.regressions)
 
 
-def _emit(event: str, check: _Check, worse: Sequence[Regression]) -> None:
+def _emit_event(event: str, check: _Check, worse: Sequence[Regression]) -> None:
     figures: list[dict[str, Any]] = [
         {"now": r.now.model_dump(mode="json"), "accepted": r.accepted.model_dump(mode="json")}
         for r in worse

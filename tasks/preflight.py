@@ -14,7 +14,8 @@ from prefect.logging import get_run_logger
 
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError
-from chatpipe.planning.planner import MakePlan, Plan, refuse
+from chatpipe.planning.planner import MakePlan, refuse
+from chatpipe.planning.result import Plan
 from chatpipe.planning.summary import cost_rows, summary
 from chatpipe.runtime.worker import SharedWorker
 from chatpipe.study.lookup import find_adapter

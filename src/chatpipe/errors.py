@@ -103,7 +103,7 @@ class ServiceError(ChatpipeError):
     """A server or worker could not be started or reached."""
 
 
-def named(name: str, message: str) -> ChatpipeError:
+def error_from_name(name: str, message: str) -> ChatpipeError:
     """Return the error that another process reported by its class name and message."""
     if name == ConfigError.__name__:
         return ConfigError(message.splitlines())

@@ -125,9 +125,9 @@ def test_a_second_run_says_that_everything_was_cached_and_forgetting_undoes_it(t
     variant = home() / f"reports/{NAME}/{NAME}.yaml"
     assert "everything was cached" in invoke("run", variant).stdout
     forgotten = invoke("forget", variant)
-    assert "forgotten: 1 artifacts" in forgotten.stdout and "adapter/" in forgotten.stdout
+    assert "forgotten: 1 artifact" in forgotten.stdout and "adapter/" in forgotten.stdout
     again = invoke("run", variant)
-    assert "1 steps run" in again.stdout, again.stdout + again.stderr
+    assert "1 step run" in again.stdout, again.stdout + again.stderr
 
 
 def test_what_ran_with_other_settings_has_a_report_of_its_own_and_is_asked_by_its_name(

@@ -133,7 +133,7 @@ def test_forgetting_everything_is_asked_about(variants, chatpipe_home):
         assert refused.returncode == 2 and adapter.path.is_dir()
     assert answered("n\n", "--all").returncode == 2 and adapter.path.is_dir()
     reports = chatpipe("forget", "--all", "--kind", "report", "--yes")
-    assert "forgotten: 1 artifacts" in reports.stdout and adapter.path.is_dir()
+    assert "forgotten: 1 artifact\n" in reports.stdout and adapter.path.is_dir()
     assert chatpipe("forget", path, "--kind", "sources", "--yes").returncode == 0
     assert adapter.path.is_dir() and not {"base", "raw"} & set(kinds())
     assert answered("y\n", "--all").returncode == 0 and not kinds()

@@ -158,7 +158,7 @@ def test_a_column_that_only_a_late_part_has_is_not_missing(tmp_path, small_parts
     rows = [{"instruction": f"Ask {i}."} for i in range(20)] + alpaca_rows(1)
     made = normalize(write_jsonl(tmp_path / "late.jsonl", rows))
     assert made.details()["account"]["dropped"] == {"not text": 20}
-    with pytest.raises(DataError, match=r"column output missing; found are instruction\."):
+    with pytest.raises(DataError, match=r"column output missing; the file has instruction\."):
         normalize(write_jsonl(tmp_path / "never.jsonl", rows[:20]))
 
 

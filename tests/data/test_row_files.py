@@ -533,7 +533,7 @@ MAPPED = {"instruction": "question", "output": "answer"}
     [
         ({**MAPPED, "input": "contxt"}, "column contxt missing"),
         ({**MAPPED, "input": "contxt"}, "input: context"),
-        ({**MAPPED, "inptu": "context"}, "inptu is none of our columns"),
+        ({**MAPPED, "inptu": "context"}, "the format has no column inptu"),
         ({**MAPPED, "inptu": "context"}, "did you mean input?"),
         ({"question": "instruction", **MAPPED}, "columns: {instruction: question}"),
     ],
@@ -566,9 +566,9 @@ def test_columns_that_look_meant_and_are_not_used_are_named(tmp_path):
 
 def test_names_of_columns_with_line_ends_stay_in_one_sentence(tmp_path):
     (tmp_path / "rows.csv").write_text('"in\nstruction",output\nq,a\n')
-    assert r'found are "in\nstruction", output' in refusal(tmp_path / "rows.csv")
+    assert r'the file has "in\nstruction", output' in refusal(tmp_path / "rows.csv")
     (tmp_path / "rows.jsonl").write_text('{"half \\ud800": 1}\n')
-    assert r'found are "half \ud800"' in refusal(tmp_path / "rows.jsonl")
+    assert r'the file has "half \ud800"' in refusal(tmp_path / "rows.jsonl")
 
 
 def test_a_column_of_ours_in_other_letters_is_named(tmp_path):

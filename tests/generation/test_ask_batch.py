@@ -113,14 +113,14 @@ def test_answers_are_those_of_each_model_alone_and_the_second_request_finds_its_
         alone.append(json.loads((into / "answers.json").read_text("utf-8")))
     assert alone[0][0]["text"] != alone[1][0]["text"] != alone[2][0]["text"]
 
-    child, tokens = SharedWorker(), []
-    with child.keep_alive():
+    worker, tokens = SharedWorker(), []
+    with worker.keep_alive():
         for ask, expected in zip(asks, alone, strict=True):
             heard = []
             asked = AskBatch.of(ask, asks)
             made = store().get_or_build(
                 ask,
-                lambda into, asked=asked, heard=heard: child.build(
+                lambda into, asked=asked, heard=heard: worker.build(
                     asked, into, heard.append, lambda line: None
                 ),
             )

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, LlamaCon
 from chatpipe.config.schema import Dataset, Lora, Quantization, Training, Variant
 from chatpipe.errors import ConfigError
 from chatpipe.kernels.sparse_dropout import use_sparse_dropout
+from chatpipe.kernels.switch import KERNELS
 from chatpipe.models.loading import load_fast_base
 from chatpipe.models.lora import lora_config
 from chatpipe.models.memory import (
@@ -19,13 +20,14 @@ from chatpipe.models.memory import (
 )
 from chatpipe.models.placement import fit, needs_cpu_offload
 from chatpipe.models.shapes import shapes_of, shapes_of_config
-from chatpipe.packing.packing import pack, packed_nats
+from chatpipe.packing.batching import batching_for
 from chatpipe.runtime.processes import SHARDING
 from chatpipe.tokenization.encoder import TokenizedRow
 from chatpipe.training.trainer import batch_training
 
 CUDA = Device(kind="cuda", name="a GPU", compute_bytes=2)
 CPU = Device(kind="cpu", name="a processor", compute_bytes=2)
+PADDED = ",".join(name for name in KERNELS if name != "packing")
 LLAMA_7B = LlamaConfig(
     vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32
 )
@@ -87,10 +89,18 @@ def test_an_nf4_weight_takes_the_bytes_that_bitsandbytes_gives_it(double):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dropout", [0.05, 0.0])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_a_layer_leaves_for_the_backward_pass_what_the_model_says(tmp_path, dtype, dropout):
+@pytest.mark.parametrize(
+    ("dtype", "dropout", "kernels"),
+    [
+        *[(dtype, dropout, "auto") for dtype in ("bfloat16", "float32") for dropout in (0.05, 0.0)],
+        *[(dtype, 0.05, PADDED) for dtype in ("bfloat16", "float32")],
+    ],
+)
+def test_a_layer_leaves_for_the_backward_pass_what_the_model_says(
+    tmp_path, monkeypatch, dtype, dropout, kernels
+):
     """One layer's share is the difference between a deeper and a shallower model."""
+    monkeypatch.setenv("CHATPIPE_KERNELS", kernels)
     asked = variant(Lora(rank=8, dropout=dropout))
     batch = Batch(tokens=3 * 256, scored=3 * 256)
     device = CPU.model_copy(update={"compute_bytes": 2 if dtype == "bfloat16" else 4})
@@ -132,8 +142,9 @@ def _saved_bytes(folder, layers, asked, dtype, batch):
     rows = [TokenizedRow([n, *ids], [5] * length, 0) for n in range(3)]
     half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16")
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with batch_training(model), hooks, half:
-        packed_nats(model, pack(rows))
+    batching = batching_for(model)
+    with batch_training(model, batching), hooks, half:
+        batching.nats(model, batching.collate(rows))
     return sum(t.untyped_storage().nbytes() for place, t in saved.items() if place not in own)
 
 

@@ -186,7 +186,7 @@ def test_a_figure_over_rows_seen_in_training_carries_its_mark_wherever_it_is_sho
     cell = {row["Model"]: row for row in transfer_rows(report)}["smol-dialog"]["sample-alpaca"]
     assert cell == "9.288 †3 [8.359, 10.22]"
     assert "†3" in charts.heatmap(report)
-    note = "smol-dialog on sample-alpaca: 3 of 40 rows stood in its training split"
+    note = "smol-dialog on sample-alpaca: 3 of 40 rows are also in its training data"
     assert note in render_html(report)
     assert note in render_markdown(report)
 
@@ -370,7 +370,8 @@ def test_settings_that_make_figures_of_variants_unlike_are_named() -> None:
     }
     found = statements(example(settings=settings))
     assert "Settings that differ between variants: " in found[1] and "prompt_template" in found[1]
-    assert found[2].startswith("Variants with another prompt_template compare with their own base")
+    start = "Variants that differ in prompt_template can be compared with their own base"
+    assert found[2].startswith(start)
 
 
 def test_fewer_than_thirty_rows_are_said_in_the_first_lines_and_at_each_figure() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from chatpipe.errors import GPUMemoryError, named
+from chatpipe.errors import GPUMemoryError, error_from_name
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.ask_batch import AskBatch
@@ -32,7 +32,7 @@ def test_the_error_names_the_settings_of_its_step(step, setting):
     said = str(caught.value)
     assert said.startswith(f"the {step.kind} step: CUDA out of memory. Tried to allocate 2.00 GiB")
     assert "1.06 GiB is free; lower" in said and setting in said and "Including" not in said
-    assert isinstance(named("GPUMemoryError", said), GPUMemoryError)
+    assert isinstance(error_from_name("GPUMemoryError", said), GPUMemoryError)
 
 
 def test_other_errors_pass():

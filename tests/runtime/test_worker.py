@@ -14,7 +14,13 @@ import pytest
 from chatpipe.config.prompt_schema import Prompt
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Quantization
-from chatpipe.errors import ChatpipeError, ConfigError, SourceError, StepProcessError, named
+from chatpipe.errors import (
+    ChatpipeError,
+    ConfigError,
+    SourceError,
+    StepProcessError,
+    error_from_name,
+)
 from chatpipe.generation.ask import Ask
 from chatpipe.runtime import parent_death, progress
 from chatpipe.runtime.worker import SharedWorker
@@ -39,20 +45,20 @@ def ask(chatpipe_home, tiny_model_dir):
     )
 
 
-def built(child, request, into, heard):
+def built(worker, request, into, heard):
     into.mkdir()
-    return child.build(request, into, heard.append, lambda line: None)
+    return worker.build(request, into, heard.append, lambda line: None)
 
 
 def test_requests_share_a_process_which_survives_a_refused_one(ask, tmp_path):
-    child, heard = SharedWorker(), []
-    with child.keep_alive():
-        built(child, ask, tmp_path / "1", heard)
-        process = child._worker._process
+    worker, heard = SharedWorker(), []
+    with worker.keep_alive():
+        built(worker, ask, tmp_path / "1", heard)
+        process = worker._worker._process
         with pytest.raises(SourceError, match="nothing-here"):
-            built(child, FetchModel(path=str(tmp_path / "nothing-here")), tmp_path / "2", heard)
-        details = built(child, ask, tmp_path / "3", heard)
-        assert child._worker._process is process and process.poll() is None
+            built(worker, FetchModel(path=str(tmp_path / "nothing-here")), tmp_path / "2", heard)
+        details = built(worker, ask, tmp_path / "3", heard)
+        assert worker._worker._process is process and process.poll() is None
     assert process.poll() == 0
     assert details["device"]
     assert (tmp_path / "1/answers.json").read_text() == (tmp_path / "3/answers.json").read_text()
@@ -60,7 +66,7 @@ def test_requests_share_a_process_which_survives_a_refused_one(ask, tmp_path):
 
 
 def test_what_was_asked_wrongly_comes_out_of_the_process_as_all_its_faults():
-    refused = named("ConfigError", str(ConfigError(["one fault.", "another."])))
+    refused = error_from_name("ConfigError", str(ConfigError(["one fault.", "another."])))
     assert isinstance(refused, ConfigError)
     assert refused.faults == ["one fault.", "another."]
 
@@ -72,15 +78,18 @@ def test_an_event_is_found_behind_what_a_library_did_not_end():
 
 
 def test_a_killed_process_is_a_typed_error_and_the_next_request_gets_a_new_one(ask, tmp_path):
-    child = SharedWorker()
-    with child.keep_alive():
-        built(child, ask, tmp_path / "1", [])
-        pid = child._worker._process.pid
+    worker, refused = SharedWorker(), FetchModel(path=str(tmp_path / "nothing-here"))
+    with worker.keep_alive():
+        with pytest.raises(SourceError):
+            built(worker, refused, tmp_path / "1", [])
+        pid = worker._worker._process.pid
         os.kill(pid, signal.SIGSTOP)  # so that it cannot answer before it is killed
         Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
         with pytest.raises(StepProcessError, match="SIGKILL; the machine ran out of memory"):
-            built(child, ask, tmp_path / "2", [])
-        assert built(child, ask, tmp_path / "3", [])
+            built(worker, ask, tmp_path / "2", [])
+        with pytest.raises(SourceError):
+            built(worker, refused, tmp_path / "3", [])
+        assert worker._worker._process.pid != pid
 
 
 BROKEN = """
@@ -98,9 +107,9 @@ worker.main()
 
 @pytest.fixture
 def breaking(monkeypatch, tmp_path):
-    """A function: a child whose step raises that error."""
+    """Return a function that makes a worker whose step raises the error."""
 
-    def child(error):
+    def broken_worker(error):
         file = tmp_path / "broken.py"
         file.write_text(BROKEN.replace("ERROR", error))
         monkeypatch.setattr(
@@ -108,7 +117,7 @@ def breaking(monkeypatch, tmp_path):
         )
         return SharedWorker()
 
-    return child
+    return broken_worker
 
 
 SECRET = "hf_NotARealTokenButAsLong"
@@ -161,7 +170,7 @@ def test_a_message_can_name_only_requests_of_chatpipe(path):
         request_class(path)
 
 
-STARTS_A_CHILD = """
+STARTS_A_WORKER = """
 import sys, time
 from pathlib import Path
 from chatpipe.runtime import worker
@@ -176,18 +185,18 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.05, 0.2])
-def test_a_child_that_just_started_does_not_outlive_its_parent(ask, tmp_path, after_s):
+def test_a_worker_that_just_started_does_not_outlive_its_parent(ask, tmp_path, after_s):
     into = tmp_path / "into"
     into.mkdir()
     arguments = [ask.model_dump_json(), str(into)]
     parent = subprocess.Popen(
-        [sys.executable, "-c", STARTS_A_CHILD, *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", STARTS_A_WORKER, *arguments], stdout=subprocess.PIPE, text=True
     )
-    child = psutil.Process(int(parent.stdout.readline()))
+    worker = psutil.Process(int(parent.stdout.readline()))
     time.sleep(after_s)
     parent.kill()
     parent.wait()
-    _, alive = psutil.wait_procs([child], timeout=2)
+    _, alive = psutil.wait_procs([worker], timeout=2)
     assert not alive
     assert not list(into.iterdir())
 
@@ -203,24 +212,24 @@ import sys
 from pathlib import Path
 from chatpipe.runtime.worker import SharedWorker
 from chatpipe.generation.ask import Ask
-child = SharedWorker()
-with child.keep_alive():
+worker = SharedWorker()
+with worker.keep_alive():
     into = Path(sys.argv[2])
     into.mkdir()
-    child.build(Ask.model_validate_json(sys.argv[1]), into, print, print)
-    print("child", child._worker._process.pid, flush=True)
+    worker.build(Ask.model_validate_json(sys.argv[1]), into, print, print)
+    print("worker", worker._worker._process.pid, flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_child_does_not_outlive_a_parent_that_was_killed(ask, tmp_path):
+def test_a_worker_does_not_outlive_a_parent_that_was_killed(ask, tmp_path):
     parent = subprocess.Popen(
         [sys.executable, "-c", ORPHAN, ask.model_dump_json(), str(tmp_path / "into")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    pid = next(int(line.split()[1]) for line in parent.stdout if line.startswith("child"))
+    pid = next(int(line.split()[1]) for line in parent.stdout if line.startswith("worker"))
     assert psutil.pid_exists(pid)
     orphan = psutil.Process(pid)
     parent.kill()

@@ -210,5 +210,5 @@ def test_the_report_says_which_part_of_the_gain_is_the_template(variant, base):
     for text in (render_html(made), render_markdown(made)):
         shown = html.unescape(text)
         assert OWN in shown and sentence.split(" (")[0] in shown
-        assert "Of the gain, the template" in shown
+        assert "The template's part of the gain" in shown
         assert f"in the training template, and {OWN} in the base" in shown

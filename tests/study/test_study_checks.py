@@ -168,7 +168,7 @@ def test_the_demo_compares_data_after_the_same_number_of_steps():
     from chatpipe.planning.steps import DryRun, account_rows
     from chatpipe.study.recipe import Recipe
     from chatpipe.study.studies import load_study, study_variants
-    from chatpipe.training.finetune import optimizer_steps
+    from chatpipe.training.rows import optimizer_steps
 
     variants = study_variants(load_study("demo"))
     rows = [account_rows(Recipe([v], DryRun()), v).train_rows for v in variants]

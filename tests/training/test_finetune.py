@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -16,11 +14,10 @@ from chatpipe.config.schema import Generation, Quantization, Training
 from chatpipe.errors import ConfigError, TrainingError
 from chatpipe.models.inference import cached_model, load_model
 from chatpipe.models.loading import load_base, load_tokenizer
-from chatpipe.store.artifact import Artifact, class_path
 from chatpipe.store.store import store
 from chatpipe.tokenization.encoder import Encoder, TokenizedRow
 from chatpipe.training.adapter_checks import check_adapter
-from chatpipe.training.finetune import optimizer_steps
+from chatpipe.training.rows import optimizer_steps
 from chatpipe.training.trainer import AdapterTrainer
 from tests.support.requests import finetune_request
 
@@ -189,30 +186,6 @@ def test_an_adapter_that_changes_no_logit_is_refused(tiny_model_dir):
     model = get_peft_model(load_base(tiny_model_dir, Quantization()), LoraConfig(r=2))
     with pytest.raises(TrainingError, match="all zero"):
         check_adapter(model, ROW)
-
-
-def test_a_killed_run_goes_on_from_its_last_checkpoint(request_, tmp_path):
-    training = request_.training.model_copy(update={"epochs": 30.0, "learning_rate": 1e-3})
-    request = request_.model_copy(update={"training": training})
-    message = {"class": class_path(request), "request": request.model_dump(mode="json")}
-    message["into"] = str(tmp_path / "into")
-    command = [sys.executable, "-m", "chatpipe.runtime.worker"]
-    child = subprocess.Popen(
-        command, env=os.environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    child.stdin.write(json.dumps(message) + "\n")
-    child.stdin.flush()
-    work = store().work_path(request.kind, request.key())
-    deadline = time.monotonic() + 120
-    while not list(work.glob("checkpoint-*/checkpoint.json")):
-        assert child.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    adapter: Artifact = store().get_or_build(request)
-    details = adapter.details()
-    assert details["resumed"] and details["optimizer_steps"] == len(details["loss_history"])
-    assert not work.exists() or not list(work.iterdir())
 
 
 @pytest.mark.parametrize("at_once", [2, 64])

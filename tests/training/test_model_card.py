@@ -65,6 +65,7 @@ def answer_of(asked, adapter):
     return "".join(conversation.reply(QUESTION, Generation(max_new_tokens=256)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "exported",
     [
@@ -82,6 +83,7 @@ def test_the_code_of_the_card_answers_as_ask_does(exported, monkeypatch):
     assert printed.strip() == answer.strip() and answer.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "exported", [(Quantization(compute_dtype="float32"), None)], indirect=True, ids=["NF4"]
 )

@@ -19,7 +19,7 @@ pytestmark = [
 ]
 SAVING = "saving a checkpoint"
 
-# A process that has an adapter trained by a child, as a flow's task does.
+# A process that has an adapter trained by a worker, as a flow's task does.
 TRAINS = """
 import signal, sys
 from chatpipe.store.store import store
@@ -113,8 +113,8 @@ def test_a_training_that_is_asked_to_end_saves_its_step_and_goes_on_to_the_same_
 def test_a_training_process_that_is_ended_alone_says_so_in_a_sentence(request_):
     process = start(request_)
     wait_until_training(process)
-    [child] = psutil.Process(process.pid).children()
-    child.terminate()
+    [worker] = psutil.Process(process.pid).children()
+    worker.terminate()
     _, error = process.communicate(timeout=30)
     [step] = steps_saved(request_)
     assert f"stopped after step {step} of {STEPS}, with a checkpoint; run the same" in error
@@ -125,19 +125,19 @@ def test_a_second_interrupt_ends_a_training_at_once(request_, tiny_model_dir):
     """While a step is computed that lasts."""
     process = start(request_)
     wait_until_training(process)
-    [child] = psutil.Process(process.pid).children()
-    child.suspend()  # a step that does not end
+    [worker] = psutil.Process(process.pid).children()
+    worker.suspend()  # a step that does not end
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=5)
-    _, alive = psutil.wait_procs([child], timeout=5)
+    _, alive = psutil.wait_procs([worker], timeout=5)
     assert not alive
     assert not steps_saved(request_)
 
 
-@pytest.mark.parametrize("target", ["child", "parent", "group"])
+@pytest.mark.parametrize("target", ["worker", "parent", "group"])
 def test_a_training_killed_at_any_moment_goes_on_to_the_same_bytes(
     chatpipe_home, tiny_model_dir, digest, target
 ):
@@ -148,19 +148,21 @@ def test_a_training_killed_at_any_moment_goes_on_to_the_same_bytes(
     if draw.random() < 0.8:
         wait_until_training(process)
     time.sleep(draw.uniform(0.0, 1.5))
-    children = psutil.Process(process.pid).children() if process.poll() is None else []
-    kill(process, children, target)
+    workers = psutil.Process(process.pid).children() if process.poll() is None else []
+    kill(process, workers, target)
     process.communicate(timeout=30)
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(workers, timeout=5)
     assert not alive
     assert finished(request) == digest
+    work = store().work_path(request.kind, request.key())
+    assert not work.exists() or not list(work.iterdir())
 
 
-def kill(process, children, target):
+def kill(process, workers, target):
     if target == "group":
         os.killpg(process.pid, signal.SIGKILL)
     elif target == "parent":
         process.kill()
     else:
-        for child in children:
-            child.kill()
+        for worker in workers:
+            worker.kill()

@@ -28,11 +28,13 @@ def finetune(
         str | None, typer.Option(help="A split, as datasets writes it: train, train[:5%].")
     ] = None,
     row_format: Annotated[
-        str, typer.Option("--format", help="The rows' format; auto goes by their columns.")
+        str, typer.Option("--format", help="Format of the rows; auto: recognized by their columns.")
     ] = "auto",
     columns: Annotated[
         list[str] | None,
-        typer.Option(metavar="OURS=THEIRS", help="A column of the format, and the file's for it."),
+        typer.Option(
+            metavar="OURS=THEIRS", help="A format's column and the file's for it; repeatable."
+        ),
     ] = None,
     drop_bad_rows: Annotated[
         bool, typer.Option(help="Leave bad rows out and count them, instead of refusing the file.")

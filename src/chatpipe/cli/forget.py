@@ -26,7 +26,7 @@ def forget(
         ),
     ] = None,
     all_variants: Annotated[
-        bool, typer.Option("--all", help="Of all variants; without --kind, the whole store.")
+        bool, typer.Option("--all", help="For all variants; without --kind, remove everything.")
     ] = False,
     overrides: Overrides = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
@@ -34,6 +34,7 @@ def forget(
     """Remove artifacts, so that the next run builds them again; asks before --all and sources."""
     with exit_on_error():
         from chatpipe.study import removal
+        from chatpipe.utils.quantities import count_of
 
         if (variant is None) == (not all_variants):
             raise ConfigError(["forget: name a variant or a study, or give --all."])
@@ -53,7 +54,7 @@ def forget(
         removed = [*_remove_checkpoints(chosen, kind), *removal.remove(paths)]
         if variant and not removed:
             raise removal.missing(variant if len(chosen) > 1 else chosen[0].name, kind)
-        typer.echo(f"forgotten: {len(removed)} artifacts")
+        typer.echo(f"forgotten: {count_of(len(removed), 'artifact')}")
         for name in removed:
             typer.echo(f"  {name}")
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from chatpipe.cli.preview import in_colour, preview_lines
 from chatpipe.data.normalize import RowAccount
 from chatpipe.data.turn_counts import TurnAccount
-from chatpipe.planning.planner import Plan
+from chatpipe.planning.result import Plan
 from chatpipe.planning.steps import PlannedStep
 from chatpipe.planning.summary import cost_rows
 from chatpipe.planning.token_stats import Tokens

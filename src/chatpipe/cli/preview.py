@@ -26,15 +26,15 @@ def preview(
         from chatpipe.runtime.environment import prepare
         from chatpipe.study.loading import load_variant
 
-        found = load_variant(variant, overrides or [])
-        check_variants([found])
+        settings = load_variant(variant, overrides or [])
+        check_variants([settings])
         prepare()
 
         from rich.console import Console
 
         from chatpipe.planning import preview as previews
 
-        shown = previews.preview(found, rows)
+        shown = previews.preview(settings, rows)
         if as_json:
             typer.echo(shown.model_dump_json(indent=1))
             return

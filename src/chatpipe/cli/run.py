@@ -87,6 +87,7 @@ def _run_flow(run_flow: Callable[[], Artifact], name: str, as_json: bool) -> Non
     from chatpipe.cli.temporary_server import prepare_temporary_server
     from chatpipe.report import read_report
     from chatpipe.study.export import report_directory
+    from chatpipe.utils.quantities import count_of
     from tasks.caching import BUILT, HITS
 
     end_at_second_interrupt()
@@ -100,7 +101,9 @@ def _run_flow(run_flow: Callable[[], Artifact], name: str, as_json: bool) -> Non
         return
     print_report(report)
     cached = len(HITS.difference(BUILT))
-    steps = f"{len(BUILT)} steps run, {cached} cached" if BUILT else "everything was cached"
+    steps = (
+        f"{count_of(len(BUILT), 'step')} run, {cached} cached" if BUILT else "everything was cached"
+    )
     typer.echo(f"\n{steps}\nreport: {directory / 'report.html'}")
 
 

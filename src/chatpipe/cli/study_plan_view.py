@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chatpipe.planning.planner import Plan
+from chatpipe.planning.result import Plan
 from chatpipe.planning.study_plan import StudyPlan
 from chatpipe.planning.summary import NOT_KNOWN
 from chatpipe.utils.quantities import in_bytes, in_time

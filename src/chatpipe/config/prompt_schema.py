@@ -82,8 +82,10 @@ class ChatTemplate(Section):
     @classmethod
     def _is_jinja(cls, value: str) -> str:
         if value != OWN_CHAT_TEMPLATE and "{{" not in value and "{%" not in value:
-            known = ", ".join((OWN_CHAT_TEMPLATE, *CHAT_TEMPLATES))
-            raise ValueError(f"no chat template has this name; write Jinja text or one of {known}")
+            choices = ", ".join((OWN_CHAT_TEMPLATE, *CHAT_TEMPLATES))
+            raise ValueError(
+                f"no chat template has this name; write Jinja text or one of {choices}"
+            )
         return value
 
     @field_validator("options")

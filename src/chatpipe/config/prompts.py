@@ -53,17 +53,17 @@ CHATS: dict[str, ChatTemplate] = {
 def template(name: str) -> PromptTemplate:
     """The template with placeholders of that name; ValueError names the known ones."""
     if name not in TEMPLATES:
-        known = ", ".join(TEMPLATES)
-        raise ValueError(f"no prompt template is named {name!r}; known are {known}")
+        names = ", ".join(TEMPLATES)
+        raise ValueError(f"no prompt template is named {name!r}; known are {names}")
     return TEMPLATES[name]
 
 
 def any_template(name: str) -> AnyTemplate:
     """The template of that name, with placeholders or of chats; ValueError names the known ones."""
-    known: dict[str, AnyTemplate] = {**TEMPLATES, **CHATS}
-    if name not in known:
-        raise ValueError(f"no prompt template is named {name!r}; known are {', '.join(known)}")
-    return known[name]
+    templates: dict[str, AnyTemplate] = {**TEMPLATES, **CHATS}
+    if name not in templates:
+        raise ValueError(f"no prompt template is named {name!r}; known are {', '.join(templates)}")
+    return templates[name]
 
 
 def render(prompt_template: PromptTemplate, instruction: str, input_text: str) -> str:

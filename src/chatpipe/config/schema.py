@@ -45,7 +45,7 @@ def format_names() -> list[str]:
 def _known_format(name: str) -> str:
     names = format_names()
     if name not in names:
-        choices = ", ".join(f"'{known}'" for known in names[:-1]) + f" or '{names[-1]}'"
+        choices = ", ".join(f"'{each}'" for each in names[:-1]) + f" or '{names[-1]}'"
         raise PydanticCustomError("literal_error", "expected {expected}", {"expected": choices})
     return name
 

@@ -60,10 +60,10 @@ def setting_origin(key: str, origin: str, overrides: Sequence[str]) -> str:
     return origin
 
 
-def suggest_name(name: str, known: Sequence[str]) -> str:
+def suggest_name(name: str, names: Sequence[str]) -> str:
     """Return 'did you mean …?', or the list of known names."""
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}"
+    close = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(names) or 'none'}"
 
 
 def _message(group: Sequence[ErrorDetails], path: _Location, model: type[BaseModel]) -> str:
@@ -232,19 +232,19 @@ def _key_hint(path: _Location, model: type[BaseModel]) -> str:
     if section is None:
         return ""
     name = str(path[-1])
-    known = [*section.model_fields, *(["preset"] if section is Variant else [])]
+    keys = [*section.model_fields, *(["preset"] if section is Variant else [])]
     nested_keys = _dotted_keys(model)
     same_name = [key for key in nested_keys if key.rpartition(".")[2] == name]
-    close = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(
+    close = difflib.get_close_matches(name, keys, 1) or difflib.get_close_matches(
         name, [key.rpartition(".")[2] for key in nested_keys], 1
     )
     if same_name:
         return f"; did you mean {_alternatives(same_name)}?"
-    if close and close[0] not in known:
+    if close and close[0] not in keys:
         close = [key for key in nested_keys if key.rpartition(".")[2] == close[0]]
     if close:
         return f"; did you mean {_alternatives(close)}?"
-    return f"; known here: {', '.join(known)}"
+    return f"; known here: {', '.join(keys)}"
 
 
 def _dotted_keys(model: type[BaseModel]) -> list[str]:

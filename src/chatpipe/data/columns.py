@@ -74,7 +74,7 @@ class ColumnNames:
     def _missing(self, missing: Sequence[str], names: Sequence[str]) -> str:
         ours = {theirs: name for name, theirs in self.theirs.items()}
         lacking = " and ".join(map(printable, missing))
-        start = f"{self._path}: column {lacking} missing; found are {listed(names)}."
+        start = f"{self._path}: column {lacking} missing; the file has {listed(names)}."
         if meant := formats_with(names):
             return f"{start} Say in a variant what the rows are: format: {meant[0]}."
         if layout := layout_hint(names):
@@ -173,4 +173,4 @@ def _unknown(path: Path, name: str, ours: list[str], rename: dict[str, str]) -> 
     hint = f"; did you mean {close[0]}?" if close else "."
     if rename[name] in ours:
         hint = f"; write it the other way round: columns: {{{rename[name]}: {name}}}."
-    return f"{path}: columns: {name} is none of our columns, which are {', '.join(ours)}{hint}"
+    return f"{path}: columns: the format has no column {name}; it has {', '.join(ours)}{hint}"

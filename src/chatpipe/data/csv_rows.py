@@ -73,8 +73,8 @@ class CSVFile:
             reasons = pa.array([None if record else RAGGED for record in whole], pa.string())
         arrays = []
         for name in columns:
-            place = self.names.index(name)
-            cells = [record[place] if record else None for record in whole]
+            index = self.names.index(name)
+            cells = [record[index] if record else None for record in whole]
             arrays.append(pa.array(cells, pa.string()))
         return pa.table([*arrays, reasons], names=[*columns, reason])
 

@@ -54,6 +54,6 @@ def _field(schema: pa.Schema, name: str) -> pa.Field | None:
     for part in path:
         if field is None or not pa.types.is_struct(field.type):
             return None
-        place = field.type.get_field_index(part)
-        field = field.type.field(place) if place >= 0 else None
+        index = field.type.get_field_index(part)
+        field = field.type.field(index) if index >= 0 else None
     return field

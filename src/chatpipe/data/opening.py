@@ -59,8 +59,8 @@ def content_kind(path: Path) -> Kind:
     """What the file is; DataError where it is not a file of rows."""
     kind = kind_of(path)
     if kind is None:
-        known = ", ".join(SUFFIXES)
-        raise DataError(f"{path}: a row file ends in {known}; rename or convert it.")
+        endings = ", ".join(SUFFIXES)
+        raise DataError(f"{path}: a row file ends in {endings}; rename or convert it.")
     if fault := name_fault(path):
         raise DataError(fault)
     with path.open("rb") as file:

@@ -140,8 +140,8 @@ class RowFile:
         reason = pa.nulls(table.num_rows, pa.string())
         arrays = {}
         for name in names:
-            given = column_at(table, name)
-            column, broken = checked_text(textual(given))
+            values = column_at(table, name)
+            column, broken = checked_text(textual(values))
             if broken.true_count:
                 self._details.setdefault(NOT_TEXT, f"{printable(name)} is no UTF-8 text")
             convert = self.columns.converted.get(name)
@@ -149,7 +149,7 @@ class RowFile:
                 values = [convert(value) for value in column.to_pylist()]
                 column = pa.array(values, self._types[name])
             if name in self.columns.required:
-                self._note_null(name, given, column)
+                self._note_null(name, values, column)
                 broken = pc.or_(broken, column.is_null())
             reason = pc.if_else(broken, NOT_TEXT, reason)
             arrays[name] = column
@@ -208,10 +208,10 @@ class RowFile:
         yield from self._json_lines()
 
     def _no_list(self, start: bytes) -> str:
-        what = "an object" if start.lstrip().startswith(b"{") else "something else"
+        content = "an object" if start.lstrip().startswith(b"{") else "something else"
         key = re.search(rb'"([ -!#-~]{1,60})"\s*:\s*\[\s*\{', start)
         hint = f"; save the list under its key {key[1].decode()} by itself" if key else ""
-        return f"{self.path}: expected a list of rows or a row a line, found {what}{hint}."
+        return f"{self.path}: expected a list of rows or a row a line, found {content}{hint}."
 
     def _json_list(self) -> Iterator[Part]:
         with opened(self.path) as file:
@@ -280,7 +280,7 @@ def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordB
             read += batch.num_rows
             yield batch
         if columns != [] and read != about.num_rows:
-            raise pa.ArrowInvalid(f"{about.num_rows} rows are said to be there, {read} are")
+            raise pa.ArrowInvalid(f"its footer says {about.num_rows} rows, {read} were read")
 
 
 def read_rows(path: Path, row_format: Format, rename: dict[str, str]) -> pa.Table:

@@ -103,5 +103,5 @@ def count_in_training(corpus: Artifact | None, ids: Ids) -> int:
     if corpus is None:
         return 0
     train = pq.read_table(corpus.path / "train.parquet", columns=["id"])["id"]
-    found = pc.is_in(pa.array(ids, pa.string()), train.combine_chunks())
-    return int(pc.sum(found).as_py() or 0)
+    in_training = pc.is_in(pa.array(ids, pa.string()), train.combine_chunks())
+    return int(pc.sum(in_training).as_py() or 0)

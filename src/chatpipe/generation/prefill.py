@@ -28,27 +28,29 @@ def prefill(
     width = max(map(len, prompts)) - 1
     rows = [TokenizedRow(ids[:-1], [IGNORED] * (len(ids) - 1), n) for n, ids in enumerate(prompts)]
     device = next(model.parameters()).device
-    made: list[Layer] = []
+    cache_layers: list[Layer] = []
     with torch.no_grad(), packed_attention(model):
         for adapter, group in _packs(rows, adapters):
             packed = send_to_device(pack(group), device)
             with through(model, adapter):
                 layers = packed_cache(model, packed)
-            made = made or [_padding(layer, len(prompts), width) for layer in layers]
+            cache_layers = cache_layers or [
+                _padding(layer, len(prompts), width) for layer in layers
+            ]
             for row, places in zip(group, places_of_each(packed["layout"]), strict=True):
-                for whole, part in zip(made, layers, strict=True):
+                for whole, part in zip(cache_layers, layers, strict=True):
                     for padded, read in zip(whole, part, strict=True):
                         padded[row.index, :, width - len(places) :] = read[0, :, places]
             del layers  # the next pack's need the room
-    return _cache_of(made)
+    return _cache_of(cache_layers)
 
 
-def _cache_of(made: list[Layer]) -> DynamicCache:
+def _cache_of(layers: list[Layer]) -> DynamicCache:
     """The cache with those keys and values, which it copies: the list is emptied, so that hardly
     more than one cache is held."""
     cache = DynamicCache()
-    for number in range(len(made)):
-        cache.update(*made.pop(0), number)
+    for number in range(len(layers)):
+        cache.update(*layers.pop(0), number)
     return cache
 
 

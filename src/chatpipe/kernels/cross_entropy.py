@@ -48,9 +48,9 @@ def _exponentials(
     the one over the other. −log p of the targets is written into `nats`."""
     exact = logits.to(torch.float32, copy=True)
     exact -= exact.amax(-1, keepdim=True)
-    wanted = exact.gather(1, targets[:, None])
+    target_logits = exact.gather(1, targets[:, None])
     total = exact.exp_().sum(-1, keepdim=True)
-    torch.sub(total.log()[:, 0], wanted[:, 0], out=nats)
+    torch.sub(total.log()[:, 0], target_logits[:, 0], out=nats)
     return exact, total
 
 

@@ -12,15 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from chatpipe.config.schema import Quantization
 from chatpipe.errors import ModelError
 from chatpipe.kernels.dequantize import dequantize_if_it_fits
-from chatpipe.models.base_checks import (
-    base_config,
-    check_base,
-    check_tokenizer,
-    first_line,
-    report_faults,
-)
+from chatpipe.models.base_checks import base_config, check_base, check_tokenizer
 from chatpipe.models.devices import compute_dtype, device
 from chatpipe.models.finite_weights import check_finite
+from chatpipe.models.library_messages import first_line
+from chatpipe.models.weight_checks import report_faults
 from chatpipe.sources.base_files import json_faults
 
 LOG = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.config.schema import Lora, Quantization, Training
+from chatpipe.kernels.switch import is_enabled
 from chatpipe.models.shapes import Shapes
 
 FLOAT32 = 4
@@ -62,8 +63,9 @@ class Settings(Protocol):
 
 
 class Batch(BaseModel):
-    """What is computed at once, in one pack or in several: its tokens, and how many are scored.
-    Tokens that rows share are counted for each of them, so an estimate is an upper bound."""
+    """What is computed at the same time, in one batch or in several: its tokens, padding included,
+    and how many are scored. Tokens that rows share are counted for each of them, so an estimate is
+    an upper bound."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -127,7 +129,7 @@ def _linear_layers(
         gathered = linear * GATHERED / shapes.layers
         return {"linear layers, a share": linear / shares, "layers gathered": gathered}
     if device.kind == "cpu":
-        # Dequantized once: see dequantizing.py.
+        # Dequantized once: see kernels/dequantize.py.
         linear = float(shapes.linear_parameters * device.compute_bytes)
     return {"linear layers": linear}
 
@@ -157,12 +159,22 @@ def activation_bytes(
 
 
 def logits_bytes(shapes: Shapes, batch: Batch, device: Device) -> float:
-    """The scored tokens' logits, which their gradient overwrites, and the probabilities of a few
-    of them at once."""
+    """Return the bytes of the logits and their gradient.
+
+    Packed: the scored tokens' logits, which their gradient overwrites. Padded: the model's own
+    forward pass computes logits of all tokens, and the backward pass holds two gradients of that
+    size, with and without the last token of the rows. Both: the probabilities of a few tokens.
+    """
     from chatpipe.kernels.cross_entropy import AT_ONCE
 
+    tokens = 2 * batch.tokens if is_padded(shapes) else batch.scored
     at_once = min(batch.scored, AT_ONCE) * FLOAT32
-    return float(shapes.vocabulary * (batch.scored * device.compute_bytes + at_once))
+    return float(shapes.vocabulary * (tokens * device.compute_bytes + at_once))
+
+
+def is_padded(shapes: Shapes) -> bool:
+    """Return whether rows are padded instead of packed, as far as the configuration tells."""
+    return shapes.packing_fault is not None or not is_enabled("packing")
 
 
 def layer_bytes(shapes: Shapes, settings: Settings, device: Device, shares: int = 1) -> float:
@@ -176,20 +188,26 @@ def layer_bytes(shapes: Shapes, settings: Settings, device: Device, shares: int 
     """
     compute = device.compute_bytes
     norms = 2 * FLOAT32 * (shapes.hidden + 1)
-    attention = _attention_bytes(shapes, device)
+    attention = _padded_attention_bytes if is_padded(shapes) else _attention_bytes
     gated = 3 * compute * shapes.intermediate
     joined = device.kind == "cpu" and shares == 1
     inputs = shapes.lora_joined_inputs if joined else shapes.lora_inputs
     adapted = inputs * (compute + _dropout_bytes(settings.lora.dropout, device))
     ranks = shapes.lora_modules * settings.lora.rank * compute
-    return norms + attention + gated + (adapted + ranks) / shapes.layers
+    return norms + attention(shapes, device) + gated + (adapted + ranks) / shapes.layers
 
 
 def _attention_bytes(shapes: Shapes, device: Device) -> float:
-    """On a CPU all of it is in float32 (attention.py)."""
+    """The attention of packed rows; on a CPU in float32 (packing/attention.py)."""
     elements = 2 * (shapes.attention + shapes.keys)
     element = FLOAT32 if device.kind == "cpu" else device.compute_bytes
     return float(element * elements + FLOAT32 * shapes.heads)
+
+
+def _padded_attention_bytes(shapes: Shapes, device: Device) -> float:
+    """torch's own attention, in the compute type."""
+    elements = 2 * (shapes.attention + shapes.keys)
+    return float(device.compute_bytes * elements + FLOAT32 * shapes.heads)
 
 
 def training_flops(shapes: Shapes, training: Training) -> float:
@@ -200,7 +218,7 @@ def training_flops(shapes: Shapes, training: Training) -> float:
 
 
 def _dropout_bytes(dropout: float, device: Device) -> float:
-    """CUDA's fused dropout keeps a boolean, the CPU's (dropout.py) the places that it dropped."""
+    """CUDA's dropout keeps a boolean, the CPU's (kernels/sparse_dropout.py) the dropped indices."""
     from chatpipe.kernels.sparse_dropout import places_per_element
 
     if dropout == 0:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import Lora
 from chatpipe.errors import ConfigError, ModelError
-from chatpipe.models.base_checks import base_config, first_line
+from chatpipe.models.base_checks import base_config
+from chatpipe.models.library_messages import first_line
 from chatpipe.models.lora_targets import target_faults
 from chatpipe.models.positions import positions_of
 
@@ -35,7 +36,9 @@ class Shapes(BaseModel):
     lora_parameters: int
     lora_modules: int
     lora_inputs: int  # Σ in_features of the adapted layers: what a token leaves for backward
-    lora_joined_inputs: int  # the same, once for layers that read one input (lora_products.py)
+    lora_joined_inputs: (
+        int  # the same, once for layers that read the same input (kernels/lora_training.py)
+    )
     packing_fault: str | None = None  # why its rows are padded instead of packed
 
     @property

@@ -155,9 +155,9 @@ def _has_flash_attention(query: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether torch's FlashAttention runs on that: half precision and heads of one size that it
     knows, on Ampere GPUs or later."""
     size = query.shape[3]
-    known = size == value.shape[3] and size % 8 == 0 and size <= LARGEST_HEAD
+    has_known_size = size == value.shape[3] and size % 8 == 0 and size <= LARGEST_HEAD
     half = query.dtype in (torch.float16, torch.bfloat16)
-    return half and known and _is_ampere_or_later(query.device)
+    return half and has_known_size and _is_ampere_or_later(query.device)
 
 
 def _is_ampere_or_later(device: torch.device) -> bool:

@@ -54,8 +54,8 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
     labels = [np.asarray(row.labels[1 : span + 1]) for row, span in zip(rows, spans, strict=True)]
     scored = [of_one != IGNORED for of_one in labels]
     before = np.concatenate([path[: len(at)][at] for path, at in zip(paths, scored, strict=True)])
-    wanted = np.concatenate([of_one[at] for of_one, at in zip(labels, scored, strict=True)])
-    kept, targets, repeated = _distinct(before.astype(np.int64), wanted.astype(np.int64))
+    scored_ids = np.concatenate([of_one[at] for of_one, at in zip(labels, scored, strict=True)])
+    kept, targets, repeated = _distinct(before.astype(np.int64), scored_ids.astype(np.int64))
     return {
         "input_ids": _tensor([of_one[n:] for of_one, n in zip(ids, shared, strict=True)])[None],
         "position_ids": _tensor([np.arange(n, m) for n, m in zip(shared, spans, strict=True)])[
@@ -103,10 +103,10 @@ def _paths(shared: Sequence[int], lengths: Sequence[int]) -> list[Places]:
     return paths[1:]
 
 
-def _distinct(before: Places, wanted: Places) -> tuple[Places, Places, Places]:
+def _distinct(before: Places, targets: Places) -> tuple[Places, Places, Places]:
     """Every pair of the two but once, and where each of them is among these."""
-    pairs, places = np.unique(before << 32 | wanted, return_inverse=True)
-    return pairs >> 32, pairs & 0xFFFFFFFF, places
+    pairs, indices = np.unique(before << 32 | targets, return_inverse=True)
+    return pairs >> 32, pairs & 0xFFFFFFFF, indices
 
 
 def _ends(sizes: Sequence[int]) -> torch.Tensor:

@@ -81,9 +81,9 @@ def padded_logits(
     model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> torch.Tensor:
     """(R, W, vocabulary) by the model's own forward pass."""
-    taken = _parameters(model)
-    more: dict[str, Any] = {"use_cache": False} if "use_cache" in taken else {}
-    if not bool(attention_mask.all()) and "attention_mask" in taken:
+    parameters = _parameters(model)
+    more: dict[str, Any] = {"use_cache": False} if "use_cache" in parameters else {}
+    if not bool(attention_mask.all()) and "attention_mask" in parameters:
         more["attention_mask"] = attention_mask
     return model(input_ids=input_ids, **more).logits  # type: ignore[no-any-return]
 

@@ -1,9 +1,9 @@
 from .checks import check_variant as check_variant
 from .planner import MakePlan as MakePlan
-from .planner import Plan as Plan
 from .planner import plan as plan
 from .preview import Preview as Preview
 from .preview import preview_rows as preview_rows
+from .result import Plan as Plan
 from .row_checks import check_rows as check_rows
 from .steps import DryRun as DryRun
 from .summary import cost_rows as cost_rows

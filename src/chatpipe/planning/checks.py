@@ -1,4 +1,4 @@
-"""Checks before anything is downloaded: row files row by row, model directories."""
+"""Checks of local files and disks before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFAULT_FILES = Dataset.model_fields["files"].default
 
 
 def check_variant(variant: Variant) -> None:
-    """ConfigError with every fault that local files and the disk show, before any download."""
+    """Raise ConfigError with every fault of the variant's local files and directories."""
     faults = [*_base_faults(variant), *_home_faults(variant), *_tracking_faults(variant)]
     for dataset in variant.datasets:
         root = local_path(dataset.path or dataset.repo)
@@ -44,19 +44,19 @@ def check_variant(variant: Variant) -> None:
 
 
 def _unused_settings(dataset: Dataset, root: Path | None) -> Iterator[str]:
-    """Settings of a data set that its source has no use for."""
+    """Yield a fault for each setting that a data set's source does not use."""
     key = f"datasets.{dataset.name}"
-    place = dataset.path or dataset.repo
+    source = dataset.path or dataset.repo
     if dataset.path or root is not None:
         if dataset.revision is not None:
-            yield f"{key}.revision: {place} {NO_REVISION}"
+            yield f"{key}.revision: {source} {NO_REVISION}"
         if dataset.fallbacks:
             yield (
-                f"{key}.fallbacks: {place} is on this machine, and nothing is read in its place; "
+                f"{key}.fallbacks: {source} is on this machine, and nothing is read in its place; "
                 "leave them out."
             )
     if root is not None and root.is_file() and dataset.files != DEFAULT_FILES:
-        yield f"{key}.files: {place} is one file, all of which is read; leave it out."
+        yield f"{key}.files: {source} is one file, all of which is read; leave it out."
 
 
 def _dataset_faults(root: Path, dataset: Dataset) -> Iterator[str]:
@@ -67,17 +67,17 @@ def _dataset_faults(root: Path, dataset: Dataset) -> Iterator[str]:
             yield f"datasets.{dataset.name}: {error}"
         return
     try:
-        found = row_files(root, dataset.files, f"datasets.{dataset.name}").files
+        files = row_files(root, dataset.files, f"datasets.{dataset.name}").files
     except SourceError as error:
         yield str(error)
         return
     blank = True
     try:
-        row_format = definite_format(dataset.format, found, dataset.columns)
+        row_format = definite_format(dataset.format, files, dataset.columns)
     except DataError as error:
         yield str(error)
         return
-    for path in found:
+    for path in files:
         try:
             blank = not _has_rows(path, row_format, dataset.columns) and blank
         except DataError as error:
@@ -88,8 +88,8 @@ def _dataset_faults(root: Path, dataset: Dataset) -> Iterator[str]:
 
 
 def _has_rows(path: Path, row_format: str, columns: dict[str, str]) -> bool:
-    """By as many of the file's first parts as it takes. DataError where it cannot be read or lacks
-    a column."""
+    """Return whether the file has rows, from as few parts as possible. DataError if it cannot
+    be read or lacks a column."""
     if kind_of(path) and path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
     file = RowFile(path, FORMATS[row_format], columns)

@@ -1,4 +1,4 @@
-"""How long training would take, and what it would write where."""
+"""The time of a training, and the bytes that it writes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Need(BaseModel):
 def duration(
     tokens: int, shapes: Shapes, training: Training, device: Device, base: Artifact | None
 ) -> Duration:
-    """At the rate that an adapter of the same base recorded on the same device, else assumed."""
+    """Estimate the time by the rate of an adapter of the same base and device, or assume a rate."""
     measured = measured_rate(device, base) if base else None
     if measured:
         return Duration(
@@ -68,7 +68,7 @@ def duration(
 
 
 def measured_rate(device: Device, base: Artifact) -> float | None:
-    """Tokens a second of the newest adapter in the store with that base and device."""
+    """Return tokens per second of the newest stored adapter of that base and device."""
     newest, rate = "", None
     for manifest in store().manifests(Finetune.kind):
         same = manifest["asked"]["base"]["digest"] == base.digest
@@ -82,42 +82,42 @@ def measured_rate(device: Device, base: Artifact) -> float | None:
 
 
 def adapter_bytes(shapes: Shapes, steps: int, training: Training) -> int:
-    """The adapter, and its checkpoints (weights and Adam's two moments) while it is trained."""
+    """Return the bytes of the adapter and of its checkpoints (weights and Adam's two moments)."""
     checkpoints = min(CHECKPOINTS, -(-steps // training.save_steps))
     return shapes.lora_parameters * FLOAT32 * (1 + 3 * checkpoints)
 
 
 def hub_cache() -> Path:
-    """Where the hub's downloads go."""
+    """Return the directory of the hub's downloads."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
 
 
 def lacking_room(needs: Iterable[Need]) -> list[str]:
-    """One sentence for every disk that has less room than is needed."""
+    """Return a sentence for every disk that has less room than is needed."""
     from chatpipe.utils.quantities import in_bytes
 
     by_disk: dict[int, list[Need]] = {}
     for need in needs:
         by_disk.setdefault(_existing(need.path).stat().st_dev, []).append(need)
     faults = []
-    for found in by_disk.values():
-        needed = sum(need.bytes for need in found)
-        free = free_bytes(found[0].path)
+    for disk_needs in by_disk.values():
+        needed = sum(need.bytes for need in disk_needs)
+        free = free_bytes(disk_needs[0].path)
         if needed > free:
-            what = ", ".join(need.what for need in found)
+            names = ", ".join(need.what for need in disk_needs)
             faults.append(
-                f"disk: {found[0].path}: {in_bytes(needed)} are needed ({what}), "
+                f"disk: {disk_needs[0].path}: {in_bytes(needed)} are needed ({names}), "
                 f"{in_bytes(free)} are free; make room, or move CHATPIPE_HOME or HF_HOME."
             )
     return faults
 
 
 def free_bytes(path: Path) -> int:
-    """Room on the disk that the path is or would be on."""
+    """Return the free bytes of the disk that the path is or would be on."""
     return shutil.disk_usage(_existing(path)).free
 
 
 def _existing(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(directory for directory in (path, *path.parents) if directory.exists())

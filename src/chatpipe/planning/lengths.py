@@ -1,4 +1,4 @@
-"""Held-out rows and panel prompts against evaluation.max_length and the positions of a base."""
+"""Check held-out rows and panel prompts: evaluation.max_length and the base's positions."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ UNBOUNDED = 1 << 30
 
 @dataclass(frozen=True)
 class Lengths:
-    """What the lengths of a data set's held-out rows mean for a variant; a sentence, or None."""
+    """A sentence or None on the lengths of a data set's held-out rows."""
 
     fault: str | None = None
     note: str | None = None
 
 
 def panel_faults(variant: Variant, tokenizer: Any, positions: int | None) -> list[str]:
-    """One for every prompt of the panel that leaves no room for its answer."""
+    """Return a fault for every prompt of the panel that leaves no room for its answer."""
     encoder = Encoder(tokenizer, variant.prompt_template, "all", UNBOUNDED)
     faults = []
     for prompt in variant.panel:
-        asked = Conversation.of(prompt)
-        longest = max(map(len, encoder.prompt_ids([asked, raw_prompt(prompt)])))
+        conversation = Conversation.of(prompt)
+        longest = max(map(len, encoder.prompt_ids([conversation, raw_prompt(prompt)])))
         faults.append(
             position_fault(
                 positions,
@@ -43,14 +43,14 @@ def panel_faults(variant: Variant, tokenizer: Any, positions: int | None) -> lis
 
 
 def template_faults(variant: Variant, tokenizer: Any, vocabulary: int | None) -> list[str]:
-    """Whether the template holds a control token that the base's embedding has no row for.
+    """Return a fault if the template has a control token without a row in the base's embedding.
 
     Raises ConfigError where a chat template does not work with this base.
     """
     encoder = Encoder(tokenizer, variant.prompt_template, "all", UNBOUNDED)
-    asked = [Conversation("a", text) for text in ("", "a")]
+    conversations = [Conversation("a", text) for text in ("", "a")]
     stops = encoder.renderer.stops
-    largest = max(number for ids in [*encoder.prompt_ids(asked), stops] for number in ids)
+    largest = max(number for ids in [*encoder.prompt_ids(conversations), stops] for number in ids)
     if vocabulary is None or largest < vocabulary:
         return []
     token = tokenizer.convert_ids_to_tokens(largest)
@@ -63,8 +63,7 @@ def template_faults(variant: Variant, tokenizer: Any, vocabulary: int | None) ->
 def heldout_lengths(
     variant: Variant, dataset: str, heldout: Path, tokenizer: Any, positions: int | None
 ) -> Lengths:
-    """The data set's held-out rows as the variant's models would be scored on them; `heldout` is
-    their Parquet file."""
+    """Check the lengths of a data set's held-out rows; `heldout` is their Parquet file."""
     most = variant.evaluation.max_length
     of_set = f"evaluation.max_length: data set {dataset}"
     kept, left_out = UNBOUNDED, 0

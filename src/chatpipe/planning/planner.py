@@ -1,4 +1,4 @@
-"""What a variant's run would do, cost and need, and whether it can work, before it is started.
+"""Estimate what a variant's run would do, cost and need, and find what would make it fail.
 
 Rows and tokens go through the steps' own code; no weights are loaded.
 """
@@ -10,73 +10,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, computed_field
-
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ChatpipeError, ConfigError, ModelError
 from chatpipe.kernels.switch import VARIABLE, is_enabled
 from chatpipe.models.base_checks import base_faults
-from chatpipe.models.memory import Batch, Device, MemoryEstimate, base_bytes
-from chatpipe.models.placement import fit, largest_pack, this_device
+from chatpipe.models.memory import Device
+from chatpipe.models.placement import this_device
 from chatpipe.models.shapes import Shapes, shapes_of
 from chatpipe.models.unused_gpu import unused_gpu
+from chatpipe.planning.capacity import Capacity, check_positions
 from chatpipe.planning.cost import (
-    MADE_OF_ROWS,
     Duration,
-    Need,
-    adapter_bytes,
     duration,
-    hub_cache,
-    lacking_room,
 )
 from chatpipe.planning.lengths import heldout_lengths, panel_faults, template_faults
 from chatpipe.planning.preview import ROWS, Preview, preview_rows
+from chatpipe.planning.result import Messages, Plan
 from chatpipe.planning.steps import Data, DryRun, PlannedStep, account_rows, heldout_here
 from chatpipe.planning.token_stats import Tokens, account_tokens
 from chatpipe.sources.base_files import listed, unread_weights
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.metadata import SourceMetadata, base_metadata
 from chatpipe.store.artifact import Artifact, Request
-from chatpipe.store.paths import home
 from chatpipe.study.lookup import find_adapter
 from chatpipe.study.recipe import Recipe
-from chatpipe.training.finetune import Finetune, optimizer_steps, rows_seen
+from chatpipe.training.finetune import Finetune
+from chatpipe.training.rows import optimizer_steps, rows_seen
 
 WITHOUT_EFFECT = {"seed": 0, "learning_rate": 1e-4}  # settings of a training that change no plan
-CERTAIN = 1.15  # an estimate that is this many times what is free is refused
-
-
-class Plan(BaseModel):
-    """The account of one variant. What could not be known is None, and a note says why."""
-
-    model_config = ConfigDict(frozen=True)
-
-    variant: str
-    base_model: str
-    device: Device
-    data: Data
-    tokens: Tokens | None = None
-    shapes: Shapes | None = None
-    optimizer_steps: int
-    memory: MemoryEstimate | None = None
-    duration: Duration | None = None
-    disk: tuple[Need, ...] = ()
-    steps: tuple[PlannedStep, ...] = ()
-    preview: Preview | None = None  # some of the rows, as the model gets them
-    trained: bool = False  # the adapter is in the store: nothing will be trained
-    notes: tuple[str, ...] = ()
-    faults: tuple[str, ...] = ()
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def download_bytes(self) -> int | None:
-        """The bytes to be fetched; None where not all of them are known."""
-        sizes = [step.bytes for step in self.steps if step.state == "download"]
-        return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 class MakePlan(Request):
-    """Plans of several variants, as a request that a child process can be given."""
+    """Plans of several variants, as a request that a worker process can build."""
 
     kind: ClassVar[str] = "plan"
     version: ClassVar[int] = 1
@@ -86,27 +51,27 @@ class MakePlan(Request):
 
     def build(self, into: Path) -> dict[str, Any]:
         plans = plan_each(self.variants, self.study)
-        return {"plans": [made.model_dump(mode="json") for made in plans]}
+        return {"plans": [one.model_dump(mode="json") for one in plans]}
 
 
 def preflight(variant: Variant) -> Plan:
-    """The plan of a variant that can work; ConfigError with every reason why it cannot."""
-    made = plan(variant)
-    refuse([made])
-    return made
+    """Return the plan of a variant; ConfigError with every reason why its run would fail."""
+    result = plan(variant)
+    refuse([result])
+    return result
 
 
 def refuse(plans: list[Plan]) -> None:
-    """ConfigError with the faults of all of them, if there are any."""
-    faults = [f"{made.variant}: {fault}" for made in plans for fault in made.faults]
+    """Raise ConfigError with the faults of all plans, if there are any."""
+    faults = [f"{one.variant}: {fault}" for one in plans for fault in one.faults]
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
 
 
 def plan(variant: Variant, device: Device | None = None, study: Sequence[Variant] = ()) -> Plan:
-    """The account of that variant on this machine's device (or on another one).
+    """Return the plan of a variant on this machine's device, or on another one.
 
-    study: the variants it is compared with; all are scored on the held-out rows of all.
+    study: the variants that it is compared with; each is scored on the held-out rows of all.
     """
     return _Planner(variant, device or this_device(variant.quantization), study).plan()
 
@@ -136,22 +101,21 @@ def _is_trained(variant: Variant) -> bool:
 
 
 class _Planner:
-    """Gathers the parts of a plan; a part that fails leaves a fault, and the others go on."""
+    """Makes the parts of a plan; one that fails leaves a fault, and the others are made."""
 
     def __init__(self, variant: Variant, device: Device, study: Sequence[Variant]) -> None:
         self.variant, self.device, self.study = variant, device, study
-        self.notes: list[str] = []
-        self.faults: list[str] = []
+        self.messages = Messages()
         self.dry_run = DryRun()
         self.recipe = Recipe([variant], self.dry_run)
 
     def plan(self) -> Plan:
         unused = unused_gpu()
         if unused and self.device.kind == "cpu":
-            self.notes.append(unused)
+            self.messages.notes.append(unused)
         data = account_rows(self.recipe, self.variant)
-        self.notes += data.notes
-        self.faults += data.faults
+        self.messages.notes += data.notes
+        self.messages.faults += data.faults
         upstream = self._upstream()
         shapes = self._shapes(upstream)
         finetune = self._finetune(upstream, data)
@@ -160,12 +124,10 @@ class _Planner:
         steps = optimizer_steps(self.variant.training, tokens.rows if tokens else data.train_rows)
         adapter = self._adapter(data)
         if shapes:
-            self._check_positions(tokens, shapes)
+            check_positions(self.variant.training, tokens, shapes, self.messages)
         if tokenizer is not None:
             self._check_lengths(tokenizer, data, shapes)
-        memory = self._memory(shapes, tokens, adapter)
-        disk = self._disk(upstream, data, None if adapter else shapes, steps)
-        base = upstream.artifact
+        capacity = Capacity(self.variant, self.device, adapter is not None, self.messages)
         return Plan(
             variant=self.variant.name,
             base_model=self.variant.base_model.repo,
@@ -175,38 +137,40 @@ class _Planner:
             preview=self._preview(finetune, tokenizer) if tokens else None,
             shapes=shapes,
             optimizer_steps=steps,
-            memory=memory,
-            duration=self._duration(shapes, tokens, data, base),
-            disk=disk,
+            memory=capacity.memory(shapes, tokens) if shapes else None,
+            duration=self._duration(shapes, tokens, data, upstream.artifact),
+            disk=capacity.disk(upstream, data, shapes, steps),
             steps=self._steps(upstream, data),
             trained=adapter is not None,
-            notes=tuple(self.notes),
-            faults=tuple(self.faults),
+            notes=tuple(self.messages.notes),
+            faults=tuple(self.messages.faults),
         )
 
     def _upstream(self) -> SourceMetadata:
         try:
             self.recipe.base(self.variant)
-            found = base_metadata(self.variant.base_model)
+            metadata = base_metadata(self.variant.base_model)
         except ChatpipeError as error:
-            self.faults.append(f"base_model: {error}")
+            self.messages.faults.append(f"base_model: {error}")
             return SourceMetadata()
-        if found.unknown:
-            self.notes.append(found.unknown)
-        left_out = found.artifact and found.artifact.details().get("adapter_files_left_out")
+        if metadata.unknown:
+            self.messages.notes.append(metadata.unknown)
+        left_out = metadata.artifact and metadata.artifact.details().get("adapter_files_left_out")
         if left_out:
-            self.notes.append(
+            self.messages.notes.append(
                 f"an adapter lies in the base's directory ({', '.join(left_out)}); it is not used."
             )
-        unread = unread_weights(found.directory) if found.directory else []
+        unread = unread_weights(metadata.directory) if metadata.directory else []
         if unread:
-            self.notes.append(
+            self.messages.notes.append(
                 f"{listed(unread)} in the base's directory: transformers does not read these "
                 "weights, as others come first."
             )
-        faults = base_faults(found.directory) if found.directory else []
-        self.faults += [f"base_model: {self.variant.base_model.repo}: {fault}" for fault in faults]
-        return found.model_copy(update={"directory": None}) if faults else found
+        faults = base_faults(metadata.directory) if metadata.directory else []
+        self.messages.faults += [
+            f"base_model: {self.variant.base_model.repo}: {fault}" for fault in faults
+        ]
+        return metadata.model_copy(update={"directory": None}) if faults else metadata
 
     def _shapes(self, upstream: SourceMetadata) -> Shapes | None:
         if upstream.directory is None:
@@ -217,43 +181,44 @@ class _Planner:
             self._say_what_is_padded(shapes)
             return shapes
         except ConfigError as error:
-            self.faults += error.faults
+            self.messages.faults += error.faults
         except (ModelError, ValueError) as error:
-            self.faults.append(f"base_model: {self.variant.base_model.repo}: {error}")
+            self.messages.faults.append(f"base_model: {self.variant.base_model.repo}: {error}")
         except AttributeError as error:  # an architecture that names its sizes in its own way
-            self.notes.append(f"memory and time are not known for this base: {error}.")
+            self.messages.notes.append(f"memory and time are not known for this base: {error}.")
         return None
 
     def _say_what_is_quantized(self, shapes: Shapes) -> None:
-        """Experts, whose weights are one tensor for all, are no linear layers."""
+        """Say where most weights are not quantized: experts in one tensor are no linear layers."""
         embeddings = 2 * shapes.vocabulary * shapes.hidden
         others = shapes.parameters - shapes.linear_parameters - embeddings
         if self.variant.quantization.method == "nf4" and others > shapes.linear_parameters:
-            self.notes.append(
+            self.messages.notes.append(
                 f"only {shapes.linear_parameters:,} of {shapes.parameters:,} parameters are of "
                 "layers that NF4 quantizes; the others stay as they are."
             )
 
     def _say_what_is_padded(self, shapes: Shapes) -> None:
-        """Why the padded path is taken, where the configuration tells it."""
+        """Say why rows are padded instead of packed, as far as the configuration tells."""
         reason = shapes.packing_fault
         if not is_enabled("packing"):
             reason = f"{VARIABLE} is {os.environ[VARIABLE]}"
         if reason:
-            self.notes.append(
-                f"rows of this base are padded, not packed, which is slower and takes more memory "
-                f"than is estimated here: {reason}."
+            self.messages.notes.append(
+                f"rows of this base are padded, not packed, which is slower and takes more memory: "
+                f"{reason}."
             )
 
     def _finetune(self, upstream: SourceMetadata, data: Data) -> Finetune | None:
-        """The request, where what its tokens depend on is here; its base may be a placeholder."""
+        """Return the training's request if its rows and tokenizer are here; its base may be a
+        placeholder."""
         if data.corpus is None or upstream.directory is None:
             return None
         return self.recipe.finetune(self.variant)
 
     def _adapter(self, data: Data) -> Artifact | None:
-        """The adapter, where it is in the store. Notes its step and those that evaluate it and its
-        base; none of them where a source is at fault."""
+        """Return the adapter if it is stored. Record its step and those that evaluate it and its
+        base; none of them if a source has a fault."""
         if data.faults:
             return None
         try:
@@ -266,7 +231,7 @@ class _Planner:
         return None if adapter is None or adapter.is_pending else adapter
 
     def _steps(self, upstream: SourceMetadata, data: Data) -> tuple[PlannedStep, ...]:
-        """The steps, with the bytes of downloads that only their sources know."""
+        """Return the steps, with the sizes of downloads that their sources tell."""
         base = (FetchModel.kind, self.variant.base_model.short_name)
         sizes = {(FetchDataset.kind, rows.name): rows.download_bytes for rows in data.datasets}
         return self.dry_run.steps({base: upstream.download_bytes, **sizes})
@@ -279,7 +244,7 @@ class _Planner:
         try:
             return load_tokenizer(upstream.directory)
         except ModelError as error:
-            self.faults.append(f"base_model: {self.variant.base_model.repo}: {error}")
+            self.messages.faults.append(f"base_model: {self.variant.base_model.repo}: {error}")
             return None
 
     def _tokens(self, finetune: Finetune | None, tokenizer: Any) -> Tokens | None:
@@ -288,22 +253,22 @@ class _Planner:
         try:
             tokens = account_tokens(finetune, tokenizer)
         except (ChatpipeError, ValueError) as error:
-            self.faults.append(str(error))
+            self.messages.faults.append(str(error))
             return None
         if tokens.response_lost:
             rows = ", ".join(map(str, tokens.response_lost))
-            self.faults.append(
+            self.messages.faults.append(
                 f"training.too_long: {sum(tokens.left_out.values())} rows lose their whole "
                 f"response when cut at {self.variant.training.max_length} tokens (train.parquet "
                 f"rows {rows} …); raise training.max_length, or use cut_left or drop."
             )
         if tokens.control_rows:
-            self.notes.append(
+            self.messages.notes.append(
                 f"{tokens.control_rows:,} rows spell out a control token of the base; it is "
                 "trained as text, not as the token."
             )
         if tokens.eos_rows < tokens.rows:
-            self.notes.append(
+            self.messages.notes.append(
                 f"{tokens.rows - tokens.eos_rows:,} of {tokens.rows:,} rows end without EOS "
                 "because they are cut; a model that rarely sees an end learns to run on."
             )
@@ -313,119 +278,36 @@ class _Planner:
         return preview_rows(self.variant.name, finetune, tokenizer, ROWS) if finetune else None
 
     def _check_lengths(self, tokenizer: Any, data: Data, shapes: Shapes | None) -> None:
-        """Of what is scored and asked; rows that are not here yet are left out."""
+        """Check what is scored and generated; rows that are not here yet are not checked."""
         positions = shapes.positions if shapes else None
         vocabulary = shapes.vocabulary if shapes else None
         try:
-            self.faults += template_faults(self.variant, tokenizer, vocabulary)
+            self.messages.faults += template_faults(self.variant, tokenizer, vocabulary)
             for name, heldout in self._heldout(data).items():
                 path = heldout.path / "heldout.parquet"
-                found = heldout_lengths(self.variant, name, path, tokenizer, positions)
-                self.faults += [found.fault] if found.fault else []
-                self.notes += [found.note] if found.note else []
-            self.faults += panel_faults(self.variant, tokenizer, positions)
+                lengths = heldout_lengths(self.variant, name, path, tokenizer, positions)
+                self.messages.faults += [lengths.fault] if lengths.fault else []
+                self.messages.notes += [lengths.note] if lengths.note else []
+            self.messages.faults += panel_faults(self.variant, tokenizer, positions)
         except ChatpipeError as error:
-            self.faults.append(str(error))
+            self.messages.faults.append(str(error))
 
     def _heldout(self, data: Data) -> dict[str, Artifact]:
-        """The held-out rows, as far as they are here, that the variant is scored on."""
-        found = {rows.name: rows.heldout for rows in data.datasets}
+        """Return the held-out rows that the variant is scored on, as far as they are here."""
+        heldout_sets = {rows.name: rows.heldout for rows in data.datasets}
         for other in self.study:
             for dataset in other.datasets:
-                if dataset.name not in found:
-                    found[dataset.name] = heldout_here(dataset, other.split)
-        return {name: heldout for name, heldout in found.items() if heldout}
-
-    def _check_positions(self, tokens: Tokens | None, shapes: Shapes) -> None:
-        if shapes.positions is None:
-            return
-        made_for = f"the base was made for {shapes.positions:,}"
-        allowed = self.variant.training.max_length
-        if tokens and tokens.longest > shapes.positions:
-            self.faults.append(
-                f"training.max_length: the longest row has {tokens.longest:,} tokens, {made_for}; "
-                "lower max_length to that."
-            )
-        elif tokens is None and allowed > shapes.positions:
-            self.notes.append(
-                f"training.max_length: rows may have {allowed:,} tokens, {made_for}; if any has "
-                "more than that, the run will be refused."
-            )
-
-    def _memory(
-        self, shapes: Shapes | None, tokens: Tokens | None, adapter: Artifact | None
-    ) -> MemoryEstimate | None:
-        if shapes is None:
-            return None
-        batch = self._largest_pack(tokens)
-        needed = fit(shapes, self.variant, batch, self.device)
-        free = self.device.free_bytes
-        if needed.shares > 1:
-            self._check_main_memory(shapes, needed.shares, adapter)
-        if adapter is None and free is not None and needed.total > free:
-            sentence = (
-                f"memory: training needs about {needed.total / 2**30:.1f} GiB for "
-                f"{batch.tokens:,} tokens at once, {free / 2**30:.1f} GiB are free on "
-                f"{self.device.name}; lower training.micro_batch_tokens or max_length, or set "
-                "training.gradient_checkpointing."
-            )
-            # Rows of unknown length may all be short, and the estimate is not exact: see
-            # docs/memory.md for its distance from measured peaks.
-            sure = needed.total if tokens else needed.fixed
-            (self.faults if sure > CERTAIN * free else self.notes).append(sentence)
-        return needed
-
-    def _check_main_memory(self, shapes: Shapes, shares: int, adapter: Artifact | None) -> None:
-        """Every process reads and quantizes the whole base there before it keeps its share."""
-        import psutil
-
-        size = shares * base_bytes(shapes, self.variant.quantization, self.device)
-        free = psutil.virtual_memory().available
-        refused = adapter is None and size > free
-        (self.faults if refused else self.notes).append(
-            f"the base is shared among {shares} processes; each first reads all of it "
-            f"into main memory ({size / 2**30:.1f} GiB together, {free / 2**30:.1f} GiB are free)"
-            + ("; train in fewer processes (CHATPIPE_PROCESSES)." if refused else ".")
-        )
-
-    def _largest_pack(self, tokens: Tokens | None) -> Batch:
-        """Where lengths are not known, every row counts as max_length."""
-        training = self.variant.training
-        if tokens is None:
-            return largest_pack(training, training.global_batch_size, training.max_length, 1.0)
-        return largest_pack(training, tokens.rows, tokens.longest, tokens.trained_share)
+                if dataset.name not in heldout_sets:
+                    heldout_sets[dataset.name] = heldout_here(dataset, other.split)
+        return {name: heldout for name, heldout in heldout_sets.items() if heldout}
 
     def _duration(
         self, shapes: Shapes | None, tokens: Tokens | None, data: Data, base: Artifact | None
     ) -> Duration | None:
-        """Where lengths are not known, every row counts as max_length: an upper bound."""
+        """Estimate the time; rows of unknown length count as max_length (an upper bound)."""
         if shapes is None or not data.train_rows:
             return None
         training = self.variant.training
-        most = rows_seen(training, data.train_rows) * training.max_length
-        seen = tokens.seen_tokens if tokens else most
-        return duration(seen, shapes, training, self.device, base)
-
-    def _disk(
-        self, upstream: SourceMetadata, data: Data, training: Shapes | None, steps: int
-    ) -> tuple[Need, ...]:
-        store_path, cache = home(), hub_cache()
-        needs = [
-            Need(what="base model", path=cache, bytes=upstream.download_bytes or 0),
-            Need(what="base model, unpacked", path=store_path, bytes=upstream.unpacked_bytes),
-            Need(what="data sets", path=cache, bytes=data.download_bytes),
-            Need(what="rows", path=store_path, bytes=MADE_OF_ROWS * data.files_bytes),
-        ]
-        if training is not None:
-            size = adapter_bytes(training, steps, self.variant.training)
-            needs.append(
-                Need(
-                    what="adapter and checkpoints",
-                    path=store_path,
-                    bytes=size,
-                    of_one_training=True,
-                )
-            )
-        needs = [need for need in needs if need.bytes]
-        self.faults += lacking_room(needs)
-        return tuple(needs)
+        upper_bound = rows_seen(training, data.train_rows) * training.max_length
+        token_count = tokens.seen_tokens if tokens else upper_bound
+        return duration(token_count, shapes, training, self.device, base)

@@ -18,7 +18,8 @@ from chatpipe.planning.steps import DryRun, account_rows
 from chatpipe.sources.metadata import base_metadata
 from chatpipe.study.recipe import Recipe
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
-from chatpipe.training.finetune import Finetune, encode_training_rows
+from chatpipe.training.finetune import Finetune
+from chatpipe.training.rows import encode_training_rows
 
 ROWS = 3  # of a plan
 UNBOUNDED = 1 << 30
@@ -94,8 +95,8 @@ def preview_rows(name: str, request: Finetune, tokenizer: Any, count: int) -> Pr
     encoded = encode_training_rows(request, tokenizer)
     total = len(encoded.rows)
     count = min(count, total)
-    places = [place * total // count for place in range(count)]
-    chosen = [encoded.rows[place] for place in places]
+    indices = [index * total // count for index in range(count)]
+    chosen = [encoded.rows[index] for index in indices]
     lengths = _full_lengths(request, tokenizer, chosen) if encoded.cut else {}
     return Preview(
         variant=name,
@@ -126,7 +127,7 @@ def preview_row(tokenizer: Any, row: TokenizedRow, full_length: int | None = Non
 
 def scored_tokens(labels: Sequence[int]) -> list[bool]:
     """Return which tokens the loss is over; never the first, which nothing stands before."""
-    return [place > 0 and label != IGNORED for place, label in enumerate(labels)]
+    return [index > 0 and label != IGNORED for index, label in enumerate(labels)]
 
 
 def _decoded(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.config.schema import Variant
-from chatpipe.planning.planner import Plan, plan_each
+from chatpipe.planning.planner import plan_each
+from chatpipe.planning.result import Plan
 
 
 class StudyPlan(BaseModel):

@@ -1,22 +1,22 @@
-"""A plan in words: what training would cost, in the order in which people ask."""
+"""A plan in words: what its training would cost."""
 
 from __future__ import annotations
 
-from chatpipe.planning.planner import Plan
+from chatpipe.planning.result import Plan
 from chatpipe.utils.quantities import in_bytes, in_count, in_time
 
 NOT_KNOWN = "not known"
 
 
 def summary(plan: Plan) -> str:
-    """One line for a log."""
+    """Return the plan as one line for a log."""
     if plan.trained:
         return f"{plan.variant}: its adapter is in the store, nothing to train"
     return f"{plan.variant}: " + ", ".join(f"{name} {value}" for name, value in cost_rows(plan))
 
 
 def cost_rows(plan: Plan) -> list[tuple[str, str]]:
-    """(what, how much) of training, as far as it is known."""
+    """Return (name, value) pairs of what is known of the training's cost."""
     trained = plan.tokens.rows if plan.tokens else plan.data.train_rows
     rows = [("rows trained", in_count(trained, plan.data.exact))]
     at_most = "" if plan.tokens else "at most "
@@ -36,8 +36,8 @@ def cost_rows(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _disk(plan: Plan) -> str:
-    """Where a download's size is not known, what is known is the least."""
-    known = sum(need.bytes for need in plan.disk)
+    """Return the bytes; a lower bound where the size of a download is not known."""
+    needed = sum(need.bytes for need in plan.disk)
     if plan.download_bytes is not None:
-        return in_bytes(known)
-    return f"at least {in_bytes(known)}" if known else NOT_KNOWN
+        return in_bytes(needed)
+    return f"at least {in_bytes(needed)}" if needed else NOT_KNOWN

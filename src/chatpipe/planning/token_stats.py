@@ -1,4 +1,4 @@
-"""The account of tokens: what each row costs, what is cut, and what is trained."""
+"""Statistics of a training's tokens: lengths of rows, what is cut, what is trained."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from chatpipe.config.schema import Training
 from chatpipe.tokenization.chat_renderer import renderer_of
 from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY, Encoder, Tokenized
-from chatpipe.training.finetune import Finetune, encode_training_rows, optimizer_steps
+from chatpipe.training.finetune import Finetune
+from chatpipe.training.rows import encode_training_rows, optimizer_steps
 
 BARS = 12
 UNBOUNDED = 1 << 30
 
 
 class Bar(BaseModel):
-    """Rows of `above` < length ≤ `upto` tokens."""
+    """The number of rows of `above` < length ≤ `upto` tokens."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,7 +31,7 @@ class Bar(BaseModel):
 
 
 class Tokens(BaseModel):
-    """The training rows as tokens, one epoch, as training will see them."""
+    """Counts of the training rows' tokens in one epoch, as training reads them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,7 +54,7 @@ class Tokens(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def trained_share(self) -> float:
-        """Share of the tokens that are trained."""
+        """Return the share of the tokens that the loss is computed on."""
         return self.trained_tokens / self.tokens
 
 
@@ -84,31 +85,31 @@ def account_tokens(request: Finetune, tokenizer: Any) -> Tokens:
 
 
 def seen_tokens(training: Training, encoded: Tokenized) -> int:
-    """The tokens of the rows of all optimizer steps."""
+    """Return the tokens of all optimizer steps; a row counts as often as it is trained on."""
     from chatpipe.training.sampler import times_seen
 
     rows = len(encoded.rows)
     steps = optimizer_steps(training, rows)
-    seen = times_seen(rows, training.global_batch_size, training.seed, steps)
-    return int(seen @ encoded.row_tokens)
+    repeats = times_seen(rows, training.global_batch_size, training.seed, steps)
+    return int(repeats @ encoded.row_tokens)
 
 
 def histogram(lengths: Sequence[int], bars: int = BARS) -> tuple[Bar, ...]:
-    """Bars of equal, round width from the shortest row to the longest, at most `bars` or so."""
+    """Return about `bars` bars of equal, round width, from the shortest row to the longest."""
     width = -(-(max(lengths) - min(lengths) + 1) // bars)
     step = next(s for s in (1, 2, 5, 10, 16, 32, 64, 128, 256, 512, 1024, width) if s >= width)
     counts: dict[int, int] = {}
     for length in lengths:
-        place = (length - 1) // step
-        counts[place] = counts.get(place, 0) + 1
+        index = (length - 1) // step
+        counts[index] = counts.get(index, 0) + 1
     return tuple(
-        Bar(above=place * step, upto=(place + 1) * step, rows=counts.get(place, 0))
-        for place in range(min(counts), max(counts) + 1)
+        Bar(above=index * step, upto=(index + 1) * step, rows=counts.get(index, 0))
+        for index in range(min(counts), max(counts) + 1)
     )
 
 
 def _full_lengths(request: Finetune, tokenizer: Any) -> dict[int, int]:
-    """Row → its tokens before anything is cut or left out."""
+    """Map the index of each row to its tokens before anything is cut or left out."""
     table: pa.Table = pq.read_table(request.corpus.path / "train.parquet")
     whole = Encoder(tokenizer, request.prompt_template, "all", UNBOUNDED).encode(table)
     return {row.index: len(row.input_ids) for row in whole.rows}

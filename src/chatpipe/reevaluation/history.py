@@ -56,7 +56,7 @@ class Entry(BaseModel):
     """One figure at one time. record: a check, or the acceptance of a checked figure.
 
     low, high: 95 % bootstrap interval over rows. heldout: a data set, or a union "a + b", whose
-    digests are joined alike. seen: rows of the set that stood in the model's training split.
+    digests are joined alike. seen: rows of the set that are also in the model's training data.
     scored: whether the nats were computed in that check, or were there unchanged. settings: those
     that the rows were scored with, as JSON; None in what an earlier edition wrote.
     """

@@ -99,7 +99,8 @@ def _ratio(report: Report, cell: ScoreCell) -> float | None:
 
 
 def _shade(ratio: float) -> float:
-    """From -STRONGEST (a quarter of the base's or less) to STRONGEST (four times or more)."""
+    """Return the colour's strength: -STRONGEST at a quarter of the base's figure or less,
+    STRONGEST at four times or more."""
     if not math.isfinite(ratio) or ratio <= 0:
         return STRONGEST
     return STRONGEST * max(-1.0, min(1.0, math.log2(ratio) / 2))

@@ -39,7 +39,7 @@ def _training_budget(report: Report) -> Iterator[str]:
     budget: dict[str, Values] = {
         "epochs": {m.name: m.epochs or _setting(report, m.name, 0) for m in report.variants},
         "optimizer steps": {m.name: m.optimizer_steps for m in report.variants},
-        "rows a step": {m.name: _setting(report, m.name, 1) for m in report.variants},
+        "rows per optimizer step": {m.name: _setting(report, m.name, 1) for m in report.variants},
         "scored tokens": {m.name: m.scored_tokens for m in report.variants},
     }
     complete = {key: values for key, values in budget.items() if None not in values.values()}
@@ -76,14 +76,14 @@ def _settings(report: Report) -> Iterator[str]:
     figures = [key for key in keys if key in OF_THE_FIGURES]
     if figures:
         yield (
-            f"Variants with another {' or '.join(figures)} compare with their own base, which was "
-            "measured as they were; not with each other."
+            f"Variants that differ in {' or '.join(figures)} can be compared with their own base, "
+            "which was measured in the same way, but not with each other."
         )
     intervals = [key for key in keys if key in OF_THE_INTERVALS]
     if intervals:
         yield (
-            f"Intervals were drawn with different {' and '.join(intervals)}; those of a base with "
-            "its first variant's."
+            f"Intervals were computed with different {' and '.join(intervals)}; those of a base, "
+            "with the settings of its first variant."
         )
 
 
@@ -120,8 +120,8 @@ def _unequal_rows(report: Report) -> Iterator[str]:
             )
 
 
-def _setting(report: Report, model: str, place: int) -> JsonScalar:
-    return report.settings.get(model, {}).get(OF_THE_BUDGET[place])
+def _setting(report: Report, model: str, index: int) -> JsonScalar:
+    return report.settings.get(model, {}).get(OF_THE_BUDGET[index])
 
 
 def _section(key: str) -> str:

@@ -35,18 +35,18 @@ class Plot:
     up: Sequence[float]
 
     def x(self, value: float) -> float:
-        """Where the value is, in user units from the left."""
+        """Return the value's distance from the left, in user units."""
         first, last = self.across[0], self.across[-1]
         return self.box.x + self.box.width * (value - first) / (last - first)
 
     def y(self, value: float) -> float:
-        """Where the value is, in user units from the top."""
+        """Return the value's distance from the top, in user units."""
         first, last = self.up[0], self.up[-1]
         return self.box.y + self.box.height * (last - value) / (last - first)
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers, about five, that enclose low and high."""
+    """Return about five round numbers that enclose low and high."""
     span = high - low if high > low else max(abs(high), 1.0)
     rough = span / 5
     unit = 10.0 ** math.floor(math.log10(rough))
@@ -77,7 +77,7 @@ def axes(plot: Plot, across: str, up: str) -> list[str]:
 
 
 def curve(plot: Plot, index: int, points: Sequence[Point]) -> str:
-    """A series as a line, in the colour and dash of its index."""
+    """Return a series as a line, in the colour and dash of its index."""
     coordinates = [f"{plot.x(x):.1f},{plot.y(y):.1f}" for x, y in points]
     if len(coordinates) == 1:  # a line through one point is invisible
         return dot(plot, index, points[0])
@@ -85,13 +85,13 @@ def curve(plot: Plot, index: int, points: Sequence[Point]) -> str:
 
 
 def dot(plot: Plot, index: int, point: Point) -> str:
-    """One point, in the colour of its series."""
+    """Return one point, in the colour of its series."""
     x, y = plot.x(point[0]), plot.y(point[1])
     return f'<circle class="dot s{index % COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
 
 
 def legend(names: Sequence[str], box: Box) -> tuple[list[str], float]:
-    """One entry a curve, in columns as wide as the longest name; and the chart's height."""
+    """Return an entry for each curve, in columns of equal width, and the chart's height."""
     entry_width = 56 + CHAR * max(map(len, names))
     columns = max(1, int(box.width // entry_width))
     body, y = [], 0.0
@@ -131,12 +131,12 @@ def text(x: float, y: float, content: str, kind: str, more: str = "") -> str:
 
 
 def line(start: tuple[float, float], end: tuple[float, float], kind: str) -> str:
-    """A straight line, in user units."""
+    """Return a straight line, in user units."""
     (x1, y1), (x2, y2) = start, end
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def rect(box: Box, kind: str, more: str = "") -> str:
-    """A rounded rectangle."""
+    """Return a rounded rectangle."""
     geometry = f'x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}"'
     return f'<rect class="{kind}" {geometry} rx="5"{more}/>'

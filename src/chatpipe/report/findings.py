@@ -11,18 +11,17 @@ from chatpipe.report.schema import Difference, Report, TemplateGain
 MOST_SENTENCES = 6  # on template gains
 
 READING = (
-    "Perplexity is how many equally likely next tokens a model is, on average, choosing between: "
-    "1 is certainty, lower is better. The headline is exp(total nats ÷ total tokens) over the "
-    "response and its end token, on held-out rows; brackets give the 95 % bootstrap "
-    "interval over rows, and a difference counts as better or worse only where its interval "
-    "leaves out zero. Compare figures only within one set and between models that share "
-    "a tokenizer."
+    "Perplexity is the number of equally likely next tokens between which a model chooses on "
+    "average: 1 is certainty, lower is better. The headline is exp(total nats ÷ total tokens) over "
+    "the response and its end token, on held-out rows. Brackets give the 95 % bootstrap interval "
+    "over rows; a difference counts as better or worse only if its interval does not contain zero. "
+    "Compare figures only within one set and between models that share a tokenizer."
 )
 BITS = (
     "The models of this report do not share a tokenizer. A perplexity is a mean over tokens, and "
     "tokenizers cut the same reply into different numbers of tokens, so perplexities of different "
-    "bases do not compare. Bits per byte do: total nats ÷ ln 2 ÷ UTF-8 bytes of the replies, over "
-    "the same rows as the perplexity; lower is better."
+    "bases cannot be compared. Bits per byte can: total nats ÷ ln 2 ÷ UTF-8 bytes of the replies, "
+    "over the same rows as the perplexity; lower is better."
 )
 TEMPLATE = (
     "A base in its own chat template is the untrained base, asked in the format that its makers "
@@ -32,24 +31,25 @@ TEMPLATE = (
     "are in bits per byte of the replies (above zero is better): gain = template + training."
 )
 PROTOCOL = (
-    "“By the paper's protocol” is measured here as the paper did it: over all tokens of the "
-    "template, the mean of each row's own perplexity. A model trained on every token, as in the "
-    "paper, learns the constant template and scores low here; one trained on responses alone does "
-    "not. The two measures do not compare."
+    "“By the paper's protocol” is the mean of the rows' own perplexities over all tokens, those of "
+    "the template included, as the paper computed it. A model that is trained on every token, as "
+    "in the paper, also learns the template, which is the same in every row, and gets a low "
+    "perplexity here; a model that is trained on responses alone does not. The two measures cannot "
+    "be compared."
 )
 PAPER = (
-    "What the paper reports is copied from “Building a simple ChatGPT” (打造简单版本的 ChatGPT, "
-    "14 July 2023), not measured here: 4-bit LLaMA 7B and 13B, on the paper's own rows, "
+    "The paper's figures are copied from “Building a simple ChatGPT” (打造简单版本的 ChatGPT, "
+    "14 July 2023) and were not measured here: 4-bit LLaMA 7B and 13B, on the paper's own rows, "
     "by its own protocol."
 )
 SEEN = (
-    "† n of the rows scored stood in the model's own training split, "
-    "so the figure may be better than on rows it never saw."
+    "† n of the scored rows are also in the model's training data, so the figure may be better "
+    "than on rows that the model has not seen."
 )
 
 LEFT_OUT = (
-    "‡ n rows of the set are not in the figure, because they are longer than evaluation.max_length "
-    "for the model, or (in a difference) for one of the two."
+    "‡ n rows of the set are not scored, because they are longer than evaluation.max_length; in a "
+    "difference, because they are too long for one of the two models."
 )
 
 
@@ -117,8 +117,8 @@ def _seen_rows_sentences(report: Report) -> Iterator[str]:
 def _own_rows_clause(report: Report) -> str:
     total = len(report.variants)
     own = [(variant.name, report.own_set(variant)) for variant in report.variants]
-    found = [report.difference(name, heldout.name) for name, heldout in own if heldout]
-    diffs = [diff for diff in found if diff]
+    matches = [report.difference(name, heldout.name) for name, heldout in own if heldout]
+    diffs = [diff for diff in matches if diff]
     if not diffs:
         return "No variant was compared with its base on its own held-out rows"
     better = sum(diff.verdict == "better" for diff in diffs)

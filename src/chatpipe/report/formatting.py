@@ -6,6 +6,7 @@ import math
 from datetime import datetime
 
 from chatpipe.report.schema import FEW_ROWS, BitsPerByte, Difference, JsonScalar, ScoreCell
+from chatpipe.utils.quantities import count_of
 
 MISSING = "—"
 SEEN = "†"
@@ -15,7 +16,7 @@ MINUTE, HOUR = 60, 3600  # seconds
 
 
 def perplexity(value: float) -> str:
-    """About four significant digits, as the paper gives them: 2.236, 14.91, 1,204."""
+    """Format a perplexity with about four significant digits: 2.236, 14.91, 1,204."""
     if not math.isfinite(value):
         return "∞" if value > 0 else MISSING
     rounded = abs(float(f"{value:.4g}"))
@@ -24,7 +25,7 @@ def perplexity(value: float) -> str:
 
 
 def score(cell: ScoreCell | None) -> str:
-    """A figure, †n where n rows were seen in training, ‡n where n were left out, its interval."""
+    """Format a figure: value, †n for n rows seen in training, ‡n for n rows left out, interval."""
     if cell is None:
         return MISSING
     rows = few_rows(cell.rows)
@@ -32,27 +33,27 @@ def score(cell: ScoreCell | None) -> str:
 
 
 def seen_mark(cell: ScoreCell | None) -> str:
-    """†n where n of the rows stood in the model's training split, else nothing."""
+    """Return †n where n of the rows are in the model's training data, else nothing."""
     return f" {SEEN}{cell.seen_in_training:,}" if cell and cell.seen_in_training else ""
 
 
 def left_out_mark(rows: int) -> str:
-    """‡n where n rows were left out, else nothing."""
+    """Return ‡n where n rows were left out, else nothing."""
     return f" {LEFT_OUT}{rows:,}" if rows else ""
 
 
 def few_rows(rows: int | None) -> str:
-    """The number of rows where there are fewer than FEW_ROWS, else nothing."""
-    return f" ({rows} row{'' if rows == 1 else 's'})" if rows and rows < FEW_ROWS else ""
+    """Return the number of rows if there are fewer than FEW_ROWS, else nothing."""
+    return f" ({count_of(rows, 'row')})" if rows and rows < FEW_ROWS else ""
 
 
 def marks(cell: ScoreCell | None) -> str:
-    """Both marks of a figure."""
+    """Return both marks of a figure."""
     return seen_mark(cell) + (left_out_mark(cell.left_out) if cell else "")
 
 
 def difference(diff: Difference | None, cell: ScoreCell | None = None) -> str:
-    """A signed difference with its interval: -1.204 [-1.511, -0.922], with true minus signs.
+    """Format a difference with its interval: -1.204 [-1.511, -0.922], with true minus signs.
 
     cell: the model's own figure, whose †n the difference inherits. ‡n: rows that only one of the
     two models was scored on, which the difference leaves out.
@@ -67,7 +68,7 @@ def difference(diff: Difference | None, cell: ScoreCell | None = None) -> str:
 
 
 def bits_per_byte(cell: ScoreCell | None) -> str:
-    """A figure's bits per byte with its marks and interval."""
+    """Format a figure's bits per byte with its marks and interval."""
     bits = cell.bits_per_byte if cell else None
     if cell is None or bits is None:
         return MISSING
@@ -76,7 +77,7 @@ def bits_per_byte(cell: ScoreCell | None) -> str:
 
 
 def bits_difference(diff: Difference | None, cell: ScoreCell | None = None) -> str:
-    """As `difference`, in bits per byte."""
+    """Format a difference in bits per byte, as `difference` does."""
     if diff is None or diff.bits_per_byte is None:
         return MISSING
     bits = diff.bits_per_byte
@@ -99,17 +100,17 @@ def share(value: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """A value with its sign, also where it is positive."""
+    """Format a value with its sign, also a positive one."""
     return f"+{perplexity(value)}" if value > 0 else perplexity(value)
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """A 95 % interval after its value, nothing where none was computed."""
+    """Format a 95 % interval, to follow its value; nothing if none was computed."""
     return "" if low is None or high is None else f" [{perplexity(low)}, {perplexity(high)}]"
 
 
 def moment(created: str) -> str:
-    """An ISO 8601 time as 2025-06-01 12:00 UTC; other text unchanged."""
+    """Format an ISO 8601 time as 2025-06-01 12:00 UTC; other text is unchanged."""
     try:
         return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M %Z").strip()
     except ValueError:
@@ -117,7 +118,7 @@ def moment(created: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as 8.4 s, 12 min 05 s or 8 h 20 min."""
+    """Format seconds as 8.4 s, 12 min 05 s or 8 h 20 min."""
     if seconds is None:
         return MISSING
     if round(seconds, 1) < MINUTE:
@@ -130,23 +131,23 @@ def duration(seconds: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """A whole number with separators."""
+    """Format a whole number with separators."""
     return MISSING if value is None else f"{value:,.0f}"
 
 
 def gibibytes(value: int | None) -> str:
-    """Bytes as GiB."""
+    """Format bytes as GiB."""
     return MISSING if value is None else f"{value / 2**30:,.2f} GiB"
 
 
 def counts(reasons: dict[str, int]) -> str:
-    """Reason and number, most first: 'duplicate 12, empty output 3'."""
+    """Format counts by reason, largest first: 'duplicate 12, empty output 3'."""
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{reason} {number:,}" for reason, number in ordered if number) or MISSING
 
 
 def setting(value: JsonScalar) -> str:
-    """A setting as in YAML; — where it is not set."""
+    """Format a setting as in YAML; — if it is not set."""
     if value is None:
         return MISSING
     if isinstance(value, bool):

@@ -64,7 +64,7 @@ def _visible(value: Any) -> Any:
 
 
 def _marked(cell: str) -> Markup:
-    """A cell with †n and ‡n as links to their footnotes, and its interval on its own line."""
+    """Return a cell with †n and ‡n as links to footnotes, and its interval on its own line."""
     text = str(escape(visible(cell)))
     for mark, target, title in MARKS:
         link = rf'<a class="seen" href="#{target}" title="{title}">{mark}\1</a>'
@@ -73,5 +73,5 @@ def _marked(cell: str) -> Markup:
 
 
 def _is_number_column(rows: list[tables.Row], header: str) -> bool:
-    """Whether a column has only numbers (with interval, mark or unit), and is aligned right."""
+    """Return whether a column has only numbers (with interval, mark or unit); these align right."""
     return all(NUMBER.match(row[header]) for row in rows)

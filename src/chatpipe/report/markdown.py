@@ -26,7 +26,7 @@ def render_markdown(report: Report) -> str:
 
 
 def markdown_table(rows: Sequence[tables.Row]) -> str:
-    """A pipe table of rows that share their headers; empty for no rows."""
+    """Return a pipe table of rows that share their headers; empty if there are no rows."""
     if not rows:
         return ""
     head, *body = [
@@ -55,7 +55,7 @@ def _figures(report: Report) -> Iterator[str]:
     yield from _section("Which variant is better", ranking, verdict_text.VERDICTS)
     yield markdown_table(verdict_text.verdict_rows(report))
     gains = tables.template_rows(report)
-    yield from _section("Of the gain, the template", gains, findings.TEMPLATE)
+    yield from _section("The template's part of the gain", gains, findings.TEMPLATE)
     bits = tables.bits_rows(report)
     yield from _section("Bits per byte: models with different tokenizers", bits, findings.BITS)
     yield from _section("Bits per byte minus the base's", tables.bits_difference_rows(report))

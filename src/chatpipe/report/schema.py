@@ -96,8 +96,8 @@ class ScoreCell(Contract):
     metric "perplexity": exp(nats / tokens) over response and EOS, the headline;
     "perplexity_paper": the mean of per-sentence perplexities over all template tokens.
     low, high: 95 % bootstrap interval over rows, None for a single row. nats: total negative log
-    likelihood over `tokens` scored tokens. seen_in_training: how many of the rows stood in this
-    model's training split; shown wherever the figure is. own: held-out rows of data sets that the
+    likelihood over `tokens` scored tokens. seen_in_training: how many of the rows are also in this
+    model's training data; shown wherever the figure is. own: held-out rows of data sets that the
     model was trained on, and of no other. left_out: rows of the set that are too long to score.
     bits_per_byte: of the same rows, beside the metric "perplexity" only.
     """

@@ -14,17 +14,18 @@ from chatpipe.report.schema import (
     TemplateGain,
     TurnAccountRow,
 )
+from chatpipe.utils.quantities import count_of
 
 Row = dict[str, str]
 
 
 def headline_rows(report: Report) -> list[Row]:
-    """Each variant on its own held-out rows, beside its base and the paper."""
+    """Return each variant's figures on its own held-out rows, beside its base's and the paper's."""
     return [_headline(report, model) for model in report.variants]
 
 
 def transfer_rows(report: Report) -> list[Row]:
-    """Perplexity of every model (rows) on every held-out set (columns)."""
+    """Return the perplexity of every model (rows) on every held-out set (columns)."""
     return [
         {"Model": model.name}
         | {h.name: show.score(report.score(model.name, h.name)) for h in report.heldout}
@@ -73,7 +74,7 @@ def template_rows(report: Report) -> list[Row]:
 
 
 def training_rows(report: Report) -> list[Row]:
-    """What the training of each variant took."""
+    """Return the cost of each variant's training."""
     reduced = any(model.rows_left_out or model.rows_cut for model in report.variants)
     return [
         {
@@ -192,10 +193,10 @@ def paper_rows(report: Report) -> list[Row]:
 
 
 def seen_notes(report: Report) -> list[str]:
-    """One note for every model and set with rows that were in the model's training split."""
+    """Return a note for every model and set with rows that are in the model's training data."""
     notes = (
         f"{cell.model} on {cell.heldout}: {cell.seen_in_training:,} of {cell.rows:,} rows "
-        "stood in its training split"
+        "are also in its training data"
         for cell in report.seen()
     )
     return list(dict.fromkeys(notes))
@@ -207,8 +208,8 @@ def in_paper(report: Report) -> bool:
 
 
 def answer_note(answer: Answer) -> str:
-    """How long an answer is and why it ended."""
-    tokens = f"{answer.tokens:,} token" + ("" if answer.tokens == 1 else "s")
+    """Return the length of an answer, and whether it was cut."""
+    tokens = count_of(answer.tokens, "token")
     return tokens if answer.stop == "eos" else f"{tokens}, cut at the limit"
 
 
@@ -219,7 +220,7 @@ def before_lines(answer: Answer) -> list[str]:
 
 
 def asked_note(report: Report, answers: Sequence[Answer]) -> str:
-    """How the prompt was put to the models."""
+    """Return in which form the models got the prompt."""
     if answers[0].asked == "raw":
         return "as bare text"
     own = {gain.own_template_base for gain in report.template_gains}

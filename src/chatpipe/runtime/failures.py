@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from chatpipe.errors import ChatpipeError, StepProcessError, named
+from chatpipe.errors import ChatpipeError, StepProcessError, error_from_name
 from chatpipe.store.disk_errors import as_disk_error
 from chatpipe.store.paths import home
 from chatpipe.utils.redaction import redact
@@ -53,7 +53,7 @@ class Failure(BaseModel):
 
     def as_error(self) -> ChatpipeError:
         """Return the error, to be raised in this process, with the other traceback as a note."""
-        error = named(self.type, self.message)
+        error = error_from_name(self.type, self.message)
         if self.traceback:
             error.add_note(f"In the step's own process:\n{self.traceback}")
         return error

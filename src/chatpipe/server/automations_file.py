@@ -52,15 +52,15 @@ def _unknown_keys(raw: Any, parsed: Any, key: str) -> list[str]:
         or isinstance(parsed, RootModel)
     ):
         return []
-    known = {*type(parsed).model_fields, "type"}
+    keys = {*type(parsed).model_fields, "type"}
     faults = []
     for name, value in raw.items():
-        if name in known:
+        if name in keys:
             faults += _unknown_keys(value, getattr(parsed, name, None), f"{key}{name}.")
         else:
-            close = difflib.get_close_matches(name, known, 1)
+            close = difflib.get_close_matches(name, keys, 1)
             hint = (
-                f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(known))}."
+                f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(keys))}."
             )
             faults.append(f"{key}{name}: unknown key; {hint}")
     return faults

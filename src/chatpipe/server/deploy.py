@@ -116,8 +116,8 @@ class _Prepared:
         schema = parameter_schema(flow).model_dump_for_openapi()
         unknown = sorted(deployment.parameters.keys() - schema["properties"].keys())
         if unknown:
-            known = ", ".join(schema["properties"])
-            fault = f"unknown parameters {', '.join(unknown)}; the flow takes {known}."
+            names = ", ".join(schema["properties"])
+            fault = f"unknown parameters {', '.join(unknown)}; the flow takes {names}."
             raise ConfigError([f"{key}.parameters: {fault}"])
         return cls(deployment, flow, deployment.version(schema))
 

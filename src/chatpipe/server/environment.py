@@ -70,6 +70,6 @@ def proxy_faults() -> list[str]:
         for variable in (name, name.upper()):
             scheme, separator, _ = os.environ.get(variable, "").partition("://")
             if separator and scheme.lower() not in PROXY_SCHEMES:
-                known = ", ".join(PROXY_SCHEMES)
-                faults.append(f"{variable}: {scheme}:// is not a supported proxy; use {known}.")
+                schemes = ", ".join(PROXY_SCHEMES)
+                faults.append(f"{variable}: {scheme}:// is not a supported proxy; use {schemes}.")
     return faults

@@ -22,13 +22,13 @@ def base_names(variants: Sequence[Variant]) -> dict[str, str]:
     """
     ways = unique_by(variants, measured_alike)
     references = _reference_names([variant.base_model for variant in ways])
-    taken = {variant.name for variant in variants}
+    used_names = {variant.name for variant in variants}
     names: dict[str, str] = {}
     for way in ways:
         same_base = [v for v in ways if _reference(v.base_model) == _reference(way.base_model)]
         name = references[_reference(way.base_model)] + _settings_suffix(way, same_base)
-        name = _unique(name, taken)
-        taken.add(name)
+        name = _unique(name, used_names)
+        used_names.add(name)
         names[measured_alike(way)] = name
     return {variant.name: names[measured_alike(variant)] for variant in variants}
 
@@ -44,10 +44,10 @@ def own_template_names(variants: Sequence[Variant]) -> dict[str, str]:
     others = (way for way in own_ways.values() if measured_alike(way) not in measured)
     new_ways = unique_by(others, measured_alike)
     new_names = base_names(new_ways)
-    taken = {*own_ways, *names.values()}
+    used_names = {*own_ways, *names.values()}
     for way in new_ways:
-        name = _unique(_with_note(new_names[way.name], OWN_TEMPLATE), taken)
-        taken.add(name)
+        name = _unique(_with_note(new_names[way.name], OWN_TEMPLATE), used_names)
+        used_names.add(name)
         measured[measured_alike(way)] = name
     return {name: measured[measured_alike(way)] for name, way in own_ways.items()}
 
@@ -71,23 +71,22 @@ def _reference_names(bases: Sequence[BaseModelRef]) -> dict[tuple[str, str | Non
     """The last part of a base's name; as many parts before it, and its revision, as it takes to
     tell the bases apart."""
     references = dict.fromkeys(_reference(base) for base in bases)
-    places = dict.fromkeys(place for place, _ in references)
-    tails = {place: _shortest_tail(place, list(places)) for place in places}
-    revisions = Counter(place for place, _ in references)
+    repos = dict.fromkeys(repo for repo, _ in references)
+    tails = {repo: _shortest_tail(repo, list(repos)) for repo in repos}
+    revisions = Counter(repo for repo, _ in references)
     return {
-        (place, revision): tails[place]
-        + (f"@{revision}" if revision and revisions[place] > 1 else "")
-        for place, revision in references
+        (repo, revision): tails[repo] + (f"@{revision}" if revision and revisions[repo] > 1 else "")
+        for repo, revision in references
     }
 
 
-def _shortest_tail(place: str, places: Sequence[str]) -> str:
-    parts = place.split("/")
+def _shortest_tail(repo: str, repos: Sequence[str]) -> str:
+    parts = repo.split("/")
     for count in range(1, len(parts) + 1):
         tail = parts[-count:]
-        if sum(other.split("/")[-count:] == tail for other in places) == 1:
+        if sum(other.split("/")[-count:] == tail for other in repos) == 1:
             return "/".join(tail)
-    return place
+    return repo
 
 
 def _settings_suffix(way: Variant, ways: Sequence[Variant]) -> str:
@@ -108,14 +107,14 @@ def _settings(way: Variant, ways: Sequence[Variant]) -> dict[str, str]:
     namesakes = {
         v.prompt_template.model_dump_json() for v in ways if v.prompt_template.name == template.name
     }
-    asked = f"of {way.name}" if len({v.panel for v in ways}) > 1 else ""
+    panel = f"of {way.name}" if len({v.panel for v in ways}) > 1 else ""
     settings = {"template": template.name + (f" of {way.name}" if len(namesakes) > 1 else "")}
     for section in ("quantization", "generation"):
         for key, value in getattr(way, section):
             settings[f"{section}.{key}"] = str(value)
     settings["evaluation.max_length"] = str(way.evaluation.max_length)
     settings["evaluation.batch_tokens"] = str(way.evaluation.batch_tokens)
-    return settings | {"panel": asked}
+    return settings | {"panel": panel}
 
 
 def _with_note(name: str, note: str) -> str:

@@ -265,8 +265,8 @@ def _resolve_datasets(
                 hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(DATASETS)}."
                 faults.append(f"{blamed}: datasets: no data set is named {entry!r}; {hint}")
                 # Something in its place, so that the rest can be checked under its own number.
-                known = next(iter(DATASETS.values()))
-                entry = {**known.model_dump(), "name": f"unknown-{place}"}
+                substitute = next(iter(DATASETS.values()))
+                entry = {**substitute.model_dump(), "name": f"unknown-{place}"}
             else:
                 entry = DATASETS[entry].model_dump()
         elif isinstance(entry, dict) and isinstance(entry.get("path"), str) and entry["path"]:

@@ -57,9 +57,9 @@ def expand(settings: dict[str, Any]) -> dict[str, Any]:
     if isinstance(result.get("split"), str):
         result["split"] = {"method": result["split"]}
     template = result.get("prompt_template")
-    known = {**TEMPLATES, **CHATS}
-    if isinstance(template, str) and template in known:
-        result["prompt_template"] = known[template].model_dump()
+    templates = {**TEMPLATES, **CHATS}
+    if isinstance(template, str) and template in templates:
+        result["prompt_template"] = templates[template].model_dump()
     return result
 
 
@@ -72,9 +72,9 @@ def _replaced(old: Any, keys: Sequence[str], override: Override, above: tuple[st
         return deep_merge(old, value) if both else value
     key, rest = keys[0], keys[1:]
     if isinstance(old, list):
-        place = _place(key, old, override, above)
-        item = _replaced(_catalogue_entry(old[place]), rest, override, (*above, key))
-        return [*old[:place], item, *old[place + 1 :]]
+        index = _place(key, old, override, above)
+        item = _replaced(_catalogue_entry(old[index]), rest, override, (*above, key))
+        return [*old[:index], item, *old[index + 1 :]]
     if key.isdecimal() and above and old is None:
         _place(key, [], override, above)
     if not isinstance(old, dict):
@@ -95,8 +95,8 @@ def _place(key: str, items: list[Any], override: Override, above: tuple[str, ...
 
 
 def _catalogue_entry(entry: Any) -> Any:
-    known = isinstance(entry, str) and entry in DATASETS
-    return DATASETS[entry].model_dump() if known else entry
+    is_name = isinstance(entry, str) and entry in DATASETS
+    return DATASETS[entry].model_dump() if is_name else entry
 
 
 def paths_relative_to(folder: Path, keys: tuple[str, ...], value: Any) -> Any:

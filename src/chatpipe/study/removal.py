@@ -30,9 +30,9 @@ _TRAINED_FROM = (
 
 def check_kind(kind: str) -> None:
     """ConfigError unless it is a kind that can be forgotten."""
-    known = (*OF_AN_ADAPTER, SOURCES, ALL)
-    if kind not in known:
-        raise ConfigError([f"--kind {kind}: expected one of {', '.join(known)}."])
+    kinds = (*OF_AN_ADAPTER, SOURCES, ALL)
+    if kind not in kinds:
+        raise ConfigError([f"--kind {kind}: expected one of {', '.join(kinds)}."])
 
 
 def all_artifacts(kind: str = ALL) -> list[Path]:

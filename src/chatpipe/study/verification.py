@@ -86,43 +86,43 @@ def _check_artifact(path: Path) -> Checked:
     try:
         with disk_errors(path):
             manifest = read_manifest(path)
-            found = tuple(faults(path, manifest))
+            problems = tuple(faults(path, manifest))
     except ChatpipeError as error:
         return Checked(path, name, 0, (str(error),), is_readable=not isinstance(error, DiskError))
     if (manifest["kind"], manifest["key"]) != (path.parent.name, path.name):
-        found += (f"{path}: holds another artifact, {manifest['kind']}/{manifest['key']}.",)
+        problems += (f"{path}: holds another artifact, {manifest['kind']}/{manifest['key']}.",)
     added = unexpected_files(path, manifest)
     return Checked(
         path,
         name,
         sum(file["size"] for file in manifest["files"].values()),
-        (*found, *map(unexpected_file_fault, added)),
-        () if found else tuple(added),
+        (*problems, *map(unexpected_file_fault, added)),
+        () if problems else tuple(added),
     )
 
 
 def _check_checkpoint(path: Path) -> Checked:
-    found: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     is_readable = True
     try:
         with disk_errors(path):
             read_checkpoint(path)
     except ChatpipeError as error:
-        found, is_readable = (str(error),), not isinstance(error, DiskError)
+        problems, is_readable = (str(error),), not isinstance(error, DiskError)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     name = f"{WORK}/{path.parent.name}/{path.name}"
-    return Checked(path, name, size, found, is_readable=is_readable)
+    return Checked(path, name, size, problems, is_readable=is_readable)
 
 
 def _check_token_files() -> Iterator[Checked]:
     for path in sorted(tokens_folder().glob("*.arrow")):
-        found: tuple[str, ...] = ()
+        problems: tuple[str, ...] = ()
         try:
             check_token_file(path, deep=True)
         except ArtifactError as error:
-            found = (str(error),)
+            problems = (str(error),)
         size = path.stat().st_size if path.is_file() else 0
-        yield Checked(path, f"tokens/{path.name}", size, found)
+        yield Checked(path, f"tokens/{path.name}", size, problems)
 
 
 def _of_variant(variant: Variant) -> set[Path]:
@@ -137,10 +137,10 @@ def _of_variant(variant: Variant) -> set[Path]:
     digests = [manifest["digest"] for manifest in adapters]
     for kind in MEASURED:
         for manifest in store().manifests(kind):
-            asked = manifest["asked"]
-            model = asked.get("ask", asked)  # a template-check is of what it would be asked
+            request = manifest["asked"]
+            model = request.get("ask", request)  # a template-check is of what it would be asked
             of_base = model.get("adapter") is None and _key_of(model.get("base")) in bases
-            if of_base or any(digest in json.dumps(asked) for digest in digests):
+            if of_base or any(digest in json.dumps(request) for digest in digests):
                 chosen.add(store().path(kind, manifest["key"]))
     return chosen
 

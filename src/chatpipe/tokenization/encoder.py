@@ -107,8 +107,8 @@ class Encoder:
         """
         _refuse_conversations(table)
         texts = table.select(TEXTS)
-        found = self._encoded(lambda: [texts])
-        return replace(found, rows=list(found.rows))
+        encoded = self._encoded(lambda: [texts])
+        return replace(encoded, rows=list(encoded.rows))
 
     def encode_file(self, path: Path) -> Tokenized:
         """As `encode`, a Parquet file of any size: its rows stay on the disk."""

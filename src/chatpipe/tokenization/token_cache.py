@@ -66,8 +66,8 @@ class TokenFile:
 
     def __getitem__(self, row: int) -> tuple[Ids, Ids]:
         part = int(np.searchsorted(self._starts, row, "right")) - 1
-        place = row - int(self._starts[part])
-        prompt, response = (ids[ends[place] : ends[place + 1]] for ends, ids in self._parts[part])
+        index = row - int(self._starts[part])
+        prompt, response = (ids[ends[index] : ends[index + 1]] for ends, ids in self._parts[part])
         return prompt, response
 
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -190,10 +190,10 @@ def _remove_unused(folder: Path) -> None:
 
 def digest_of(tables: Iterable[pa.Table]) -> str:
     """What the texts of those rows are known by, however they are cut into tables."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for table in tables:
-        found.update(text_digests(table, TEXTS))
-    return found.hexdigest()
+        digest.update(text_digests(table, TEXTS))
+    return digest.hexdigest()
 
 
 def _write(
@@ -221,8 +221,8 @@ def _pieces(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
 
 def _key(tokenizer: Any, template: AnyTemplate, digest: str) -> str:
     identity = renderer_of(tokenizer, template).identity
-    asked = [VERSION, _tokenizer_digest(tokenizer), identity, digest]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:40]
+    parts = [VERSION, _tokenizer_digest(tokenizer), identity, digest]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

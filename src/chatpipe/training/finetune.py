@@ -1,4 +1,4 @@
-"""Base model + corpus → a LoRA adapter: 4-bit base, peft, transformers' Trainer."""
+"""Trains a LoRA adapter on a 4-bit base with peft and transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import pyarrow.parquet as pq
-
 from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Lora, Quantization, Training, Variant
-from chatpipe.errors import ConfigError, DataError
+from chatpipe.errors import ConfigError
 from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.positions import check_positions
 from chatpipe.runtime.stopping import deferred_signals
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
-from chatpipe.tokenization.encoder import Encoder, Tokenized
+from chatpipe.tokenization.encoder import Tokenized
 from chatpipe.training import tracking
 from chatpipe.training.adapter_files import save_adapter, save_prompt_files
 from chatpipe.training.checkpoints import Checkpoint
 from chatpipe.training.model_card import write_model_card
+from chatpipe.training.record import training_record
 from chatpipe.training.resuming import checkpoint_to_resume
+from chatpipe.training.rows import encode_training_rows, optimizer_steps
 
 if TYPE_CHECKING:
     from chatpipe.packing.batching import Batching
@@ -35,7 +35,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Finetune(Request):
-    """What an adapter depends on."""
+    """The request for an adapter: all that its bytes depend on."""
 
     kind: ClassVar[str] = "adapter"
     version: ClassVar[int] = 10
@@ -54,7 +54,7 @@ class Finetune(Request):
 
     @classmethod
     def of(cls, variant: Variant, base: Artifact, corpus: Artifact) -> Finetune:
-        """The request for that variant's adapter."""
+        """Return the request for the variant's adapter."""
         return cls(
             base=base,
             corpus=corpus,
@@ -111,7 +111,7 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
         return {}
     save_adapter(model, request.base, into)
     save_prompt_files(request.base.path, request.prompt_template, tokenizer, into)
-    details = _details(
+    details = training_record(
         request, trainer, rows, clock.seconds(), checkpoint.step if checkpoint else 0
     )
     details["resumed"] = checkpoint is not None
@@ -122,29 +122,8 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     return details | {"made_from": made_from}
 
 
-def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
-    """The training split as tokens; DataError where no row is left to train on."""
-    path = request.corpus.path / "train.parquet"
-    training = request.training
-    encoder = Encoder(
-        tokenizer,
-        request.prompt_template,
-        training.loss,
-        training.max_length,
-        training.too_long,
-    )
-    rows = encoder.encode_file(path)
-    if not rows.rows:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items())
-        raise DataError(
-            f"training.max_length: none of {pq.read_metadata(path).num_rows:,} training rows is "
-            f"left at {training.max_length} ({reasons}); raise it."
-        )
-    return rows
-
-
 def _is_shared(request: Finetune, rows: Tokenized) -> bool:
-    """Whether each process is to hold a share of the base; all of them come to the same answer."""
+    """Return whether each process holds a share of the base; all processes get the same answer."""
     from accelerate.utils import gather_object
 
     from chatpipe.models.placement import largest_pack, this_device, uses_sharding
@@ -166,7 +145,7 @@ def _whole_model(request: Finetune) -> Any:
 
 
 def _shared_model(request: Finetune) -> Any:
-    """Read into main memory first: no device holds the whole base."""
+    """Read the base into main memory, then shard it: no device holds all of it."""
     import torch
 
     from chatpipe.models import devices, loading, sharding
@@ -193,7 +172,7 @@ def _with_adapter(model: Any, request: Finetune) -> Any:
 
 
 def _agreed_checkpoint(work: Path, has_dropout: bool) -> Checkpoint | None:
-    """The checkpoint to resume from: the first process chooses it for all."""
+    """Return the checkpoint to resume from, which the first process chooses for all."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
@@ -258,7 +237,7 @@ def _trainer(
 
 
 def _manifest(request: Finetune) -> dict[str, Any]:
-    """What a tracker is told of the run: what was asked, under which key, and on what it runs."""
+    """Return what a tracker records of the run: request, key, device, library versions."""
     from chatpipe.models import devices
 
     return {
@@ -266,65 +245,4 @@ def _manifest(request: Finetune) -> dict[str, Any]:
         "asked": request.model_dump(mode="json"),
         "device": devices.device_name(),
         "versions": devices.library_versions(),
-    }
-
-
-def optimizer_steps(training: Training, rows: int) -> int:
-    """Optimizer steps of a run: the last, smaller global batch of an epoch counts as one."""
-    per_epoch = math.ceil(rows / training.global_batch_size)
-    # Rounded first: 1.1 epochs of 10 steps are 11, in floating point a little more than that.
-    return max(1, math.ceil(round(training.epochs * per_epoch, 6)))
-
-
-def rows_seen(training: Training, rows: int) -> int:
-    """Rows of all optimizer steps, each as often as it is trained on."""
-    size = training.global_batch_size
-    epochs, steps_left = divmod(optimizer_steps(training, rows), math.ceil(rows / size))
-    return epochs * rows + min(steps_left * size, rows)
-
-
-def _details(
-    request: Finetune, trainer: Any, rows: Tokenized, wall: float, resumed_at: int
-) -> dict[str, Any]:
-    """What is recorded of a training; the Trainer's own time begins where it was resumed."""
-    from chatpipe.models import devices
-    from chatpipe.training.sampler import times_seen
-
-    trained = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
-    training, steps = request.training, trainer.state.global_step
-    size, seed = training.global_batch_size, training.seed
-    seen = times_seen(len(rows.rows), size, seed, steps)
-    history = [
-        {"step": item["step"], "epoch": item["epoch"], "loss": item["loss"]}
-        for item in trainer.state.log_history
-        if "loss" in item
-    ]
-    seconds = next(
-        (i["train_runtime"] for i in trainer.state.log_history if "train_runtime" in i), wall
-    )
-    if resumed_at == steps:  # the checkpoint of the last step: all was trained before
-        resumed_at, train_s, seconds = 0, wall, wall
-    else:
-        train_s = wall if resumed_at else seconds
-    seen_before = times_seen(len(rows.rows), size, seed, resumed_at)
-    return {
-        "wall_s": round(wall, 3),
-        "train_s": train_s,
-        "rows_trained": len(rows.rows),
-        "rows_cut": rows.cut,
-        "rows_left_out": rows.left_out,
-        "rows_with_control_text": rows.control_rows,
-        "epochs": round(int(seen.sum()) / len(rows.rows), 4),
-        "trained_tokens": int(seen @ rows.row_tokens),
-        "scored_tokens": int(seen @ rows.row_scored_tokens),
-        "tokens_per_s": round(int((seen - seen_before) @ rows.row_tokens) / seconds, 1),
-        "optimizer_steps": steps,
-        "trainable_parameters": sum(trained),
-        "peak_memory_bytes": devices.peak_memory_bytes(),
-        "device": devices.device_name(),
-        "compute_dtype": str(devices.compute_dtype(request.quantization)).removeprefix("torch."),
-        "processes": trainer.accelerator.num_processes,
-        "base_shared": trainer.in_lockstep,
-        "versions": devices.library_versions(),
-        "loss_history": history,
     }

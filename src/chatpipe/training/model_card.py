@@ -48,13 +48,13 @@ def write_model_card(
 
 
 def _fence(*texts: str) -> str:
-    """A Markdown fence that none of the texts holds."""
+    """Return a Markdown fence that occurs in none of the texts."""
     longest = max((len(run) for text in texts for run in re.findall("`+", text)), default=0)
     return "`" * max(3, longest + 1)
 
 
 def origin(item: dict[str, Any]) -> str:
-    """Where a fetched artifact came from, without a directory of this machine."""
+    """Return where an artifact was fetched from, without directories of this machine."""
     details = item["details"] or {}
     if details.get("source") == "hub":
         return f"{details['repo']} ({details['commit']})"

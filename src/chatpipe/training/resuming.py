@@ -1,4 +1,4 @@
-"""Whether a training goes on from a checkpoint that other libraries or processes wrote."""
+"""Decides whether a training resumes from a checkpoint of other library versions or processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOG = logging.getLogger(__name__)
 
 
 def training_setup() -> dict[str, Any]:
-    """What an adapter's bytes depend on beside what was asked for."""
+    """Return what an adapter's bytes depend on beside its request: library versions, processes."""
     from accelerate import PartialState
 
     from chatpipe.models.devices import library_versions
@@ -21,7 +21,7 @@ def training_setup() -> dict[str, Any]:
 
 
 def checkpoint_to_resume(work: Path, has_dropout: bool) -> Checkpoint | None:
-    """The newest whole checkpoint, or None where training is to start anew.
+    """Return the newest complete checkpoint, or None if training has to start again.
 
     With another number of processes, dropout would be drawn from other random states than those
     of the uninterrupted training: its checkpoints are removed. Other differences are warned of.
@@ -42,7 +42,7 @@ def checkpoint_to_resume(work: Path, has_dropout: bool) -> Checkpoint | None:
 
 
 def setup_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What was otherwise, as `torch 2.1 (now 2.2)`; nothing where it was not recorded."""
+    """Return the differences, like `torch 2.1 (now 2.2)`; none if nothing was recorded."""
     if not before:
         return []
     versions = now["versions"]

@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader, Sampler
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
-    """The order in which that epoch has the rows."""
+    """Return the order of the rows in an epoch."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(rows, generator=generator).tolist()
 
 
 def times_seen(rows: int, size: int, seed: int, steps: int) -> npt.NDArray[np.int64]:
-    """How often each row (rows,) is trained on in that many steps of `size` rows."""
+    """Return how often each row is trained on in that many steps of `size` rows, as (rows,)."""
     epochs, steps_left = divmod(steps, -(-rows // size))
     times = np.full(rows, epochs, np.int64)
     times[epoch_order(rows, seed, epochs)[: steps_left * size]] += 1
@@ -26,9 +26,8 @@ def times_seen(rows: int, size: int, seed: int, steps: int) -> npt.NDArray[np.in
 
 
 class GlobalBatches(Sampler[list[int]]):
-    """Every epoch's rows in an order drawn from seed and epoch, `size` of them a step; of each
-    step, process `rank` of `world` gets every world-th row. A last, smaller step may leave a
-    process without any."""
+    """Batches of `size` rows, in an order drawn from seed and epoch. Process `rank` of `world` gets
+    every world-th row of each batch; the last, smaller batch may have none for a process."""
 
     def __init__(self, rows: int, size: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.rows, self.size, self.seed = rows, size, seed
@@ -36,7 +35,7 @@ class GlobalBatches(Sampler[list[int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to that epoch's order."""
+        """Use the order of that epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:

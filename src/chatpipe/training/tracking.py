@@ -24,7 +24,7 @@ OURS: set[str] = set()  # variables that we set in this process, and not the use
 
 
 class Tracked(BaseModel):
-    """Where a training is tracked, and for which variant; both say nothing of what comes out."""
+    """The tracker of a training and the variant's name; neither changes the adapter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,18 +33,19 @@ class Tracked(BaseModel):
 
 
 def missing(tracker: Tracker) -> str | None:
-    """A sentence where the tracker's package is not installed, else None."""
+    """Return a sentence if the tracker's package is not installed, else None."""
     if tracker == "none":
         return None
-    found = importlib.util.find_spec(tracker)
-    if found and found.origin:  # a mere folder of that name has none
+    spec = importlib.util.find_spec(tracker)
+    if spec and spec.origin:  # a mere folder of that name has none
         return None
     return f"tracking: {tracker} is not installed; pip install 'chatpipe[{tracker}]'."
 
 
 def arguments(tracked: Tracked | None, key: str) -> dict[str, Any]:
-    """What TrainingArguments is told, after the tracker's surroundings are set; key: the
-    adapter's, whose beginning tells runs of one variant apart."""
+    """Set the tracker's environment variables; return its TrainingArguments.
+
+    key: the adapter's; its beginning is part of the run's name."""
     if tracked is None:
         return {"report_to": []}
     if sentence := missing(tracked.tracker):
@@ -60,12 +61,12 @@ def arguments(tracked: Tracked | None, key: str) -> dict[str, Any]:
 
 
 def run_name(tracked: Tracked, key: str) -> str:
-    """What the run is called: the variant, and the beginning of its adapter's key."""
+    """Return the run's name: the variant, and the beginning of its adapter's key."""
     return f"{tracked.variant}-{key[:8]}"
 
 
 def callbacks(tracked: Tracked | None, manifest: dict[str, Any]) -> list[Any]:
-    """A callback that attaches the manifest to the run, once the tracker has begun it."""
+    """Return a callback that attaches the manifest to the run once the tracker has started it."""
     if tracked is None:
         return []
     from transformers import TrainerCallback
@@ -85,34 +86,34 @@ def callbacks(tracked: Tracked | None, manifest: dict[str, Any]) -> list[Any]:
 
 
 def folder(tracker: Tracker) -> Path:
-    """Where a tracker keeps its runs."""
+    """Return the directory of a tracker's runs."""
     return home() / "tracking" / tracker
 
 
 def _surroundings(tracker: Tracker, name: str) -> dict[str, str]:
-    """Environment variables, as every integration reads them; the user's own win."""
-    place = folder(tracker)
-    place.mkdir(parents=True, exist_ok=True)
+    """Return the environment variables of the integration; the user's own have precedence."""
+    directory = folder(tracker)
+    directory.mkdir(parents=True, exist_ok=True)
     return {
-        "tensorboard": {"TENSORBOARD_LOGGING_DIR": str(place / name)},
+        "tensorboard": {"TENSORBOARD_LOGGING_DIR": str(directory / name)},
         "mlflow": {
-            "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{directory / 'mlflow.db'}",
             "MLFLOW_EXPERIMENT_NAME": PROJECT,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_FLATTEN_PARAMS": "true",
         },
         "wandb": {
             "WANDB_MODE": "offline",
-            "WANDB_DIR": str(place),
+            "WANDB_DIR": str(directory),
             "WANDB_PROJECT": PROJECT,
             "WANDB_SILENT": "true",
         },
-        "trackio": {"TRACKIO_DIR": str(place)},
+        "trackio": {"TRACKIO_DIR": str(directory)},
     }[tracker]
 
 
 def _make_experiment() -> None:
-    """MLflow would put the files of a run into the working directory."""
+    """Create MLflow's experiment; MLflow's default writes files to the working directory."""
     import mlflow
 
     name = os.environ["MLFLOW_EXPERIMENT_NAME"]

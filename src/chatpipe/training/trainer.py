@@ -28,8 +28,8 @@ LORA = "lora_training"
 
 
 class BatchCollator:
-    """The rows of an optimizer step → batches, of which at most `max_threads` are computed at once,
-    with at most `max_tokens` tokens in all of them."""
+    """Turns the rows of an optimizer step into batches. At most `max_threads` of them are computed
+    at the same time, with at most `max_tokens` tokens together."""
 
     def __init__(self, max_tokens: int, max_threads: int = 1, batching: Batching = PACKED) -> None:
         self.max_tokens = max_tokens
@@ -45,18 +45,18 @@ class BatchCollator:
 
 
 def max_training_threads(model: Any, processes: int = 1, batching: Batching = PACKED) -> int:
-    """How many batches may be trained on at once: one where processes exchange gradients while they
-    are computed, where a scaler needs all of them (float16), and where threads would draw from one
-    source of noise: that of the base itself, or what a layer that is computed again
-    (checkpointing) had."""
+    """Return how many batches may be computed at the same time.
+
+    It is one where processes exchange gradients during the backward pass, where a gradient scaler
+    needs all gradients (float16), and where threads would share a random generator: for dropout of
+    the base itself, or for layers that gradient checkpointing computes again."""
     alone = processes == 1 and model.dtype is not torch.float16 and batching.run_in_threads
     noisy = model.is_activation_checkpointing or _has_noise(model.config.get_text_config())
     return max_threads(model) if alone and not noisy else 1
 
 
 def _has_noise(config: Any) -> bool:
-    """Whether the base drops or jitters anything in training, as transformers' configurations
-    name it."""
+    """Return whether the base has dropout or jitter itself, by the names in its configuration."""
     names = ("dropout", "pdrop", "jitter")
     return any(
         isinstance(value, float) and value > 0
@@ -67,9 +67,10 @@ def _has_noise(config: Any) -> bool:
 
 @contextmanager
 def batch_training(model: Any, batching: Batching = PACKED) -> Iterator[None]:
-    """While this lasts, a peft model is trained on such batches. Inputs are cast by autocast alone,
-    where peft would cast every layer's to float32 and autocast back; on CPUs, LoRA's products are
-    joined."""
+    """Prepare a peft model for training on such batches, within this context.
+
+    Autocast alone casts inputs (peft would cast every layer's to float32, and autocast back). On
+    CPUs, the LoRA products of layers that read the same input are joined."""
     with batching.attention(model), _fast_lora(model) if is_enabled(LORA) else nullcontext():
         yield
 
@@ -85,18 +86,18 @@ def _fast_lora(model: Any) -> Iterator[None]:
 
 
 def _has_dropout(model: Any) -> bool:
-    """Whether any adapted layer's input is dropped in part."""
+    """Return whether LoRA's dropout is on."""
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
     return any(getattr(d, "p", 0.0) for layer in layers for d in layer.lora_dropout.values())
 
 
 class AdapterTrainer(Trainer):  # type: ignore[misc]
-    """Trains on `global_batch_size` rows a step, however many processes share them. A step's loss
-    is the mean over all scored tokens of its rows, on all processes, as
-    the Trainer's own is: how the rows are packed and shared changes nothing but the speed.
+    """Trains on `global_batch_size` rows per optimizer step, whatever the number of processes.
 
-    `in_lockstep`: every process makes as many passes as the others, as a base that is shared
-    among them needs.
+    The loss of a step is the mean over all scored tokens of its rows on all processes, as in the
+    Trainer itself: packing and the number of processes change the speed only.
+
+    `in_lockstep`: every process makes the same number of passes, which a sharded base needs.
     """
 
     def __init__(self, *, global_batch_size: int, in_lockstep: bool = False, **kwargs: Any) -> None:
@@ -106,7 +107,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.in_lockstep = in_lockstep
 
     def get_train_dataloader(self) -> EpochLoader:
-        """Not the Trainer's own, which deals out other rows where there are more processes."""
+        """Replace the Trainer's loader, whose rows depend on the number of processes."""
         accelerator, rows = self.accelerator, self.train_dataset
         batches = GlobalBatches(
             len(rows),
@@ -118,15 +119,15 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return EpochLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        """The Trainer's own makes one step too many when it resumes from the last step's
-        checkpoint in the middle of an epoch."""
+        """Run an epoch; the Trainer's own method makes one step too many when it resumes from the
+        checkpoint of the last step in the middle of an epoch."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(**kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """The Trainer's own has every process read the adapter by way of the first GPU."""
+        """Load the adapter; the Trainer's own method loads it to the first GPU in every process."""
         plain = model or self.model
         device = str(self.args.device)
         if device.startswith("cpu"):
@@ -148,8 +149,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Backward through every batch; the step's loss, of which the mean over processes is
-        logged."""
+        """Run forward and backward of every batch; return the step's loss. Its mean over processes
+        is logged."""
         model.train()
         accelerator = self.accelerator
         prepared = self._prepare_inputs({"batches": self._batches(inputs["batches"])})["batches"]
@@ -171,8 +172,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def _in_threads(
         self, model: torch.nn.Module, prepared: Sequence[Batch], weight: torch.Tensor, threads: int
     ) -> torch.Tensor:
-        """Backward through several batches at once. Noise is drawn for each and gradients are
-        added in their order, so that a training repeats to the bit."""
+        """Run several batches in threads. Dropout is drawn and gradients are added in the order of
+        the batches, so that a training can be repeated to the bit."""
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         seeds = torch.randint(2**62, (len(prepared),)).tolist()
 
@@ -194,7 +195,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def _batches(self, own: list[Batch]) -> list[Batch]:
-        """This process's batches, and in lockstep as many of nothing as others have more."""
+        """Return this process's batches; in lockstep, also an empty one for each further batch that
+        another process has."""
         if not self.in_lockstep:
             return own
         count = torch.tensor([len(own)], device=self.args.device)
@@ -202,11 +204,11 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return [*own, *(self.batching.collate([NOTHING]) for _ in range(most - len(own)))]
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
-        """Autocast to bfloat16 for a model that is held in it. The Trainer's own (`bf16=True`)
-        would copy all logits to float32; float16, which needs a scaler, is left to it."""
+        """Return autocast to bfloat16 for a bfloat16 model. The Trainer's own (`bf16=True`) would
+        copy all logits to float32; float16, which needs a scaler, is left to the Trainer."""
         half = self.model.dtype is torch.bfloat16
         return torch.autocast(self.args.device.type, torch.bfloat16, enabled=half)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the Trainer's formula is for padded rows."""
+        """Return 0: the Trainer's formula is for padded rows."""
         return 0

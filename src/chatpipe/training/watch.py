@@ -1,4 +1,4 @@
-"""What is done beside a training's steps: progress, a look at the loss, checkpoints."""
+"""Callbacks of a training: progress, a check of the loss, checkpoints, stopping."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from chatpipe.training.resuming import training_setup
 
 
 class Clock:
-    """Seconds of training, with those before a resumption."""
+    """Measures the seconds of training, including those before a resumption."""
 
     def __init__(self, started: float, seconds_before: float) -> None:
         self.started = started - seconds_before
 
     def seconds(self) -> float:
-        """Until now."""
+        """Return the seconds until now."""
         return time.monotonic() - self.started
 
 
 class TrainingWatch(TrainerCallback):  # type: ignore[misc]
-    """Reports progress, writes manifests of checkpoints, and ends a training that diverges or was
-    asked to end."""
+    """Reports progress, writes manifests of checkpoints, and ends a training that diverges or is
+    told to stop."""
 
     def __init__(self, work: Path, clock: Clock, stop_request: StopRequest) -> None:
         self.work = work
@@ -42,17 +42,17 @@ class TrainingWatch(TrainerCallback):  # type: ignore[misc]
         self.reporter: Reporter | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Before the first step: a training that is to end already has nothing to save."""
+        """End a training that was told to stop before its first step; there is nothing to save."""
         if _any_process(bool(self.stop_request)):
             raise StoppedError(f"training was stopped before step {state.global_step + 1}.")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After a step: a training that is to end saves a checkpoint."""
+        """Save a checkpoint after this step if the training was told to stop."""
         self.is_stopping = _any_process(bool(self.stop_request))
         control.should_save = control.should_save or self.is_stopping
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After every step: progress, and TrainingError for a loss that is not finite."""
+        """Report progress; TrainingError for a loss that is not finite."""
         loss = (kwargs.get("logs") or {}).get("loss")
         if loss is None:
             return
@@ -65,7 +65,7 @@ class TrainingWatch(TrainerCallback):  # type: ignore[misc]
             )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After all processes wrote their files: write the manifest, remove old ones."""
+        """Write the checkpoint's manifest when all processes wrote their files; remove old ones."""
         process = PartialState()
         process.wait_for_everyone()
         if process.is_main_process:
@@ -77,7 +77,7 @@ class TrainingWatch(TrainerCallback):  # type: ignore[misc]
             raise _stopped(state)
 
     def raise_if_stopped(self, state: Any) -> None:
-        """After the last step, whose checkpoint is whole: StoppedError where this is to end."""
+        """Raise StoppedError if the training was told to stop; its checkpoint is complete."""
         if _any_process(bool(self.stop_request)):
             raise _stopped(state)
 
@@ -90,7 +90,7 @@ def _stopped(state: Any) -> StoppedError:
 
 
 def _any_process(flag: bool) -> bool:
-    """Whether the flag is set in any of the processes that train together."""
+    """Return whether the flag is set in any process of this training."""
     state = PartialState()
     if state.num_processes == 1:
         return flag

@@ -23,6 +23,11 @@ def in_time(seconds: float) -> str:
     return f"{seconds / 86400:,.1f} days"
 
 
+def count_of(number: int, noun: str) -> str:
+    """1 step, 1,200 steps."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def in_count(rows: int, exact: bool) -> str:
     """12,345, or "about 12,345" where it was not counted."""
     return f"{rows:,}" if exact else f"about {rows:,}"

@@ -1,0 +1,50 @@
+"""The rows that a training reads, as tokens, and how many optimizer steps they fill."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from chatpipe.config.schema import Training
+from chatpipe.errors import DataError
+from chatpipe.tokenization.encoder import Encoder, Tokenized
+
+if TYPE_CHECKING:
+    from chatpipe.training.finetune import Finetune
+
+
+def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
+    """Return the training split as tokens; DataError if no row is left to train on."""
+    path = request.corpus.path / "train.parquet"
+    training = request.training
+    encoder = Encoder(
+        tokenizer,
+        request.prompt_template,
+        training.loss,
+        training.max_length,
+        training.too_long,
+    )
+    rows = encoder.encode_file(path)
+    if not rows.rows:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items())
+        raise DataError(
+            f"training.max_length: none of {pq.read_metadata(path).num_rows:,} training rows is "
+            f"left at {training.max_length} ({reasons}); raise it."
+        )
+    return rows
+
+
+def optimizer_steps(training: Training, rows: int) -> int:
+    """Return the optimizer steps of a run; the last, smaller batch of an epoch counts as one."""
+    per_epoch = math.ceil(rows / training.global_batch_size)
+    # Rounded first: 1.1 epochs of 10 steps are 11, in floating point a little more than that.
+    return max(1, math.ceil(round(training.epochs * per_epoch, 6)))
+
+
+def rows_seen(training: Training, rows: int) -> int:
+    """Return the rows of all optimizer steps; each counts as often as it is trained on."""
+    size = training.global_batch_size
+    epochs, steps_left = divmod(optimizer_steps(training, rows), math.ceil(rows / size))
+    return epochs * rows + min(steps_left * size, rows)
