@@ -49,8 +49,8 @@ def tokenized(
 ) -> tuple[list[TokenizedRow], list[TokenizedRow]]:
     """(training, held-out) rows: so many of each, drawn by a fixed seed; with a length, each is
     many rows joined to so many tokens."""
-    encoder = Encoder(load_tokenizer(base.path), template("alpaca"), "response", MAX_LENGTH)
-    rows = encoder.encode(examples(file)).rows
+    encoder = Encoder(load_tokenizer(base.path), template("alpaca"), "every_reply", MAX_LENGTH)
+    rows = encoder.encode(examples(file)).examples
     random.Random(0).shuffle(rows)
     train, heldout = counts
     if length:

@@ -185,7 +185,7 @@ def ours(base: Path, train: Rows, folder: str, lora: Lora = LORA, **more: Any) -
     return AdapterTrainer(
         model=model,
         args=settings,
-        train_dataset=list(train),
+        train_dataset=[[row] for row in train],
         data_collator=BatchCollator(
             SETTINGS.micro_batch_tokens, max_training_threads(model, 1, batching), batching
         ),
@@ -240,7 +240,7 @@ def packed_work(train: Rows, collate: Callable[[Rows], dict[str, Any]]) -> harne
     begin with in common counts once, the `computed_logits` among them, and the `computed_scores`
     of a head (those that the mask takes away again included)."""
     steps = GlobalBatches(len(train), GLOBAL_BATCH, seed=0)
-    packs = [pack for step in steps for pack in collate([train[i] for i in step])["batches"]]
+    packs = [pack for step in steps for pack in collate([[train[i]] for i in step])["batches"]]
     return {
         "computed_tokens": sum(pack["input_ids"].numel() for pack in packs),
         "computed_logits": sum(pack["kept"].numel() for pack in packs),

@@ -31,11 +31,11 @@ def model(tiny_model_dir):
     return AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).eval()
 
 
-@pytest.fixture(scope="module", params=["response", "all"])
+@pytest.fixture(scope="module", params=["every_reply", "all"])
 def rows(request, tiny_model_dir):
     tokenizer = load_tokenizer(tiny_model_dir)
     table = pa.Table.from_pylist(alpaca_rows(13))
-    return Encoder(tokenizer, template("alpaca"), request.param, 2048).encode(table).rows
+    return Encoder(tokenizer, template("alpaca"), request.param, 2048).encode(table).examples
 
 
 def by_hand(model, row):
@@ -76,8 +76,8 @@ def test_both_countings_of_a_row_cost_as_much_as_one(model, tiny_model_dir):
     tokenizer = load_tokenizer(tiny_model_dir)
     table = pa.Table.from_pylist(alpaca_rows(5))
     every, response = (
-        Encoder(tokenizer, template("paper"), kind, 2048).encode(table).rows
-        for kind in ("all", "response")
+        Encoder(tokenizer, template("paper"), kind, 2048).encode(table).examples
+        for kind in ("all", "every_reply")
     )
     apart = [*row_nats(model, every, 100_000), *row_nats(model, response, 100_000)]
     together = [*every, *response]

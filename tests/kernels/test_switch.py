@@ -62,7 +62,8 @@ def figures(base, dropout=0.0):
         model.train()
         with batch_training(model, batching):
             threads = max_training_threads(model, 1, batching)
-            for batch in BatchCollator(128, threads, batching)(rows())["batches"]:
+            collate = BatchCollator(128, threads, batching)
+            for batch in collate([[row] for row in rows()])["batches"]:
                 batching.nats(model, batch).sum().backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
         model.eval()

@@ -441,7 +441,7 @@ def check_scores(base, scores, corpus):
 
     table = pq.read_table(corpus.path / "heldout.parquet")
     encoder = Encoder(load_tokenizer(base), template("paper"), "all", 1024)
-    rows = [row.input_ids for row in encoder.encode(table).rows]
+    rows = [row.input_ids for row in encoder.encode(table).examples]
     scored = pq.read_table(scores.path / "nats.parquet").to_pylist()
     nats = [row["nats"] for row in scored if row["labels"] == "all"]
     assert nats == pytest.approx(row_by_row(base, rows), rel=1e-4)

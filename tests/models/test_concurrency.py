@@ -201,7 +201,7 @@ def test_a_base_with_noise_of_its_own_has_one_thread_in_training(short_threads, 
 
 
 def test_all_lanes_together_hold_no_more_tokens_than_one_may(short_threads):
-    step = BatchCollator(96, 2)(ROWS)
+    step = BatchCollator(96, 2)([[row] for row in ROWS])
     assert step["threads"] == 2
     assert all(2 * sum(packed["layout"]["spans"]) <= 96 for packed in step["batches"])
 
@@ -291,7 +291,7 @@ def trained(threads, folder, dropout=0.0, base=None, **settings):
     trainer = AdapterTrainer(
         model=model,
         args=arguments,
-        train_dataset=ROWS,
+        train_dataset=[[row] for row in ROWS],
         data_collator=BatchCollator(96, threads),
         global_batch_size=8,
     )

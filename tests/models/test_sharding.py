@@ -85,7 +85,7 @@ def _train(rank, folder):
     trainer = AdapterTrainer(
         model=model,
         args=TrainingArguments(str(folder), use_cpu=True, max_steps=2, report_to="none"),
-        train_dataset=[TokenizedRow([*range(1, 9 + n)], [5] * (8 + n), n) for n in range(6)],
+        train_dataset=[[TokenizedRow([*range(1, 9 + n)], [5] * (8 + n), n)] for n in range(6)],
         data_collator=BatchCollator(16),
         global_batch_size=3,
         in_lockstep=True,
@@ -117,8 +117,10 @@ def _measure(_, folder):
     _model(folder / "base", quantization, checkpointing=False).save_pretrained(folder / "adapter")
     whole = loading.load_base(folder / "base", quantization)
     streamed = loading.load_streamed_base(folder / "base", quantization)
-    encoder = Encoder(loading.load_tokenizer(folder / "base"), template("alpaca"), "response", 1024)
-    rows = encoder.encode(pa.Table.from_pylist(alpaca_rows(9))).rows
+    encoder = Encoder(
+        loading.load_tokenizer(folder / "base"), template("alpaca"), "every_reply", 1024
+    )
+    rows = encoder.encode(pa.Table.from_pylist(alpaca_rows(9))).examples
     asked = ["Be brief.", "Be brief, and be kind.", "No."]
     figures = []
     for adapter in (None, folder / "adapter", None):

@@ -81,7 +81,7 @@ def test_a_step_has_the_gradients_of_its_rows_alone(name):
     model.zero_grad()
     batching = batching_for(model)
     with batch_training(model, batching):
-        for batch in BatchCollator(64, 1, batching)(rows())["batches"]:
+        for batch in BatchCollator(64, 1, batching)([[row] for row in rows()])["batches"]:
             batching.nats(model, batch).sum().backward()
     gradients = {n: gradient for n, gradient in expected.items() if gradient is not None}
     assert gradients.keys() == {n for n, p in trained.items() if p.grad is not None}

@@ -19,11 +19,11 @@ BATCH = 4
 example_nats = PACKED.row_nats
 
 
-@pytest.fixture(scope="module", params=["response", "all"])
+@pytest.fixture(scope="module", params=["every_reply", "all"])
 def rows(request, tiny_model_dir):
     table = pa.Table.from_pylist(alpaca_rows(7))
     tokenizer = load_tokenizer(tiny_model_dir)
-    return Encoder(tokenizer, template("alpaca"), request.param, 2048).encode(table).rows
+    return Encoder(tokenizer, template("alpaca"), request.param, 2048).encode(table).examples
 
 
 @pytest.fixture
@@ -285,7 +285,12 @@ def test_training_goes_as_the_trainer_s_own_padded_training(
     with batching.attention(other):
         collator = BatchCollator(micro_batch_tokens, 1, batching)
         packed = trained(
-            AdapterTrainer, collator, other, rows, tmp_path / "packed", global_batch_size=BATCH
+            AdapterTrainer,
+            collator,
+            other,
+            [[row] for row in rows],
+            tmp_path / "packed",
+            global_batch_size=BATCH,
         )
     assert packed == pytest.approx(reference, rel=1e-3)
     for (name, expected), found in zip(model.named_parameters(), other.parameters(), strict=True):

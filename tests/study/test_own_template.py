@@ -128,12 +128,12 @@ REFUSED = {
         "{% for m in messages %}{{ m.content }}{% endfor %}",
         "after a reply the chat template writes nothing, so a model would not learn where to stop.",
     ),
-    "fails on a row": (
-        TEMPLATE + "{% if 'stone' in messages[0].content %}{{ raise_exception('no stones') }}"
+    "fails on every row": (
+        TEMPLATE + "{% if messages[0].content | length > 1 %}{{ raise_exception('no stones') }}"
         "{% endif %}",
-        "no stones.",
+        "the chat template fails: no stones",
     ),
-    "broken": ("{% for m in messages %}", "the chat template fails on"),
+    "broken": ("{% for m in messages %}", "the chat template fails: "),
     "too long": (
         TEMPLATE.replace("Talk:", "Talk. " * 250),
         "the base was made for 1,024.",

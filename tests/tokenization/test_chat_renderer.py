@@ -16,6 +16,7 @@ from chatpipe.generation.batch import completion_of
 from chatpipe.sources.fetch import FetchModel
 from chatpipe.store.store import store
 from chatpipe.tokenization.chat_renderer import ChatRenderer
+from chatpipe.tokenization.chat_text import THOUGHT_AFTER_CLOSED
 from chatpipe.tokenization.conversation import Conversation, Message
 from chatpipe.tokenization.encoder import IGNORED, Encoder
 from tests.support import bases
@@ -84,7 +85,9 @@ def tokenizer_of(tokenizer, family):
 
 def row_of(tokenizer, template, row):
     [encoded] = (
-        Encoder(tokenizer, template, "response", 4096).encode(pa.Table.from_pylist([row])).rows
+        Encoder(tokenizer, template, "every_reply", 4096)
+        .encode(pa.Table.from_pylist([row]))
+        .examples
     )
     return encoded
 
@@ -157,14 +160,13 @@ def test_any_reply_follows_the_prompt_that_is_asked_and_ends_its_turn(
 ):
     tokenizer, template = tokenizer_of(control_tokenizer, family)
     row = {"instruction": "Go on.", "input": "", "output": output}
-    encoder = Encoder(tokenizer, template, "response", 4096)
+    encoder = Encoder(tokenizer, template, "every_reply", 4096)
     [asked] = encoder.prompt_ids([Conversation("Go on.")])
-    try:
-        encoded = row_of(tokenizer, template, row)
-    except ConfigError as error:
-        assert family == "qwen3-off"  # a reply with a thought, after a prompt without one
-        assert "otherwise for the reply that begins with '<think>" in str(error)
+    if family == "qwen3-off" and output.startswith("<think>"):
+        rows = encoder.encode(pa.Table.from_pylist([row]))
+        assert not rows.row_count and rows.left_out == {THOUGHT_AFTER_CLOSED: 1}
         return
+    encoded = row_of(tokenizer, template, row)
     assert encoded.input_ids[: len(asked)] == asked
     assert encoded.input_ids[-1] == encoder.renderer.last_id
     reply = tokenizer.decode(encoded.input_ids[len(asked) : -1])
@@ -190,8 +192,11 @@ def test_earlier_turns_of_a_conversation_are_as_the_template_writes_them(control
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "which is no token of this base"),
         ("{{ messages[0].content }}<eos>", "does not write an assistant's reply once"),
         ("{{ messages | length }}{{ messages[-1].content }}<eos>", "is not how it begins"),
-        ("{{ raise_exception('only on Mondays') }}", "fails on the conversation that begins with"),
-        ("{% for m in messages %}", "fails on the conversation"),
+        (
+            "{{ raise_exception('only on Mondays') }}",
+            "the chat template fails: only on Mondays; take",
+        ),
+        ("{% for m in messages %}", "fails: Unexpected end of template"),
         ("base", "the base has no chat template that can be read"),
     ],
 )

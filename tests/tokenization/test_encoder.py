@@ -29,7 +29,7 @@ def _home(chatpipe_home):
     return chatpipe_home
 
 
-def encoder(tokenizer, labels="response", max_length=2048, **options):
+def encoder(tokenizer, labels="every_reply", max_length=2048, **options):
     return Encoder(tokenizer, template("alpaca"), labels, max_length, **options)
 
 
@@ -42,7 +42,7 @@ def table(*rows):
 
 
 def test_labels_score_the_response_and_the_eos_and_nothing_else(tokenizer):
-    [row] = encoder(tokenizer).encode(table(ROW)).rows
+    [row] = encoder(tokenizer).encode(table(ROW)).examples
     assert tokenizer.decode(scored(row)) == "Hello there.</s>"
     assert tokenizer.decode(row.input_ids).startswith(
         "<s>" + render(template("alpaca"), "Greet.", "")
@@ -50,26 +50,26 @@ def test_labels_score_the_response_and_the_eos_and_nothing_else(tokenizer):
 
 
 def test_all_tokens_can_be_scored(tokenizer):
-    [row] = encoder(tokenizer, "all").encode(table(ROW)).rows
+    [row] = encoder(tokenizer, "all").encode(table(ROW)).examples
     assert row.labels == row.input_ids
 
 
 def test_a_row_that_is_too_long_is_left_out_and_counted(tokenizer):
     long = {**ROW, "output": "word " * 500}
     result = encoder(tokenizer, max_length=300).encode(table(ROW, long))
-    assert [row.index for row in result.rows] == [0]
+    assert [row.index for row in result.examples] == [0]
     assert result.left_out == {"longer than max_length": 1}
 
 
 def test_cutting_on_the_left_keeps_the_end_of_the_response(tokenizer):
     result = encoder(tokenizer, max_length=20, too_long="cut_left").encode(table(ROW))
-    assert result.cut == 1 and len(result.rows[0].input_ids) == 20
-    assert tokenizer.decode(scored(result.rows[0])).endswith("there.</s>")
+    assert result.cut == 1 and len(result.examples[0].input_ids) == 20
+    assert tokenizer.decode(scored(result.examples[0])).endswith("there.</s>")
 
 
 def test_a_row_whose_response_was_cut_away_is_counted_and_not_trained_as_nothing(tokenizer):
     result = encoder(tokenizer, max_length=20, too_long="cut_right").encode(table(ROW))
-    assert result.rows == [] and result.left_out == {"response cut away": 1}
+    assert result.examples == [] and result.left_out == {"response cut away": 1}
 
 
 def test_braces_in_a_row_stay_as_they_are(tokenizer):
@@ -104,7 +104,7 @@ def plainly(encoder, rows):
 
 @pytest.mark.parametrize(
     ("labels", "too_long", "max_length"),
-    list(product(("response", "all"), ("drop", "cut_left", "cut_right"), (15, 160, 200, 2048))),
+    list(product(("every_reply", "all"), ("drop", "cut_left", "cut_right"), (15, 160, 200, 2048))),
 )
 def test_rows_in_memory_and_rows_on_the_disk_are_those_of_plain_python(
     tokenizer, tmp_path, monkeypatch, labels, too_long, max_length
@@ -115,13 +115,13 @@ def test_rows_in_memory_and_rows_on_the_disk_are_those_of_plain_python(
     encoder_ = encoder(tokenizer, labels, max_length, too_long=too_long)
     made, cut, left_out = plainly(encoder_, rows)
     for found in (encoder_.encode(table(*rows)), encoder_.encode_file(tmp_path / "rows.parquet")):
-        assert list(found.rows) == made and len(found.rows) == len(made)
+        assert list(found.examples) == made and len(found.examples) == len(made)
         assert (found.cut, found.left_out) == (cut, left_out)
         assert found.tokens == sum(len(row.input_ids) for row in made)
         predicted = [sum(label != IGNORED for label in row.labels[1:]) for row in made]
         assert found.row_scored_tokens.tolist() == predicted
         assert found.scored_tokens == sum(predicted)
-    assert found.rows[1:3] == made[1:3]
+    assert found.examples[1:3] == made[1:3]
 
 
 def test_the_same_texts_are_tokenized_once(tokenizer, tmp_path, monkeypatch):
@@ -132,9 +132,13 @@ def test_the_same_texts_are_tokenized_once(tokenizer, tmp_path, monkeypatch):
     first = encoder(tokenizer).encode(table(*rows))
     again = encoder(tokenizer, "all", 100, too_long="cut_left").encode(table(*rows))
     mapped = encoder(tokenizer).encode_file(tmp_path / "rows.parquet")
-    assert len(asked) == 1 and list(mapped.rows) == first.rows and again.rows != first.rows
+    assert (
+        len(asked) == 1
+        and list(mapped.examples) == first.examples
+        and again.examples != first.examples
+    )
     encoder(tokenizer).encode(table(*rows[::-1]))
-    Encoder(tokenizer, template("short"), "response", 2048).encode(table(*rows))
+    Encoder(tokenizer, template("short"), "every_reply", 2048).encode(table(*rows))
     assert len(asked) == 3
 
 
@@ -165,7 +169,7 @@ def test_a_file_that_was_not_finished_is_not_found(tokenizer, tmp_path, monkeypa
         broken.setattr(token_cache, "_write", breaks)
         encoder(tokenizer).encode(table(ROW))
     assert list((tmp_path / "cache" / "tokens").iterdir()) == []
-    assert len(encoder(tokenizer).encode(table(ROW)).rows) == 1
+    assert len(encoder(tokenizer).encode(table(ROW)).examples) == 1
 
 
 def spy(function, calls):

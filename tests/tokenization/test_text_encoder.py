@@ -92,8 +92,8 @@ def tokenizer(request, tiny_model_dir):
 @pytest.mark.parametrize("text", SPELLED)
 def test_a_control_token_in_a_row_is_text(tokenizer, text):
     row = {"instruction": text, "input": text, "output": text}
-    encoder = Encoder(tokenizer, template("alpaca"), "response", 4096)
-    [encoded] = encoder.encode(pa.Table.from_pylist([row])).rows
+    encoder = Encoder(tokenizer, template("alpaca"), "every_reply", 4096)
+    [encoded] = encoder.encode(pa.Table.from_pylist([row])).examples
     control = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     assert encoded.input_ids[-1] == tokenizer.eos_token_id
     assert not control & {*encoded.input_ids[len(start_ids(tokenizer)) : -1]}
@@ -111,7 +111,7 @@ def test_rows_that_spell_out_a_control_token_are_counted(tiny_model_dir):
         {"instruction": "<s> and </s>", "input": "", "output": "</s>"},
         {"instruction": "a", "input": "b", "output": "< / s >"},
     ]
-    encoder = Encoder(load_tokenizer(tiny_model_dir), template("alpaca"), "response", 4096)
+    encoder = Encoder(load_tokenizer(tiny_model_dir), template("alpaca"), "every_reply", 4096)
     assert encoder.encode(pa.Table.from_pylist(rows)).control_rows == 2
 
 
@@ -177,18 +177,18 @@ def test_training_scoring_and_asking_begin_with_the_same_ids(tiny_model_dir, nam
     list(conversation.reply(row["instruction"], Generation(max_new_tokens=1), row["input"]))
     tokenizer = conversation.encoder.tokenizer
     prompt = Conversation(row["instruction"], row["input"])
-    for labels in ("response", "all"):
+    for labels in ("every_reply", "all"):
         encoder = Encoder(tokenizer, template(name), labels, 4096)
-        [encoded] = encoder.encode(pa.Table.from_pylist([row])).rows
+        [encoded] = encoder.encode(pa.Table.from_pylist([row])).examples
         assert encoded.input_ids[: len(asked[0])] == asked[0] == encoder.prompt_ids([prompt])[0]
-        if labels == "response":
+        if labels == "every_reply":
             assert encoded.labels[: len(asked[0])] == [IGNORED] * len(asked[0])
             assert encoded.labels[len(asked[0])] != IGNORED
 
 
 def test_a_text_template_writes_system_and_earlier_turns_before_the_question(tiny_model_dir):
     tokenizer = load_tokenizer(tiny_model_dir)
-    encoder = Encoder(tokenizer, template("short"), "response", 4096)
+    encoder = Encoder(tokenizer, template("short"), "every_reply", 4096)
     history = (Message("user", "Hi.\n\nagain"), Message("assistant", "Hello."))
     asked = Conversation("And?", "this", system="Be kind.", history=history)
     texts = ("Be kind.\n\n### Instruction:\nHi.\n\nagain\n\n### Response:\n", "Hello.")

@@ -29,7 +29,7 @@ def _home(chatpipe_home):
 
 
 def encoded(tokenizer):
-    return Encoder(tokenizer, template("alpaca"), "response", 2048).encode(ROWS).rows
+    return Encoder(tokenizer, template("alpaca"), "every_reply", 2048).encode(ROWS).examples
 
 
 def the_file() -> Path:

@@ -49,7 +49,7 @@ def test_they_are_those_that_torch_counts(base, rows, monkeypatch):
     mapping = {torch.ops.aten.addmm_: in_place, attend: attention}
     counting = FlopCounterMode(display=False, custom_mapping=mapping)
     with batch_training(model.train()), counting as counter:
-        for packed in collate(rows)["batches"]:
+        for packed in collate([[row] for row in rows])["batches"]:
             packed_nats(model, packed).sum().backward()
     counts = counter.get_flop_counts()["Global"]
     work = training.packed_work(rows, collate)

@@ -58,16 +58,16 @@ def preview_lines(preview: Any, colour: bool, most_characters: int | None = None
     from rich.text import Text
 
     mark = "in green" if colour else f"in {OPENING}{CLOSING}"
+    shown = len({row.row for row in preview.rows})
     yield Text(
-        f"{len(preview.rows):,} of {preview.training_rows:,} training rows; what is scored stands "
-        f"{mark}."
+        f"{shown:,} of {preview.training_rows:,} training rows; what is scored stands {mark}."
     )
     for reason, rows in preview.left_out.items():
         yield Text(f"{rows:,} rows are left out: {reason}.")
     for row in preview.rows:
         cut = ""
         if row.cut_tokens:
-            side = "first" if preview.too_long == "cut_left" else "last"
+            side = "last" if preview.too_long == "cut_right" else "first"
             cut = f"; the {side} {row.cut_tokens:,} are cut (training.max_length)"
         yield Text(
             f"\nRow {row.row}: {row.tokens:,} tokens, {row.scored_tokens:,} of them scored{cut}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -191,15 +192,26 @@ class Training(Section):
     )
     global_batch_size: int = Field(16, ge=1, le=65536, description="rows per optimizer step")
     max_length: int = Field(1024, ge=16, le=131072, description="tokens per row")
-    too_long: Literal["drop", "cut_left", "cut_right"] = Field(
-        "drop", description="longer rows: left out and counted, or cut at their left or right end"
+    too_long: Literal["drop", "cut_left", "cut_right", "cut_turns"] = Field(
+        "drop",
+        description="longer rows: left out and counted, or cut at their left or right end, or "
+        "without their oldest turns",
     )
-    loss: Literal["response", "all"] = Field(
-        "response", description="which tokens are scored: response and EOS, or every token"
+    loss: Literal["every_reply", "last", "all"] = Field(
+        "every_reply",
+        description="which tokens are scored: every reply with its end, the last one, or all",
     )
     gradient_checkpointing: bool = False
     save_steps: int = Field(100, ge=1, description="optimizer steps between checkpoints")
     seed: int = Field(0, ge=0, le=2**31 - 1)
+
+    hash_as: ClassVar[Mapping[str, Mapping[str, str]]] = {"loss": {"every_reply": "response"}}
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _former_name(cls, value: Any) -> Any:
+        """`response` was the name of every_reply when a row had one reply."""
+        return "every_reply" if value == "response" else value
 
 
 class Evaluation(Section):

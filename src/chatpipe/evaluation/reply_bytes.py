@@ -1,4 +1,4 @@
-"""The UTF-8 bytes of held-out replies: a length that no tokenizer changes.
+"""The UTF-8 bytes of held-out replies, all of a conversation: a length that no tokenizer changes.
 
 They are counted in the held-out rows, so scores of any age have them.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -42,10 +43,20 @@ class ReplyBytes:
 
 
 def _ids_and_bytes(heldout: Artifact) -> pa.Table:
-    table = pq.read_table(heldout.path / "heldout.parquet", columns=["id", "output"])
-    return pa.table(
-        {
-            "id": table["id"].cast(pa.string()),
-            "bytes": pc.binary_length(table["output"]).cast(pa.int64()),
-        }
-    )
+    file = heldout.path / "heldout.parquet"
+    earlier = [name for name in pq.read_schema(file).names if name == "history"]
+    table = pq.read_table(file, columns=["id", "output", *earlier])
+    sizes = pc.binary_length(table["output"]).to_numpy().astype(np.int64)
+    if earlier:
+        sizes += _earlier_bytes(table["history"].combine_chunks())
+    return pa.table({"id": table["id"].cast(pa.string()), "bytes": pa.array(sizes)})
+
+
+def _earlier_bytes(history: pa.ListArray) -> npt.NDArray[np.int64]:
+    """(rows,), the bytes of the earlier replies."""
+    if pa.types.is_null(history.type):
+        return np.zeros(len(history), np.int64)
+    turns, rows = pc.list_flatten(history), pc.list_parent_indices(history).to_numpy()
+    is_reply = pc.equal(pc.struct_field(turns, "role"), "assistant").to_numpy(zero_copy_only=False)
+    sizes = pc.binary_length(pc.struct_field(turns, "content")).to_numpy()
+    return np.bincount(rows, sizes * is_reply, len(history)).astype(np.int64)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,7 +23,7 @@ from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions
 from chatpipe.runtime.progress import Reporter
 from chatpipe.store.artifact import Artifact, Request
-from chatpipe.tokenization.encoder import IGNORED, Encoder, Tokenized, TokenizedRow
+from chatpipe.tokenization.encoder import TOO_LONG, Encoder, Tokenized, TokenizedRow
 
 # Tokens that may be read for each that is computed at once, where rows share them: few are kept,
 # as there is no backward pass.
@@ -62,7 +63,8 @@ class Score(Request):
         return pq.read_table(self.heldout.path / "heldout.parquet")
 
     def encoded(self, table: pa.Table, tokenizer: Any) -> dict[str, Tokenized]:
-        """Return the rows' tokens for each counting ("all", "response").
+        """Return the rows' tokens for each counting ("all", "response": every reply, whatever
+        training scores).
 
         Raises DataError where no row fits, ModelError where one is too long for the base, and
         ConfigError where the template does not work with it.
@@ -70,14 +72,11 @@ class Score(Request):
         kinds = {
             # The paper's figure is over its own template, whatever this variant was trained on.
             "all": Encoder(tokenizer, template("paper"), "all", self.max_length),
-            "response": Encoder(tokenizer, self.prompt_template, "response", self.max_length),
+            "response": Encoder(tokenizer, self.prompt_template, "every_reply", self.max_length),
         }
         encoded = {kind: encoder.encode(table) for kind, encoder in kinds.items()}
-        if not all(tokenized.rows for tokenized in encoded.values()):
-            raise DataError(f"no held-out row fits into evaluation.max_length {self.max_length}.")
-        longest = max(
-            len(row.input_ids) for tokenized in encoded.values() for row in tokenized.rows
-        )
+        self._check_any_row(encoded)
+        longest = max(tokenized.longest for tokenized in encoded.values())
         remedy = "lower evaluation.max_length"
         check_positions(self.base.path, longest, "the longest held-out row", remedy)
         return encoded
@@ -90,16 +89,16 @@ class Score(Request):
         encoded = self.encoded(table, loading.load_tokenizer(self.base.path))
         adapters = [self.adapter.path] if self.adapter else []
         # Together: where both templates make the same of a row, it is computed once.
-        rows = [row for tokenized in encoded.values() for row in tokenized.rows]
-        report = Reporter(len(rows), "rows")
+        examples = [example for rows in encoded.values() for example in rows.examples]
+        report = Reporter(len(examples), "rows")
         with (
             recorded_kernels() as kernels,
             inference.cached_model(self.base.path, adapters, self.quantization) as model,
         ):
             streamed = sharding.is_sharded(model)
-            nats = iter(row_nats(model, rows, self.batch_tokens, report))
+            nats = iter(row_nats(model, examples, self.batch_tokens, report))
         columns = [
-            _column(kind, table, tokenized.rows, list(islice(nats, len(tokenized.rows))))
+            _column(kind, table, tokenized, list(islice(nats, len(tokenized.examples))))
             for kind, tokenized in encoded.items()
         ]
         pq.write_table(pa.concat_tables(columns), into / "nats.parquet")
@@ -110,6 +109,17 @@ class Score(Request):
             "base_streamed": streamed,
             **kernels.details(),
         }
+
+    def _check_any_row(self, encoded: Mapping[str, Tokenized]) -> None:
+        """DataError where a counting has no row."""
+        for rows in encoded.values():
+            if rows.row_count:
+                continue
+            if rows.left_out.keys() <= {TOO_LONG}:
+                fault = f"no held-out row fits into evaluation.max_length {self.max_length}"
+                raise DataError(f"{fault}.")
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items())
+            raise DataError(f"no held-out row can be scored ({reasons}).")
 
 
 def row_nats(
@@ -160,17 +170,15 @@ def _check_finite(nats: Sequence[float]) -> None:
         )
 
 
-def _column(
-    kind: str, table: pa.Table, rows: Sequence[TokenizedRow], nats: Sequence[float]
-) -> pa.Table:
-    """id, labels, tokens (those predicted: a first token has nothing before it), nats."""
-    ids = table["id"].take(pa.array([row.index for row in rows], pa.int64()))
-    tokens = [sum(label != IGNORED for label in row.labels[1:]) for row in rows]
+def _column(kind: str, table: pa.Table, rows: Tokenized, nats: Sequence[float]) -> pa.Table:
+    """id, labels, tokens (those predicted: a first token has nothing before it), nats; a line for
+    every row, of all its examples together."""
+    ids = table["id"].take(pa.array(rows.row_indices))
     return pa.table(
         {
             "id": ids,
-            "labels": [kind] * len(rows),
-            "tokens": pa.array(tokens, pa.int64()),
-            "nats": pa.array(nats, pa.float64()),
+            "labels": [kind] * len(ids),
+            "tokens": pa.array(rows.row_scored_tokens),
+            "nats": pa.array(rows.by_row_sum(np.asarray(nats, np.float64))),
         }
     )

@@ -11,7 +11,7 @@ from chatpipe.config.schema import Variant
 from chatpipe.models.positions import position_fault
 from chatpipe.report.schema import FEW_ROWS
 from chatpipe.tokenization.conversation import Conversation
-from chatpipe.tokenization.encoder import Encoder
+from chatpipe.tokenization.encoder import TOO_LONG, Encoder
 
 UNBOUNDED = 1 << 30
 
@@ -66,15 +66,18 @@ def heldout_lengths(
     """Check the lengths of a data set's held-out rows; `heldout` is their Parquet file."""
     most = variant.evaluation.max_length
     of_set = f"evaluation.max_length: data set {dataset}"
-    kept, left_out = UNBOUNDED, 0
+    kept, left_out = UNBOUNDED, {}
     for name, used in (("paper's", template("paper")), ("variant's", variant.prompt_template)):
-        rows = Encoder(tokenizer, used, "all", most).encode_file(heldout)
-        if not len(rows.rows):
-            return Lengths(fault=f"{of_set}: no held-out row fits into {most} tokens; raise it.")
-        kept, left_out = len(rows.rows), sum(rows.left_out.values())
+        rows = Encoder(tokenizer, used, "every_reply", most).encode_file(heldout)
+        if not rows.row_count:
+            reasons = _reasons(rows.left_out)
+            return Lengths(
+                fault=f"{of_set}: no held-out row fits into {most} tokens{reasons}; raise it."
+            )
+        kept, left_out = rows.row_count, rows.left_out
         fault = position_fault(
             positions,
-            int(rows.row_tokens.max()),
+            rows.longest,
             f"{of_set}: the longest held-out row in the {name} template",
             f"lower max_length to {positions}, then longer rows are left out and counted",
         )
@@ -83,7 +86,17 @@ def heldout_lengths(
     if not left_out:
         return Lengths()
     few = f"; intervals over fewer than {FEW_ROWS} are too narrow" if kept < FEW_ROWS else ""
+    others = "" if left_out.keys() <= {TOO_LONG} else " or cannot be written by the template"
+    why = f"longer than {most} tokens{others}"
+    lost = sum(left_out.values())
     return Lengths(
-        note=f"{of_set}: {left_out:,} of {kept + left_out:,} held-out rows are longer than {most} "
-        f"tokens and are not scored, {kept:,} are{few}."
+        note=f"{of_set}: {lost:,} of {kept + lost:,} held-out rows are {why} "
+        f"and are not scored{_reasons(left_out)}, {kept:,} are{few}."
     )
+
+
+def _reasons(left_out: dict[str, int]) -> str:
+    """The rows by reason, where not all are too long."""
+    if left_out.keys() <= {TOO_LONG}:
+        return ""
+    return f" ({', '.join(f'{count:,} {reason}' for reason, count in left_out.items())})"

@@ -34,6 +34,7 @@ from chatpipe.sources.metadata import SourceMetadata, base_metadata
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.study.lookup import find_adapter
 from chatpipe.study.recipe import Recipe
+from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.rows import optimizer_steps, rows_seen
 
@@ -258,7 +259,7 @@ class _Planner:
         if tokens.response_lost:
             rows = ", ".join(map(str, tokens.response_lost))
             self.messages.faults.append(
-                f"training.too_long: {sum(tokens.left_out.values())} rows lose their whole "
+                f"training.too_long: {tokens.left_out[RESPONSE_CUT_AWAY]} rows lose their whole "
                 f"response when cut at {self.variant.training.max_length} tokens (train.parquet "
                 f"rows {rows} …); raise training.max_length, or use cut_left or drop."
             )

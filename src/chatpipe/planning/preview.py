@@ -5,16 +5,17 @@ Only token ids and labels are read, so the preview is right however rows are ren
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from chatpipe.config.schema import Training, Variant
+from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.planning.steps import DryRun, account_rows
+from chatpipe.planning.token_stats import full_lengths
 from chatpipe.sources.metadata import base_metadata
 from chatpipe.study.recipe import Recipe
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
@@ -22,7 +23,6 @@ from chatpipe.training.finetune import Finetune
 from chatpipe.training.rows import encode_training_rows
 
 ROWS = 3  # of a plan
-UNBOUNDED = 1 << 30
 
 
 class PreviewPart(BaseModel):
@@ -37,8 +37,9 @@ class PreviewPart(BaseModel):
 
 
 class PreviewRow(BaseModel):
-    """One training row. row: its place in train.parquet, from 0. cut_tokens: those that
-    training.max_length cuts off, on the side that training.too_long says."""
+    """One example of a training row, of which most have one. row: its place in train.parquet, from
+    0. cut_tokens: those of the whole row that training.max_length cuts off, as training.too_long
+    says."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,23 +94,26 @@ def preview(variant: Variant, rows: int) -> Preview:
 def preview_rows(name: str, request: Finetune, tokenizer: Any, count: int) -> Preview:
     """Return `count` of the rows that the request trains on, evenly spread over all of them."""
     encoded = encode_training_rows(request, tokenizer)
-    total = len(encoded.rows)
+    rows, total = encoded.by_row(), encoded.row_count
     count = min(count, total)
-    indices = [index * total // count for index in range(count)]
-    chosen = [encoded.rows[index] for index in indices]
-    lengths = _full_lengths(request, tokenizer, chosen) if encoded.cut else {}
+    chosen = [rows[place * total // count] for place in range(count)]
+    lengths = full_lengths(request, tokenizer) if encoded.cut else {}
     return Preview(
         variant=name,
         max_length=request.training.max_length,
         too_long=request.training.too_long,
         training_rows=total,
         left_out=encoded.left_out,
-        rows=tuple(preview_row(tokenizer, row, lengths.get(row.index)) for row in chosen),
+        rows=tuple(
+            preview_row(tokenizer, example, _cut_tokens(row, lengths))
+            for row in chosen
+            for example in row
+        ),
     )
 
 
-def preview_row(tokenizer: Any, row: TokenizedRow, full_length: int | None = None) -> PreviewRow:
-    """Return the row decoded in parts; full_length: its tokens before it was cut."""
+def preview_row(tokenizer: Any, row: TokenizedRow, cut_tokens: int = 0) -> PreviewRow:
+    """Return the row (an example of it) decoded in parts."""
     scored = scored_tokens(row.labels)
     parts = tuple(
         PreviewPart(text=text, tokens=end - start, scored=scored[start])
@@ -120,7 +124,7 @@ def preview_row(tokenizer: Any, row: TokenizedRow, full_length: int | None = Non
         row=row.index,
         tokens=tokens,
         scored_tokens=sum(scored),
-        cut_tokens=(full_length or tokens) - tokens,
+        cut_tokens=cut_tokens,
         parts=parts,
     )
 
@@ -150,12 +154,6 @@ def _text(tokenizer: Any, ids: Sequence[int]) -> str:
     )
 
 
-def _full_lengths(
-    request: Finetune, tokenizer: Any, rows: Sequence[TokenizedRow]
-) -> dict[int, int]:
-    """Map the index of each of the rows to its tokens before anything is cut."""
-    unbounded = {"max_length": UNBOUNDED, "too_long": "drop"}
-    training = Training.model_construct(**dict(request.training) | unbounded)
-    whole = encode_training_rows(request.model_copy(update={"training": training}), tokenizer).rows
-    indices = {row.index for row in rows}
-    return {row.index: len(row.input_ids) for row in whole if row.index in indices}
+def _cut_tokens(row: Sequence[TokenizedRow], full_lengths: Mapping[int, int]) -> int:
+    tokens = sum(len(example.input_ids) for example in row)
+    return full_lengths.get(row[0].index, tokens) - tokens

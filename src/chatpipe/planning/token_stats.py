@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.config.schema import Training
@@ -36,6 +34,7 @@ class Tokens(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     rows: int
+    examples: int  # more than rows where a template writes earlier turns otherwise than the last
     tokens: int
     trained_tokens: int  # those that the loss is taken over
     seen_tokens: int  # in all epochs
@@ -61,16 +60,20 @@ class Tokens(BaseModel):
 def account_tokens(request: Finetune, tokenizer: Any) -> Tokens:
     """Encode the training split as training does; DataError where no row is left."""
     encoded = encode_training_rows(request, tokenizer)
-    lengths = [len(row.input_ids) for row in encoded.rows]
+    lengths = encoded.example_tokens.tolist()
     last_id = renderer_of(tokenizer, request.prompt_template).last_id
-    full = _full_lengths(request, tokenizer) if encoded.cut or encoded.left_out else {}
-    cut = [full[row.index] - len(row.input_ids) for row in encoded.rows if full]
+    full = full_lengths(request, tokenizer) if encoded.cut or encoded.left_out else {}
+    used = zip(encoded.row_indices.tolist(), encoded.row_tokens.tolist(), strict=True)
+    cut = [full[row] - tokens for row, tokens in used] if full else []
     return Tokens(
-        rows=len(lengths),
+        rows=encoded.row_count,
+        examples=len(lengths),
         tokens=encoded.tokens,
         trained_tokens=encoded.scored_tokens,
         seen_tokens=seen_tokens(request.training, encoded),
-        eos_rows=sum(row.labels[-1] == last_id for row in encoded.rows),
+        eos_rows=sum(
+            all(example.labels[-1] == last_id for example in row) for row in encoded.by_row()
+        ),
         shortest=min(lengths),
         median=median(lengths),
         longest=max(lengths),
@@ -88,7 +91,7 @@ def seen_tokens(training: Training, encoded: Tokenized) -> int:
     """Return the tokens of all optimizer steps; a row counts as often as it is trained on."""
     from chatpipe.training.sampler import times_seen
 
-    rows = len(encoded.rows)
+    rows = encoded.row_count
     steps = optimizer_steps(training, rows)
     repeats = times_seen(rows, training.global_batch_size, training.seed, steps)
     return int(repeats @ encoded.row_tokens)
@@ -108,15 +111,15 @@ def histogram(lengths: Sequence[int], bars: int = BARS) -> tuple[Bar, ...]:
     )
 
 
-def _full_lengths(request: Finetune, tokenizer: Any) -> dict[int, int]:
-    """Map the index of each row to its tokens before anything is cut or left out."""
-    table: pa.Table = pq.read_table(request.corpus.path / "train.parquet")
-    whole = Encoder(tokenizer, request.prompt_template, "all", UNBOUNDED).encode(table)
-    return {row.index: len(row.input_ids) for row in whole.rows}
+def full_lengths(request: Finetune, tokenizer: Any) -> dict[int, int]:
+    """Row → its tokens before anything is cut or left out for its length."""
+    encoder = Encoder(tokenizer, request.prompt_template, request.training.loss, UNBOUNDED)
+    whole = encoder.encode_file(request.corpus.path / "train.parquet")
+    return dict(zip(whole.row_indices.tolist(), whole.row_tokens.tolist(), strict=True))
 
 
 def _response_lost(encoded: Tokenized, full: dict[int, int]) -> tuple[int, ...]:
     if not encoded.left_out.get(RESPONSE_CUT_AWAY):
         return ()
-    kept = {row.index for row in encoded.rows}
+    kept = set(encoded.row_indices.tolist())
     return tuple(index for index in full if index not in kept)[:5]

@@ -8,9 +8,11 @@ from chatpipe.report import formatting as show
 from chatpipe.report.findings import template_sentences
 from chatpipe.report.schema import FEW_ROWS, JsonScalar, Report
 from chatpipe.report.verdict_text import verdict_sentences
+from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY, TOO_LONG
 
 MOST_NAMED = 6  # variants; of more, only the smallest and the largest value is named
 OF_THE_BUDGET = ("training.epochs", "training.global_batch_size")
+OF_LENGTH = (TOO_LONG, RESPONSE_CUT_AWAY)  # reasons for which a row is left out
 OF_THE_INTERVALS = ("evaluation.bootstrap_samples", "evaluation.seed")
 # Figures with different values of these are of other texts or other rows.
 OF_THE_FIGURES = ("base_model", "prompt_template", "evaluation.max_length")
@@ -60,12 +62,22 @@ def _training_rows(report: Report) -> Iterator[str]:
     """Say how many training rows were left out or cut."""
     parts = []
     for model in report.variants:
-        left_out, cut = sum((model.rows_left_out or {}).values()), model.rows_cut or 0
+        reasons = model.rows_left_out or {}
+        left_out = sum(rows for reason, rows in reasons.items() if reason in OF_LENGTH)
+        cut = model.rows_cut or 0
         counts = [f"{left_out:,} left out"] * bool(left_out) + [f"{cut:,} cut"] * bool(cut)
         if counts:
             parts.append(f"{model.name} {_listed(counts)}")
     if parts:
         yield f"Training rows longer than training.max_length: {', '.join(parts)}."
+    others = [
+        f"{model.name} {rows:,} ({reason})"
+        for model in report.variants
+        for reason, rows in (model.rows_left_out or {}).items()
+        if reason not in OF_LENGTH
+    ]
+    if others:
+        yield f"Training rows that the template cannot write: {', '.join(others)}."
 
 
 def _settings(report: Report) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,6 +79,8 @@ class Request(BaseModel):
     # Fields that came later: with their default they stay out of the key, so that requests from
     # before have the key that they had. Sections of settings may name such fields, too.
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset()
+    # Values that had another name: the key has that, by field. Sections may have such fields, too.
+    hash_as: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     oom_hint: ClassVar[str] = ""  # which settings to change when GPU memory is exhausted
 
     def key(self) -> str:
@@ -136,10 +138,11 @@ def _keyed_fields(model: BaseModel) -> Iterator[tuple[str, Any]]:
     """Yield the fields of a request or a section that are a part of the key."""
     hash_exclude: frozenset[str] = getattr(type(model), "hash_exclude", frozenset())
     later: frozenset[str] = getattr(type(model), "hash_exclude_at_default", frozenset())
+    renamed: Mapping[str, Mapping[Any, Any]] = getattr(type(model), "hash_as", {})
     for name, value in model:
         is_default = name in later and value == type(model).model_fields[name].default
         if name not in hash_exclude and not is_default:
-            yield name, value
+            yield name, renamed[name].get(value, value) if name in renamed else value
 
 
 def _canonical(value: Any) -> Any:

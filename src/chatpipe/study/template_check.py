@@ -73,7 +73,7 @@ class CheckChatTemplate(Request):
         """Yield the ids of all that is scored and asked."""
         for score in self.scores:
             for tokenized in score.encoded(score.heldout_rows(), tokenizer).values():
-                for row in tokenized.rows:
+                for row in tokenized.examples:
                     yield from row.input_ids
         for ids in self.ask.prompt_ids(tokenizer):
             yield from ids

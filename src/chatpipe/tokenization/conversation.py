@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from chatpipe.config.prompt_schema import Prompt
@@ -57,8 +57,15 @@ class Conversation:
     @property
     def exchanges(self) -> list[tuple[str, str]]:
         """(user's message, reply) of the earlier turns."""
+        if not self.history:
+            return []
         contents = [message.content for message in self.history]
         return list(zip(contents[::2], contents[1::2], strict=True))
+
+    def without_oldest(self, exchanges: int) -> Conversation:
+        """The conversation without that many of its oldest turns, a question and its reply each;
+        the system text stays."""
+        return replace(self, history=self.history[2 * exchanges :])
 
 
 def question_text(instruction: str, input_text: str) -> str:

@@ -1,4 +1,4 @@
-"""How a row becomes the prompt and the reply of one tokenizer and one template."""
+"""How a conversation becomes token ids of one tokenizer and one template."""
 
 from __future__ import annotations
 
@@ -13,13 +13,25 @@ from chatpipe.config.template_text import Segment
 from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.text_encoder import TextEncoder, start_ids
 
+Ids = list[int]
+# One example: for every reply that it scores, the ids before it (since the last reply) and its own.
+Spans = list[tuple[Ids, Ids]]
+
+
+class RenderError(Exception):
+    """A conversation that a template cannot write; the text is the reason, as it is counted."""
+
 
 class Renderer(ABC):
-    """Prompts and replies of one tokenizer and one template."""
+    """Token ids of one tokenizer and one template."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.encoder = TextEncoder(tokenizer)
+
+    @property
+    @abstractmethod
+    def encoder(self) -> TextEncoder:
+        """The tokenizer, with what it takes for control tokens."""
 
     @property
     @abstractmethod
@@ -28,74 +40,84 @@ class Renderer(ABC):
 
     @property
     @abstractmethod
-    def end(self) -> list[int]:
-        """Ids after a reply that `replies` does not hold."""
-
-    @property
-    @abstractmethod
     def stops(self) -> list[int]:
         """Ids at which generation stops; EOS is the first."""
 
     @property
     def last_id(self) -> int:
-        """The id that every whole row ends with."""
+        """The id that every scored reply ends with."""
         return self.stops[-1]
 
     @abstractmethod
-    def prompts(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+    def prompts(self, conversations: Sequence[Conversation]) -> list[Ids]:
         """Ids of all that stands before the last reply, BOS included: what generation goes on
         from, and what training has before that reply."""
 
     @abstractmethod
-    def replies(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        """Ids of the replies of conversations without earlier turns."""
+    def examples(self, conversations: Sequence[Conversation]) -> list[list[Spans] | RenderError]:
+        """The examples of each conversation, in which every reply is scored once.
+
+        There is one, unless the template writes what stands before a later reply otherwise than it
+        wrote it before (it drops earlier thoughts): from there on it is another example.
+        """
 
 
 class TextRenderer(Renderer):
-    """Texts with placeholders: the tokenizer's BOS stands before them, EOS after the reply."""
+    """Texts with placeholders, one after another: the tokenizer's BOS stands before each, EOS after
+    each reply."""
 
     def __init__(self, tokenizer: Any, template: PromptTemplate) -> None:
         super().__init__(tokenizer)
         self.template = template
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        return TextEncoder(self.tokenizer, self.template.with_input + self.template.without_input)
 
     @property
     def identity(self) -> Any:
         return self.template.model_dump(mode="json")
 
     @property
-    def end(self) -> list[int]:
-        return [self.tokenizer.eos_token_id]
-
-    @property
     def stops(self) -> list[int]:
         return [self.tokenizer.eos_token_id]
 
-    def prompts(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        questions, replies = [], []
-        for conversation in conversations:
-            questions += self._questions(conversation)
-            replies += [reply for _, reply in conversation.exchanges]
-        questions_ids = iter(self.encoder.prompts(questions))
-        replies_ids = iter(self.encoder.texts(replies))
+    def prompts(self, conversations: Sequence[Conversation]) -> list[Ids]:
         prompts = []
-        for conversation in conversations:
-            ids = []
-            for _ in conversation.exchanges:
-                ids += self._start + next(questions_ids) + next(replies_ids) + self.end
-            prompts.append(ids + self._start + next(questions_ids))
+        for spans in self._spans(conversations):
+            *earlier, (last, _) = spans
+            prompts.append([number for span in earlier for ids in span for number in ids] + last)
         return prompts
 
-    def replies(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        return self.encoder.texts([conversation.reply for conversation in conversations])
+    def examples(self, conversations: Sequence[Conversation]) -> list[list[Spans] | RenderError]:
+        return [[spans] for spans in self._spans(conversations)]
 
-    def _questions(self, conversation: Conversation) -> list[list[Segment]]:
+    def _spans(self, conversations: Sequence[Conversation]) -> list[Spans]:
+        questions: list[list[Segment]] = []
+        replies: list[str] = []
+        for conversation in conversations:
+            exchanges = conversation.exchanges
+            questions += self._questions(conversation, exchanges)
+            replies += [reply for _, reply in exchanges]
+            replies.append(conversation.reply)
+        pairs = zip(self.encoder.prompts(questions), self.encoder.texts(replies), strict=True)
+        start, end = self._start, [self.tokenizer.eos_token_id]
+        spans = ((start + question, reply + end) for question, reply in pairs)
+        return [
+            [next(spans) for _ in range(1 + len(conversation.history) // 2)]
+            for conversation in conversations
+        ]
+
+    def _questions(
+        self, conversation: Conversation, exchanges: Sequence[tuple[str, str]]
+    ) -> list[list[Segment]]:
         """The prompt of every turn; a system text is a paragraph before the first."""
-        prompts = [segments(self.template, text, "") for text, _ in conversation.exchanges]
+        prompts = [segments(self.template, text, "") for text, _ in exchanges]
         prompts.append(segments(self.template, conversation.instruction, conversation.input))
         if conversation.system:
             prompts[0] = [Segment(conversation.system + "\n\n", from_row=True), *prompts[0]]
         return prompts
 
     @cached_property
-    def _start(self) -> list[int]:
+    def _start(self) -> Ids:
         return start_ids(self.tokenizer)

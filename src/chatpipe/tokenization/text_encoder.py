@@ -7,9 +7,10 @@ changing it is not safe while several threads use the tokenizer.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -18,17 +19,26 @@ import pyarrow.compute as pc
 from chatpipe.config.template_text import Segment
 from chatpipe.errors import ModelError
 
+THOUGHT_TAGS = "think|thinking|thought|reasoning"
 # Of added tokens that are not marked as special, those that are written like control tokens.
 _LIKE_CONTROL = re.compile(r"<\|[^|]+\|>")
+# Of those that a template holds, such as <start_of_turn>: no run of spaces, which some bases add.
+_LIKE_MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}")
+_THOUGHT_TAG = re.compile(rf"</?({THOUGHT_TAGS})>")
 
-PromptText = str | Sequence[Segment]
+Text = Sequence[Segment]
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A tokenizer's ids of plain text, and of templates with control tokens."""
+    """A tokenizer's ids of plain text, and of templates with control tokens.
+
+    template_text: the template itself; an added token that it holds is a control token, marked as
+    special or not.
+    """
 
     tokenizer: Any
+    template_text: str = ""
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of every text, without BOS and EOS, no control token among them."""
@@ -38,18 +48,32 @@ class TextEncoder:
             for text, ids in zip(texts, encoded, strict=True)
         ]
 
-    def prompts(self, prompts: Sequence[PromptText]) -> list[list[int]]:
-        """As `texts`, but with the control tokens that a template's own text holds."""
-        texts = [prompt if isinstance(prompt, str) else _joined(prompt) for prompt in prompts]
-        encoded = self.texts(texts)
-        for place, prompt in enumerate(prompts):
-            if not isinstance(prompt, str) and self._has_control(prompt):
-                encoded[place] = self._around_control(prompt)
+    def encode(self, texts: Sequence[Text], before: Sequence[str | None]) -> list[list[int]]:
+        """As `texts`, but with the control tokens that a template's own text holds.
+
+        before: what stands before each text, None where nothing does: the control token that it
+        follows, or "" where it follows other text.
+        """
+        cut = [self._cut(segments, token) for segments, token in zip(texts, before, strict=True)]
+        is_first = [token is None for token in before]
+        first = [pieces[0] for (pieces, _), begins in zip(cut, is_first, strict=True) if begins]
+        later = [
+            piece
+            for (pieces, _), begins in zip(cut, is_first, strict=True)
+            for piece in pieces[begins:]
+        ]
+        first_ids, later_ids = iter(self.texts(first)), iter(self._following(later))
+        encoded = []
+        for (pieces, tokens), begins in zip(cut, is_first, strict=True):
+            ids = next(first_ids if begins else later_ids)
+            for token, _ in zip(tokens, pieces[1:], strict=True):
+                ids = [*ids, self.control[token], *next(later_ids)]
+            encoded.append(ids)
         return encoded
 
-    def continuations(self, texts: Sequence[Sequence[Segment]]) -> list[list[int]]:
-        """As `prompts`, of texts that others stand before."""
-        return [self._around_control(segments, follows=True) for segments in texts]
+    def prompts(self, prompts: Sequence[Text]) -> list[list[int]]:
+        """As `encode`, of texts that nothing stands before."""
+        return self.encode(prompts, [None] * len(prompts))
 
     @cached_property
     def control(self) -> dict[str, int]:
@@ -59,7 +83,7 @@ class TextEncoder:
         tokens = {
             added.content: int(number)
             for number, added in tokenizer.added_tokens_decoder.items()
-            if added.special or number in special or _LIKE_CONTROL.fullmatch(added.content)
+            if added.special or number in special or self._is_marker(added.content)
         }
         named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=False)
         return {text: number for text, number in {**dict(named), **tokens}.items() if text}
@@ -70,9 +94,17 @@ class TextEncoder:
         ordered = sorted(self.control, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, ordered)) or "(?!)")
 
+    def _is_marker(self, token: str) -> bool:
+        """Whether an added token that is not marked as special is a control token."""
+        if _LIKE_CONTROL.fullmatch(token):
+            return True
+        return bool(_LIKE_MARKER.fullmatch(token)) and token in self.template_text
+
     def holds_control(self, texts: pa.ChunkedArray | pa.Array) -> pa.Array:
-        """Which texts spell out a control token."""
-        literals = "|".join(rf"\Q{token}\E" for token in self.control)
+        """Which texts spell out a control token, other than the tags of a thought: in a reply,
+        these are the template's."""
+        spelled = (token for token in self.control if not _THOUGHT_TAG.fullmatch(token))
+        literals = "|".join(rf"\Q{token}\E" for token in spelled)
         return pc.match_substring_regex(texts, literals or "a^")
 
     @cached_property
@@ -110,53 +142,64 @@ class TextEncoder:
             )
         return ids
 
-    def _has_control(self, segments: Sequence[Segment]) -> bool:
-        return any(not s.from_row and self.pattern.search(s.text) for s in segments)
-
-    def _around_control(self, segments: Sequence[Segment], follows: bool = False) -> list[int]:
-        """Texts between the template's control tokens, each as the tokenizer encodes it there."""
-        pieces, tokens = self._cut(segments)
-        ids: list[int] = []
-        for place, piece in enumerate(pieces):
-            before, after = tokens[place - 1 : place], tokens[place : place + 1]
-            text = self._stripped(piece, before[0] if place else None, after[0] if after else None)
-            ids += self._following(text) if place or follows else self.texts([text])[0]
-            ids += [self.control[token] for token in after]
-        return ids
-
-    def _cut(self, segments: Sequence[Segment]) -> tuple[list[str], list[str]]:
-        """The texts around the template's control tokens, and these: one less."""
+    def _cut(self, segments: Text, before: str | None) -> tuple[list[str], list[str]]:
+        """The texts around the template's control tokens, and these: one less. Each text is without
+        the white space that the tokens around it take."""
         pieces, tokens = [""], []
         for segment in segments:
             end = 0
             if not segment.from_row:
-                for match in self.pattern.finditer(segment.text):
-                    pieces[-1] += segment.text[end : match.start()]
+                for begin, next_end in self._control_spans(segment.text):
+                    pieces[-1] += segment.text[end:begin]
                     pieces.append("")
-                    tokens.append(match.group())
-                    end = match.end()
+                    tokens.append(segment.text[begin:next_end])
+                    end = next_end
             pieces[-1] += segment.text[end:]
+        around = [before, *tokens, None]
+        if self._takes_space:
+            pieces = [
+                self._stripped(piece, *tokens_around)
+                for piece, tokens_around in zip(pieces, pairwise(around), strict=True)
+            ]
         return pieces, tokens
 
+    @cached_property
+    def _control_spans(self) -> Callable[[str], list[tuple[int, int]]]:
+        """Where the control tokens of a text are; it remembers a template's parts, which are the
+        same in every row."""
+        spans = self.pattern.finditer
+        return lru_cache(maxsize=64)(lambda text: [match.span() for match in spans(text)])
+
+    @cached_property
+    def _takes_space(self) -> dict[str, Any]:
+        """Added tokens that take the white space beside them, as some tokenizers have it."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return {token.content: token for token in added if token.lstrip or token.rstrip}
+
     def _stripped(self, text: str, before: str | None, after: str | None) -> str:
-        """Without the white space that the tokens around it take, as some tokenizers have it."""
-        added = {token.content: token for token in self.tokenizer.added_tokens_decoder.values()}
+        """Without the white space that the tokens around it take."""
+        added = self._takes_space
         if before in added and added[before].rstrip:
             text = text.lstrip()
         if after in added and added[after].lstrip:
             text = text.rstrip()
         return text
 
-    def _following(self, text: str) -> list[int]:
-        """Ids of text that is not the prompt's first: SentencePiece puts a space before that."""
-        if not text:
-            return []
-        newline, ids = self.texts(["\n", "\n" + text])
-        return ids[len(newline) :] if ids[: len(newline)] == newline else self.texts([text])[0]
-
-
-def _joined(segments: Sequence[Segment]) -> str:
-    return "".join(segment.text for segment in segments)
+    def _following(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts that others stand before: SentencePiece puts a space before a first one."""
+        different = [text for text in dict.fromkeys(texts) if text]
+        if not different:
+            return [[] for _ in texts]
+        newline, *followed = self.texts(["\n", *("\n" + text for text in different)])
+        size = len(newline)
+        ids = {
+            text: after[size:]
+            for text, after in zip(different, followed, strict=True)
+            if after[:size] == newline
+        }
+        merged = [text for text in different if text not in ids]
+        ids |= dict(zip(merged, self.texts(merged), strict=True))
+        return [ids[text] if text else [] for text in texts]
 
 
 def start_ids(tokenizer: Any) -> list[int]:

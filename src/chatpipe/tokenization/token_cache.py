@@ -1,4 +1,4 @@
-"""Token ids of prompts and responses in files that are memory-mapped, known by their content.
+"""Token ids of rows in files that are memory-mapped, known by their content.
 
 What the same tokenizer and template made of the same texts is found again, whoever asks. A file
 that nobody has asked for in a month is removed when another is written. A file's last bytes are the
@@ -18,11 +18,11 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.data.hashing import text_digests
@@ -31,63 +31,48 @@ from chatpipe.errors import ArtifactError
 from chatpipe.store.disk_errors import as_disk_error
 from chatpipe.store.paths import home
 from chatpipe.tokenization.chat_renderer import renderer_of
-from chatpipe.tokenization.conversation import Conversation
+from chatpipe.tokenization.conversation import Conversation, history_of
+from chatpipe.tokenization.token_rows import SCHEMA, TokenFile, rendered_batch
 from chatpipe.utils.file_digests import FileDigests, file_digest
 
 LOG = logging.getLogger(__name__)
-VERSION = 3  # raised when the same texts would give other ids
+VERSION = 4  # raised when the same texts would give other ids
 TEXTS = ("instruction", "input", "output")
+TURNS = ("system", "history")  # columns that rows without them may lack
 ROWS_AT_ONCE = 1 << 10
 UNUSED_S = 30 * 24 * 3600
 MARKED_EVERY_S = 24 * 3600
 MAGIC = b"chatpipe tokens "  # before the digest at a file's end
 TRAILER_BYTES = len(MAGIC) + 32
-SCHEMA = pa.schema([(name, pa.list_(pa.int32())) for name in ("prompt", "response")])
 
 _UNFINISHED = re.compile(r"[0-9a-f]{40}\.[0-9a-f]{32}")
 
-Ids = npt.NDArray[np.int32]
 Tables = Callable[[], Iterable[pa.Table]]
 
 _DIGESTS: dict[Path, FileDigests] = {}
 
 
-class TokenFile:
-    """(prompt, response) token ids of every row, read where they are asked for."""
+class TokenRequest(NamedTuple):
+    """What a token file depends on, beside the rows. most: the tokens that a conversation is
+    shortened to by leaving out its oldest turns; None where it is not."""
 
-    def __init__(self, content: pa.Buffer) -> None:
-        reader = pa.ipc.open_file(content)
-        parts = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        self._parts = [tuple(_flat(part[name]) for name in SCHEMA.names) for part in parts]
-        self._starts = np.cumsum([0, *(part.num_rows for part in parts)])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, row: int) -> tuple[Ids, Ids]:
-        part = int(np.searchsorted(self._starts, row, "right")) - 1
-        index = row - int(self._starts[part])
-        prompt, response = (ids[ends[index] : ends[index + 1]] for ends, ids in self._parts[part])
-        return prompt, response
-
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """(rows, 2): the tokens of every prompt and of every response."""
-        each = [np.stack([np.diff(ends) for ends, _ in part], axis=1) for part in self._parts]
-        return np.concatenate([np.zeros((0, 2), np.int64), *each])
+    tokenizer: Any
+    template: AnyTemplate
+    most: int | None = None
 
 
-def token_file(tokenizer: Any, template: AnyTemplate, tables: Tables, digest: str) -> TokenFile:
+def token_file(request: TokenRequest, tables: Tables, digest: str) -> TokenFile:
     """The file of those rows, whose texts have that digest; made where there is none that is
     whole. Where none can be written, the tokens are kept in memory."""
-    path = tokens_folder() / f"{_key(tokenizer, template, digest)}.arrow"
+    path = tokens_folder() / f"{_key(request, digest)}.arrow"
     file = _open(path)
     if file is not None:
         return file
     try:
-        _write_whole(path, tokenizer, template, tables())
+        _write_whole(path, request, tables())
     except OSError as error:
         LOG.warning("tokens are kept in memory: %s", as_disk_error(error, path) or error)
-    return _open(path) or _in_memory(tokenizer, template, tables())
+    return _open(path) or _in_memory(request, tables())
 
 
 def tokens_folder() -> Path:
@@ -148,9 +133,7 @@ def _mark_used(path: Path) -> None:
             os.utime(path)
 
 
-def _write_whole(
-    path: Path, tokenizer: Any, template: AnyTemplate, tables: Iterable[pa.Table]
-) -> None:
+def _write_whole(path: Path, request: TokenRequest, tables: Iterable[pa.Table]) -> None:
     """Write the file and, as its last bytes, the digest of all before; it appears when it is
     whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +144,7 @@ def _write_whole(
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(whole, fcntl.LOCK_EX)
             with pa.OSFile(str(partial), "wb") as file:
-                _write(file, tokenizer, template, tables)
+                _write(file, request, tables)
             whole.write(MAGIC + bytes.fromhex(file_digest(partial)))
             whole.flush()
             partial.replace(path)
@@ -169,9 +152,9 @@ def _write_whole(
         partial.unlink(missing_ok=True)
 
 
-def _in_memory(tokenizer: Any, template: AnyTemplate, tables: Iterable[pa.Table]) -> TokenFile:
+def _in_memory(request: TokenRequest, tables: Iterable[pa.Table]) -> TokenFile:
     sink = pa.BufferOutputStream()
-    _write(sink, tokenizer, template, tables)
+    _write(sink, request, tables)
     return TokenFile(sink.getvalue())
 
 
@@ -190,24 +173,51 @@ def _remove_unused(folder: Path) -> None:
 
 def digest_of(tables: Iterable[pa.Table]) -> str:
     """What the texts of those rows are known by, however they are cut into tables."""
-    digest = hashlib.sha256()
+    texts, turns, row = hashlib.sha256(), hashlib.sha256(), 0
+    has_turns = False
     for table in tables:
-        digest.update(text_digests(table, TEXTS))
-    return digest.hexdigest()
+        texts.update(text_digests(table, TEXTS))
+        for place, of_row in _turns(table):
+            has_turns = True
+            turns.update(json.dumps([row + place, of_row]).encode())
+        row += table.num_rows
+    if has_turns:
+        texts.update(turns.digest())
+    return texts.hexdigest()
 
 
-def _write(
-    file: pa.NativeFile, tokenizer: Any, template: AnyTemplate, tables: Iterable[pa.Table]
-) -> None:
+def _turns(table: pa.Table) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(place, system and history) of the rows that have any."""
+    names = [name for name in TURNS if name in table.column_names]
+    present = [pc.is_valid(table[name]).to_numpy() for name in names]
+    places = np.flatnonzero(np.logical_or.reduce(present)) if present else np.zeros(0, np.int64)
+    if len(places):
+        rows = table.select(names).take(pa.array(places)).to_pylist()
+        yield from zip(places.tolist(), rows, strict=True)
+
+
+def conversations(batch: pa.RecordBatch | pa.Table) -> list[Conversation]:
+    """The rows as conversations; a file from before system and history lacks these columns."""
+    names = batch.schema.names
+    columns = [batch[name].to_pylist() for name in TEXTS]
+    systems, histories = (
+        batch[name].to_pylist() if name in names else [None] * batch.num_rows for name in TURNS
+    )
+    return [
+        Conversation(instruction, input_text, reply, system, history_of(history))
+        for instruction, input_text, reply, system, history in zip(
+            *columns, systems, histories, strict=True
+        )
+    ]
+
+
+def _write(file: pa.NativeFile, request: TokenRequest, tables: Iterable[pa.Table]) -> None:
     # A tokenizer's first call sets it up; after it, several threads may use it.
-    renderer = renderer_of(tokenizer, template)
-    renderer.prompts([Conversation("a")])
+    renderer = renderer_of(request.tokenizer, request.template)
+    renderer.examples([Conversation("a", reply="a")])
 
     def encode(batch: pa.RecordBatch) -> pa.RecordBatch:
-        texts = (batch[name].to_pylist() for name in TEXTS)
-        rows = [Conversation(*row) for row in zip(*texts, strict=True)]
-        columns = (renderer.prompts(rows), renderer.replies(rows))
-        return pa.record_batch([pa.array(c, pa.list_(pa.int32())) for c in columns], schema=SCHEMA)
+        return rendered_batch(renderer, conversations(batch), request.most)
 
     with pa.ipc.new_file(file, SCHEMA) as writer:
         for batch in in_order(encode, _pieces(tables)):
@@ -219,10 +229,11 @@ def _pieces(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
         yield from table.to_batches(max_chunksize=ROWS_AT_ONCE)
 
 
-def _key(tokenizer: Any, template: AnyTemplate, digest: str) -> str:
-    identity = renderer_of(tokenizer, template).identity
-    parts = [VERSION, _tokenizer_digest(tokenizer), identity, digest]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
+def _key(request: TokenRequest, digest: str) -> str:
+    identity = renderer_of(request.tokenizer, request.template).identity
+    asked = [VERSION, _tokenizer_digest(request.tokenizer), identity, digest]
+    asked += [] if request.most is None else [request.most]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:40]
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
@@ -233,8 +244,3 @@ def _tokenizer_digest(tokenizer: Any) -> str:
     else:
         whole = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-
-
-def _flat(column: pa.ListArray) -> tuple[Ids, Ids]:
-    """(ends, ids) without a copy."""
-    return column.offsets.to_numpy(), column.values.to_numpy()

@@ -60,7 +60,7 @@ def save_prompt_files(base: Path, prompt_template: AnyTemplate, tokenizer: Any, 
         }
     else:
         renderer = ChatRenderer(tokenizer, prompt_template)
-        (into / CHAT_TEMPLATE).write_text(renderer.jinja, "utf-8")
+        (into / CHAT_TEMPLATE).write_text(renderer.text.jinja, "utf-8")
         content = {
             "name": prompt_template.name,
             "options": prompt_template.options,

@@ -91,8 +91,7 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     set_seed(training.seed)
     tokenizer = loading.load_tokenizer(request.base.path)
     rows = encode_training_rows(request, tokenizer)
-    longest = max(len(row.input_ids) for row in rows.rows)
-    check_positions(request.base.path, longest, "the longest row", "lower training.max_length")
+    check_positions(request.base.path, rows.longest, "the longest row", "lower training.max_length")
     shared = _is_shared(request, rows)
     model = _shared_model(request) if shared else _whole_model(request)
     checkpoint = _agreed_checkpoint(work, request.lora.dropout > 0)
@@ -106,7 +105,7 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
         with batch_training(model, batching):
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         watch.raise_if_stopped(trainer.state)
-    check_adapter(model, rows.rows[0])
+    check_adapter(model, rows.examples[0])
     if not trainer.is_world_process_zero():
         return {}
     save_adapter(model, request.base, into)
@@ -131,9 +130,8 @@ def _is_shared(request: Finetune, rows: Tokenized) -> bool:
     device = this_device(request.quantization)
     if device.count == 1:
         return False
-    longest = max(len(row.input_ids) for row in rows.rows)
     scored = rows.scored_tokens / rows.tokens
-    batch = largest_pack(request.training, len(rows.rows), longest, scored)
+    batch = largest_pack(request.training, len(rows.examples), rows.longest, scored)
     return any(gather_object([uses_sharding(request.base.path, request, batch, device)]))
 
 
@@ -196,7 +194,7 @@ def _trainer(
     from chatpipe.training.trainer import AdapterTrainer, BatchCollator, max_training_threads
 
     training = request.training
-    steps = optimizer_steps(training, len(rows.rows))
+    steps = optimizer_steps(training, rows.row_count)
     half = devices.compute_dtype(request.quantization)
     arguments = TrainingArguments(
         output_dir=str(watch.work),
@@ -222,7 +220,7 @@ def _trainer(
     trainer = AdapterTrainer(
         model=model,
         args=arguments,
-        train_dataset=rows.rows,
+        train_dataset=rows.by_row(),
         data_collator=BatchCollator(
             training.micro_batch_tokens,
             max_training_threads(model, arguments.world_size, batching),

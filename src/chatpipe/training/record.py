@@ -20,7 +20,7 @@ def training_record(
     trained = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
     training, steps = request.training, trainer.state.global_step
     size, seed = training.global_batch_size, training.seed
-    repeats = times_seen(len(rows.rows), size, seed, steps)
+    repeats = times_seen(rows.row_count, size, seed, steps)
     history = [
         {"step": item["step"], "epoch": item["epoch"], "loss": item["loss"]}
         for item in trainer.state.log_history
@@ -33,15 +33,15 @@ def training_record(
         resumed_at, train_s, seconds = 0, wall, wall
     else:
         train_s = wall if resumed_at else seconds
-    seen_before = times_seen(len(rows.rows), size, seed, resumed_at)
+    seen_before = times_seen(rows.row_count, size, seed, resumed_at)
     return {
         "wall_s": round(wall, 3),
         "train_s": train_s,
-        "rows_trained": len(rows.rows),
+        "rows_trained": rows.row_count,
         "rows_cut": rows.cut,
         "rows_left_out": rows.left_out,
         "rows_with_control_text": rows.control_rows,
-        "epochs": round(int(repeats.sum()) / len(rows.rows), 4),
+        "epochs": round(int(repeats.sum()) / rows.row_count, 4),
         "trained_tokens": int(repeats @ rows.row_tokens),
         "scored_tokens": int(repeats @ rows.row_scored_tokens),
         "tokens_per_s": round(int((repeats - seen_before) @ rows.row_tokens) / seconds, 1),

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from chatpipe.config.schema import Training
 from chatpipe.errors import DataError
-from chatpipe.tokenization.encoder import Encoder, Tokenized
+from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY, TOO_LONG, Encoder, Tokenized
 
 if TYPE_CHECKING:
     from chatpipe.training.finetune import Finetune
@@ -27,11 +27,15 @@ def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
         training.too_long,
     )
     rows = encoder.encode_file(path)
-    if not rows.rows:
+    if not rows.row_count:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items())
+        none = f"none of {pq.read_metadata(path).num_rows:,} training rows is left"
+        if rows.left_out.keys() & {TOO_LONG, RESPONSE_CUT_AWAY}:
+            length = training.max_length
+            raise DataError(f"training.max_length: {none} at {length} ({reasons}); raise it.")
         raise DataError(
-            f"training.max_length: none of {pq.read_metadata(path).num_rows:,} training rows is "
-            f"left at {training.max_length} ({reasons}); raise it."
+            f"prompt_template: {none} ({reasons}); take another template or options, or rows that "
+            "fit it."
         )
     return rows
 

@@ -28,19 +28,19 @@ LORA = "lora_training"
 
 
 class BatchCollator:
-    """Turns the rows of an optimizer step into batches. At most `max_threads` of them are computed
-    at the same time, with at most `max_tokens` tokens together."""
+    """Turns the rows of an optimizer step, each of them its examples, into batches. At most
+    `max_threads` of them are computed at the same time, with at most `max_tokens` tokens in all."""
 
     def __init__(self, max_tokens: int, max_threads: int = 1, batching: Batching = PACKED) -> None:
         self.max_tokens = max_tokens
         self.max_threads = max_threads
         self.batching = batching
 
-    def __call__(self, rows: Sequence[TokenizedRow]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[Sequence[TokenizedRow]]) -> dict[str, Any]:
         # A process without rows goes through the motions, because the others wait for it.
-        rows = rows or [NOTHING]
-        threads = thread_count(rows, self.max_tokens, self.max_threads)
-        groups = self.batching.groups(rows, self.max_tokens // threads, threads)
+        examples = [example for row in rows for example in row] or [NOTHING]
+        threads = thread_count(examples, self.max_tokens, self.max_threads)
+        groups = self.batching.groups(examples, self.max_tokens // threads, threads)
         return {"batches": [self.batching.collate(group) for group in groups], "threads": threads}
 
 
