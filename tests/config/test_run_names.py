@@ -104,7 +104,7 @@ def test_a_run_of_other_parameters_is_named_by_them():
 def test_a_study_with_overrides_is_named_by_them():
     study = load_study("demo")
     variants = study_variants(study, ["training.seed=7"])
-    assert [parse_settings(variant.name) for variant in variants] == [["training.seed=7"]] * 3
+    assert [parse_settings(variant.name) for variant in variants] == [["training.seed=7"]] * 4
     assert rename_study(study, variants).name == "demo+training.seed=7"
     assert rename_study(study, study_variants(study)).name == "demo"
     long = [f"training.{key}=9" for key in ("seed", "save_steps", "global_batch_size")]
@@ -117,7 +117,7 @@ def test_a_study_that_names_a_variant_twice_is_refused(tmp_path):
     path.write_text("variants: [smol-merge, smol-alpaca, smol-merge]")
     with pytest.raises(ConfigError, match="smol-merge stands there 2 times"):
         study_variants(load_study(str(path)))
-    with pytest.raises(ConfigError, match="same stands there 3 times"):
+    with pytest.raises(ConfigError, match="same stands there 4 times"):
         study_variants(load_study("demo"), ["name=same"])
 
 

@@ -63,6 +63,7 @@ SAMPLE_CHAT = Dataset(
     path="packaged:samples/chats",
     files=("*.jsonl",),
     format="messages",
+    turns="all",
     licence="CC0-1.0",
     expected_rows=227,
 )
