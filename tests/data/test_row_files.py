@@ -386,8 +386,7 @@ QUESTION, ANSWER = ("user", "q"), ("assistant", "a")
 CHATS = {"messages": "messages", "sharegpt": "conversations"}
 EXCHANGE = turns(QUESTION, ANSWER)
 LEFT_OUT = {
-    "system turn left out": turns(("system", "s"), QUESTION, ANSWER),
-    "system turn left out ": turns(("developer", "s"), QUESTION, ANSWER),
+    "system turn left out": turns(QUESTION, ANSWER, ("system", "s")),
     "tool turn left out": turns(QUESTION, ANSWER, ("tool", "t")),
     "further turns left out": turns(QUESTION, ANSWER, QUESTION, ANSWER),
     "first of two user turns in a row left out": turns(QUESTION, QUESTION, ANSWER),

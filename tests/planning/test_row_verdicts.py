@@ -62,7 +62,16 @@ def assistant(text, **more):
     return {"role": "assistant", "content": text, **more}
 
 
+def system(text):
+    return {"role": "system", "content": text}
+
+
+TALK = (user("q {}"), assistant("a {}"), user("r {}"), assistant("b {}"))
+LONG_TALK = [turn(f"{turn.__name__} {{}} {i}") for i in range(100) for turn in (user, assistant)]
 SHAREGPT = ({"from": "human", "value": "q {}"}, {"from": "gpt", "value": "a {}"})
+
+MESSAGES, DIALOGUES = {"format": "messages"}, {"format": "dialogues"}
+FIRST, WHOLE = {"turns": "first"}, {"turns": "all"}
 
 ROW_FILES = (
     Case("plain"),
@@ -178,12 +187,44 @@ ROWS_WITHIN = (
     Case("zero bytes", rows=with_row({"instruction": "a\0b", "output": "x\0"})),
     Case("dialogues", rows=lines(*dialogue_rows(30)), dataset={"format": "dialogues"}),
     Case("dialogues of alpaca rows", "dialog", dataset={"format": "dialogues"}),
-    Case("chats", rows=chats(user("q {}"), assistant("a {}")), dataset={"format": "messages"}),
+    Case("dialogues, whole", rows=lines(*dialogue_rows(30)), dataset=WHOLE | DIALOGUES),
+    Case("chats", rows=chats(user("q {}"), assistant("a {}")), dataset=MESSAGES),
+    Case("chats of four turns", rows=chats(system("s"), *TALK), dataset=MESSAGES),
+    Case("chats of four turns, first", rows=chats(system("s"), *TALK), dataset=MESSAGES | FIRST),
+    Case("chats of 200 turns", "raise it", rows=chats(*LONG_TALK), dataset=MESSAGES),
     Case(
-        "chats with a system turn",
-        rows=chats({"role": "system", "content": "s"}, user("q {}"), assistant("a {}")),
-        dataset={"format": "messages"},
+        "chats of other letters",
+        rows=chats(system("עברית"), user("שלום {}"), assistant("你好"), user("🙂"), assistant("é")),
+        dataset=MESSAGES,
     ),
+    Case(
+        "chats of parts that begin with the answer and end with the user",
+        rows=chats(
+            TALK[1],
+            user([{"type": "text", "text": "q {}"}, {"type": "text", "text": "r"}]),
+            *TALK[1:],
+            user("s"),
+        ),
+        dataset=MESSAGES,
+    ),
+    Case(
+        "chats with an empty reply in the middle",
+        "empty turn",
+        rows=chats(TALK[0], assistant(""), *TALK[2:]),
+        dataset=MESSAGES,
+    ),
+    Case(
+        "chats of two users in a row, refused",
+        "two turns of one role in a row",
+        rows=chats(user("p"), *TALK),
+        dataset=MESSAGES | {"repeated_roles": "drop"},
+    ),
+    Case("setting of turns that is none", "turns", dataset={"turns": "last"}),
+    Case(
+        "a history in pairs, and a system text",
+        rows=lines(*({**r, "system": "s", "history": [[r["instruction"], "a"]]} for r in PLAIN)),
+    ),
+    Case("a history that is text", "rows can be used", rows=changed(history="I was there.")),
     Case(
         "chats with null turns",
         rows=chats(None, user("q {}"), assistant("a {}")),
@@ -199,7 +240,7 @@ ROWS_WITHIN = (
     ),
     Case(
         "sharegpt",
-        rows=chats({"from": "system", "value": "s"}, *SHAREGPT, column="conversations"),
+        rows=chats({"from": "system", "value": "s"}, *SHAREGPT, *SHAREGPT, column="conversations"),
         dataset={"format": "sharegpt"},
     ),
     Case(
@@ -230,8 +271,9 @@ ROWS_WITHIN = (
     ),
     Case(
         "completions of turns",
-        "rows can be used",
-        rows=lines(*({"prompt": [user("q")], "completion": [assistant("a")]} for i in range(30))),
+        rows=lines(
+            *({"prompt": [user(f"q {i}")], "completion": [assistant("a")]} for i in range(30))
+        ),
         dataset={"format": "completion"},
     ),
     Case(

@@ -11,7 +11,7 @@ from itertools import dropwhile, pairwise
 from chatpipe.formats import turn_reasons as reasons
 from chatpipe.formats.base import FLAGS_BETWEEN
 from chatpipe.formats.turns import ASSISTANT, LEFT_OUT, USER, Turn
-from chatpipe.formats.whole_conversation import Example, has_repeated_role
+from chatpipe.formats.whole_conversation import Example, has_repeated_role, joined_texts
 
 
 def first_exchange(row: list[Turn | None], repeated_roles: str) -> Example:
@@ -62,7 +62,9 @@ def _exchange(row: list[Turn | None], turns: list[Turn], place: int) -> Example:
     """What is trained of the row, whose exchange begins at that turn."""
     question, answer = turns[place : place + 2]
     before, after = turns[:place], turns[place + 2 :]
-    flags = _left_out(row, before + after) + _earlier(_spoken(before))
+    systems = [turn["content"] for turn in before if LEFT_OUT.get(turn["role"]) == reasons.SYSTEM]
+    others = [turn for turn in before if LEFT_OUT.get(turn["role"]) != reasons.SYSTEM]
+    flags = _left_out(row, others + after) + _earlier(_spoken(before))
     if after and after[0]["role"] == ASSISTANT:
         flags.append(reasons.SPLIT_ANSWER)
         after = list(dropwhile(lambda turn: turn["role"] == ASSISTANT, after))
@@ -81,6 +83,7 @@ def _exchange(row: list[Turn | None], turns: list[Turn], place: int) -> Example:
     return Example(
         question["content"],
         answer["content"],
+        system=joined_texts(systems),
         reason=reason,
         flag=FLAGS_BETWEEN.join(flags) or None,
     )

@@ -15,7 +15,7 @@ from chatpipe.formats.conversations import conversations_normalized
 from chatpipe.formats.turn_settings import TurnSettings
 from chatpipe.formats.turns import TURNS, turns_from_value
 
-VERSION = 2  # of this format and of sharegpt, whose turns are the same
+VERSION = 3  # of this format and of sharegpt, whose turns are the same
 
 
 def format_of_turns(column: str) -> Format:
@@ -30,7 +30,6 @@ def format_of_turns(column: str) -> Format:
             "system": Column(pa.string(), required=False),
         },
         normalize=normalize,
-        turns="first",
         unusable=turn_reasons.UNUSABLE,
         version=VERSION,
     )
