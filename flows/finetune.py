@@ -40,6 +40,7 @@ def finetune(
     evaluation: Evaluation,
     panel: tuple[Prompt, ...],
     generation: Generation,
+    data_share: float = 1.0,
     tracking: Tracker = "none",
     paper_reported: PaperReported | None = None,
     gpu_workers: str | None = None,
@@ -58,6 +59,7 @@ def finetune(
         evaluation: How the held-out rows are scored.
         panel: The prompts that every model answers.
         generation: Settings of the answers; temperature 0 is greedy.
+        data_share: Share of the training rows that it is trained on, by a hash of their prompts.
         tracking: Where the training is logged; it changes no result.
         paper_reported: Figures of the 2023 study, printed beside the measured ones.
         gpu_workers: Deployment whose workers run the steps for GPUs; default: this run.

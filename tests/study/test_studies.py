@@ -2,14 +2,17 @@
 
 from collections import Counter
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from chatpipe.config.run_names import SEPARATOR
-from chatpipe.errors import ConfigError
+from chatpipe.data.merge import Merge
+from chatpipe.data.normalize import RowAccount
+from chatpipe.errors import ConfigError, DataError
 from chatpipe.planning import planner
 from chatpipe.study.loading import deployments_dir, load_variant
-from chatpipe.study.recipe import Recipe, Resolver
+from chatpipe.study.recipe import Recipe, Resolver, StoreBuilder
 from chatpipe.study.studies import is_study, load_study, study_variants
 from tests.support.commands import invoke
 from tests.support.requests import Placeholders
@@ -57,6 +60,37 @@ def test_lists_that_vary_together_are_taken_side_by_side(study_file):
     )
     settings = [(v.lora.rank, v.lora.alpha, v.training.seed) for v in cells(path)]
     assert settings == [(4, 8, 3), (4, 8, 5), (8, 16, 3), (8, 16, 5)] * 2
+
+
+def test_shares_of_the_data_are_nested_and_the_held_out_rows_are_all(
+    study_file, chatpipe_home, tmp_path
+):
+    rows = write_jsonl(tmp_path / "rows.jsonl", alpaca_rows(300))
+    base = {"name": "mine", "datasets": [{"name": "rows", "path": rows.name}]}
+    variants = cells(study_file({"base": base, "data_share": [0.25, 0.5, 1]}))
+    assert [v.name for v in variants] == ["mine+data_share=0.25", "mine+data_share=0.5", "mine"]
+    recipe = Recipe(variants, StoreBuilder())
+    corpora = [recipe.corpus(variant) for variant in variants]
+    ids = [set(pq.read_table(c.path / "train.parquet")["id"].to_pylist()) for c in corpora]
+    heldout = [pq.read_table(c.path / "heldout.parquet")["id"].to_pylist() for c in corpora]
+    assert ids[0] < ids[1] < ids[2] and heldout[0] == heldout[1] == heldout[2]
+    assert [len(part) / len(ids[2]) for part in ids] == pytest.approx([0.25, 0.5, 1], abs=0.08)
+    account = RowAccount.model_validate(corpora[0].details()["account"])
+    assert account.dropped["beyond data_share"] == len(ids[2]) - len(ids[0])
+    whole = Merge(examples=(recipe.examples(variants[0].datasets[0]),), split=variants[0].split)
+    assert whole.key() == corpora[2].key  # of a store from before there was a data_share
+
+
+def test_a_share_without_a_row_and_one_of_rows_that_are_not_split_are_refused(
+    study_file, chatpipe_home, tmp_path
+):
+    rows = write_jsonl(tmp_path / "rows.jsonl", alpaca_rows(40))
+    base = {"name": "mine", "datasets": [{"name": "rows", "path": rows.name}]}
+    [variant] = cells(study_file({"base": base, "data_share": [1e-9]}))
+    with pytest.raises(DataError, match="data_share 1e-09 leaves no row to train on; raise it"):
+        Recipe([variant], StoreBuilder()).corpus(variant)
+    with pytest.raises(ConfigError, match=r"data_share below 1 needs split\.method hash"):
+        cells(study_file({"base": {**base, "split": "none"}, "data_share": [0.5]}))
 
 
 def test_a_cell_is_the_run_of_that_name(study_file):

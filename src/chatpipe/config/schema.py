@@ -259,11 +259,13 @@ class Variant(Section):
     """One row of a study: base × data × settings. Its name is for people and is in no key."""
 
     hash_exclude: ClassVar[frozenset[str]] = frozenset({"tracking", "paper_reported"})
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"data_share"})
 
     name: RunName
     base_model: BaseModelRef = BaseModelRef()
     datasets: tuple[Dataset, ...] = Field(min_length=1)
     split: Annotated[Split, BeforeValidator(_split_shorthand)] = Split()
+    data_share: float = Field(1.0, gt=0, le=1, description="share of the training rows, by hash")
     prompt_template: Annotated[AnyTemplate, BeforeValidator(_template_by_name)] = Field(
         "alpaca", validate_default=True
     )
@@ -275,6 +277,12 @@ class Variant(Section):
     generation: Generation = Generation()
     tracking: Tracker = Field("none", description="where training is logged; changes no result")
     paper_reported: PaperReported | None = Field(None, description="figures of the 2023 study")
+
+    @model_validator(mode="after")
+    def _share_needs_a_split(self) -> Variant:
+        if self.data_share < 1 and self.split.method == "none":
+            raise ValueError("data_share below 1 needs split.method hash, not none")
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Variant:

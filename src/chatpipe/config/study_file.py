@@ -11,7 +11,7 @@ from chatpipe.config.schema import RunName
 
 MAX_CELLS = 1000
 MAX_SEEDS = 100
-GRID_KEYS = frozenset({"base", "vary", "vary_together", "seeds"})
+GRID_KEYS = frozenset({"base", "vary", "vary_together", "seeds", "data_share"})
 
 Member = str | dict[str, Any]
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
@@ -30,6 +30,9 @@ class StudyFile(Section):
     vary: dict[str, Values] = Field({}, description="setting -> values; every combination")
     vary_together: dict[str, Values] = Field(
         {}, description="setting -> values; the first of each list, the second of each, …"
+    )
+    data_share: tuple[float, ...] = Field(
+        (), description="shares of the training rows, the smaller ones inside the larger ones"
     )
     seeds: int | tuple[int, ...] | None = Field(
         None, description="how many trainings of each, or their seeds"
@@ -59,11 +62,12 @@ class StudyFile(Section):
             lengths = ", ".join(f"{key} {len(v)}" for key, v in self.vary_together.items())
             raise ValueError(f"the lists of vary_together are not equally long: {lengths}")
         keys = [*self.vary, *self.vary_together, *(["training.seed"] if self.seeds else [])]
+        keys += ["data_share"] if self.data_share else []
         repeated = sorted({key for key in keys if keys.count(key) > 1})
         if repeated:
             raise ValueError(
-                f"{', '.join(repeated)} is varied twice; name it in one of vary, vary_together "
-                "and seeds"
+                f"{', '.join(repeated)} is varied twice; name it in one of vary, "
+                "vary_together, data_share and seeds"
             )
         return self
 

@@ -98,10 +98,24 @@ def heldout_mask(table: pa.Table, share: float) -> Mask:
     """True where a row is held out: decided by the hash of its first user turn alone, so that rows
     that begin with one prompt stay together and no seed, order or company moves a row to the other
     side. White space around it makes no other prompt."""
+    return _below(_prompt_digests(table)[::2], share)
+
+
+def share_mask(table: pa.Table, share: float) -> Mask:
+    """True where a row belongs to that share of the data, decided like `heldout_mask` by other bits
+    of the same hash: the rows of a smaller share are among those of a larger one."""
+    return _below(_prompt_digests(table)[1::2], share)
+
+
+def _prompt_digests(table: pa.Table) -> npt.NDArray[np.uint64]:
+    """Two numbers for the first user turn of each row, (2 * rows,)."""
     names = ("instruction", "input")
     texts = [trimmed(text) for text in _first_user_texts(table)]
-    prompts = np.frombuffer(text_digests(pa.table(texts, names=names), names), ">u8")[::2]
-    return (prompts >> np.uint64(16)) < np.uint64(int(share * 2**48))
+    return np.frombuffer(text_digests(pa.table(texts, names=names), names), ">u8")
+
+
+def _below(numbers: npt.NDArray[np.uint64], share: float) -> Mask:
+    return np.asarray((numbers >> np.uint64(16)) < np.uint64(int(share * 2**48)), np.bool_)
 
 
 def _first_user_texts(table: pa.Table) -> tuple[pa.Array, pa.Array]:

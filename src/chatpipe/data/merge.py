@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from chatpipe.config.schema import Split
 from chatpipe.data.examples import DROPPED_SCHEMA, SCHEMA, placed, with_conversations
-from chatpipe.data.hashing import Digests, Mask, as_digests, first_of_each, heldout_mask
+from chatpipe.data.hashing import Digests, Mask, as_digests, first_of_each, heldout_mask, share_mask
 from chatpipe.data.normalize import DUPLICATE, UNUSABLE, RowAccount
 from chatpipe.data.parallel import in_order
 from chatpipe.data.reading import batches
@@ -25,6 +25,8 @@ from chatpipe.data.writing import RowWriter, count_values, ordered
 from chatpipe.errors import DataError
 from chatpipe.store.artifact import Artifact, Request
 
+BEYOND_SHARE = "beyond data_share"
+
 
 class Merge(Request):
     """Several data sets' examples → train.parquet, heldout.parquet, dropped.parquet."""
@@ -32,8 +34,11 @@ class Merge(Request):
     kind: ClassVar[str] = "corpus"
     version: ClassVar[int] = 3
 
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"data_share"})
+
     examples: tuple[Artifact, ...]
     split: Split
+    data_share: float = 1.0  # of the training rows; held-out rows are always all
 
     @classmethod
     def held_out_of(cls, examples: Artifact, split: Split) -> Merge:
@@ -110,7 +115,15 @@ class Merge(Request):
         reasons = pa.repeat(pa.scalar(DUPLICATE, pa.string()), len(again))
         duplicates = rows.table.take(pa.array(again)).append_column("reason", reasons)
         aside = placed(duplicates, again + rows.start, None)
-        return _Sides(rows.table.filter(pa.array(rows.first & ~held)), heldout, aside)
+        train = rows.first & ~held
+        if self.data_share < 1:
+            within = share_mask(rows.table, self.data_share)
+            beyond = np.flatnonzero(train & ~within)
+            reasons = pa.repeat(pa.scalar(BEYOND_SHARE, pa.string()), len(beyond))
+            others = rows.table.take(pa.array(beyond)).append_column("reason", reasons)
+            aside = pa.concat_tables([aside, placed(others, beyond + rows.start, None)])
+            train &= within
+        return _Sides(rows.table.filter(pa.array(train)), heldout, aside)
 
     def _take_back(
         self, train: RowWriter, dropped: RowWriter, turns: TurnCounts
@@ -131,6 +144,8 @@ class Merge(Request):
         return read, ordered(reasons)
 
     def _check_sides(self, train: int, heldout: int) -> None:
+        if heldout and not train and self.data_share < 1:
+            raise DataError(f"data_share {self.data_share:g} leaves no row to train on; raise it.")
         if fault := split_fault(train, heldout, self.split.heldout):
             raise DataError(fault)
 

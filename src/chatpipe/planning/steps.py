@@ -149,7 +149,7 @@ def account_rows(steps: Recipe, variant: Variant) -> Data:
         datasets.append(rows)
     notes += [note for rows in datasets for note in _few_rows(rows)]
     corpus = None if faults else _corpus(steps, variant, faults)
-    counts = _counts(corpus) if corpus else _expected(datasets, variant.split, faults)
+    counts = _counts(corpus) if corpus else _expected(datasets, variant, faults)
     return Data(
         datasets=tuple(datasets), notes=tuple(notes), faults=tuple(faults), corpus=corpus, **counts
     )
@@ -279,15 +279,15 @@ def _counts(corpus: Artifact) -> dict[str, Any]:
 
 
 def _expected(
-    datasets: Sequence[DatasetRows], split: Split, faults: Sequence[str]
+    datasets: Sequence[DatasetRows], variant: Variant, faults: Sequence[str]
 ) -> dict[str, Any]:
     """Rows by the counts that there are; held out: about its share."""
     if faults:
         return {"train_rows": 0, "heldout_rows": 0}
     rows = sum(d.account.kept if d.account else d.expected_rows or 0 for d in datasets)
-    heldout = round(rows * split.heldout)
-    train = rows if split.method == "none" else rows - heldout
-    return {"train_rows": train, "heldout_rows": heldout}
+    heldout = round(rows * variant.split.heldout)
+    train = rows if variant.split.method == "none" else rows - heldout
+    return {"train_rows": round(train * variant.data_share), "heldout_rows": heldout}
 
 
 def _few_rows(rows: DatasetRows) -> list[str]:

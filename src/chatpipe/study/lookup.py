@@ -151,7 +151,8 @@ def trained(variant: Variant, or_unknown: bool = False) -> list[dict[str, Any]]:
     base = FetchModel.of(variant.base_model).key()
     names = [dataset.name for dataset in variant.datasets]
     parts = ("prompt_template", "quantization", "lora", "training")
-    rows = [(names, settings["split"]), *([None] if or_unknown else [])]
+    of_rows = (names, settings["split"], settings["data_share"])
+    rows = [of_rows, *([None] if or_unknown else [])]
     manifests = []
     for manifest in store().manifests(Finetune.kind):
         request = manifest["asked"]
@@ -161,11 +162,13 @@ def trained(variant: Variant, or_unknown: bool = False) -> list[dict[str, Any]]:
     return manifests
 
 
-def _rows_of(request: dict[str, Any]) -> tuple[list[str], dict[str, Any]] | None:
-    """Return the names of the data sets that an adapter was trained on, and how they were split."""
+def _rows_of(request: dict[str, Any]) -> tuple[list[str], dict[str, Any], float] | None:
+    """Return the names of the data sets that an adapter was trained on, how they were split, and
+    the share of their training rows."""
     try:
         merge = read_manifest(store().path("corpus", request["corpus"]["key"]))["asked"]
         paths = [store().path("examples", part["key"]) for part in merge["examples"]]
-        return [read_manifest(path)["asked"]["name"] for path in paths], merge["split"]
+        names = [read_manifest(path)["asked"]["name"] for path in paths]
+        return names, merge["split"], merge.get("data_share", 1.0)
     except ArtifactError:  # forgotten: nothing says any more what the adapter was trained on
         return None

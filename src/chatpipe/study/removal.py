@@ -24,7 +24,16 @@ SOURCES = "sources"  # the base model and the data sets' files, as they were fet
 ALL = "all"
 # What of a variant an adapter comes from; the report records all of it.
 _TRAINED_FROM = (
-    *("base_model", "datasets", "split", "prompt_template", "quantization", "lora", "training"),
+    *(
+        "base_model",
+        "datasets",
+        "split",
+        "data_share",
+        "prompt_template",
+        "quantization",
+        "lora",
+        "training",
+    ),
 )
 
 

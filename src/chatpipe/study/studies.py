@@ -157,6 +157,8 @@ class _Grid:
         vary: list[list[tuple[tuple[str, Any], ...]]] = [
             [((setting, value),) for value in values] for setting, values in self.file.vary.items()
         ]
+        if self.file.data_share:
+            vary.append([(("data_share", share),) for share in self.file.data_share])
         together = self.file.vary_together
         if together:
             rows = zip(*together.values(), strict=True)
@@ -214,6 +216,7 @@ def _grid(file: StudyFile, path: Path) -> _Grid:
     """Return the grid; ConfigError where it has more cells than a study may have."""
     lengths = [len(values) for values in file.vary.values()]
     lengths += [len(values) for values in list(file.vary_together.values())[:1]]
+    lengths.append(max(len(file.data_share), 1))
     seeds = file.seeds if isinstance(file.seeds, int) else len(file.seeds or (0,))
     cells = len(file.members) * math.prod(lengths) * seeds
     if cells > MAX_CELLS:
