@@ -271,7 +271,11 @@ def test_panel_ask_chat_and_training_begin_with_the_same_ids(chatpipe_home, chat
     list(session.reply("And?", Generation(max_new_tokens=1)))
     tokenizer = session.encoder.tokenizer
     turns = [{"role": message.role, "content": message.content} for message in row.history]
-    [trained] = Encoder(tokenizer, template, "response", 4096).renderer.prompts([row])
+    columns = {"instruction": row.instruction, "input": row.input, "output": row.reply}
+    if turns:
+        columns |= {"system": row.system, "history": turns}
+    table = pa.Table.from_pylist([columns])
+    [trained] = Encoder(tokenizer, template, "last", 4096).encode(table).examples
     panel = Ask(
         base=store().get_or_build(FetchModel.of(BaseModelRef(repo=str(chat_base)))),
         adapter=None,
@@ -290,7 +294,9 @@ def test_panel_ask_chat_and_training_begin_with_the_same_ids(chatpipe_home, chat
         asked=("template", "raw"),
     )
     templated, raw = panel.prompt_ids(tokenizer)
-    assert asked[0] == templated == trained
+    assert asked[0] == templated == trained.input_ids[: len(templated)]
+    assert trained.labels[: len(templated)] == [IGNORED] * len(templated)
+    assert trained.labels[len(templated)] != IGNORED
     if name == "chat":  # the second turn goes on from the first
         assert asked[1][: len(templated)] == templated
     assert session.system == row.system and len(session.history) == len(row.history) + 4
