@@ -34,10 +34,27 @@ class Snapshot(NamedTuple):
     commit: str
 
 
+def fetch_descriptions(repo: str, revision: str | None, names: tuple[str, ...]) -> Snapshot:
+    """Download those of a data set's small files that there are, without a progress bar."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Hidden(tqdm):
+        """A bar that is not shown."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+    return fetch_snapshot(repo, revision, names, "dataset", Hidden)
+
+
 def fetch_snapshot(
-    repo: str, revision: str | None, patterns: tuple[str, ...], repo_type: RepoType
+    repo: str,
+    revision: str | None,
+    patterns: tuple[str, ...],
+    repo_type: RepoType,
+    bar: type[Any] | None = None,
 ) -> Snapshot:
-    """Download the files that match the patterns.
+    """Download the files that match the patterns; `bar` is tqdm's class where it is not the hub's.
 
     Raises:
         HubUnreachableError: Trying again may help.
@@ -57,6 +74,7 @@ def fetch_snapshot(
                 repo_type=repo_type,
                 revision=revision,
                 local_files_only=offline(repo_type) is not None,
+                tqdm_class=bar,
                 **selected(patterns),
             )
         )

@@ -22,7 +22,7 @@ from chatpipe.data.folders import ROWS
 from chatpipe.errors import SourceError
 from chatpipe.sources.chosen_split import chosen_split
 from chatpipe.sources.fetch import local_path
-from chatpipe.sources.hub import fetch_snapshot, file_names
+from chatpipe.sources.hub import fetch_descriptions, fetch_snapshot, file_names
 from chatpipe.sources.hub_blobs import check_blob
 from chatpipe.sources.loaded_splits import DESCRIPTIONS, find_splits, write_rows
 from chatpipe.sources.skeleton import skeleton
@@ -55,7 +55,7 @@ class FindSplits(Request):
         return cls(repo=dataset.repo or "", revision=dataset.revision, config=dataset.config)
 
     def build(self, into: Path) -> dict[str, Any]:
-        snapshot = fetch_snapshot(self.repo, self.revision, DESCRIPTIONS, "dataset")
+        snapshot = fetch_descriptions(self.repo, self.revision, DESCRIPTIONS)
         names, only_cached = file_names(snapshot, "dataset")
         try:
             with skeleton(snapshot, names, ()) as folder:

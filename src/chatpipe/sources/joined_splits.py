@@ -13,14 +13,14 @@ from chatpipe.data.columns import listed
 from chatpipe.data.folders import NOT_ROWS, heldout_split
 from chatpipe.data.opening import kind_of
 from chatpipe.errors import SourceError
-from chatpipe.sources.hub import fetch_snapshot, file_names
+from chatpipe.sources.hub import fetch_descriptions, file_names
 from chatpipe.sources.loaded_splits import DESCRIPTIONS, LoadedSplits, every_config
 from chatpipe.sources.skeleton import skeleton
 
 
 def refuse_joined_splits(repo: str, revision: str | None) -> None:
     """Raise SourceError if the files that are read by default are several splits or configs."""
-    snapshot = fetch_snapshot(repo, revision, DESCRIPTIONS, "dataset")
+    snapshot = fetch_descriptions(repo, revision, DESCRIPTIONS)
     names = file_names(snapshot, "dataset").names
     read = _read_by_default(names)
     if len(read) < 2:
