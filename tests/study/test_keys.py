@@ -35,7 +35,7 @@ from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.hub_splits import FindSplits, ReadSplit
 from chatpipe.sources.saved_rows import ReadSaved
 from chatpipe.store.artifact import Artifact, Request
-from chatpipe.tokenization.token_cache import TEXTS, digest_of, token_file
+from chatpipe.tokenization.token_cache import TEXTS, TokenRequest, digest_of, token_file
 from chatpipe.training.finetune import Finetune
 from tests.support.rows import alpaca_rows, write_jsonl
 
@@ -324,7 +324,8 @@ def test_a_token_cache_is_found_by_tokenizer_template_and_text_alone(chatpipe_ho
     def made(tokenizer, name, rows):
         """The number of files that are there after these were asked for."""
         parts = tables(rows, set())
-        token_file(tokenizer, template(name), lambda: parts, digest_of(parts))
+        request = TokenRequest(tokenizer, template(name))
+        token_file(request, lambda: parts, digest_of(parts))
         return len(list((chatpipe_home / "cache" / "tokens").glob("*.arrow")))
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
