@@ -255,7 +255,7 @@ def test_asking_what_was_not_trained_says_what_to_run_first():
 
 
 def test_forgetting_nothing_in_particular_is_refused():
-    assert "name a variant, or give --all" in refused("forget")
+    assert "name a variant or a study, or give --all" in refused("forget")
     assert "--kind everything: expected one of" in refused(
         "forget", "smol-merge", "--kind", "everything"
     )
@@ -311,7 +311,7 @@ def until(said, running):
 
 @pytest.mark.slow
 def test_a_terminated_command_takes_the_server_of_its_own_with_it(training):
-    until("Beginning flow run", training)
+    until("fine-tune", training)
     servers = [child for child in training.children() if is_server(child)]
     assert servers
     deadline = time.monotonic() + 60

@@ -146,8 +146,8 @@ class RowFile:
                 self._details.setdefault(NOT_TEXT, f"{printable(name)} is no UTF-8 text")
             convert = self.columns.converted.get(name)
             if convert is not None and pa.types.is_nested(column.type):
-                values = [convert(value) for value in column.to_pylist()]
-                column = pa.array(values, self._types[name])
+                converted = [convert(value) for value in column.to_pylist()]
+                column = pa.array(converted, self._types[name])
             if name in self.columns.required:
                 self._note_null(name, values, column)
                 broken = pc.or_(broken, column.is_null())

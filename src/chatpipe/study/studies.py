@@ -63,10 +63,12 @@ def study_variants(
 
 
 def is_study(name_or_path: str) -> bool:
-    """Whether that name or file is a study's, and not a variant's."""
+    """Whether that name or file is a study's, and not a variant's. Both may have `data_share`, which
+    is a list in a study."""
     if is_yaml(name_or_path) and Path(name_or_path).is_file():
         raw = read_mapping(Path(name_or_path))
-        return "variants" in raw or bool(GRID_KEYS & raw.keys())
+        only_studies = {"variants", *GRID_KEYS} - Variant.model_fields.keys()
+        return bool(only_studies & raw.keys()) or isinstance(raw.get("data_share"), list)
     return name_or_path in names("studies") and name_or_path not in names("variants")
 
 
