@@ -63,8 +63,8 @@ def study_variants(
 
 
 def is_study(name_or_path: str) -> bool:
-    """Whether that name or file is a study's, and not a variant's. Both may have `data_share`, which
-    is a list in a study."""
+    """Whether that name or file is a study's, and not a variant's. Both may have `data_share`, a
+    list in a study and a number in a variant."""
     if is_yaml(name_or_path) and Path(name_or_path).is_file():
         raw = read_mapping(Path(name_or_path))
         only_studies = {"variants", *GRID_KEYS} - Variant.model_fields.keys()
