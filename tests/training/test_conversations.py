@@ -101,7 +101,9 @@ def model(tiny_model_dir):
 
 def test_packed_replies_have_the_nats_and_gradients_of_a_plain_loop(request_, model):
     tokenizer = load_tokenizer(request_.base.path)
-    rows = encode_training_rows(request_, tokenizer)
+    rows = encode_training_rows(
+        request_.corpus, request_.prompt_template, request_.training, tokenizer
+    )
     table = pq.read_table(request_.corpus.path / "train.parquet").to_pylist()
     expected = []
     for index in rows.row_indices.tolist():
@@ -128,7 +130,9 @@ def test_packed_replies_have_the_nats_and_gradients_of_a_plain_loop(request_, mo
 @pytest.mark.slow
 def test_a_row_with_several_examples_is_one_row_of_every_count(request_, model):
     tokenizer = load_tokenizer(request_.base.path)
-    rows = encode_training_rows(request_, tokenizer)
+    rows = encode_training_rows(
+        request_.corpus, request_.prompt_template, request_.training, tokenizer
+    )
     splits = request_.prompt_template is LOOK_AHEAD
     assert (len(rows.examples) > rows.row_count) == splits
     details = store().get_or_build(request_).details()
@@ -187,7 +191,9 @@ def test_where_the_template_can_write_no_row_training_says_why(request_):
     )
     asked = request_.model_copy(update={"prompt_template": strict})
     with pytest.raises(DataError) as error:
-        encode_training_rows(asked, load_tokenizer(request_.base.path))
+        encode_training_rows(
+            asked.corpus, asked.prompt_template, asked.training, load_tokenizer(request_.base.path)
+        )
     assert str(error.value).startswith("prompt_template: none of ")
     assert "the chat template fails: too much" in str(error.value)
 

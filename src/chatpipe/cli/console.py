@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from chatpipe.errors import ChatpipeError
+from chatpipe.formats.base import counted_reasons
 from chatpipe.report import Report, bits_rows, headline_rows, transfer_rows
 from chatpipe.report.comparability import statements
 from chatpipe.report.findings import summarize
@@ -56,7 +57,7 @@ def _dropped_rows(report: Report) -> Iterator[str]:
     """Yield a line for each data set with rows that were not used."""
     for account in report.accounts:
         if account.dropped:
-            reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in account.dropped.items())
+            reasons = counted_reasons(account.dropped)
             dropped = sum(account.dropped.values())
             yield f"{account.name}: {dropped:,} of {account.read:,} rows set aside: {reasons}"
 

@@ -18,6 +18,7 @@ from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Quantization, Variant
 from chatpipe.errors import DataError, ModelError
+from chatpipe.formats.base import counted_reasons
 from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions
@@ -118,7 +119,7 @@ class Score(Request):
             if rows.left_out.keys() <= {TOO_LONG}:
                 fault = f"no held-out row fits into evaluation.max_length {self.max_length}"
                 raise DataError(f"{fault}.")
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items())
+            reasons = counted_reasons(rows.left_out)
             raise DataError(f"no held-out row can be scored ({reasons}).")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -62,7 +62,7 @@ class Format:
         return [name for name, column in self.columns.items() if column.required]
 
 
-def counted_reasons(counts: dict[str, int], details: dict[str, str]) -> str:
+def counted_reasons(counts: Mapping[str, int], details: Mapping[str, str] = {}) -> str:
     """Rows by reason, with what is known of each."""
     return ", ".join(
         f"{rows:,} {reason}" + (f" ({details[reason]})" if reason in details else "")

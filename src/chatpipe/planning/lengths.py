@@ -8,6 +8,7 @@ from typing import Any
 
 from chatpipe.config.prompts import raw_prompt, template
 from chatpipe.config.schema import Variant
+from chatpipe.formats.base import counted_reasons
 from chatpipe.models.positions import position_fault
 from chatpipe.report.schema import FEW_ROWS
 from chatpipe.tokenization.conversation import Conversation
@@ -99,4 +100,4 @@ def _reasons(left_out: dict[str, int]) -> str:
     """The rows by reason, where not all are too long."""
     if left_out.keys() <= {TOO_LONG}:
         return ""
-    return f" ({', '.join(f'{count:,} {reason}' for reason, count in left_out.items())})"
+    return f" ({counted_reasons(left_out)})"

@@ -93,7 +93,9 @@ def preview(variant: Variant, rows: int) -> Preview:
 
 def preview_rows(name: str, request: Finetune, tokenizer: Any, count: int) -> Preview:
     """Return `count` of the rows that the request trains on, evenly spread over all of them."""
-    encoded = encode_training_rows(request, tokenizer)
+    encoded = encode_training_rows(
+        request.corpus, request.prompt_template, request.training, tokenizer
+    )
     rows, total = encoded.by_row(), encoded.row_count
     count = min(count, total)
     chosen = [rows[place * total // count] for place in range(count)]

@@ -59,7 +59,9 @@ class Tokens(BaseModel):
 
 def account_tokens(request: Finetune, tokenizer: Any) -> Tokens:
     """Encode the training split as training does; DataError where no row is left."""
-    encoded = encode_training_rows(request, tokenizer)
+    encoded = encode_training_rows(
+        request.corpus, request.prompt_template, request.training, tokenizer
+    )
     lengths = encoded.example_tokens.tolist()
     last_id = renderer_of(tokenizer, request.prompt_template).last_id
     full = full_lengths(request, tokenizer) if encoded.cut or encoded.left_out else {}

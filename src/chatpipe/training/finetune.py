@@ -90,7 +90,9 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     training = request.training
     set_seed(training.seed)
     tokenizer = loading.load_tokenizer(request.base.path)
-    rows = encode_training_rows(request, tokenizer)
+    rows = encode_training_rows(
+        request.corpus, request.prompt_template, request.training, tokenizer
+    )
     check_positions(request.base.path, rows.longest, "the longest row", "lower training.max_length")
     shared = _is_shared(request, rows)
     model = _shared_model(request) if shared else _whole_model(request)
@@ -111,7 +113,12 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     save_adapter(model, request.base, into)
     save_prompt_files(request.base.path, request.prompt_template, tokenizer, into)
     details = training_record(
-        request, trainer, rows, clock.seconds(), checkpoint.step if checkpoint else 0
+        training,
+        request.quantization,
+        trainer,
+        rows,
+        clock.seconds(),
+        checkpoint.step if checkpoint else 0,
     )
     details["resumed"] = checkpoint is not None
     if checkpoint:

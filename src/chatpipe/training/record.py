@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from chatpipe.config.schema import Quantization, Training
 from chatpipe.tokenization.encoder import Tokenized
-
-if TYPE_CHECKING:
-    from chatpipe.training.finetune import Finetune
 
 
 def training_record(
-    request: Finetune, trainer: Any, rows: Tokenized, wall: float, resumed_at: int
+    training: Training,
+    quantization: Quantization,
+    trainer: Any,
+    rows: Tokenized,
+    wall: float,
+    resumed_at: int,
 ) -> dict[str, Any]:
     """Return the record of a training; the Trainer's own time begins at the resumption."""
     from chatpipe.models import devices
     from chatpipe.training.sampler import times_seen
 
     trained = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
-    training, steps = request.training, trainer.state.global_step
+    steps = trainer.state.global_step
     size, seed = training.global_batch_size, training.seed
     repeats = times_seen(rows.row_count, size, seed, steps)
     history = [
@@ -49,7 +52,7 @@ def training_record(
         "trainable_parameters": sum(trained),
         "peak_memory_bytes": devices.peak_memory_bytes(),
         "device": devices.device_name(),
-        "compute_dtype": str(devices.compute_dtype(request.quantization)).removeprefix("torch."),
+        "compute_dtype": str(devices.compute_dtype(quantization)).removeprefix("torch."),
         "processes": trainer.accelerator.num_processes,
         "base_shared": trainer.in_lockstep,
         "versions": devices.library_versions(),

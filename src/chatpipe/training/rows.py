@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 
+from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Training
 from chatpipe.errors import DataError
+from chatpipe.formats.base import counted_reasons
+from chatpipe.store.artifact import Artifact
 from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY, TOO_LONG, Encoder, Tokenized
 
-if TYPE_CHECKING:
-    from chatpipe.training.finetune import Finetune
 
-
-def encode_training_rows(request: Finetune, tokenizer: Any) -> Tokenized:
+def encode_training_rows(
+    corpus: Artifact, template: AnyTemplate, training: Training, tokenizer: Any
+) -> Tokenized:
     """Return the training split as tokens; DataError if no row is left to train on."""
-    path = request.corpus.path / "train.parquet"
-    training = request.training
+    path = corpus.path / "train.parquet"
     encoder = Encoder(
         tokenizer,
-        request.prompt_template,
+        template,
         training.loss,
         training.max_length,
         training.too_long,
     )
     rows = encoder.encode_file(path)
     if not rows.row_count:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items())
+        reasons = counted_reasons(rows.left_out)
         none = f"none of {pq.read_metadata(path).num_rows:,} training rows is left"
         if rows.left_out.keys() & {TOO_LONG, RESPONSE_CUT_AWAY}:
             length = training.max_length
