@@ -26,7 +26,8 @@ from chatpipe.store.manifest import read_manifest
 from chatpipe.store.store import store
 from chatpipe.study import lookup
 from chatpipe.study.checks import repeated_names
-from chatpipe.study.loading import load_variant, names
+from chatpipe.study.files import names
+from chatpipe.study.loading import load_variant
 from chatpipe.study.lookup import Published
 from chatpipe.study.recipe import Recipe
 from flows.naming import check_home

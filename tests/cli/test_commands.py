@@ -12,7 +12,8 @@ from chatpipe.cli.app import app
 from chatpipe.config.run_names import name_of_file, unique_name
 from chatpipe.runtime.failures import KEPT_LOGS, write_log
 from chatpipe.study.export import export_variant
-from chatpipe.study.loading import is_taken, load_variant, parse_variant
+from chatpipe.study.loading import load_variant
+from chatpipe.study.variants import is_taken, parse_variant
 from tests.support.commands import chatpipe
 from tests.support.rows import alpaca_rows, write_jsonl
 
@@ -239,7 +240,7 @@ def test_a_fault_of_chatpipe_itself_is_a_sentence_that_names_its_traceback(tmp_p
         (["validate", "{folder}"], "is a directory"),
         (["compare", "{folder}"], "is a directory"),
         (["compare", "smol-merge"], "smol-merge: is a variant; name a study, or use run"),
-        (["run", "demo"], "demo: is a study; name one of its variants"),
+        (["run", "demo"], "demo: is a study; name a variant of it"),
         (["plan", "{folder}/rows.jsonl"], "is no YAML file"),
     ],
 )

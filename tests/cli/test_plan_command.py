@@ -15,7 +15,7 @@ from transformers import LlamaConfig
 from chatpipe.cli.plan_view import draw_bar, print_plan
 from chatpipe.models.memory import Device
 from chatpipe.planning.planner import plan
-from chatpipe.study.loading import parse_variant
+from chatpipe.study.variants import parse_variant
 from tests.support.hub import COMMIT, Repo, hub
 from tests.support.rows import alpaca_rows, write_jsonl
 

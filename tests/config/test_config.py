@@ -8,7 +8,8 @@ import yaml
 from chatpipe.config.prompts import TEMPLATES, default_panel
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
-from chatpipe.study.loading import deployments_dir, load_variant, names
+from chatpipe.study.files import deployments_dir, names
+from chatpipe.study.loading import load_variant
 from chatpipe.study.studies import load_study, study_variants
 
 

@@ -15,8 +15,9 @@ from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
 from chatpipe.study import inspect
 from chatpipe.study.export import export_variant
-from chatpipe.study.loading import load_variant, parse_variant
+from chatpipe.study.loading import load_variant
 from chatpipe.study.studies import load_study, study_variants
+from chatpipe.study.variants import parse_variant
 
 PORTABLE = re.compile(r"[a-z0-9][a-z0-9._=,+-]*[a-z0-9]")
 

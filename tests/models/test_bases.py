@@ -20,7 +20,7 @@ from chatpipe.models.shapes import shapes_of
 from chatpipe.planning.planner import plan
 from chatpipe.sources.fetch import FetchModel
 from chatpipe.store.store import store
-from chatpipe.study.loading import parse_variant
+from chatpipe.study.variants import parse_variant
 from chatpipe.training.finetune import Finetune
 from tests.support import bases
 from tests.support.bases import change_weights, cut, set_config, set_json, together, without, write

@@ -14,7 +14,7 @@ from chatpipe.models.positions import positions_of
 from chatpipe.planning.planner import MakePlan, plan
 from chatpipe.sources.fetch import FetchModel
 from chatpipe.store.store import store
-from chatpipe.study.loading import parse_variant
+from chatpipe.study.variants import parse_variant
 from chatpipe.training.finetune import Finetune
 from tests.support.rows import alpaca_rows, write_jsonl
 

@@ -21,8 +21,8 @@ from chatpipe.planning.result import Plan
 from chatpipe.planning.summary import cost_rows, summary
 from chatpipe.planning.token_stats import histogram
 from chatpipe.store.store import store
-from chatpipe.study.loading import parse_variant
 from chatpipe.study.lookup import find_adapter
+from chatpipe.study.variants import parse_variant
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.sampler import GlobalBatches
 from chatpipe.utils.quantities import in_bytes, in_time

@@ -13,7 +13,7 @@ from chatpipe.config.prompts import render
 from chatpipe.errors import ConfigError
 from chatpipe.planning.planner import plan
 from chatpipe.planning.preview import preview, preview_row
-from chatpipe.study.loading import parse_variant
+from chatpipe.study.variants import parse_variant
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from tests.support.rows import write_jsonl
 

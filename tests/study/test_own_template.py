@@ -14,9 +14,9 @@ from chatpipe.planning.steps import DryRun
 from chatpipe.report import read_report, render_html, render_markdown
 from chatpipe.report.comparability import statements
 from chatpipe.store.store import store
-from chatpipe.study.loading import parse_variant
 from chatpipe.study.lookup import LookUp
 from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.variants import parse_variant
 from tests.support import bases
 from tests.support.requests import Placeholders
 from tests.support.rows import alpaca_rows, write_jsonl

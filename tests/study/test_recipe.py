@@ -8,10 +8,12 @@ from chatpipe.errors import ArtifactError
 from chatpipe.planning.planner import plan
 from chatpipe.planning.steps import DryRun
 from chatpipe.store.store import store
-from chatpipe.study.loading import load_variant, names, parse_variant
+from chatpipe.study.files import names
+from chatpipe.study.loading import load_variant
 from chatpipe.study.lookup import LookUp, find_model
 from chatpipe.study.recipe import Recipe, Resolver
 from chatpipe.study.studies import load_study, study_variants
+from chatpipe.study.variants import parse_variant
 from tests.support.requests import Placeholders
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
 

@@ -11,7 +11,8 @@ from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import RowAccount
 from chatpipe.errors import ConfigError, DataError
 from chatpipe.planning import planner
-from chatpipe.study.loading import deployments_dir, load_variant
+from chatpipe.study.files import deployments_dir
+from chatpipe.study.loading import load_variant
 from chatpipe.study.recipe import Recipe, Resolver, StoreBuilder
 from chatpipe.study.studies import is_study, load_study, study_variants
 from tests.support.commands import invoke

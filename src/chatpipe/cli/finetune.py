@@ -49,8 +49,8 @@ def finetune(
         from chatpipe.config.validation import suggest_name
         from chatpipe.planning.row_checks import format_of, row_faults
         from chatpipe.study.export import check_target, export_directory, export_variant
-        from chatpipe.study.loading import is_taken, parse_variant
         from chatpipe.study.lookup import find_adapter
+        from chatpipe.study.variants import is_taken, parse_variant
 
         source = source_settings(dataset, config, split)
         file = Path(dataset) if Path(dataset).is_file() else None

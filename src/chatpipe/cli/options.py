@@ -12,7 +12,7 @@ def complete_names(kind: str) -> Callable[[], list[str]]:
     """Return a shell completion of the names of all "variants" or "studies", or of "both"."""
 
     def complete() -> list[str]:
-        from chatpipe.study.loading import names
+        from chatpipe.study.files import names
 
         kinds = ("variants", "studies") if kind == "both" else (kind,)
         return [name for kind in kinds for name in names(kind)]

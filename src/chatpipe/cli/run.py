@@ -117,7 +117,7 @@ def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:
     from prefect.exceptions import ObjectNotFound
     from prefect.utilities.urls import url_for
 
-    from chatpipe.study.loading import deployments_dir
+    from chatpipe.study.files import deployments_dir
 
     try:
         run = asyncio.run(arun_deployment(deployment, parameters=parameters, timeout=0))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from chatpipe.config.schema import Variant
+from chatpipe.errors import ConfigError
 from chatpipe.utils.visible_text import visible
 
 MAX_SHOWN = 60  # characters of a value
 _Location = tuple[int | str, ...]
+SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 def fault_sentences(
@@ -46,6 +49,14 @@ def fault_sentences(
         source = setting_origin(key, origin, overrides) if key else origin
         result.append(": ".join([source, *([key] if key else []), f"{message}{end}"]))
     return result
+
+
+def parse_section(raw: Mapping[str, Any], model: type[SectionT], path: Path) -> SectionT:
+    """Return that file's values as a `model`; ConfigError has a sentence for each fault."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(fault_sentences(error, str(path), model)) from None
 
 
 def setting_origin(key: str, origin: str, overrides: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from chatpipe.config.validation import fault_sentences
 from chatpipe.config.yaml_files import read_mapping
 from chatpipe.errors import ConfigError
-from chatpipe.study.loading import deployments_dir
+from chatpipe.study.files import deployments_dir
 
 
 def load_automations() -> list[AutomationCore]:

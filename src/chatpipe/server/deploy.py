@@ -26,7 +26,7 @@ from chatpipe.errors import ConfigError
 from chatpipe.server.automations_file import load_automations
 from chatpipe.server.deployed_state import apply_schedules, apply_settings
 from chatpipe.server.deployments_file import Definitions, Deployment, WorkPool, load_deployments
-from chatpipe.study.loading import deployments_dir
+from chatpipe.study.files import deployments_dir
 
 
 def deploy() -> Iterator[str]:

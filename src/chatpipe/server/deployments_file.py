@@ -19,7 +19,8 @@ from chatpipe.config.validation import fault_sentences
 from chatpipe.config.yaml_files import read_mapping
 from chatpipe.errors import ConfigError
 from chatpipe.server.schedule_checks import cron_fault, time_zone_fault
-from chatpipe.study.loading import deployments_dir, load_variant
+from chatpipe.study.files import deployments_dir
+from chatpipe.study.loading import load_variant
 from chatpipe.study.studies import load_study, study_variants
 
 

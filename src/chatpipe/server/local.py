@@ -25,7 +25,7 @@ from chatpipe.server.processes import (
     service_directory,
 )
 from chatpipe.store.paths import home
-from chatpipe.study.loading import deployments_dir
+from chatpipe.study.files import deployments_dir
 
 HOST = "127.0.0.1"  # a server without accounts listens to this machine only
 STARTS_WITHIN_S = 120

@@ -2,7 +2,6 @@ from .export import export_directory as export_directory
 from .export import export_report as export_report
 from .export import export_variant as export_variant
 from .loading import load_variant as load_variant
-from .loading import parse_variant as parse_variant
 from .lookup import LookUp as LookUp
 from .lookup import Published as Published
 from .lookup import find_model as find_model
@@ -11,4 +10,5 @@ from .recipe import Resolver as Resolver
 from .recipe import Step as Step
 from .recipe import StoreBuilder as StoreBuilder
 from .studies import load_study as load_study
+from .variants import parse_variant as parse_variant
 from .verification import check_all as check_all

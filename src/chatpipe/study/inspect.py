@@ -12,7 +12,8 @@ from chatpipe.store.artifact import Artifact
 from chatpipe.store.paths import home
 from chatpipe.store.remote import shared_store
 from chatpipe.study.export import saved_names
-from chatpipe.study.loading import load_variant, names
+from chatpipe.study.files import names
+from chatpipe.study.loading import load_variant
 from chatpipe.study.lookup import find_adapter
 from chatpipe.study.studies import load_study, study_variants
 

@@ -1,0 +1,77 @@
+"""Where the YAML files of variants and studies are, and which one a name means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from chatpipe.config.validation import suggest_name
+from chatpipe.errors import ConfigError
+from chatpipe.study.export import saved_variant
+from chatpipe.utils.user_paths import expanded
+
+
+def deployments_dir() -> Path:
+    """Where variants/ and studies/ are: $CHATPIPE_DEPLOYMENTS, or ./deployments, or
+    those of this checkout or installation; absolute."""
+    configured = os.environ.get("CHATPIPE_DEPLOYMENTS")
+    if configured:
+        path = expanded(configured).absolute()
+        if not path.is_dir():
+            raise ConfigError([f"CHATPIPE_DEPLOYMENTS={configured}: {path} is no directory."])
+        return path
+    package = Path(__file__).resolve().parents[1]
+    candidates = [
+        Path("deployments").absolute(),
+        package.parents[1] / "deployments",
+        package / "deployments",
+    ]
+    return next((path for path in candidates if path.is_dir()), candidates[0])
+
+
+def names(kind: str) -> list[str]:
+    """The names of all "variants" or "studies"."""
+    return sorted(path.stem for path in (deployments_dir() / kind).glob("*.yaml"))
+
+
+def is_yaml(name_or_path: str) -> bool:
+    """Whether it is a YAML file by its name."""
+    return Path(name_or_path).suffix in {".yaml", ".yml"}
+
+
+def find_file(kind: str, name_or_path: str) -> Path:
+    """Return the YAML file of one of the "variants" or "studies"; ConfigError lists them."""
+    if not name_or_path.strip():
+        raise ConfigError([f"{kind}: the name is empty; known are {', '.join(names(kind))}."])
+    path = deployments_dir() / kind / f"{name_or_path}.yaml"
+    if path.is_file():
+        return path
+    if kind == "variants" and saved_variant(name_or_path).is_file():
+        return saved_variant(name_or_path)
+    if is_yaml(name_or_path) or "/" in name_or_path or Path(name_or_path).exists():
+        return _existing_file(Path(name_or_path))
+    if kind == "variants" and name_or_path in names("studies"):
+        raise ConfigError(
+            [f"{name_or_path}: is a study; name one of its variants, or use compare."]
+        )
+    if kind == "studies" and name_or_path in names("variants"):
+        raise ConfigError([f"{name_or_path}: is a variant; name a study, or use run."])
+    hint = suggest_name(name_or_path, names(kind))
+    end = "" if hint.endswith("?") else "."
+    raise ConfigError([f"{kind}: there is no {name_or_path!r} in {path.parent}; {hint}{end}"])
+
+
+def _existing_file(path: Path) -> Path:
+    """That YAML file; ConfigError says what else there is."""
+    if path.is_dir():
+        raise ConfigError([f"{path}: is a directory; name a YAML file in it."])
+    if path.is_symlink() and not path.exists():
+        target = path.readlink()
+        raise ConfigError([f"{path}: is a link to {target}, which is not there."])
+    if not path.exists():
+        raise ConfigError([f"{path}: there is no such file."])
+    if not path.is_file():
+        raise ConfigError([f"{path}: is a pipe or device; name a file."])
+    if not is_yaml(str(path)):
+        raise ConfigError([f"{path}: is no YAML file; its name should end in .yaml."])
+    return path

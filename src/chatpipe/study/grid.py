@@ -1,0 +1,153 @@
+"""The cells of a study file: every combination of what it varies, each a variant."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatpipe.config.schema import Variant
+from chatpipe.config.study_file import GRID_KEYS, MAX_CELLS, Member, StudyFile
+from chatpipe.config.validation import parse_section
+from chatpipe.config.yaml_files import read_mapping
+from chatpipe.errors import ConfigError
+from chatpipe.study.files import find_file, is_yaml, names
+from chatpipe.study.overrides import Override, paths_relative_to
+from chatpipe.study.runs import load_run
+from chatpipe.study.variants import load_file, parse_variant
+
+Overrides = tuple[Override, ...]
+
+
+def find_cell(name: str) -> Variant | None:
+    """Return the cell of that name of a study in the deployments' directory."""
+    for study in names("studies"):
+        path = find_file("studies", study)
+        raw = {"name": study, **read_mapping(path)}
+        if not is_grid(raw):
+            continue
+        cells = study_grid(parse_section(raw, StudyFile, path), path).variants(must_exist=False)
+        if match := next((cell for cell in cells if cell.name == name), None):
+            return match
+    return None
+
+
+def is_grid(raw: dict[str, Any]) -> bool:
+    """Whether the file is more than a list of names."""
+    own = [m for m in _members(raw) if isinstance(m, dict) or is_yaml(str(m))]
+    return bool(own or GRID_KEYS & raw.keys())
+
+
+def study_grid(file: StudyFile, path: Path) -> Grid:
+    """Return the grid; ConfigError where it has more cells than a study may have."""
+    lengths = [len(values) for values in file.vary.values()]
+    lengths += [len(values) for values in list(file.vary_together.values())[:1]]
+    lengths.append(max(len(file.data_share), 1))
+    seeds = file.seeds if isinstance(file.seeds, int) else len(file.seeds or (0,))
+    cells = len(file.members) * math.prod(lengths) * seeds
+    if cells > MAX_CELLS:
+        raise ConfigError(
+            [
+                f"{path}: the study has {cells:,} cells, and {MAX_CELLS:,} are the most; vary "
+                "fewer settings, or in several studies."
+            ]
+        )
+    return Grid(file, path)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a study's file."""
+
+    file: StudyFile
+    path: Path
+
+    def variants(
+        self, overrides: Sequence[Override] = (), must_exist: bool = True
+    ) -> list[Variant]:
+        """Return the variant of every cell, the cells of one member together."""
+        variants, faults = [], []
+        for place, member in enumerate(self.file.members):
+            key = "base" if self.file.base is not None else f"variants.{place}"
+            for cell in self._cells():
+                try:
+                    variants += [
+                        self._variant(member, (*cell, *seed, *overrides), must_exist, key)
+                        for seed in self._seeds(member, cell, must_exist, key)
+                    ]
+                except ConfigError as error:
+                    faults += [self._blame_file(fault, cell) for fault in error.faults]
+        if faults:
+            raise ConfigError(list(dict.fromkeys(faults)))
+        return variants
+
+    def _cells(self) -> Iterator[Overrides]:
+        """Yield every combination of the settings that are varied."""
+        vary: list[list[tuple[tuple[str, Any], ...]]] = [
+            [((setting, value),) for value in values] for setting, values in self.file.vary.items()
+        ]
+        if self.file.data_share:
+            vary.append([(("data_share", share),) for share in self.file.data_share])
+        together = self.file.vary_together
+        if together:
+            rows = zip(*together.values(), strict=True)
+            vary.append([tuple(zip(together, row, strict=True)) for row in rows])
+        for combination in itertools.product(*vary):
+            settings = itertools.chain.from_iterable(combination)
+            yield tuple(self._override(setting, value) for setting, value in settings)
+
+    def _seeds(
+        self, member: Member, cell: Overrides, must_exist: bool, key: str
+    ) -> list[Overrides]:
+        """Return the setting of each seed; a number of seeds begins with the variant's own."""
+        seeds = self.file.seeds
+        if seeds is None:
+            return [()]
+        if isinstance(seeds, int):
+            first = self._variant(member, cell, must_exist, key).training.seed
+            seeds = tuple(range(first, first + seeds))
+        return [(self._override("training.seed", seed),) for seed in seeds]
+
+    def _override(self, setting: str, value: Any) -> Override:
+        keys = tuple(setting.split("."))
+        value = paths_relative_to(self.path.parent, keys, value)
+        return Override(f"{setting}={json.dumps(value, ensure_ascii=False)}", keys, value)
+
+    def _variant(self, member: Member, overrides: Overrides, must_exist: bool, key: str) -> Variant:
+        if isinstance(member, dict):
+            if not isinstance(member.get("name"), str):
+                raise ConfigError([f"{self.path}: {key}.name: this key is required."])
+            return parse_variant(dict(member), str(self.path), overrides, must_exist)
+        if is_yaml(member):
+            return load_file(
+                find_file("variants", str(self.path.parent / member)), overrides, must_exist
+            )
+        try:
+            return load_run(member, overrides, must_exist)
+        except ConfigError as error:
+            raise ConfigError(
+                [
+                    f"{self.path}: {key}: {fault.removeprefix('variants: ')}"
+                    if fault.startswith("variants: ")
+                    else fault
+                    for fault in error.faults
+                ]
+            ) from None
+
+    def _blame_file(self, fault: str, cell: Overrides) -> str:
+        """A cell's setting stands in the study's file, not on the command line."""
+        for override in cell:
+            fault = fault.replace(f"--set {override.text}:", f"{self.path}: vary {override.text}:")
+        return fault
+
+
+def _members(raw: dict[str, Any]) -> list[Any]:
+    listed = raw.get("variants")
+    return [
+        *(listed if isinstance(listed, list) else []),
+        *([raw["base"]] if "base" in raw else []),
+    ]
