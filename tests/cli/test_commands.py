@@ -240,7 +240,7 @@ def test_a_fault_of_chatpipe_itself_is_a_sentence_that_names_its_traceback(tmp_p
         (["validate", "{folder}"], "is a directory"),
         (["compare", "{folder}"], "is a directory"),
         (["compare", "smol-merge"], "smol-merge: is a variant; name a study, or use run"),
-        (["run", "demo"], "demo: is a study; name a variant of it"),
+        (["run", "demo"], "demo: is a study; name one of its variants"),
         (["plan", "{folder}/rows.jsonl"], "is no YAML file"),
     ],
 )

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from chatpipe.config.validation import suggest_name
+from chatpipe.config.yaml_files import read_mapping
 from chatpipe.errors import ConfigError
 from chatpipe.study.export import saved_variant
 from chatpipe.utils.user_paths import expanded
@@ -52,13 +53,23 @@ def find_file(kind: str, name_or_path: str) -> Path:
         return _existing_file(Path(name_or_path))
     if kind == "variants" and name_or_path in names("studies"):
         raise ConfigError(
-            [f"{name_or_path}: is a study; name one of its variants, or use compare."]
+            [
+                f"{name_or_path}: is a study; name one of its variants"
+                f"{_listed_variants(name_or_path)}, or use compare."
+            ]
         )
     if kind == "studies" and name_or_path in names("variants"):
         raise ConfigError([f"{name_or_path}: is a variant; name a study, or use run."])
     hint = suggest_name(name_or_path, names(kind))
     end = "" if hint.endswith("?") else "."
     raise ConfigError([f"{kind}: there is no {name_or_path!r} in {path.parent}; {hint}{end}"])
+
+
+def _listed_variants(study: str) -> str:
+    """The names that a study's file lists, in brackets; empty where it makes its variants."""
+    listed = read_mapping(deployments_dir() / "studies" / f"{study}.yaml").get("variants")
+    names_listed = [name for name in listed if isinstance(name, str)] if listed else []
+    return f" ({', '.join(names_listed)})" if names_listed else ""
 
 
 def _existing_file(path: Path) -> Path:
