@@ -1,4 +1,4 @@
-"""Names of flow runs, and the check of a run's environment."""
+"""Names of flow runs, and the environment of a run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prefect import runtime
 from chatpipe.errors import ConfigError
 from chatpipe.runtime.parent_watch import end_with_parent
 from chatpipe.runtime.variables import variable_faults
+from flows.server_settings import use_server_settings
 
 
 def flow_run_name(parameter: str) -> Callable[[], str]:
@@ -25,10 +26,11 @@ def flow_run_name(parameter: str) -> Callable[[], str]:
 
 
 def check_home() -> None:
-    """Let a worker's run end with the worker, and check the environment.
+    """Let a worker's run end with the worker, check its environment, and complete it.
 
     Otherwise the next worker would train at the same time. ConfigError where a worker does not set
-    CHATPIPE_HOME (Prefect removes a run's working directory), or where a variable is invalid.
+    CHATPIPE_HOME (Prefect removes a run's working directory), or where a variable or a setting on
+    the server is invalid.
     """
     if runtime.deployment.id:
         end_with_parent(os.getppid())
@@ -38,3 +40,5 @@ def check_home() -> None:
         )
     if faults := variable_faults():
         raise ConfigError(faults)
+    if runtime.deployment.id:
+        use_server_settings()
