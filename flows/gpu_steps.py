@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict
 from chatpipe.config.schema import Variant
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
+from chatpipe.generation.replies import Reply
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.recipe import Step
 from chatpipe.training.finetune import Finetune
 from flows.naming import check_home, flow_run_name
 from tasks import preflight, steps
 
-GpuRequest = Finetune | Score | Ask
+GpuRequest = Finetune | Score | Ask | Reply
 
 
 class SerializedStep(BaseModel):
@@ -24,7 +25,7 @@ class SerializedStep(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    step: Literal["adapter", "scores", "generations"]
+    step: Literal["adapter", "scores", "generations", "replies"]
     request: dict[str, Any]
     label: str
 
@@ -38,7 +39,7 @@ class SerializedStep(BaseModel):
 
     def build(self) -> Artifact:
         """Run the request's task."""
-        request_types: tuple[type[GpuRequest], ...] = (Finetune, Score, Ask)
+        request_types: tuple[type[GpuRequest], ...] = (Finetune, Score, Ask, Reply)
         request = {step.kind: step for step in request_types}[self.step].model_validate(
             self.request
         )

@@ -13,6 +13,7 @@ from chatpipe.data.normalize import Normalize
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.ask_batch import AskBatch
+from chatpipe.generation.replies import Reply
 from chatpipe.report.build import MakeReport
 from chatpipe.runtime.worker import SharedWorker
 from chatpipe.sources.fetch import FetchDataset, FetchModel
@@ -103,6 +104,12 @@ def ask(request: Ask, label: str, others: Sequence[Ask] = ()) -> Artifact:
     return _in_worker(request, f"ask {label}", EVAL_WORKER, lambda: AskBatch.of(request, others))
 
 
+@step(task_run_name="reply {label}")
+def reply(request: Reply, label: str) -> Artifact:
+    """Generate a model's replies to held-out rows and compare them with the rows' own."""
+    return _in_worker(request, f"reply {label}", EVAL_WORKER)
+
+
 def apart(asks: Sequence[Ask]) -> Sequence[Ask]:
     """Quote requests, so that Prefect does not make the task wait for the artifacts in them."""
     return cast(Sequence[Ask], quote(asks))
@@ -125,6 +132,7 @@ TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
     Finetune: finetune_adapter,
     CheckChatTemplate: check_template,
     Score: score,
+    Reply: reply,
     MakeReport: make_report,
 }
 
@@ -137,7 +145,7 @@ def run(request: Request, label: str, others: Sequence[Ask] = ()) -> Artifact:
 
 
 def _in_worker(
-    request: Finetune | CheckChatTemplate | Score | Ask | FetchModel,
+    request: Finetune | CheckChatTemplate | Score | Ask | Reply | FetchModel,
     label: str,
     worker: SharedWorker | None = None,
     sent_request: Callable[[], Request] | None = None,

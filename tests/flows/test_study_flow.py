@@ -37,11 +37,11 @@ def variants(tmp_path_factory, tiny_model_dir):
             {"name": "rows", "path": str(path)},
             split={"heldout": 0.4},
             training={"epochs": 1, "learning_rate": 0.02},
-            evaluation={"bootstrap_samples": SAMPLES},
+            evaluation={"bootstrap_samples": SAMPLES, "replies": 3},
         )
         return Variant.model_validate({"name": name, **plain, **settings})
 
-    cut = {"bootstrap_samples": SAMPLES, "max_length": 400}
+    cut = {"bootstrap_samples": SAMPLES, "max_length": 400, "replies": 3}
     return [
         variant("long"),
         variant("short", prompt_template="short", evaluation=cut),
@@ -66,7 +66,7 @@ def test_the_run_is_looked_up_as_it_was_built(study, variants):
     from tasks.caching import BUILT
 
     assert {name.partition("/")[0] for name in BUILT} >= {
-        *("adapter", "template-check", "scores", "generations")
+        *("adapter", "template-check", "scores", "generations", "replies")
     }
     for resolver in (LookUp("a study"), StoreBuilder()):
         assert Recipe(variants, resolver).report("differently-measured") == study

@@ -30,6 +30,7 @@ from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
+from chatpipe.generation.replies import Reply
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.hub_splits import FindSplits, ReadSplit
@@ -39,7 +40,18 @@ from chatpipe.tokenization.token_cache import TEXTS, TokenRequest, digest_of, to
 from chatpipe.training.finetune import Finetune
 from tests.support.rows import alpaca_rows, write_jsonl
 
-STEPS = (FetchDataset, FindSplits, ReadSplit, ReadSaved, Normalize, Merge, Finetune, Score, Ask)
+STEPS = (
+    FetchDataset,
+    FindSplits,
+    ReadSplit,
+    ReadSaved,
+    Normalize,
+    Merge,
+    Finetune,
+    Score,
+    Ask,
+    Reply,
+)
 REQUESTS = {step.__name__: step for step in STEPS}
 SECTIONS = (Lora, Quantization, Training, Generation, Split, Evaluation)
 FEW = settings(

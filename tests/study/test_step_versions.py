@@ -30,6 +30,7 @@ STEPS = {
     "CheckChatTemplate": ("chatpipe.runtime.environment:prepare",),
     "Score": ("chatpipe.runtime.environment:prepare",),
     "Ask": ("AskBatch", "chatpipe.runtime.environment:prepare"),
+    "Reply": ("chatpipe.runtime.environment:prepare",),
     "MakeReport": (),
 }
 NOT_STORED = {"MakePlan", "AskBatch"}

@@ -22,7 +22,8 @@ def forget(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="What to remove: adapter (default), scores, generations, report, sources, all."
+            help="What to remove: adapter (default), scores, generations, "
+            "replies, report, sources or all."
         ),
     ] = None,
     all_variants: Annotated[

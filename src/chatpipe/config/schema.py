@@ -217,6 +217,8 @@ class Training(Section):
 class Evaluation(Section):
     """How the held-out rows are scored."""
 
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"replies"})
+
     batch_tokens: int = Field(
         4096, ge=16, description="tokens in one forward pass, shared beginnings counted once"
     )
@@ -225,6 +227,9 @@ class Evaluation(Section):
         2000, ge=100, le=100_000, description="resamples for the confidence intervals"
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of the bootstrap")
+    replies: int = Field(
+        0, ge=0, description="rows of each held-out set that are answered; 0: none"
+    )
 
 
 class Generation(Section):

@@ -107,6 +107,11 @@ def share_mask(table: pa.Table, share: float) -> Mask:
     return _below(_prompt_digests(table)[1::2], share)
 
 
+def share_order(table: pa.Table) -> npt.NDArray[np.int64]:
+    """The rows in the order in which a growing share takes them."""
+    return np.argsort(_prompt_digests(table)[1::2], kind="stable")
+
+
 def _prompt_digests(table: pa.Table) -> npt.NDArray[np.uint64]:
     """Two numbers for the first user turn of each row, (2 * rows,)."""
     names = ("instruction", "input")

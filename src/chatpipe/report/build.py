@@ -24,6 +24,7 @@ from chatpipe.evaluation.row_scores import (
     groups_by_tokens,
 )
 from chatpipe.report.measured import Measured
+from chatpipe.report.task_scores import task_scores
 from chatpipe.report.template_gains import template_gains
 from chatpipe.report.verdicts import study_verdicts
 from chatpipe.store.artifact import Artifact, Request, recorded_manifest
@@ -48,7 +49,7 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
 
     study: str
     models: tuple[Measured, ...]
@@ -70,6 +71,7 @@ def build_report(request: MakeReport) -> contract.Report:
     sets = {parts: ReplyBytes.read(request.heldout, parts) for parts in _heldout_sets(models)}
     differences, notes = _differences(models, sets)
     compared = study_verdicts(models, sets)
+    tasks, task_notes = task_scores(models)
     warnings = [
         note for artifact in request.examples.values() for note in artifact.details()["warnings"]
     ] + _formats(request)
@@ -87,7 +89,7 @@ def build_report(request: MakeReport) -> contract.Report:
         differences=differences,
         answers=list(itertools.chain.from_iterable(map(_answers, models))),
         accounts=_accounts(request),
-        notes=[*warnings, *request.notes, *notes],
+        notes=[*warnings, *request.notes, *notes, *task_notes],
         settings={m.name: settings(m.variant) for m in models if m.adapter},
         generation=_shared([model.generation for model in described]),
         paper=[
@@ -103,6 +105,7 @@ def build_report(request: MakeReport) -> contract.Report:
         template_gains=list(template_gains(models, sets)),
         verdicts=compared.verdicts,
         ranking=compared.ranking,
+        task_scores=tasks,
     )
 
 

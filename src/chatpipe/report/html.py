@@ -8,7 +8,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from chatpipe.report import charts, comparability, findings, formatting, tables, verdict_text
+from chatpipe.report import (
+    charts,
+    comparability,
+    findings,
+    formatting,
+    tables,
+    task_text,
+    verdict_text,
+)
 from chatpipe.report.schema import Report
 from chatpipe.utils.visible_text import visible
 
@@ -33,6 +41,7 @@ def render_html(report: Report) -> str:
             statements=comparability.statements(report),
             tables=tables,
             verdict_text=verdict_text,
+            task_text=task_text,
             heatmap=Markup(charts.heatmap(report)),  # charts escape their own text
             loss_curves=Markup(charts.loss_curves(report)),
         )

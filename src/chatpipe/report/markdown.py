@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterator, Sequence
 
-from chatpipe.report import comparability, findings, formatting, tables, verdict_text
+from chatpipe.report import comparability, findings, formatting, tables, task_text, verdict_text
 from chatpipe.report.schema import Answer, Report
 from chatpipe.utils.visible_text import visible
 
@@ -56,6 +56,9 @@ def _figures(report: Report) -> Iterator[str]:
     yield markdown_table(verdict_text.verdict_rows(report))
     gains = tables.template_rows(report)
     yield from _section("The template's part of the gain", gains, findings.TEMPLATE)
+    yield from _section(task_text.TITLE, task_text.task_rows(report), task_text.READING)
+    if report.task_scores:
+        yield from map(escape, task_text.worse_sentences(report))
     bits = tables.bits_rows(report)
     yield from _section("Bits per byte: models with different tokenizers", bits, findings.BITS)
     yield from _section("Bits per byte minus the base's", tables.bits_difference_rows(report))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import PaperReported, Variant
@@ -17,6 +19,7 @@ class Measured(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"replies"})
 
     name: str
     base_model: str
@@ -27,3 +30,4 @@ class Measured(BaseModel):
     generations: Artifact
     paper_reported: PaperReported | None = None
     own_template_base: str | None = None
+    replies: dict[str, Artifact] = {}  # data set -> answers to its held-out rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from chatpipe import report as contract
@@ -33,7 +33,7 @@ def study_verdicts(models: Sequence[Measured], sets: Sets) -> Compared:
     Variants that differ by the seed of training alone are one. One that is alone, and has several
     seeds, is compared with its base.
     """
-    groups = _configurations([model for model in models if model.adapter])
+    groups = configurations([model for model in models if model.adapter])
     if len(groups) == 1 and len(next(iter(groups.values()))) > 1:
         base = next(iter(groups.values()))[0].base_model
         groups |= {model.name: [model] for model in models if model.name == base}
@@ -58,18 +58,21 @@ def study_verdicts(models: Sequence[Measured], sets: Sets) -> Compared:
     return compared
 
 
-def _configurations(models: Sequence[Measured]) -> dict[str, list[Measured]]:
-    """Return the models in groups that differ by seed alone, under the group's name."""
+def configurations(
+    models: Sequence[Measured], without_effect: Set[str] = WITHOUT_EFFECT
+) -> dict[str, list[Measured]]:
+    """Return the models in groups that differ by seed alone, and by what has no effect, under the
+    group's name."""
     groups: dict[str, list[Measured]] = {}
     for model in models:
-        groups.setdefault(_without_seed(model), []).append(model)
+        groups.setdefault(_without_seed(model, without_effect), []).append(model)
     return {_group_name(group): group for group in groups.values()}
 
 
-def _without_seed(model: Measured) -> str:
+def _without_seed(model: Measured, without_effect: Set[str]) -> str:
     training = model.variant.training.model_copy(update={"seed": 0})
     variant = model.variant.model_copy(update={"training": training})
-    return variant.model_dump_json(exclude=WITHOUT_EFFECT)
+    return variant.model_dump_json(exclude=set(without_effect))
 
 
 def _group_name(group: Sequence[Measured]) -> str:

@@ -57,7 +57,7 @@ def measured_alike(variant: Variant) -> str:
     evaluation = variant.evaluation
     settings = (variant.prompt_template, variant.quantization, variant.generation, *variant.panel)
     parts = [part.model_dump_json() for part in settings]
-    lengths = (evaluation.max_length, evaluation.batch_tokens)
+    lengths = (evaluation.max_length, evaluation.batch_tokens, evaluation.replies)
     return repr((_reference(variant.base_model), lengths, parts))
 
 
@@ -114,6 +114,7 @@ def _settings(way: Variant, ways: Sequence[Variant]) -> dict[str, str]:
             settings[f"{section}.{key}"] = str(value)
     settings["evaluation.max_length"] = str(way.evaluation.max_length)
     settings["evaluation.batch_tokens"] = str(way.evaluation.batch_tokens)
+    settings["evaluation.replies"] = str(way.evaluation.replies)
     return settings | {"panel": panel}
 
 

@@ -3,8 +3,9 @@
     download ─► normalize ─► merge ─► fine-tune ─► score ─► generate ─► report
       raw        examples    corpus    adapter     scores   generations   report
 
-A base that has a chat template of its own is scored and asked in that as well, where no variant
-uses it and a step before (`template-check`) finds that it can be.
+Where `evaluation.replies` says so, models also answer held-out rows (`replies`). A base that has a
+chat template of its own is scored and asked in that as well, where no variant uses it and a step
+before (`template-check`) finds that it can be.
 
 `Recipe` makes each step's request from the artifacts of the steps before it. A `Resolver` gives
 the artifact of a request. There are three kinds, so that a run, a plan and a look-up agree on
@@ -28,6 +29,7 @@ from chatpipe.data.normalize import Normalize
 from chatpipe.errors import DataError
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
+from chatpipe.generation.replies import Reply
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.report.build import MakeReport
 from chatpipe.report.measured import Measured
@@ -108,6 +110,16 @@ class StudyModel:
         """Return the steps that score it, one for each held-out set."""
         return [
             Step(Score.of(self.variant, self.ref, rows), f"{self.name} on {dataset}")
+            for dataset, rows in heldout.items()
+        ]
+
+    def reply_steps(self, heldout: Mapping[str, Artifact]) -> list[Step]:
+        """Return the steps in which it answers held-out rows, one for each set; none where the
+        variant asks for none."""
+        if not self.variant.evaluation.replies:
+            return []
+        return [
+            Step(Reply.of(self.variant, self.ref, rows), f"{self.name} on {dataset}")
             for dataset, rows in heldout.items()
         ]
 
@@ -283,26 +295,17 @@ class Recipe:
     def evaluate(
         self, models: Sequence[StudyModel], heldout: Mapping[str, Artifact]
     ) -> list[Measured]:
-        """Score every model on every held-out set, and have it answer the panel."""
+        """Score every model on every held-out set, and have it answer the panel and, where the
+        variant says so, held-out rows."""
         jobs = [
-            Job(f"measure {model.name}", (*model.score_steps(heldout), model.ask_step()))
+            Job(
+                f"measure {model.name}",
+                (*model.score_steps(heldout), model.ask_step(), *model.reply_steps(heldout)),
+            )
             for model in models
         ]
         results = zip(models, self.resolver.resolve_jobs(jobs), strict=True)
-        return [
-            Measured(
-                name=model.name,
-                base_model=model.base_name,
-                variant=model.variant,
-                paper_reported=model.variant.paper_reported if model.ref.adapter else None,
-                adapter=model.ref.adapter,
-                corpus=model.corpus,
-                own_template_base=model.own_template_base,
-                scores=dict(zip(heldout, scores, strict=True)),
-                generations=generations,
-            )
-            for model, (*scores, generations) in results
-        ]
+        return [_measured(model, tuple(heldout), artifacts) for model, artifacts in results]
 
     def _datasets(self) -> dict[str, tuple[Dataset, Split]]:
         """Map the name of each data set to it and its split; a study has one split."""
@@ -317,6 +320,23 @@ class Recipe:
             )
             for variant in self.variants
         }
+
+
+def _measured(model: StudyModel, heldout: Sequence[str], artifacts: Sequence[Artifact]) -> Measured:
+    """The model with the artifacts of the steps that measure it, in their order."""
+    remaining = iter(artifacts)
+    return Measured(
+        name=model.name,
+        base_model=model.base_name,
+        variant=model.variant,
+        paper_reported=model.variant.paper_reported if model.ref.adapter else None,
+        adapter=model.ref.adapter,
+        corpus=model.corpus,
+        own_template_base=model.own_template_base,
+        scores={name: next(remaining) for name in heldout},
+        generations=next(remaining),
+        replies=dict(zip(heldout, remaining, strict=False)),
+    )
 
 
 def _has_chat_template(base: Artifact) -> bool:

@@ -19,7 +19,7 @@ from chatpipe.store.store import store
 from chatpipe.study.lookup import adapter_request, source_requests, trained
 from chatpipe.training.finetune import Finetune
 
-OF_AN_ADAPTER = ("adapter", "scores", "generations", "report")
+OF_AN_ADAPTER = ("adapter", "scores", "generations", "replies", "report")
 SOURCES = "sources"  # the base model and the data sets' files, as they were fetched
 ALL = "all"
 # What of a variant an adapter comes from; the report records all of it.
