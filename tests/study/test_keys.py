@@ -265,6 +265,7 @@ def steps_of(variant: Variant) -> list[Request]:
         Finetune.of(variant, base, rows),
         Score.of(variant, model, rows),
         Ask.of(variant, model),
+        Reply.of(variant, model, rows),
     ]
 
 
