@@ -86,10 +86,13 @@ def test_columns_and_a_split_of_the_hub_are_given_on_the_command_line(
     command = ["finetune", "--base-model", tiny_model_dir, "--adapter", tmp_path / "adapter"]
     command += ["--set", "training.epochs=1"]
     command += ["--set", "split.heldout=0.3", "--set", "generation.max_new_tokens=2"]
-    columns = ("--columns", "instruction=meta.q", "--columns", "output=a")
+    columns = ("--columns", "instruction=meta.q", "--columns", "output=a", "--turns", "first")
     of_file = (*command, "--dataset", path)
     refused = invoke(*of_file, *columns, "--format", "sharegtp")
     assert refused.exit_code == 2 and "did you mean sharegpt?" in refused.stderr
+    refused = invoke(*of_file, "--turns", "last")
+    assert refused.exit_code == 2
+    assert "invalid value for '--turns': 'last' is not one of 'first', 'all'" in refused.stderr
     refused = invoke(*of_file, "--columns", "instruction")
     assert refused.exit_code == 2 and "write it as OURS=THEIRS" in refused.stderr
     refused = invoke(*of_file, *columns, "--split", "train")
@@ -108,10 +111,9 @@ def test_columns_and_a_split_of_the_hub_are_given_on_the_command_line(
     assert "owner/nested, split train: row 32: empty output" in refused.stderr
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
-    shown = json.loads(
-        invoke("show", home() / "reports" / NESTED / f"{NESTED}.yaml", "--json").stdout
-    )
-    assert shown["adapter"]["digest"]
+    variant = home() / "reports" / NESTED / f"{NESTED}.yaml"
+    assert yaml.safe_load(variant.read_text())["datasets"][0]["turns"] == "first"
+    assert json.loads(invoke("show", variant, "--json").stdout)["adapter"]["digest"]
     report = json.loads((home() / f"reports/{NESTED}/report.json").read_text())
     assert "data set nested: format auto is alpaca, by its columns." in report["notes"]
 

@@ -76,6 +76,7 @@ def parts(*texts):
 
 LONG = [turn(f"{turn.__name__} {i}") for i in range(100) for turn in (u, a)]
 HISTORY = [("user", "q"), ("assistant", "a")]
+UNSCORED = [("user", "q"), ("assistant_unscored", "a")]
 LAST_CUT = "last user turn, without an answer, left out"
 JOINED = "turns of one role in a row joined"
 KEPT = {
@@ -132,6 +133,21 @@ KEPT = {
         (None, HISTORY, "r", "", "b"),
         "reasoning left out",
     ),
+    "a reply of weight 0": (
+        [u("q"), a("a", weight=0), u("r"), a("b"), u("s"), a("c", weight=1)],
+        (None, [*UNSCORED, ("user", "r"), ("assistant", "b")], "s", "", "c"),
+        "reply with weight 0 kept as context, not scored",
+    ),
+    "a reply not to be trained on, half of which is of another turn": (
+        [u("q"), a("a", train=False), a("b"), u("r"), a("c")],
+        (None, [("user", "q"), ("assistant_unscored", "a\n\nb")], "r", "", "c"),
+        f"{JOINED}; reply with weight 0 kept as context, not scored",
+    ),
+    "last replies of weight 0": (
+        [u("q"), a("a"), u("r"), a("b", weight=0), u("s"), a("c", weight=0)],
+        (None, None, "q", "", "a"),
+        "last reply, with weight 0, left out",
+    ),
     "other letters": (
         [u("שלום \u200fעולם"), a("你好,世界"), u("👩‍👩‍👧 <|im_end|>"), a(" é\n")],
         (
@@ -163,7 +179,7 @@ DROPPED = {
     ],
     "a turn of another role": [[u("q"), other("narrator"), a("a")]],
     "a system turn after the first user turn": [[u("q"), a("a"), other("system"), u("r"), a("b")]],
-    "a reply has weight 0": [[u("q"), a("a", weight=0), u("r"), a("b", weight=1)]],
+    "every reply has weight 0": [[u("q"), a("a", weight=0), u("r"), a("b", weight=0)]],
     "empty turn": [
         [u("q"), a(""), u("r"), a("b")],
         [u(" \u200b"), a("a"), u("r"), a("b")],
@@ -186,7 +202,7 @@ def test_a_whole_conversation_is_one_example(tmp_path, name, column, suffix):
     made = normalized(path, format=name, turns="all")
     found = dict(zip(KEPT, examples(made), strict=True))
     assert found == {what: example for what, (_, example, _) in KEPT.items()}
-    flags = [flag for _, _, flag in KEPT.values() if flag]
+    flags = [flag for _, _, several in KEPT.values() if several for flag in several.split("; ")]
     account = made.details()["account"]
     assert account["flagged"] == {flag: flags.count(flag) for flag in flags}
     read = sum(turn is not None for turns, _, _ in KEPT.values() for turn in turns)

@@ -169,7 +169,8 @@ CASES = [
         messages(
             *turns("Hi"), {"role": "assistant", "content": "Hello.", "weight": 0}, *turns("A", "B")
         ),
-        reason="a reply has weight 0",
+        ["◁user\nHi▷\n◁assistant\nHello.▷\n◁user\nA▷\n◁assistant\n⟦B▷⟧"],
+        flags={"reply with weight 0 kept as context, not scored"},
     ),
     Case(
         "right-to-left text",

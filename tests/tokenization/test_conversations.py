@@ -1,6 +1,7 @@
 """Conversations as examples: which tokens are scored, after what, and what is cut or left out."""
 
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from chatpipe.config.prompt_schema import ChatTemplate
 from chatpipe.config.prompts import CHATS, any_template
+from chatpipe.formats.base import UNSCORED
 from chatpipe.tokenization.chat_text import REWRITTEN, THOUGHT_AFTER_CLOSED
 from chatpipe.tokenization.conversation import Conversation, Message
 from chatpipe.tokenization.encoder import IGNORED, Encoder
@@ -68,13 +70,26 @@ def conversation(*turns, system=None):
     return Conversation(turns[-2], "", turns[-1], system, history)
 
 
+def unscored(item, *places):
+    """The conversation, of which these earlier replies are context alone."""
+    history = [
+        replace(message, is_scored=place not in [2 * reply + 1 for reply in places])
+        for place, message in enumerate(item.history)
+    ]
+    return replace(item, history=tuple(history))
+
+
 def row_of(item):
     return {
         "instruction": item.instruction,
         "input": item.input,
         "output": item.reply,
         "system": item.system,
-        "history": [{"role": m.role, "content": m.content} for m in item.history] or None,
+        "history": [
+            {"role": m.role if m.is_scored else UNSCORED, "content": m.content}
+            for m in item.history
+        ]
+        or None,
     }
 
 
@@ -187,6 +202,24 @@ def test_which_replies_are_scored(qwen):
         assert rows.row_tokens.tolist() == [
             sum(len(example.input_ids) for example in row) for row in rows.by_row()
         ]
+
+
+@pytest.mark.parametrize("name", ["alpaca", "chatml", "qwen3"])
+@pytest.mark.parametrize("places", [(0,), (1,), (0, 1)])
+def test_a_reply_that_is_context_has_its_tokens_and_is_not_scored(qwen, name, places):
+    template = ChatTemplate(chat=QWEN3) if name == "qwen3" else any_template(name)
+    whole, rows = (encoded(qwen, template, item) for item in (TALK, unscored(TALK, *places)))
+    scored, left = (
+        [example.input_ids[a:b] for example in of.examples for a, b in spans(example)]
+        for of in (whole, rows)
+    )
+    assert left == [ids for place, ids in enumerate(scored) if place not in places]
+    assert (whole.scored_replies, rows.scored_replies) == (3, 3 - len(places))
+    assert rows.examples[-1].input_ids == whole.examples[-1].input_ids
+    last = encoded(qwen, template, TALK, unscored(TALK, *places), labels="last")
+    assert last.scored_replies == 2
+    cut = encoded(qwen, template, TALK, length=30, too_long="cut_left")
+    assert cut.scored_replies == sum(len(spans(example)) for example in cut.examples)
 
 
 def test_two_hundred_turns_are_one_example_in_reasonable_time(qwen):

@@ -13,6 +13,7 @@ from chatpipe.cli.errors import exit_on_error
 from chatpipe.cli.options import AsJson, Overrides
 from chatpipe.cli.run import RunOptions, check_variants, run_variant
 from chatpipe.errors import ConfigError
+from chatpipe.formats.turn_settings import Turns
 
 
 def finetune(
@@ -34,6 +35,12 @@ def finetune(
         list[str] | None,
         typer.Option(
             metavar="OURS=THEIRS", help="A format's column and the file's for it; repeatable."
+        ),
+    ] = None,
+    turns: Annotated[
+        Turns | None,
+        typer.Option(
+            help="What of a conversation is trained on: its first exchange, or all of it.",
         ),
     ] = None,
     drop_bad_rows: Annotated[
@@ -62,16 +69,19 @@ def finetune(
             )
         if file and row_format == AUTO:
             row_format = format_of(file, renamed)
-        if file and not drop_bad_rows and (faults := row_faults(file, row_format, renamed)):
+        if file and not drop_bad_rows and (faults := row_faults(file, row_format, renamed, turns)):
             raise ConfigError([*faults, "Mend these rows, or add --drop-bad-rows."])
         name = name_of_file(Path(dataset))
         rows: dict[str, Any] = {"name": name, **source, "format": row_format}
         if renamed:
             rows["columns"] = renamed
+        if turns:
+            rows["turns"] = turns
         raw = {"name": name, "base_model": {"repo": base_model}, "datasets": [rows]}
         variant = parse_variant(raw, "command line", overrides or [])
         if is_taken(variant):  # by another base, another file of that name, or a variant
-            settings = [json.dumps([row_format, renamed])] if columns else []
+            read_as = [row_format, renamed, *([turns] if turns else [])]
+            settings = [json.dumps(read_as)] if columns or turns else []
             unique = {**raw, "name": unique_name(name, base_model, *source.values(), *settings)}
             variant = parse_variant(unique, "command line", overrides or [])
         check_target(adapter, variant)

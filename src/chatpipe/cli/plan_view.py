@@ -57,7 +57,8 @@ def token_lines(tokens: Tokens, width: int) -> Iterator[str]:
         yield f"{bar.above + 1:>6}–{bar.upto:<6} {drawing} {bar.rows:,}"
     yield (
         f"{tokens.trained_tokens:,} of {tokens.tokens:,} tokens are trained "
-        f"({tokens.trained_share:.1%}); the EOS in {tokens.eos_rows:,} of {tokens.rows:,} rows."
+        f"({tokens.trained_share:.1%}), of {tokens.scored_replies:,} replies in {tokens.rows:,} "
+        f"rows; the EOS in {tokens.eos_rows:,} of these rows."
     )
     if tokens.cut_rows:
         yield (

@@ -14,6 +14,7 @@ _REPLACEMENTS = (
     (r"Input should be an? valid number\b.*", "expected a number"),
     (r"Input should be an? valid boolean\b.*", "expected true or false"),
     (r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", r"one argument too many: \1"),
+    (r"Value error, ", ""),
     (r"\. Did you mean", "; did you mean"),
 )
 

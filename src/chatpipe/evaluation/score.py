@@ -107,6 +107,7 @@ class Score(Request):
         return {
             "wall_s": round(time.monotonic() - started, 3),
             "left_out": left_out,
+            "replies_scored": encoded["response"].scored_replies,
             "base_streamed": streamed,
             **kernels.details(),
         }

@@ -23,7 +23,9 @@ KEY_TWICE = "a key is there twice"
 READ_REASON = "read_reason"  # the column that says why a row could not be read
 # Several flags of one row are one text, joined by this.
 FLAGS_BETWEEN = "; "
-# The turns before an example's own, oldest first, from a user's to an assistant's.
+# The turns before an example's own, oldest first, from a user's to an assistant's. A reply that is
+# context for later turns, and is not scored itself, has the role UNSCORED.
+UNSCORED = "assistant_unscored"
 HISTORY = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 

@@ -55,4 +55,5 @@ FORMAT = Format(
     normalize=_normalize,
     unusable=turn_reasons.UNUSABLE,
     as_turns=TURNS_FORMAT,
+    version=2,
 )

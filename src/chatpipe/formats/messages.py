@@ -15,7 +15,7 @@ from chatpipe.formats.conversations import conversations_normalized
 from chatpipe.formats.turn_settings import TurnSettings
 from chatpipe.formats.turns import TURNS, turns_from_value
 
-VERSION = 3  # of this format and of sharegpt, whose turns are the same
+VERSION = 4  # of this format and of sharegpt, whose turns are the same
 
 
 def format_of_turns(column: str) -> Format:

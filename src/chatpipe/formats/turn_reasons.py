@@ -16,7 +16,8 @@ MEDIA = "an image, sound or video in the first exchange"
 ANY_TOOL = "a tool turn or a tool call"
 ANY_MEDIA = "an image, sound or video"
 ANY_OTHER = "a turn of another role"
-ANY_WEIGHT_0 = "a reply has weight 0"
+ALL_WEIGHT_0 = "every reply has weight 0"
+FORMER_ANY_WEIGHT_0 = "a reply has weight 0"  # of rows that were normalized by earlier versions
 LATER_SYSTEM = "a system turn after the first user turn"
 REPEATED_ROLE = "two turns of one role in a row"
 EMPTY_TURN = "empty turn"
@@ -25,7 +26,8 @@ UNUSABLE = frozenset(
     (
         *(NO_TURN, NO_ASSISTANT, NO_USER, ASSISTANT_FIRST, TOOL_BETWEEN, OTHER_BETWEEN),
         *(TOOL_CALL, WEIGHT_0, MEDIA),
-        *(ANY_TOOL, ANY_MEDIA, ANY_OTHER, ANY_WEIGHT_0, LATER_SYSTEM, REPEATED_ROLE, EMPTY_TURN),
+        *(ANY_TOOL, ANY_MEDIA, ANY_OTHER, LATER_SYSTEM, REPEATED_ROLE, EMPTY_TURN),
+        *(ALL_WEIGHT_0, FORMER_ANY_WEIGHT_0),
     )
 )
 
@@ -42,4 +44,6 @@ SPLIT_ANSWER = "rest of a split answer left out"
 OTHER = "turn of another role left out"
 REASONING = "reasoning left out"
 WEIGHT = "weight of the answer not used"
+UNSCORED = "reply with weight 0 kept as context, not scored"
+LAST_UNSCORED = "last reply, with weight 0, left out"
 JOINED = "turns of one role in a row joined"

@@ -7,7 +7,7 @@ from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from chatpipe.formats import turn_reasons as reasons
-from chatpipe.formats.base import FLAGS_BETWEEN
+from chatpipe.formats.base import FLAGS_BETWEEN, UNSCORED
 from chatpipe.formats.turns import ASSISTANT, LEFT_OUT, SPOKEN, USER, Turn
 from chatpipe.utils.text import has_visible
 
@@ -16,8 +16,8 @@ BETWEEN = "\n\n"  # of texts that are joined
 
 class Example(NamedTuple):
     """What a conversation becomes. history: role and content, oldest first, from a user turn to the
-    assistant turn before `instruction`. reason: why it cannot be trained on; flag: what is left
-    out of it."""
+    assistant turn before `instruction`; a reply of weight 0 has the role UNSCORED. reason: why it
+    cannot be trained on; flag: what is left out of it, and what is odd about it."""
 
     instruction: str | None = None
     output: str | None = None
@@ -69,29 +69,42 @@ def has_repeated_role(turns: Sequence[Turn]) -> bool:
 
 def _example(turns: Sequence[Turn], system: str | None, flags: list[str]) -> Example:
     replies = [turn for turn in turns if turn["role"] == ASSISTANT]
-    if any(turn["weight"] == 0 for turn in replies):
-        return Example(reason=reasons.ANY_WEIGHT_0)
+    exchanges = _joined(turns)
+    while exchanges and exchanges[-1][0] == UNSCORED:
+        exchanges = exchanges[:-2]
+        flags.append(reasons.LAST_UNSCORED)
+    if not exchanges:
+        return Example(reason=reasons.ALL_WEIGHT_0)
+    if any(role == UNSCORED for role, _ in exchanges):
+        flags.append(reasons.UNSCORED)
     if any(turn["reasons"] for turn in replies):
         flags.append(reasons.REASONING)
-    if any(turn["weight"] not in (None, 1) for turn in replies):
+    if any(turn["weight"] not in (None, 0, 1) for turn in replies):
         flags.append(reasons.WEIGHT)
-    *history, (_, question), (_, answer) = _joined(turns)
+    *history, (_, question), (_, answer) = exchanges
     return Example(
         question,
         answer,
         system,
         history or None,
         reason=None if all(text for _, text in history) else reasons.EMPTY_TURN,
-        flag=FLAGS_BETWEEN.join(flags) or None,
+        flag=FLAGS_BETWEEN.join(dict.fromkeys(flags)) or None,
     )
 
 
 def _joined(turns: Sequence[Turn]) -> list[tuple[str, str]]:
-    """Role and text, those of one role in a row as one; blank text is empty."""
-    groups = groupby(turns, key=lambda turn: str(turn["role"]))
+    """Role and text, those of one role in a row as one; blank text is empty. A reply of which a
+    part has weight 0 is not scored."""
+    groups = [[*group] for _, group in groupby(turns, key=lambda turn: str(turn["role"]))]
     return [
-        (role, joined_texts([turn["content"] for turn in group]) or "") for role, group in groups
+        (_role(group), joined_texts([turn["content"] for turn in group]) or "") for group in groups
     ]
+
+
+def _role(turns: Sequence[Turn]) -> str:
+    role = str(turns[0]["role"])
+    is_unscored = role == ASSISTANT and any(turn["weight"] == 0 for turn in turns)
+    return UNSCORED if is_unscored else role
 
 
 def _unfit(turns: Sequence[Turn], system: Sequence[Turn]) -> str | None:

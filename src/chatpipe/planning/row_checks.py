@@ -23,7 +23,7 @@ from chatpipe.data.writing import count_values, ordered
 from chatpipe.errors import ConfigError, DataError
 from chatpipe.formats.base import FLAGS_BETWEEN, counted_reasons
 from chatpipe.formats.registry import FORMATS
-from chatpipe.formats.turn_settings import TurnSettings
+from chatpipe.formats.turn_settings import Turns, TurnSettings
 from chatpipe.sources.fetch import local_path
 from chatpipe.sources.saved_rows import ReadSaved, is_saved
 from chatpipe.store.store import store
@@ -88,10 +88,13 @@ def no_file(path: Path) -> str:
     return "is no regular file; name one" if path.exists() else "there is no such file"
 
 
-def row_faults(path: Path, format_name: str, columns: dict[str, str]) -> list[str]:
+def row_faults(
+    path: Path, format_name: str, columns: dict[str, str], turns: Turns | None = None
+) -> list[str]:
     """One sentence for every row of the file that cannot be used, at most 20 and a count."""
+    settings = TurnSettings(turns) if turns else None
     try:
-        checked = checked_rows(path, format_name, columns)
+        checked = checked_rows(path, format_name, columns, settings=settings)
     except DataError as error:
         return [str(error)]
     return checked.faults(path)

@@ -37,6 +37,7 @@ class Tokens(BaseModel):
     examples: int  # more than rows where a template writes earlier turns otherwise than the last
     tokens: int
     trained_tokens: int  # those that the loss is taken over
+    scored_replies: int  # those that it is taken over, cut ones and other turns left out
     seen_tokens: int  # in all epochs
     eos_rows: int  # rows whose last label is EOS or the turn's end; others never learn to stop
     shortest: int
@@ -72,6 +73,7 @@ def account_tokens(request: Finetune, tokenizer: Any) -> Tokens:
         examples=len(lengths),
         tokens=encoded.tokens,
         trained_tokens=encoded.scored_tokens,
+        scored_replies=encoded.scored_replies,
         seen_tokens=seen_tokens(request.training, encoded),
         eos_rows=sum(
             all(example.labels[-1] == last_id for example in row) for row in encoded.by_row()

@@ -11,7 +11,14 @@ from chatpipe.config.prompt_schema import AnyTemplate, ChatTemplate
 from chatpipe.errors import ConfigError
 from chatpipe.tokenization.chat_text import ChatText, Parts
 from chatpipe.tokenization.conversation import Conversation, Message
-from chatpipe.tokenization.renderer import Ids, Renderer, RenderError, Spans, TextRenderer
+from chatpipe.tokenization.renderer import (
+    Ids,
+    Renderer,
+    RenderError,
+    Spans,
+    TextRenderer,
+    scored_examples,
+)
 from chatpipe.tokenization.text_encoder import TextEncoder
 
 _RENDERING = 2  # raised when the same template and texts would give other ids
@@ -53,8 +60,8 @@ class ChatRenderer(Renderer):
         texts = chain.from_iterable(w for w in written if not isinstance(w, RenderError))
         encoded = self._encoded(list(texts))
         return [
-            w if isinstance(w, RenderError) else self._spans([next(encoded) for _ in w])
-            for w in written
+            w if isinstance(w, RenderError) else self._spans(one, [next(encoded) for _ in w])
+            for one, w in zip(conversations, written, strict=True)
         ]
 
     def _texts(self, messages: Sequence[Message]) -> list[Parts] | RenderError:
@@ -73,11 +80,13 @@ class ChatRenderer(Renderer):
                 [f"prompt_template: {fault} (of {shown}); take another template or options."]
             ) from fault
 
-    def _spans(self, texts: Sequence[list[Ids]]) -> list[Spans] | RenderError:
+    def _spans(
+        self, conversation: Conversation, texts: Sequence[list[Ids]]
+    ) -> list[Spans] | RenderError:
         """The parts' ids in pairs."""
         examples = [list(zip(ids[::2], ids[1::2], strict=True)) for ids in texts]
         whole = all(reply and reply[-1] == self.last_id for spans in examples for _, reply in spans)
-        return examples if whole else RenderError(WITHOUT_END)
+        return scored_examples(conversation, examples) if whole else RenderError(WITHOUT_END)
 
     def _encoded(self, texts: Sequence[Parts]) -> Iterator[list[Ids]]:
         """For each text, the ids of its parts."""

@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from chatpipe.config.prompt_schema import Prompt
+from chatpipe.formats.base import UNSCORED
 
 Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. is_scored: of an earlier reply, whether training and evaluation
+    score it; else it is context alone."""
 
     role: Role
     content: str
+    is_scored: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Conversation:
         contents = [message.content for message in self.history]
         return list(zip(contents[::2], contents[1::2], strict=True))
 
+    @property
+    def scored_replies(self) -> list[bool]:
+        """Whether each reply is scored, oldest first."""
+        return [*(message.is_scored for message in self.history[1::2]), True]
+
     def without_oldest(self, exchanges: int) -> Conversation:
         """The conversation without that many of its oldest turns, a question and its reply each;
         the system text stays."""
@@ -75,4 +83,10 @@ def question_text(instruction: str, input_text: str) -> str:
 
 def history_of(turns: Sequence[dict[str, str]] | None) -> tuple[Message, ...]:
     """The column `history` of a row; null is no earlier turn."""
-    return tuple(Message(turn["role"], turn["content"]) for turn in turns or ())  # type: ignore[arg-type]
+    return tuple(map(_message, turns)) if turns else ()
+
+
+def _message(turn: dict[str, str]) -> Message:
+    if turn["role"] == UNSCORED:
+        return Message("assistant", turn["content"], is_scored=False)
+    return Message(turn["role"], turn["content"])  # type: ignore[arg-type]

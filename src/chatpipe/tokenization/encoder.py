@@ -94,6 +94,7 @@ class Encoder:
             control_rows=counter.rows,
             example_tokens=cuts.used[kept],
             example_scored_tokens=cuts.scored[kept],
+            example_scored_replies=cuts.replies[kept],
         )
 
     def example(self, ids: list[int], replies: Sequence[tuple[int, int]]) -> tuple[list[int], ...]:
@@ -151,7 +152,7 @@ class MappedExamples(RowExamples):
 class _Cuts:
     """What is left of examples that may have `most` tokens. Each array (examples,): kept; used, the
     tokens; scored, those of them that the loss is taken over (a first token has nothing before it
-    to be predicted from)."""
+    to be predicted from); replies, those of which a token is scored."""
 
     def __init__(self, file: TokenFile, labels: Labels, most: int, too_long: TooLong) -> None:
         examples, rows = len(file.lengths), file.example_rows
@@ -166,6 +167,7 @@ class _Cuts:
         if labels == "last":
             replies = np.where(np.append(of[1:] != of[:-1], True)[: len(of)], replies, 0)
         scored = np.bincount(of, replies, examples).astype(np.int64)
+        self.replies: Counts = np.bincount(of, replies > 0, examples).astype(np.int64)
         candidates = np.ones(examples, np.bool_) if labels == "every_reply" else file.is_last
         if too_long in ("drop", "cut_turns"):
             self.reason = TOO_LONG

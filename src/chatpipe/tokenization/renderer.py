@@ -14,7 +14,8 @@ from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.text_encoder import TextEncoder, start_ids
 
 Ids = list[int]
-# One example: for every reply that it scores, the ids before it (since the last reply) and its own.
+# One example: for every reply that it scores, the ids before it (since the last one that it scores)
+# and its own.
 Spans = list[tuple[Ids, Ids]]
 
 
@@ -55,7 +56,7 @@ class Renderer(ABC):
 
     @abstractmethod
     def examples(self, conversations: Sequence[Conversation]) -> list[list[Spans] | RenderError]:
-        """The examples of each conversation, in which every reply is scored once.
+        """The examples of each conversation, in which every reply that is scored is scored once.
 
         There is one, unless the template writes what stands before a later reply otherwise than it
         wrote it before (it drops earlier thoughts): from there on it is another example.
@@ -90,7 +91,10 @@ class TextRenderer(Renderer):
         return prompts
 
     def examples(self, conversations: Sequence[Conversation]) -> list[list[Spans] | RenderError]:
-        return [[spans] for spans in self._spans(conversations)]
+        return [
+            scored_examples(conversation, [spans])
+            for conversation, spans in zip(conversations, self._spans(conversations), strict=True)
+        ]
 
     def _spans(self, conversations: Sequence[Conversation]) -> list[Spans]:
         questions: list[list[Segment]] = []
@@ -121,3 +125,25 @@ class TextRenderer(Renderer):
     @cached_property
     def _start(self) -> Ids:
         return start_ids(self.tokenizer)
+
+
+def scored_examples(conversation: Conversation, examples: list[Spans]) -> list[Spans]:
+    """The examples of all replies without those that are not scored: these are a part of what
+    stands before the next reply."""
+    if all(message.is_scored for message in conversation.history):
+        return examples
+    is_scored = iter(conversation.scored_replies)
+    kept = []
+    for example in examples:
+        spans: Spans = []
+        before: Ids = []
+        for prompt, reply in example:
+            before = before + prompt
+            if next(is_scored):
+                spans.append((before, reply))
+                before = []
+            else:
+                before = before + reply
+        if spans:
+            kept.append(spans)
+    return kept

@@ -50,7 +50,8 @@ class Tokenized:
     out, by reason. With E examples of R rows:
 
     example_rows: (E,), the row of each, in ascending order; example_tokens, example_scored_tokens:
-    (E,), where a first token is never scored; control_rows: rows whose text spells out a control
+    (E,), where a first token is never scored; example_scored_replies: (E,), the replies of which a
+    token is scored; control_rows: rows whose text spells out a control
     token, which is text.
     """
 
@@ -61,6 +62,7 @@ class Tokenized:
     control_rows: int
     example_tokens: Counts
     example_scored_tokens: Counts
+    example_scored_replies: Counts
 
     @property
     def row_count(self) -> int:
@@ -76,6 +78,11 @@ class Tokenized:
     def scored_tokens(self) -> int:
         """Those that the loss is taken over."""
         return int(self.example_scored_tokens.sum())
+
+    @property
+    def scored_replies(self) -> int:
+        """The replies that the loss is taken over, as far as they are not cut off."""
+        return int(self.example_scored_replies.sum())
 
     @property
     def longest(self) -> int:

@@ -43,6 +43,7 @@ def training_record(
         "rows_trained": rows.row_count,
         "rows_cut": rows.cut,
         "rows_left_out": rows.left_out,
+        "replies_scored": rows.scored_replies,
         "rows_with_control_text": rows.control_rows,
         "epochs": round(int(repeats.sum()) / rows.row_count, 4),
         "trained_tokens": int(repeats @ rows.row_tokens),
