@@ -91,8 +91,7 @@ def test_columns_and_a_split_of_the_hub_are_given_on_the_command_line(
     refused = invoke(*of_file, *columns, "--format", "sharegtp")
     assert refused.exit_code == 2 and "did you mean sharegpt?" in refused.stderr
     refused = invoke(*of_file, "--turns", "last")
-    assert refused.exit_code == 2
-    assert "invalid value for '--turns': 'last' is not one of 'first', 'all'" in refused.stderr
+    assert refused.exit_code == 2 and "--turns" in refused.stderr
     refused = invoke(*of_file, "--columns", "instruction")
     assert refused.exit_code == 2 and "write it as OURS=THEIRS" in refused.stderr
     refused = invoke(*of_file, *columns, "--split", "train")
