@@ -199,6 +199,7 @@ def test_commands_take_a_study(study_file, chatpipe_home, tiny_model_dir, tmp_pa
     path = study_file({"base": base, "vary": {"lora.rank": [2, 4]}, "seeds": 2})
     assert "rates.yaml: fine" in invoke("validate", path).output
     planned = invoke("plan", path).output
+    assert "mine/rank=4/seed=1" in planned
     assert "4 trainings (0 are in the store)" in planned, planned
     shown = yaml.safe_load(invoke("show", path).output)
     assert shown["variants"] == dict.fromkeys(
@@ -210,8 +211,22 @@ def test_commands_take_a_study(study_file, chatpipe_home, tiny_model_dir, tmp_pa
             "lora.rank=4+training.seed=1",
         )
     )
+    rows.unlink()  # what there was of a study can be shown and forgotten without its rows
+    assert len(yaml.safe_load(invoke("show", path).output)["variants"]) == 4
     forgotten = invoke("forget", path)
     assert forgotten.exit_code == 1 and "rates.yaml: no adapter of it is" in forgotten.output
+
+
+@pytest.mark.parametrize("name", ["demo", "rates", "smol-merge", "smol-merge/lr=3e-4/seed=1"])
+def test_names_of_studies_variants_and_runs_are_validated(name, chatpipe_home):
+    assert f"{name}: fine." in invoke("validate", name).output
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "show", "forget"])
+def test_a_name_that_neither_a_study_nor_a_variant_has_is_refused(command, chatpipe_home):
+    refused = invoke(command, "rtes")
+    assert refused.exit_code == 2
+    assert "rtes: is no variant and no study; did you mean rates?" in refused.output
 
 
 def test_cells_that_differ_by_seed_or_rate_share_a_plan(

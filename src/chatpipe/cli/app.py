@@ -1,4 +1,4 @@
-"""The app `chatpipe`: demo, compare, run, plan, validate and show; it registers the others."""
+"""The app `chatpipe`: demo, compare, run and show; it registers the others."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from chatpipe.cli import (
     chat,
     finetune,
     forget,
+    plan,
     preview,
     reevaluation,
     server,
     standard_output,
+    validate,
     verify,
 )
 from chatpipe.cli.errors import STOPPED_SENTENCE, exit_on_error
@@ -29,14 +31,12 @@ from chatpipe.cli.options import (
     Overrides,
     StudyName,
     VariantName,
-    VariantOrStudy,
 )
-from chatpipe.cli.run import RunOptions, check_variants, run_study, run_variant
+from chatpipe.cli.run import RunOptions, run_study, run_variant
 from chatpipe.errors import ConfigError, OutputError
 from chatpipe.runtime import variables
 from chatpipe.server import environment
 from chatpipe.utils.user_paths import fault_as_directory
-from chatpipe.utils.visible_text import visible_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -115,100 +115,22 @@ def run(
 
 
 @app.command()
-def plan(variant: VariantOrStudy, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Show the steps, time and memory of a run, and what would make it fail; trains nothing."""
-    with exit_on_error():
-        from chatpipe.runtime.environment import prepare
-        from chatpipe.study.loading import load_variant
-        from chatpipe.study.studies import is_study
-
-        if is_study(variant):
-            _plan_study(variant, overrides or [], as_json)
-            return
-        variant_settings = load_variant(variant, overrides or [])
-        check_variants([variant_settings])
-        prepare()
-
-        from chatpipe.cli.plan_view import print_plan
-        from chatpipe.planning import planner
-
-        estimate = planner.plan(variant_settings)
-        typer.echo(estimate.model_dump_json(indent=1)) if as_json else print_plan(estimate)
-        planner.refuse([estimate])
-
-
-def _plan_study(name: str, overrides: list[str], as_json: bool) -> None:
-    from chatpipe.runtime.environment import prepare
-    from chatpipe.study.studies import load_study, study_variants
-
-    study = load_study(name)
-    variants = study_variants(study, overrides, name)
-    check_variants(variants)
-    prepare()
-
-    from chatpipe.cli.study_plan_view import print_study_plan
-    from chatpipe.planning import planner
-    from chatpipe.planning.study_plan import plan_study
-
-    estimate = plan_study(study.name, variants)
-    typer.echo(estimate.model_dump_json(indent=1)) if as_json else print_study_plan(estimate)
-    planner.refuse(list(estimate.plans))
-
-
-@app.command()
-def validate(
-    file: Annotated[
-        Path, typer.Argument(help="YAML file of a variant or a study, or a file of rows.")
-    ],
-) -> None:
-    """Check a variant, a study or a file of rows; print all faults, exit code 2 if any."""
-    with exit_on_error():
-        from chatpipe.planning.row_checks import check_rows, checked_rows, format_of, no_file
-        from chatpipe.study.loading import load_variant
-        from chatpipe.study.studies import is_study, load_study, study_variants
-
-        if not file.is_file():
-            raise ConfigError([f"{file}: {no_file(file)}."])
-        if file.suffix not in {".yaml", ".yml"}:
-            row_format = format_of(file)
-            checked = checked_rows(file, row_format, {})
-            if faults := checked.faults(file):
-                raise ConfigError(faults)
-            for line in checked.notes(file):
-                typer.echo(visible_line(line))
-            typer.echo(visible_line(f"{file}: every row is fine ({row_format})."))
-            return
-        name = str(file)
-        variants = (
-            study_variants(load_study(name), origin=name)
-            if is_study(name)
-            else [load_variant(name)]
-        )
-        check_variants(variants)
-        rows = check_rows(variants)
-        for line in (*rows.notes, *rows.set_aside):
-            typer.echo(visible_line(line))
-        aside = ", but a run sets these rows aside" if rows.set_aside else ""
-        typer.echo(visible_line(f"{file}: fine{aside}."))
-
-
-@app.command()
 def show(
     variant: OptionalVariantOrStudy = None, overrides: Overrides = None, as_json: AsJson = False
 ) -> None:
     """List variants and studies, or show what one is and what the store has of it."""
     with exit_on_error():
         from chatpipe.study import inspect
-        from chatpipe.study.studies import is_study
+        from chatpipe.study.studies import check_name, is_study
 
         if variant is None and overrides:
             raise ConfigError(["show: --set goes with a variant; name one."])
         if variant is None:
             listing = inspect.list_all()
-        elif is_study(variant):
-            listing = inspect.describe_study(variant, overrides or [])
         else:
-            listing = inspect.describe_variant(variant, overrides or [])
+            check_name(variant)
+            describe = inspect.describe_study if is_study(variant) else inspect.describe_variant
+            listing = describe(variant, overrides or [])
         if as_json:
             typer.echo(json.dumps(listing, indent=1))
         else:
@@ -216,6 +138,8 @@ def show(
 
 
 for _command in (
+    plan.plan,
+    validate.validate,
     preview.preview,
     finetune.finetune,
     chat.ask,

@@ -35,6 +35,7 @@ def forget(
     """Remove artifacts, so that the next run builds them again; asks before --all and sources."""
     with exit_on_error():
         from chatpipe.study import removal
+        from chatpipe.study.studies import load_variants
         from chatpipe.utils.quantities import count_of
 
         if (variant is None) == (not all_variants):
@@ -43,7 +44,7 @@ def forget(
             raise ConfigError(["forget: --set goes with a variant, not with --all."])
         if kind is not None:
             removal.check_kind(kind)
-        chosen = _variants(variant, overrides or []) if variant else []
+        chosen = load_variants(variant, overrides or [], must_exist=False) if variant else []
         kind = kind or ("adapter" if chosen else removal.ALL)
         paths = (
             list(dict.fromkeys(p for one in chosen for p in removal.artifacts_of(one, kind)))
@@ -58,16 +59,6 @@ def forget(
         typer.echo(f"forgotten: {count_of(len(removed), 'artifact')}")
         for name in removed:
             typer.echo(f"  {name}")
-
-
-def _variants(name: str, overrides: list[str]) -> list[Variant]:
-    """The variant of that name, or all of the study of that name."""
-    from chatpipe.study.loading import load_variant
-    from chatpipe.study.studies import is_study, load_study, study_variants
-
-    if is_study(name):
-        return study_variants(load_study(name), overrides, name)
-    return [load_variant(name, overrides, must_exist=False)]
 
 
 def _remove_checkpoints(chosen: Sequence[Variant], kind: str) -> list[str]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from chatpipe.config.run_names import short_cell_name
 from chatpipe.planning.result import Plan
 from chatpipe.planning.study_plan import StudyPlan
 from chatpipe.planning.summary import NOT_KNOWN
@@ -17,7 +18,10 @@ from chatpipe.utils.quantities import in_bytes, in_time
 def print_study_plan(plan: StudyPlan, console: Console | None = None) -> None:
     """Print one line for each cell, the sums, and each note once."""
     console = console or Console()
-    table = Table("Variant", "Training", "Tokens", "Time", "Memory", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Variant", overflow="fold")
+    for header in ("Training", "Tokens", "Time", "Memory"):
+        table.add_column(header, no_wrap=True)
     for cell in plan.plans:
         table.add_row(*_row(cell))
     notes = dict.fromkeys(note for cell in plan.plans for note in cell.notes)
@@ -32,9 +36,9 @@ def print_study_plan(plan: StudyPlan, console: Console | None = None) -> None:
 
 def _row(cell: Plan) -> tuple[str, ...]:
     if cell.trained:
-        return escape(cell.variant), "in the store", "", "", ""
+        return escape(short_cell_name(cell.variant)), "in the store", "", "", ""
     return (
-        escape(cell.variant),
+        escape(short_cell_name(cell.variant)),
         "to train",
         f"{cell.duration.tokens:,}" if cell.duration else NOT_KNOWN,
         in_time(cell.duration.seconds) if cell.duration else NOT_KNOWN,

@@ -52,6 +52,16 @@ def cell_name(name: str) -> str:
     )
 
 
+def short_cell_name(name: str) -> str:
+    """Return a run's name as people write it, `smol-merge/lr=0.0003/seed=1`; as it is where that
+    would be no name of the run."""
+    plain, *settings = name.split(SEPARATOR)
+    long_keys = {key: short for short, key in SHORT_KEYS.items()}
+    pairs = [setting.partition("=") for setting in settings]
+    short = "/".join([plain, *(f"{long_keys.get(key, key)}={value}" for key, _, value in pairs)])
+    return short if cell_name(short) == name else name
+
+
 def _as_list(key: str, value: str) -> str:
     is_list = key in _LIST_KEYS and not value.startswith("[")
     return f"[{value}]" if is_list else value

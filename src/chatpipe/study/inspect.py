@@ -7,7 +7,7 @@ from typing import Any
 
 from chatpipe.config.schema import Variant
 from chatpipe.config.yaml_files import to_yaml
-from chatpipe.errors import ArtifactError
+from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.paths import home
 from chatpipe.store.remote import shared_store
@@ -42,7 +42,7 @@ def describe_variant(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]
 def describe_study(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the study's variants, and each one's adapter, or None where the store has none."""
     study = load_study(name)
-    variants = study_variants(study, overrides, name)
+    variants = study_variants(study, overrides, name, must_exist=False)
     return {
         "study": study.name,
         "variants": {variant.name: _adapter_location(variant) for variant in variants},
@@ -52,7 +52,7 @@ def describe_study(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def _adapter_location(variant: Variant) -> str | None:
     try:
         return _location(find_adapter(variant))
-    except ArtifactError:
+    except ChatpipeError:  # also where its rows are gone
         return None
 
 

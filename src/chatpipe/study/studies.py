@@ -8,10 +8,11 @@ from pathlib import Path
 from chatpipe.config.run_names import SEPARATOR
 from chatpipe.config.schema import Study, Variant
 from chatpipe.config.study_file import GRID_KEYS, StudyFile
-from chatpipe.config.validation import parse_section
+from chatpipe.config.validation import parse_section, suggest_name
 from chatpipe.config.yaml_files import read_mapping
 from chatpipe.errors import ConfigError
 from chatpipe.study.checks import study_faults
+from chatpipe.study.export import saved_variant
 from chatpipe.study.files import find_file, is_yaml, names
 from chatpipe.study.grid import is_grid, study_grid
 from chatpipe.study.loading import load_variant
@@ -29,8 +30,22 @@ def load_study(name_or_path: str) -> Study:
     return parse_section(raw, Study, path)
 
 
+def load_variants(
+    name_or_path: str, overrides: Sequence[str] = (), must_exist: bool = True
+) -> list[Variant]:
+    """Return the variant of that name, file or run, or all variants of the study of that name or
+    file; see `study_variants`."""
+    check_name(name_or_path)
+    if is_study(name_or_path):
+        return study_variants(load_study(name_or_path), overrides, name_or_path, must_exist)
+    return [load_variant(name_or_path, overrides, must_exist)]
+
+
 def study_variants(
-    study: Study, overrides: Sequence[str] = (), origin: str | None = None
+    study: Study,
+    overrides: Sequence[str] = (),
+    origin: str | None = None,
+    must_exist: bool = True,
 ) -> list[Variant]:
     """Return all variants of a study; ConfigError has the faults of all of them together.
 
@@ -38,15 +53,16 @@ def study_variants(
         overrides: `key.path=value` settings for every variant.
         origin: The study's name or file, if it was read from one: a variant that is not there is
             that file's fault, and a variant may be one that only this file names.
+        must_exist: Whether the rows of the variants have to be there.
     """
     path = find_file("studies", origin) if origin else None
     raw = {"name": path.stem, **read_mapping(path)} if path else {}
     if path and is_grid(raw):
         grid = study_grid(parse_section(raw, StudyFile, path), path)
-        variants = grid.variants([parse_override(text) for text in overrides])
+        variants = grid.variants([parse_override(text) for text in overrides], must_exist)
         faults: list[str] = []
     else:
-        variants, faults = _listed_variants(study, overrides, path)
+        variants, faults = _listed_variants(study, overrides, path, must_exist)
     if variants:
         faults += [f"{study.name}: {fault}" for fault in study_faults(variants)]
     if faults:
@@ -64,8 +80,22 @@ def is_study(name_or_path: str) -> bool:
     return name_or_path in names("studies") and name_or_path not in names("variants")
 
 
+def check_name(name_or_path: str) -> None:
+    """ConfigError for a plain name that neither a variant nor a study has."""
+    known = [*names("variants"), *names("studies")]
+    is_plain = not any(mark in name_or_path for mark in (SEPARATOR, "/", "="))
+    if not is_plain or is_yaml(name_or_path) or name_or_path in known:
+        return
+    if not name_or_path.strip() or Path(name_or_path).exists():
+        return  # `find_file` says what is wrong
+    if not saved_variant(name_or_path).is_file():
+        hint = suggest_name(name_or_path, known)
+        end = "" if hint.endswith("?") else "."
+        raise ConfigError([f"{name_or_path}: is no variant and no study; {hint}{end}"])
+
+
 def _listed_variants(
-    study: Study, overrides: Sequence[str], path: Path | None
+    study: Study, overrides: Sequence[str], path: Path | None, must_exist: bool
 ) -> tuple[list[Variant], list[str]]:
     """(the variants that could be loaded, what is wrong with the others)."""
     file = f"{path}: " if path else ""
@@ -80,7 +110,7 @@ def _listed_variants(
             faults += [f"{file}variants.{place}: {reason}" for reason in reasons]
             continue
         try:
-            variants.append(load_variant(name, overrides))
+            variants.append(load_variant(name, overrides, must_exist))
         except ConfigError as error:
             faults += error.faults
     return variants, faults
