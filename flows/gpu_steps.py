@@ -47,17 +47,17 @@ class SerializedStep(BaseModel):
 
 
 @flow(name="gpu-steps", flow_run_name=flow_run_name("label"), persist_result=False)
-def gpu_steps(label: str, plan: list[Variant], asked: list[SerializedStep]) -> None:
+def gpu_steps(label: str, plan: list[Variant], requests: list[SerializedStep]) -> None:
     """Plan variants on this machine's GPU, or run steps on it; other flows start these runs.
 
     Args:
         label: Name of the run.
         plan: Variants to plan before anything is trained.
-        asked: Steps to run, one after another.
+        requests: Steps to run, one after another.
     """
     check_home()
     if plan:
         preflight.plan(plan)
     with steps.EVAL_WORKER.keep_alive():
-        for step in asked:
+        for step in requests:
             step.build()

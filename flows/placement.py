@@ -59,7 +59,7 @@ class WorkerPlacement:
             # All of them: they are scored on each other's held-out rows.
             plan = [variant.model_dump(mode="json") for variant in variants]
             label = "plan " + ", ".join(variant.name for variant in untrained_variants)
-            self._run([{"label": label, "plan": plan, "asked": []}])
+            self._run([{"label": label, "plan": plan, "requests": []}])
 
     def build_ahead(self, jobs: Sequence[Job]) -> None:
         runs = []
@@ -67,7 +67,7 @@ class WorkerPlacement:
             missing = [SerializedStep.of(step) for step in job.steps if not _is_stored(step)]
             if missing:
                 steps = [step.model_dump(mode="json") for step in missing]
-                runs.append({"label": job.label, "plan": [], "asked": steps})
+                runs.append({"label": job.label, "plan": [], "requests": steps})
         self._run(runs)
         for step in (step for job in jobs for step in job.steps):
             if not _is_stored(step):
