@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from prefect import flow
+from prefect import State, flow
 from pydantic import BeforeValidator, Field
 
 from chatpipe.config.prompt_template_parameter import PromptTemplateParameter
@@ -36,7 +36,7 @@ else:
 @flow(name="compare", flow_run_name=flow_run_name("study"), persist_result=False)
 def compare(
     study: str, variants: list[VariantParameter], gpu_workers: str | None = None
-) -> Artifact:
+) -> Artifact | State[Artifact]:
     """Fine-tune and score variants and their bases, answer their prompts, write one report.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import State, flow
 
 from chatpipe.config.prompt_schema import Prompt
 from chatpipe.config.prompt_template_parameter import PromptTemplateParameter
@@ -44,7 +44,7 @@ def finetune(
     tracking: Tracker = "none",
     paper_reported: PaperReported | None = None,
     gpu_workers: str | None = None,
-) -> Artifact:
+) -> Artifact | State[Artifact]:
     """Fine-tune a variant, score it and its base, answer its prompts, write a report.
 
     Args:

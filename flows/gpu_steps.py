@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from prefect import flow
+from prefect import State, flow
+from prefect.states import Failed
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import Variant
+from chatpipe.errors import ChatpipeError, IncompleteStudyError
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.replies import Reply
-from chatpipe.store.artifact import Artifact
 from chatpipe.study.recipe import Step
 from chatpipe.training.finetune import Finetune
+from flows.cells import ENDS_THE_STUDY, INCOMPLETE, in_one_line
 from flows.naming import check_home, flow_run_name
 from tasks import preflight, steps
 
@@ -28,36 +31,56 @@ class SerializedStep(BaseModel):
     step: Literal["adapter", "scores", "generations", "replies"]
     request: dict[str, Any]
     label: str
+    model: str = ""  # its name in the report
 
     @classmethod
-    def of(cls, step: Step) -> SerializedStep:
-        """Return the step, identified by its artifact's kind."""
+    def of(cls, step: Step, model: str) -> SerializedStep:
+        """Return the step of that model, identified by its artifact's kind."""
         fields = step.request.model_dump(mode="json")
         return cls.model_validate(
-            {"step": step.request.kind, "request": fields, "label": step.label}
+            {"step": step.request.kind, "request": fields, "label": step.label, "model": model}
         )
 
-    def build(self) -> Artifact:
-        """Run the request's task."""
+    def parsed(self) -> GpuRequest:
+        """Return the request."""
         request_types: tuple[type[GpuRequest], ...] = (Finetune, Score, Ask, Reply)
-        request = {step.kind: step for step in request_types}[self.step].model_validate(
-            self.request
-        )
-        return steps.run(request, self.label)
+        return {step.kind: step for step in request_types}[self.step].model_validate(self.request)
 
 
 @flow(name="gpu-steps", flow_run_name=flow_run_name("label"), persist_result=False)
-def gpu_steps(label: str, plan: list[Variant], requests: list[SerializedStep]) -> None:
+def gpu_steps(label: str, plan: list[Variant], asked: list[SerializedStep]) -> State[None] | None:
     """Plan variants on this machine's GPU, or run steps on it; other flows start these runs.
+
+    A model of which a step fails is left out; the run then ends Failed, with a line for each.
 
     Args:
         label: Name of the run.
         plan: Variants to plan before anything is trained.
-        requests: Steps to run, one after another.
+        asked: Steps to run, one after another.
     """
     check_home()
     if plan:
         preflight.plan(plan)
+    failures = _run_steps(asked)
+    if not failures:
+        return None
+    lines = [f"{model}: {in_one_line(error)}" for model, error in failures.items()]
+    return Failed(name=INCOMPLETE, message="\n".join(lines), data=IncompleteStudyError(*lines))
+
+
+def _run_steps(asked: Sequence[SerializedStep]) -> dict[str, ChatpipeError]:
+    """Run the steps of all models; return the errors of those that failed."""
+    requests = [step.parsed() for step in asked]
+    together = steps.apart([request for request in requests if isinstance(request, Ask)])
+    failures: dict[str, ChatpipeError] = {}
     with steps.EVAL_WORKER.keep_alive():
-        for step in requests:
-            step.build()
+        for step, request in zip(asked, requests, strict=True):
+            if step.model in failures:
+                continue
+            try:
+                steps.run(request, step.label, together)
+            except ENDS_THE_STUDY:
+                raise
+            except ChatpipeError as error:
+                failures[step.model] = error
+    return failures

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -16,10 +18,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelling
 
 from chatpipe.config.schema import Variant
-from chatpipe.errors import ServiceError, StepProcessError
+from chatpipe.errors import ChatpipeError, ServiceError, StepProcessError
 from chatpipe.store.store import store
 from chatpipe.study.recipe import Job, Step
+from flows.cells import Cells
 from flows.gpu_steps import SerializedStep
+from flows.job_groups import for_workers, without_repeats
 from tasks import preflight
 
 POLL_INTERVAL_S = 2
@@ -32,9 +36,15 @@ class Placement(Protocol):
         """Estimate the variants on the device that will train them; ConfigError where they do not
         fit."""
 
-    def build_ahead(self, jobs: Sequence[Job]) -> None:
-        """Run the jobs on other workers, one run for each; later tasks find their artifacts in the
-        store."""
+    def width(self) -> int:
+        """Return how many jobs run at the same time."""
+
+    def build_ahead(self, jobs: Sequence[Job], cells: Cells | None) -> None:
+        """Run the jobs on other workers; later tasks find their artifacts in the store.
+
+        Models that fail are recorded in `cells`; without it, the first error is raised when all
+        runs have ended.
+        """
 
 
 class LocalPlacement:
@@ -43,7 +53,10 @@ class LocalPlacement:
     def plan(self, variants: Sequence[Variant]) -> None:
         preflight.plan(variants)
 
-    def build_ahead(self, jobs: Sequence[Job]) -> None:
+    def width(self) -> int:
+        return 1
+
+    def build_ahead(self, jobs: Sequence[Job], cells: Cells | None) -> None:
         pass
 
 
@@ -58,42 +71,73 @@ class WorkerPlacement:
         if untrained_variants:
             # All of them: they are scored on each other's held-out rows.
             plan = [variant.model_dump(mode="json") for variant in variants]
-            label = "plan " + ", ".join(variant.name for variant in untrained_variants)
-            self._run([{"label": label, "plan": plan, "requests": []}])
+            label = "plan " + _first_of([variant.name for variant in untrained_variants])
+            [run] = self._run([{"label": label, "plan": plan, "asked": []}], lambda *_: None)
+            if not _is_completed(run):
+                raise StepProcessError(f"{run.name}: {_reason(run)}")
 
-    def build_ahead(self, jobs: Sequence[Job]) -> None:
-        runs = []
-        for job in jobs:
-            missing = [SerializedStep.of(step) for step in job.steps if not _is_stored(step)]
-            if missing:
-                steps = [step.model_dump(mode="json") for step in missing]
-                runs.append({"label": job.label, "plan": [], "requests": steps})
-        self._run(runs)
-        for step in (step for job in jobs for step in job.steps):
-            if not _is_stored(step):
-                raise ServiceError(
-                    f"{step.label}: a worker of {self.deployment} has built it, but this run's "
-                    "store does not have it; see docs/deployments.md on a store that workers share."
-                )
+    def width(self) -> int:
+        return max(1, _online_workers(self.deployment))
 
-    def _run(self, runs: Sequence[dict[str, Any]]) -> None:
-        """Run the deployment with each of these parameters and wait for all runs."""
+    def build_ahead(self, jobs: Sequence[Job], cells: Cells | None) -> None:
+        unbuilt = [
+            job._replace(steps=tuple(step for step in job.steps if not _is_stored(step)))
+            for job in without_repeats(jobs)
+        ]
+        unbuilt = [job for job in unbuilt if job.steps]
+        if not unbuilt:
+            return
+        groups = for_workers(unbuilt, self.width())
+        errors: dict[str, ChatpipeError] = {}  # of steps, by the keys of their requests
+
+        def record(index: int, run: FlowRun) -> None:
+            for job in groups[index]:
+                failed = {s.request.key(): self._error(s, job, run) for s in job.steps}
+                errors.update({key: error for key, error in failed.items() if error})
+                _record(job, errors, cells)
+                if cells and not any(failed.values()):
+                    cells.end(job, [store().lookup(step.request) for step in job.steps])
+
+        self._run([_parameters(group) for group in groups], record)
+        for job in jobs:  # those too that have a step in common with one that failed
+            _record(job, errors, cells)
+        if cells is None and errors:
+            raise next(iter(errors.values()))
+
+    def _error(self, step: Step, job: Job, run: FlowRun) -> ChatpipeError | None:
+        """Return why the run has not built the step; None where it has."""
+        if _is_stored(step):
+            return None
+        if _is_completed(run):
+            return ServiceError(
+                f"{step.label}: a worker of {self.deployment} has built it, but this run's "
+                "store does not have it; see docs/deployments.md on a store that workers share."
+            )
+        lines = _reason(run).splitlines()
+        prefix = f"{job.model}: "
+        own = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+        return StepProcessError(*(own or lines))
+
+    def _run(
+        self, runs: Sequence[dict[str, Any]], on_end: Callable[[int, FlowRun], None]
+    ) -> list[FlowRun]:
+        """Run the deployment with each of these parameters and wait for all runs; `on_end` is
+        called with the index of each run when it has ended."""
         submitted: list[UUID] = []
         try:
-            finished_runs = asyncio.run(self._submit_and_wait(runs, submitted))
+            return asyncio.run(self._submit_and_wait(runs, submitted, on_end))
         except BaseException:  # this run was cancelled or killed: cancel the runs that it started
             _cancel(submitted)
             raise
-        for run in finished_runs:
-            if run.state is None or not run.state.is_completed():
-                message = (run.state and run.state.message) or "it did not complete."
-                raise StepProcessError(f"{run.name}: {message}")
 
     async def _submit_and_wait(
-        self, runs: Sequence[dict[str, Any]], submitted: list[UUID]
+        self,
+        runs: Sequence[dict[str, Any]],
+        submitted: list[UUID],
+        on_end: Callable[[int, FlowRun], None],
     ) -> list[FlowRun]:
         queue = _queue()
-        if not await asyncio.to_thread(_is_online, self.deployment):
+        if not await asyncio.to_thread(_online_workers, self.deployment):
             get_run_logger().warning(
                 "no worker of %s is online: this run waits until one is; docs/deployments.md says "
                 "how to start one",
@@ -111,7 +155,13 @@ class WorkerPlacement:
             submitted.append(run.id)
             get_run_logger().info("%s: submitted to %s", parameters["label"], self.deployment)
         async with get_client() as client:
-            return list(await asyncio.gather(*(_wait_for(client, run) for run in submitted)))
+
+            async def follow(index: int, run_id: UUID) -> FlowRun:
+                run = await _wait_for(client, run_id)
+                await asyncio.to_thread(on_end, index, run)
+                return run
+
+            return list(await asyncio.gather(*itertools.starmap(follow, enumerate(submitted))))
 
 
 def placement(gpu_workers: str | None) -> Placement:
@@ -121,7 +171,7 @@ def placement(gpu_workers: str | None) -> Placement:
 
 def placement_if_online(gpu_workers: str | None) -> Placement:
     """Return the placement on that deployment's workers if one is online, else in this run."""
-    if gpu_workers is None or _is_online(gpu_workers):
+    if gpu_workers is None or _online_workers(gpu_workers):
         return placement(gpu_workers)
     get_run_logger().info(
         "no worker of %s is online: this run builds the artifacts itself", gpu_workers
@@ -129,14 +179,15 @@ def placement_if_online(gpu_workers: str | None) -> Placement:
     return LocalPlacement()
 
 
-def _is_online(deployment: str) -> bool:
+def _online_workers(deployment: str) -> int:
+    """Return how many workers of the deployment's pool are online."""
     with get_client(sync_client=True) as client:
         try:
             pool = client.read_deployment_by_name(deployment).work_pool_name
             workers = client.read_workers_for_work_pool(pool) if pool else []
         except ObjectNotFound:
-            return False
-    return any(worker.status == WorkerStatus.ONLINE for worker in workers)
+            return 0
+    return sum(worker.status == WorkerStatus.ONLINE for worker in workers)
 
 
 def _queue() -> str | None:
@@ -152,6 +203,43 @@ async def _wait_for(client: PrefectClient, run_id: UUID) -> FlowRun:
         if run.state and run.state.is_final():
             return run
         await asyncio.sleep(POLL_INTERVAL_S)
+
+
+def _parameters(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Return the parameters of a run that does these jobs."""
+    steps = [SerializedStep.of(step, job.model) for job in jobs for step in job.steps]
+    return {
+        "label": _first_of([job.label for job in jobs]),
+        "plan": [],
+        "asked": [step.model_dump(mode="json") for step in steps],
+    }
+
+
+def _first_of(names: Sequence[str]) -> str:
+    """Return the first name, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _record(job: Job, errors: Mapping[str, ChatpipeError], cells: Cells | None) -> None:
+    """Record that the job has failed, if a step of it has; an error that ends the study is
+    raised."""
+    if cells is None or job.model in cells.errors:
+        return
+    error = next((errors[k] for s in job.steps if (k := s.request.key()) in errors), None)
+    if error is not None:
+        with cells.recorded(job.model):
+            raise error
+
+
+def _is_completed(run: FlowRun) -> bool:
+    return run.state is not None and run.state.is_completed()
+
+
+def _reason(run: FlowRun) -> str:
+    """Return why the run did not complete, without what Prefect says before it."""
+    state = run.state.name if run.state else "without a state"
+    message = (run.state and run.state.message) or f"the run {run.name} ended as {state}."
+    return re.sub(r"^(Flow|Task) run encountered an exception:? (\w+: )?", "", message)
 
 
 def _is_stored(step: Step) -> bool:

@@ -2,33 +2,88 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+
+from prefect import State
+from prefect.states import Failed
 
 from chatpipe.config.run_names import SEPARATOR
 from chatpipe.config.schema import Variant
+from chatpipe.errors import ChatpipeError
 from chatpipe.generation.ask import Ask
 from chatpipe.report import read_report
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.checks import check_study
 from chatpipe.study.export import export_report, export_variant
 from chatpipe.study.recipe import Job, Recipe, Resolver, Step
-from flows.gpu_steps import GpuRequest
+from chatpipe.utils.unique import unique_by
+from flows.cells import INCOMPLETE, Cells
+from flows.job_groups import grouped_by_base
 from flows.naming import check_home
 from flows.placement import Placement
-from tasks import showing, steps
+from tasks import preflight, showing, steps
 
 
-def run_study(study: str, variants: Sequence[Variant], gpu: Placement) -> Artifact:
-    """Run every step of these variants; return the report on them and their bases."""
+def run_study(
+    study: str, variants: Sequence[Variant], gpu: Placement
+) -> Artifact | State[Artifact]:
+    """Run every step of these variants; return the report on them and their bases.
+
+    A variant or base that fails is left out of the report, and the run ends Failed as "Incomplete".
+    Where no variant is left, there is no report, and the error is raised.
+    """
     check_home()
     check_study(variants)
     gpu.plan(variants)
-    report = Recipe(variants, Build(gpu)).report(study)
+    cells = Cells(study, variants)
+    build = Build(gpu, cells=cells)
+    try:
+        report = _report(study, variants, build, cells)
+    finally:
+        cells.table.show()
     showing.show_report(read_report(report.path), export_report(report, study))
     for variant in variants:
         if SEPARATOR in variant.name:  # no file of its own says what was run
             export_variant(variant)
-    return report
+    error = cells.incomplete()
+    return Failed(name=INCOMPLETE, message=str(error), data=error) if error else report
+
+
+def _report(study: str, variants: Sequence[Variant], build: Build, cells: Cells) -> Artifact:
+    """Build the report on the variants of which no step fails."""
+    recipe = Recipe(variants, build)
+    for variant in variants:
+        with cells.recorded(variant.name):
+            recipe.finetune(variant)
+            for dataset in variant.datasets:
+                recipe.heldout(dataset, variant.split)
+    variants = cells.remaining(variants)
+    first_seeds = _of_first_seeds(variants)
+    others = [variant for variant in variants if variant not in first_seeds]
+    if len(first_seeds) >= build.gpu.width() and preflight.untrained(others):
+        early = _trained(first_seeds, build, cells)
+        if early:
+            showing.show_early(Recipe(early, build).report_request(study))
+    variants = _trained(cells.remaining(variants), build, cells)
+    cells.check_any(variants)
+    request = Recipe(variants, build).report_request(study)
+    cells.check_any([model for model in request.models if model.adapter])
+    return build.resolve(Step(request, study))
+
+
+def _trained(variants: Sequence[Variant], build: Build, cells: Cells) -> list[Variant]:
+    """Train the variants; return those that did not fail."""
+    Recipe(variants, build).finetuned_models()
+    return cells.remaining(variants)
+
+
+def _of_first_seeds(variants: Sequence[Variant]) -> list[Variant]:
+    """Return the first of all variants that differ by name and seed alone."""
+    return unique_by(
+        variants,
+        lambda variant: variant.model_dump_json(exclude={"name": True, "training": {"seed"}}),
+    )
 
 
 class Build(Resolver):
@@ -38,50 +93,75 @@ class Build(Resolver):
         gpu: Where training, scoring and generation run.
         upcoming: Requests of later jobs. Their prompts may be answered in the same batches as those
             of earlier jobs with the same base.
+        cells: The models of a study, which goes on without those that fail. Without it, the first
+            error is raised.
     """
 
-    def __init__(self, gpu: Placement, upcoming: Sequence[Ask] = ()) -> None:
+    def __init__(
+        self, gpu: Placement, upcoming: Sequence[Ask] = (), cells: Cells | None = None
+    ) -> None:
         self.gpu = gpu
         self.upcoming = tuple(upcoming)
+        self.cells = cells
+        self._outcomes: dict[tuple[str, str], Artifact | ChatpipeError] = {}
 
     def resolve(self, step: Step) -> Artifact:
-        return steps.run(step.request, step.label)
+        return self._resolve(step, ())
 
-    def resolve_jobs(self, jobs: Sequence[Job]) -> list[list[Artifact]]:
-        """Return the artifacts of every job's steps.
+    def resolve_optional(self, step: Step) -> Artifact | None:
+        if self.cells is None:
+            return self.resolve(step)
+        with self.cells.recorded(step.label):
+            return self.resolve(step)
+        return None
 
-        Workers do all jobs at once, each in a run of its own. Here, one follows another, grouped by
-        base, so that each base is loaded once.
+    def resolve_jobs(self, jobs: Sequence[Job]) -> list[list[Artifact] | None]:
+        """Return the artifacts of every job's steps, None for a job of a model that failed.
+
+        Workers do all jobs at once, in several runs. Here, one follows another, grouped by base, so
+        that each base is loaded once.
         """
-        self.gpu.build_ahead(_without_repeats(jobs))
-        asks = [step.request for job in jobs for step in job.steps if isinstance(step.request, Ask)]
+        todo = [job for job in jobs if not self._is_done(job)]
+        self.gpu.build_ahead(todo, self.cells)
+        asks = [step.request for job in todo for step in job.steps if isinstance(step.request, Ask)]
         together = steps.apart([*asks, *self.upcoming])
-        artifacts: dict[int, list[Artifact]] = {}
         with steps.EVAL_WORKER.keep_alive():
-            for index in _grouped_by_base(jobs):
-                artifacts[index] = [
-                    steps.run(step.request, step.label, together) for step in jobs[index].steps
-                ]
-        return [artifacts[index] for index in range(len(jobs))]
+            for job in itertools.chain(*grouped_by_base(todo)):
+                self._run(job, together)
+        return [self._artifacts(job) for job in jobs]
 
+    def missing(self) -> tuple[str, ...]:
+        return self.cells.sentences() if self.cells else ()
 
-def _grouped_by_base(jobs: Sequence[Job]) -> list[int]:
-    """Return the indices of the jobs, those together that load the same base, quantized alike."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index, job in enumerate(jobs):
-        request = job.steps[0].request
-        assert isinstance(request, GpuRequest)
-        base = (request.base.digest, request.quantization.model_dump_json())
-        groups.setdefault(base, []).append(index)
-    return [index for group in groups.values() for index in group]
+    def _run(self, job: Job, together: Sequence[Ask]) -> None:
+        """Run the steps of a job whose model has not failed."""
+        if self.cells is None:
+            for step in job.steps:
+                self._resolve(step, together)
+        elif job.model not in self.cells.errors:
+            self.cells.start(job)
+            with self.cells.recorded(job.model):
+                self.cells.end(job, [self._resolve(step, together) for step in job.steps])
 
+    def _resolve(self, step: Step, together: Sequence[Ask]) -> Artifact:
+        """Run the step's task, once for all that need it: its error is raised again, too."""
+        identity = (step.request.kind, step.request.key())
+        if identity not in self._outcomes:
+            try:
+                self._outcomes[identity] = steps.run(step.request, step.label, together)
+            except ChatpipeError as error:
+                self._outcomes[identity] = error
+        outcome = self._outcomes[identity]
+        if isinstance(outcome, ChatpipeError):
+            raise outcome
+        return outcome
 
-def _without_repeats(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs without steps that an earlier one has: two workers would build the same."""
-    keys: set[str] = set()
-    remaining: list[Job] = []
-    for job in jobs:
-        fresh = {step.request.key(): step for step in job.steps}
-        remaining.append(Job(job.label, tuple(s for key, s in fresh.items() if key not in keys)))
-        keys |= fresh.keys()
-    return remaining
+    def _is_done(self, job: Job) -> bool:
+        has_failed = self.cells is not None and job.model in self.cells.errors
+        return has_failed or self._artifacts(job) is not None
+
+    def _artifacts(self, job: Job) -> list[Artifact] | None:
+        """Return the artifacts of a job that has been run; None where one is missing."""
+        outcomes = [self._outcomes.get((s.request.kind, s.request.key())) for s in job.steps]
+        artifacts = [outcome for outcome in outcomes if isinstance(outcome, Artifact)]
+        return artifacts if len(artifacts) == len(job.steps) else None

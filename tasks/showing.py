@@ -26,6 +26,7 @@ from chatpipe.report import (
     template_rows,
     transfer_rows,
 )
+from chatpipe.report.build import MakeReport, build_report
 from chatpipe.runtime.progress import Progress
 
 Shown = tuple[Callable[[Progress], None], Callable[[str], None]]
@@ -108,6 +109,16 @@ def show_report(report: Report, pages: Path) -> None:
             link_text="report",
             key=artifact_key(report.study, "page"),
             description="The report as a page, on the machine that made it",
+        )
+
+
+def show_early(request: MakeReport) -> None:
+    """The figures of a study's first seeds, before the others are trained."""
+    with suppress(Exception):
+        create_table_artifact(
+            [dict(row) for row in transfer_rows(build_report(request))],
+            key=artifact_key(request.study, "early"),
+            description="Response perplexity after the first seed of each variant",
         )
 
 

@@ -12,6 +12,7 @@ ChatpipeError
 ├── ModelError       a base model cannot be used in this way
 ├── TrainingError    training ended without a usable adapter
 ├── GPUMemoryError   a step needs more of a GPU's memory than is free
+├── IncompleteStudyError  a report is without the models of which a step failed
 ├── GateError        figures are worse than the last accepted ones
 ├── StoppedError     a step was told to end, and saved its state
 ├── StepProcessError  a step's process died without an error message
@@ -85,6 +86,10 @@ class TrainingError(ChatpipeError):
 
 class GPUMemoryError(ChatpipeError):
     """A step needs more of a GPU's memory than is free."""
+
+
+class IncompleteStudyError(ChatpipeError):
+    """A report is without the models of which a step failed; one sentence for each."""
 
 
 class GateError(ChatpipeError):

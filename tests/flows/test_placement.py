@@ -37,8 +37,7 @@ def test_the_gpu_pools_workers_train_score_and_ask_and_the_rest_needs_none(site,
     assert {item["state_name"] for item in runs} == {"Completed"}
     names = sorted(item["name"].rsplit(" ", 2)[0] for item in runs)
     assert names == [
-        "measure smol-merge",
-        "measure tiny-model0",
+        "measure tiny-model0 and 1 more",
         "plan smol-merge",
         *["smol-merge"] * 2,
     ]

@@ -85,8 +85,11 @@ def compare(
     deployment: OnDeployment = False,
     watch: Watch = False,
     as_json: AsJson = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what is missing, as without this option.")
+    ] = False,
 ) -> None:
-    """Run every variant of a study and write one report."""
+    """Run every variant of a study and write one report; skips what is stored."""
     with exit_on_error():
         from chatpipe.config.run_names import rename_study
         from chatpipe.study.studies import load_study, study_variants

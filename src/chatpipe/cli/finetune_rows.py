@@ -43,13 +43,13 @@ def check_rows_of(dataset: Dataset, drop_bad_rows: bool) -> None:
         try:
             is_auto = dataset.format == AUTO
             row_format = format_of(file, dataset.columns) if is_auto else dataset.format
-            file_faults = (
+            found = (
                 []
                 if drop_bad_rows
                 else row_faults(file, row_format, dataset.columns, dataset.turns)
             )
         except ConfigError as error:
-            file_faults = error.faults
-        faults += [fault.replace(str(file), shown) for fault in file_faults]
+            found = error.faults
+        faults += [fault.replace(str(file), shown) for fault in found]
     if faults:
         raise ConfigError([*faults, "Mend these rows, or add --drop-bad-rows."])

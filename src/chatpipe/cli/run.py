@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from chatpipe.errors import ConfigError, ServiceError
+from chatpipe.errors import ConfigError, IncompleteStudyError, ServiceError
 from chatpipe.server.errors import require_server
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
     from chatpipe.config.schema import Study, Variant
-    from chatpipe.store.artifact import Artifact
+    from chatpipe.report import Report
 
 
 @dataclass(frozen=True)
@@ -80,25 +81,38 @@ def check_variants(variants: Sequence[Variant]) -> None:
         raise ConfigError(list(dict.fromkeys(faults)))
 
 
-def _run_flow(run_flow: Callable[[], Artifact], name: str, as_json: bool) -> None:
+def _run_flow(run_flow: Callable[[], object], name: str, as_json: bool) -> None:
     """Run a flow in this process; print its report's tables and path."""
-    from chatpipe.cli.console import print_report, quiet_console
+    from chatpipe.cli.console import quiet_console
     from chatpipe.cli.interrupts import end_at_second_interrupt
     from chatpipe.cli.temporary_server import prepare_temporary_server
     from chatpipe.report import read_report
     from chatpipe.study.export import report_directory
-    from chatpipe.utils.quantities import count_of
-    from tasks.caching import BUILT, HITS
 
     end_at_second_interrupt()
     quiet_console()
     prepare_temporary_server()
-    run_flow()
+    incomplete: IncompleteStudyError | None = None
+    try:
+        run_flow()
+    except IncompleteStudyError as error:  # raised below its report
+        incomplete = error
     directory = report_directory(name)
     report = read_report(directory)
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
-        return
+    else:
+        _print_report(report, directory)
+    if incomplete:
+        raise incomplete
+
+
+def _print_report(report: Report, directory: Path) -> None:
+    """Print the report's tables and path, and how many steps were run."""
+    from chatpipe.cli.console import print_report
+    from chatpipe.utils.quantities import count_of
+    from tasks.caching import BUILT, HITS
+
     print_report(report)
     cached = len(HITS.difference(BUILT))
     steps = (

@@ -52,11 +52,7 @@ def detected_format(path: Path, columns: Mapping[str, str]) -> str:
 
 
 def _candidates(path: Path, columns: Mapping[str, str]) -> list[str]:
-    candidates = [
-        name
-        for name, file_format in FORMATS.items()
-        if columns.keys() <= file_format.columns.keys()
-    ]
+    candidates = [name for name, known in FORMATS.items() if columns.keys() <= known.columns.keys()]
     if not candidates:
         formats = ", ".join(f"{name} ({', '.join(f.columns)})" for name, f in FORMATS.items())
         raise DataError(

@@ -19,7 +19,7 @@ every key:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -58,10 +58,14 @@ class Step(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Steps for one machine, one after another. No job needs what another one makes."""
+    """Steps of one model for one machine, one after another. No job needs what another one makes.
+
+    `model` is its name in the report.
+    """
 
     label: str
     steps: tuple[Step, ...]
+    model: str
 
 
 class Resolver(ABC):
@@ -71,10 +75,18 @@ class Resolver(ABC):
     def resolve(self, step: Step) -> Artifact:
         """Return the artifact of that step's request."""
 
-    def resolve_jobs(self, jobs: Sequence[Job]) -> list[list[Artifact]]:
-        """Return the artifacts of every job's steps. The jobs may run at once, on several
-        machines, or share what they load."""
+    def resolve_jobs(self, jobs: Sequence[Job]) -> list[list[Artifact] | None]:
+        """Return the artifacts of every job's steps; None for a failed job that the report does
+        without. The jobs may run at once, on several machines, or share what they load."""
         return [[self.resolve(step) for step in job.steps] for job in jobs]
+
+    def resolve_optional(self, step: Step) -> Artifact | None:
+        """Return the artifact of a step that the report may do without; None if it failed."""
+        return self.resolve(step)
+
+    def missing(self) -> tuple[str, ...]:
+        """Return a sentence for each model that is not in the report because a step failed."""
+        return ()
 
 
 class StoreBuilder(Resolver):
@@ -158,18 +170,21 @@ class Recipe:
     def report(self, study: str) -> Artifact:
         """Return the report of the study: every variant, every base as it was published, and that
         base in its own chat template."""
+        return self.resolver.resolve(Step(self.report_request(study), study))
+
+    def report_request(self, study: str) -> MakeReport:
+        """Return the request for the report, with every model measured."""
         examples = {name: self.examples(dataset) for name, (dataset, _) in self._datasets().items()}
         heldout = self.heldout_sets()
         own = self.own_template_bases(heldout)
         results = self.evaluate(self.models(own), heldout)
-        request = MakeReport(
+        return MakeReport(
             study=study,
             models=tuple(results),
             examples=examples,
             heldout=heldout,
-            notes=tuple(own.notes),
+            notes=(*self.resolver.missing(), *own.notes),
         )
-        return self.resolver.resolve(Step(request, study))
 
     def models(self, own: OwnTemplateBases) -> list[StudyModel]:
         """Return every model of the report, in its order."""
@@ -191,8 +206,8 @@ class Recipe:
             raw = self.raw(dataset)
             normalize = Normalize.of(dataset, raw)
             if request is None:
-                self._normalized[name] = dataset, normalize
                 self._examples[name] = self.resolver.resolve(Step(normalize, name))
+                self._normalized[name] = dataset, normalize
             elif not raw.is_pending and normalize.key() != request.key():
                 raise DataError(
                     f"data set {name}: is read as {request.format} by one variant and as "
@@ -258,7 +273,7 @@ class Recipe:
         for model in self.base_models():  # those that are measured so for a variant
             models.pop(model.base_name, None)
         verdicts = {name: self._verdict(model, heldout) for name, model in models.items()}
-        refused = {name for name, verdict in verdicts.items() if not verdict.usable}
+        refused = {name for name, verdict in verdicts.items() if not (verdict and verdict.usable)}
         return OwnTemplateBases(
             names={variant: name for variant, name in links.items() if name not in refused},
             models=[model for name, model in models.items() if name not in refused],
@@ -266,16 +281,20 @@ class Recipe:
                 f"{models[name].variant.base_model.short_name} is not measured in its own chat "
                 f"template: {verdict.fault}"
                 for name, verdict in verdicts.items()
-                if verdict.fault
+                if verdict and verdict.fault
             ],
         )
 
-    def _verdict(self, model: StudyModel, heldout: Mapping[str, Artifact]) -> TemplateVerdict:
-        """Return whether the base can be measured in that model's template."""
+    def _verdict(
+        self, model: StudyModel, heldout: Mapping[str, Artifact]
+    ) -> TemplateVerdict | None:
+        """Return whether the base can be measured in that model's template; None where that could
+        not be checked."""
         scores = tuple(Score.of(model.variant, model.ref, rows) for rows in heldout.values())
         ask = Ask.of(model.variant, model.ref, model.is_asked_raw)
         request = CheckChatTemplate(scores=scores, ask=ask)
-        return TemplateVerdict.of(self.resolver.resolve(Step(request, model.name)))
+        artifact = self.resolver.resolve_optional(Step(request, model.name))
+        return TemplateVerdict.of(artifact) if artifact else None
 
     def finetune(self, variant: Variant) -> Finetune:
         """Return the request for the variant's adapter."""
@@ -285,11 +304,12 @@ class Recipe:
         """Return every variant's adapter on its base, in the order of the variants."""
         bases = self._variant_bases()
         requests = {variant.name: self.finetune(variant) for variant in self.variants}
-        jobs = [Job(name, (Step(request, name),)) for name, request in requests.items()]
-        adapters = [adapter for [adapter] in self.resolver.resolve_jobs(jobs)]
+        jobs = [Job(name, (Step(request, name),), name) for name, request in requests.items()]
+        results = zip(self.variants, self.resolver.resolve_jobs(jobs), strict=True)
         return [
-            bases[variant.name].with_adapter(variant, adapter, requests[variant.name].corpus)
-            for variant, adapter in zip(self.variants, adapters, strict=True)
+            bases[variant.name].with_adapter(variant, artifacts[0], requests[variant.name].corpus)
+            for variant, artifacts in results
+            if artifacts
         ]
 
     def evaluate(
@@ -301,11 +321,17 @@ class Recipe:
             Job(
                 f"measure {model.name}",
                 (*model.score_steps(heldout), model.ask_step(), *model.reply_steps(heldout)),
+                model.name,
             )
             for model in models
         ]
-        results = zip(models, self.resolver.resolve_jobs(jobs), strict=True)
-        return [_measured(model, tuple(heldout), artifacts) for model, artifacts in results]
+        results = list(zip(models, self.resolver.resolve_jobs(jobs), strict=True))
+        names = {model.name for model, artifacts in results if artifacts}
+        return [
+            _measured(_with_present_base(model, names), tuple(heldout), artifacts)
+            for model, artifacts in results
+            if artifacts
+        ]
 
     def _datasets(self) -> dict[str, tuple[Dataset, Split]]:
         """Map the name of each data set to it and its split; a study has one split."""
@@ -337,6 +363,12 @@ def _measured(model: StudyModel, heldout: Sequence[str], artifacts: Sequence[Art
         generations=next(remaining),
         replies=dict(zip(heldout, remaining, strict=False)),
     )
+
+
+def _with_present_base(model: StudyModel, names: Set[str]) -> StudyModel:
+    """Return the model; without its base in the base's own chat template, if that has failed."""
+    is_present = model.own_template_base in names
+    return model if is_present else replace(model, own_template_base=None)
 
 
 def _has_chat_template(base: Artifact) -> bool:

@@ -1,0 +1,138 @@
+"""A study of which a model fails: the others go on, and the report and the run say what is missing.
+
+With real Prefect, two tiny bases of which one cannot be used, and two seeds.
+"""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from chatpipe.config.schema import Variant
+from chatpipe.errors import IncompleteStudyError, ModelError
+from chatpipe.models import inference
+from chatpipe.report import read_report
+from chatpipe.study.export import report_directory
+from tests.support.bases import copy_of
+from tests.support.rows import alpaca_rows, write_jsonl
+from tests.support.variants import small_variant
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect", "steps_in_this_process")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_model_dir):
+    """Rows, and a base whose weights are not finite, which shows when it is loaded."""
+    folder = tmp_path_factory.mktemp("study")
+    write_jsonl(folder / "rows.jsonl", alpaca_rows(24))
+    [file] = copy_of(tiny_model_dir, folder / "base").glob("*.safetensors")
+    weights = load_file(file)
+    next(iter(weights.values())).view(-1)[0] = torch.nan
+    save_file(weights, file, {"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def variants(folder, tiny_model_dir):
+    def variant(name, base, seed=0):
+        data = {"name": "rows", "path": str(folder / "rows.jsonl")}
+        training = {"epochs": 1, "learning_rate": 0.01, "seed": seed}
+        plain = small_variant(base, data, training=training, quantization={"method": "none"})
+        return Variant.model_validate({"name": name, **plain})
+
+    return [
+        variant("broken", folder / "base"),
+        variant("fine", tiny_model_dir),
+        variant("fine+training.seed=1", tiny_model_dir, seed=1),
+    ]
+
+
+def run(study, variants):
+    """Run the flow; return its final state, and the tables that it shows, by key."""
+    from prefect.client.orchestration import get_client
+
+    from flows.compare import compare
+
+    state = compare(study, variants, return_state=True)
+    with get_client(sync_client=True) as client:
+        artifacts = sorted(client.read_artifacts(), key=lambda artifact: artifact.created)
+    tables = {a.key: json.loads(a.data) for a in artifacts if a.type == "table"}
+    return state, tables
+
+
+@pytest.fixture(scope="module")
+def loaded_bases():
+    """Bases that were loaded for scoring and answers, in order."""
+    loaded = []
+    with pytest.MonkeyPatch.context() as patch:
+        load = inference.load_fast_base
+        patch.setattr(
+            inference, "load_fast_base", lambda path, q: loaded.append(path) or load(path, q)
+        )
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def first_run(variants, loaded_bases):
+    return run("rates", variants)
+
+
+def test_the_run_ends_failed_with_a_sentence_that_names_what_is_missing(first_run):
+    state, _ = first_run
+    assert state.is_failed() and state.name == "Incomplete"
+    missing, again = state.message.splitlines()
+    assert missing.startswith("broken is missing from the report: ") and "finite" in missing
+    assert again.startswith("run it again")
+    with pytest.raises(IncompleteStudyError):
+        state.result()
+
+
+@pytest.mark.usefixtures("first_run")
+def test_the_report_has_the_others_and_says_what_is_missing():
+    report = read_report(report_directory("rates"))
+    assert [model.name for model in report.variants] == ["fine", "fine+training.seed=1"]
+    assert len(report.bases) == 1
+    assert report.notes[0].startswith("broken is missing from the report: ")
+
+
+def test_a_table_in_the_dashboard_has_what_became_of_every_model(first_run):
+    table = {row["model"]: row for row in first_run[1]["rates-cells"]}
+    assert [row["state"] for row in table.values()] == ["failed", *3 * ["measured"]]
+    report = read_report(report_directory("rates"))
+    for model in report.models:
+        score = report.score(model.name, "rows")
+        assert table[model.name]["perplexity on rows"] == round(score.value, 3)
+
+
+def test_an_early_table_has_the_first_seeds(first_run):
+    text = json.dumps(first_run[1]["rates-early"])
+    assert "fine" in text and "seed=1" not in text
+
+
+def test_a_base_is_loaded_for_the_first_seeds_and_once_for_all_others(first_run, loaded_bases):
+    assert len(loaded_bases) == 1  # one process here; a run has a process for each of the two
+
+
+def test_a_study_of_which_no_variant_is_left_raises_the_error(variants):
+    state, _ = run("alone", variants[:1])
+    with pytest.raises(ModelError):
+        state.result()
+    assert not report_directory("alone").exists()
+
+
+@pytest.mark.usefixtures("first_run")
+def test_the_same_run_again_builds_only_what_is_missing(variants, folder, tiny_model_dir):
+    from tasks.caching import BUILT
+
+    BUILT.clear()
+    state, tables = run("rates", variants)
+    assert state.name == "Incomplete" and [name for name in BUILT if "report/" not in name] == []
+
+    for file in tiny_model_dir.glob("*.safetensors"):
+        (folder / "base" / file.name).write_bytes(file.read_bytes())
+    state, tables = run("rates", variants)
+    assert state.is_completed()
+    assert sum(name.startswith("adapter/") for name in BUILT) <= 1
+    assert {row["state"] for row in tables["rates-cells"]} == {"measured"}
+    assert "broken" in [model.name for model in read_report(state.result().path).models]
