@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from prefect import State, flow
+from prefect import State, flow, runtime
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
+from pydantic import Field
 
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError, GateError
@@ -21,6 +22,7 @@ from chatpipe.generation.ask import Ask
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.reevaluation import gate, history, trend
 from chatpipe.reevaluation.gate import Regression, Verdict
+from chatpipe.reevaluation.pending import PendingDecision
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.manifest import read_manifest
 from chatpipe.store.store import store
@@ -30,6 +32,7 @@ from chatpipe.study.files import names
 from chatpipe.study.loading import load_variant
 from chatpipe.study.lookup import Published
 from chatpipe.study.recipe import Recipe
+from flows.gate_decision import can_wait, suspend_until_decided, suspended_on
 from flows.naming import check_home
 from flows.placement import placement_if_online
 from flows.study import Build
@@ -38,6 +41,7 @@ from tasks import showing, steps
 GATE_FAILED = "chatpipe.gate.failed"
 UNCHECKED = "chatpipe.check.failed"
 DAMAGED = "chatpipe.adapter.damaged"
+REGRESSED = "Regressed"  # a state's name
 NONE = Verdict([], [])
 
 
@@ -46,16 +50,22 @@ def reevaluate(
     variants: list[Variant] | None = None,
     tolerance: float = 0.02,
     gpu_workers: str | None = None,
+    decision_within_h: Annotated[float, Field(ge=0)] = 0,
 ) -> State[None]:
     """Verify adapters by digest, score them on today's held-out rows of their data sets, compare
-    with what was accepted. Ends Completed, or Failed as "Regressed", "Unchecked" or "Damaged".
+    with what was accepted. Ends Completed, or Failed as "Regressed", "Unchecked" or "Damaged"; or
+    is suspended until a person has accepted or refused figures that are worse.
 
     Args:
         variants: What to check; all that are published when left out.
         tolerance: Relative change for the worse that passes; 0.02 is 2 %.
         gpu_workers: Deployment whose workers score and ask, if one is online; else this run does.
+        decision_within_h: Hours for which a run whose only fault is worse figures waits for a
+            person's decision before it fails; 0 fails it at once.
     """
     check_home()
+    if pending := suspended_on():
+        return _decide(pending, decision_within_h)
     if variants and (faults := repeated_names(variants)):
         raise ConfigError(faults)
     models = _published(variants)
@@ -65,10 +75,15 @@ def reevaluate(
         checks = [_check(name, model, build, tolerance) for name, model in models.items()]
     summary = [sentence for check in checks for sentence in check.sentences()]
     page = trend.write_page(summary)
-    showing.show_trend(trend.trend_rows(history.read()), page)
+    showing.show_trend(history.read(), page)
+    state = _ended(checks)
+    waits = state.name == REGRESSED and decision_within_h > 0 and can_wait()
+    waiting = f"The run waits {decision_within_h:g} hours for a decision: "
     for check in checks:
-        _report_outcome(check)
-    return _ended(checks)
+        _report_outcome(check, [waiting + str(runtime.flow_run.ui_url)] if waits else [])
+    if waits:
+        return _decide(PendingDecision.of([c.verdict for c in checks]), decision_within_h)
+    return state
 
 
 @dataclass(frozen=True)
@@ -164,17 +179,19 @@ def _measure(model: Published, build: Build, tolerance: float) -> Verdict:
     return gate.record(history.entries_of(results, heldout, unchanged), tolerance)
 
 
-def _report_outcome(check: _Check) -> None:
+def _report_outcome(check: _Check, notes: Sequence[str]) -> None:
     """Emit one event for a variant with a fault, which automations can act on."""
     if check.damage:
-        _emit_event(DAMAGED, check, [])
+        _emit_event(DAMAGED, check, [], notes)
     elif check.error:
-        _emit_event(UNCHECKED, check, [])
+        _emit_event(UNCHECKED, check, [], notes)
     elif check.verdict.regressions:
-        _emit_event(GATE_FAILED, check, check.verdict.regressions)
+        _emit_event(GATE_FAILED, check, check.verdict.regressions, notes)
 
 
-def _emit_event(event: str, check: _Check, worse: Sequence[Regression]) -> None:
+def _emit_event(
+    event: str, check: _Check, worse: Sequence[Regression], notes: Sequence[str]
+) -> None:
     figures: list[dict[str, Any]] = [
         {"now": r.now.model_dump(mode="json"), "accepted": r.accepted.model_dump(mode="json")}
         for r in worse
@@ -185,7 +202,7 @@ def _emit_event(event: str, check: _Check, worse: Sequence[Regression]) -> None:
             "prefect.resource.id": f"chatpipe.variant.{check.variant}",
             "prefect.resource.name": check.variant,
         },
-        payload={"message": "\n".join(check.sentences()), "figures": figures},
+        payload={"message": "\n".join([*check.sentences(), *notes]), "figures": figures},
     )
 
 
@@ -201,5 +218,19 @@ def _ended(checks: Sequence[_Check]) -> State[None]:
     if unchecked:
         return Failed(name="Unchecked", message=message, data=ChatpipeError(*ends))
     if worse:
-        return Failed(name="Regressed", message=message, data=GateError(*ends))
+        return Failed(name=REGRESSED, message=message, data=GateError(*ends))
     return Completed(message="\n".join(s for check in checks for s in check.sentences()))
+
+
+def _decide(pending: PendingDecision, within_h: float) -> State[None]:
+    """Suspend the run; in the resumed run, accept the figures or return the failed state."""
+    decision = suspend_until_decided(pending, within_h)
+    reason = f": {decision.reason}" if decision.reason.strip() else "."
+    if decision.decision == "refuse":
+        ends = [*pending.sentences, f"Refused by a person{reason}"]
+        return Failed(name=REGRESSED, message="\n".join(ends), data=GateError(*ends))
+    pending.accept()
+    accepted = [f"{name}: figures accepted by a person{reason}" for name in pending.variants()]
+    page = trend.write_page(accepted)
+    showing.show_trend(history.read(), page)
+    return Completed(message="\n".join(accepted))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
 from prefect.artifacts import (
-    create_link_artifact,
+    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -18,6 +19,8 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
+from chatpipe.reevaluation import trend
+from chatpipe.reevaluation.history import Entry
 from chatpipe.report import (
     Report,
     account_rows,
@@ -27,6 +30,7 @@ from chatpipe.report import (
     transfer_rows,
 )
 from chatpipe.report.build import MakeReport, build_report
+from chatpipe.report.pictures import Picture, image_uri, markdown_pictures, report_pictures
 from chatpipe.runtime.progress import Progress
 
 Shown = tuple[Callable[[Progress], None], Callable[[str], None]]
@@ -80,7 +84,10 @@ def in_words(event: Progress) -> str:
 
 
 def show_report(report: Report, pages: Path) -> None:
-    """The report's tables, its Markdown and a link to its page in `pages`, as Prefect artifacts."""
+    """The report's tables, its charts, and all of it as one page, as Prefect artifacts.
+
+    The dashboard itself shows them, so they are wherever it is opened; no other server is needed.
+    """
     tables = {
         ("perplexity", "Perplexity and runtime of every model"): headline_rows(report),
         ("transfer", "Response perplexity of every model on every held-out set"): (
@@ -91,24 +98,23 @@ def show_report(report: Report, pages: Path) -> None:
     if gains := template_rows(report):
         tables["template", "What of each variant's gain is the template"] = gains
 
-    page = (pages / "report.html").as_uri()
-    with suppress(Exception):
-        for (name, description), rows in tables.items():
+    for (name, description), rows in tables.items():
+        with suppress(Exception):
             create_table_artifact(
                 [dict(row) for row in rows],
                 key=artifact_key(report.study, name),
                 description=description,
             )
+    with suppress(Exception):
+        pictures = report_pictures(report)
+        for name, (title, svg) in pictures.items():
+            create_image_artifact(
+                image_uri(svg), key=artifact_key(report.study, name), description=title
+            )
         create_markdown_artifact(
-            render_markdown(report),
+            render_markdown(report) + _charts(pictures.values()),
             key=artifact_key(report.study, "report"),
-            description="The whole report",
-        )
-        create_link_artifact(
-            page,
-            link_text="report",
-            key=artifact_key(report.study, "page"),
-            description="The report as a page, on the machine that made it",
+            description=f"The whole report. {_page_note(pages / 'report.html')}",
         )
 
 
@@ -122,20 +128,30 @@ def show_early(request: MakeReport) -> None:
         )
 
 
-def show_trend(rows: list[dict[str, str]], page: Path) -> None:
-    """The newest figures beside those accepted, and a link to the page of the trend."""
+def show_trend(entries: Sequence[Entry], page: Path) -> None:
+    """The newest figures beside those accepted, and the page of the trend, as Prefect artifacts."""
     with suppress(Exception):
         create_table_artifact(
-            [dict(row) for row in rows],
+            [dict(row) for row in trend.trend_rows(entries)],
             key="reevaluation",
             description="The newest figures beside those accepted",
         )
-        create_link_artifact(
-            page.as_uri(),
-            link_text="trend",
+    with suppress(Exception):
+        create_markdown_artifact(
+            page.with_suffix(".md").read_text("utf-8") + _charts(trend.trend_charts(entries)),
             key="reevaluation-page",
-            description="The trend as a page, on the machine that made it",
+            description=f"The trend. {_page_note(page)}",
         )
+
+
+def _charts(pictures: Iterable[Picture]) -> str:
+    """Return a section of Markdown with these pictures, empty if there are none."""
+    images = markdown_pictures(pictures)
+    return f"\n## Charts\n\n{images}\n" if images else ""
+
+
+def _page_note(page: Path) -> str:
+    return f"As a page of its own: {page} on {socket.gethostname()}."
 
 
 def artifact_key(*parts: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,106 @@ def test_a_worse_adapter_under_the_same_name_fails_the_run_with_a_state_and_an_e
     assert any("flow-run" in r["prefect.resource.id"] for r in event["related"])
     page = (home() / "reports" / "reevaluation" / "index.html").read_text("utf-8")
     assert "another adapter" in page and "worse than the accepted" in page
+
+
+@pytest.fixture(scope="module")
+def worse_than_accepted(first, folder):
+    """A variant under whose name a worse adapter was trained after a better one was accepted."""
+    made, _ = first
+    assert reevaluate(made.model_copy(update={"name": "decided"}))[0].name == "Completed"
+    return trained(variant(folder, WORSE)).model_copy(update={"name": "decided"})
+
+
+@pytest.fixture
+def run_of_deployment(prefect):
+    """Make a run of a deployment of the flow, whose every part `run_to_its_end` then runs here."""
+    from prefect.client.orchestration import get_client
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.reevaluate import reevaluate as story
+
+    module = EntrypointType.MODULE_PATH
+    deployment = RunnerDeployment.from_flow(story, name="nightly", entrypoint_type=module).apply()
+
+    def run(checked, within_h):
+        parameters = {"variants": [checked.model_dump(mode="json")], "decision_within_h": within_h}
+        with get_client(sync_client=True) as client:
+            return client.create_flow_run_from_deployment(deployment, parameters=parameters).id
+
+    return run
+
+
+def run_to_its_end(run_id):
+    """Run what a worker's process would run; the state that it leaves on the server."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import Pause
+    from prefect.flow_engine import run_flow
+
+    from flows.reevaluate import reevaluate as story
+
+    with get_client(sync_client=True) as client:
+        with suppress(Pause):  # ends the process
+            run_flow(story, flow_run=client.read_flow_run(run_id), return_type="state")
+        return client.read_flow_run(run_id).state
+
+
+def form(run_id, part):
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        keyset = client.read_flow_run(run_id).state.state_details.run_input_keyset
+        return json.loads(client.read_flow_run_input(run_id, keyset[part]))
+
+
+def test_a_person_accepts_figures_or_refuses_them(worse_than_accepted, run_of_deployment):
+    from prefect.flow_runs import resume_flow_run
+
+    for answer, name in (({}, "Regressed"), ({"decision": "accept", "reason": "new rows"}, None)):
+        run_id = run_of_deployment(worse_than_accepted, within_h=2)
+        state = run_to_its_end(run_id)
+        assert state.is_paused() and state.name == "Suspended"
+        shown = form(run_id, "description")
+        assert "decided on re-a: perplexity" in shown and "another adapter" in shown
+        assert form(run_id, "schema")["properties"]["decision"]["enum"] == ["refuse", "accept"]
+        before = history.read("decided")
+        resume_flow_run(run_id, run_input=answer)
+        state = run_to_its_end(run_id)
+        assert state.name == (name or "Completed"), state.message
+        added = history.read("decided")[len(before) :]
+        if name:
+            assert state.is_failed() and "Refused by a person." in state.message and added == []
+    assert state.message == "decided: figures accepted by a person: new rows"
+    seen = history.newest(before)
+    assert [(e.record, e.figure, e.value) for e in added] == [
+        ("accepted", e.figure, e.value) for e in seen
+    ]
+    assert reevaluate(worse_than_accepted)[0].name == "Completed"
+
+
+def test_a_run_that_nobody_decides_on_fails_and_one_that_must_not_wait_fails_at_once(
+    worse_than_accepted, run_of_deployment
+):
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import FlowPauseTimeout
+    from prefect.flow_runs import resume_flow_run
+
+    from flows.reevaluate import reevaluate as story
+
+    entries = history.newest(history.read("decided"))
+    better = {"value": 1.5, "low": 1.4, "high": 1.6}
+    history.append([e.model_copy(update=better) for e in history.accepted(entries)])
+    assert run_to_its_end(run_of_deployment(worse_than_accepted, within_h=0)).name == "Regressed"
+    run_id = run_of_deployment(worse_than_accepted, within_h=0.0001)
+    assert run_to_its_end(run_id).name == "Suspended"
+    time.sleep(1.5)
+    with pytest.raises(FlowPauseTimeout):  # a server's service fails such runs by itself, too
+        resume_flow_run(run_id, run_input={"decision": "accept"})
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(run_id).state
+    assert state.is_failed() and "never resumed" in state.message
+    no_deployment = story([worse_than_accepted], decision_within_h=1, return_state=True)
+    assert no_deployment.name == "Regressed"
 
 
 def test_a_damaged_adapter_is_noticed_by_its_digest_and_the_others_are_still_checked(first, folder):

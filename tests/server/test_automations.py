@@ -1,25 +1,20 @@
 """The example automation, read by Prefect's own models against the events that are emitted."""
 
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import yaml
 
+BLOCK = UUID("00000000-0000-0000-0000-00000000000b")
 FILE = Path(__file__).parents[2] / "deployments/automations/examples/regressions.yaml"
 
 
 @pytest.fixture(scope="module")
 def automation():
-    from prefect.events.schemas.automations import AutomationCore
+    from chatpipe.server.automations_file import load_automation
 
-    raw = yaml.safe_load(FILE.read_text("utf-8"))
-    made = AutomationCore.model_validate(raw)
-    known = set(AutomationCore.model_fields)
-    assert set(raw) <= known, "Prefect drops keys that it does not know without a word"
-    assert set(raw["trigger"]) <= set(type(made.trigger).model_fields)
-    for given, action in zip(raw["actions"], made.actions, strict=True):
-        assert set(given) <= set(type(action).model_fields)
-    return made
+    return load_automation(FILE, lambda name: {"slack-webhook/chatpipe": BLOCK}[name])
 
 
 def test_it_waits_for_the_events_that_a_reevaluation_emits(automation):
@@ -28,6 +23,8 @@ def test_it_waits_for_the_events_that_a_reevaluation_emits(automation):
     assert automation.enabled
     assert set(automation.trigger.expect) == {GATE_FAILED, DAMAGED, UNCHECKED}
     assert automation.trigger.posture.value == "Reactive" and automation.trigger.threshold == 1
+    [action] = automation.actions
+    assert action.block_document_id == BLOCK
 
 
 def test_it_matches_every_variant_and_nothing_else(automation):

@@ -10,6 +10,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -173,7 +174,7 @@ def test_the_automations_are_what_prefect_reads():
     paths = sorted((SHIPPED / "automations").rglob("*.yaml"))
     assert len(paths) > 1
     for path in paths:
-        assert load_automation(path).name.startswith("chatpipe: ")
+        assert load_automation(path, lambda name: uuid4()).name.startswith("chatpipe: ")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,7 @@ def test_the_automations_are_what_prefect_reads():
         ({"trigger": {"withn": 540}}, "trigger.withn: unknown key; did you mean within?"),
         ({"trigger": {"posture": "Lazy"}}, "posture"),
         ({"actions": [{"type": "do-nothing", "mesage": "x"}]}, "actions.0.mesage: unknown key"),
+        ({"actions": [{"type": "do-nothing", "block": "x/y"}]}, "actions.0.block: unknown key"),
     ],
 )
 def test_a_typo_in_an_automation_is_refused_though_prefect_would_pass_over_it(
@@ -194,7 +196,7 @@ def test_a_typo_in_an_automation_is_refused_though_prefect_would_pass_over_it(
     path = tmp_path / "lost-runs.yaml"
     path.write_text(yaml.safe_dump(raw | change))
     with pytest.raises(ConfigError, match=said) as error:
-        load_automation(path)
+        load_automation(path, lambda name: uuid4())
     assert str(path) in str(error.value)
 
 

@@ -8,7 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -19,6 +22,19 @@ from tests.support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.live]
 
+EXAMPLE = Path(__file__).parents[2] / "deployments/automations/examples/regressions.yaml"
+SAVE_BLOCK = """
+import sys
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+text = {"text": "{{subject}}\\n{{body}}"}
+CustomWebhookNotificationBlock(name="alerts", url=sys.argv[1], json_data=text).save("alerts")
+"""
+EMIT = """
+import sys
+from prefect.events import emit_event
+resource = {"prefect.resource.id": "chatpipe.variant.v", "prefect.resource.name": "v"}
+emit_event(sys.argv[1], resource=resource, payload={"message": "v on a: worse."})
+"""
 HEARTBEAT_S = 30
 LOST_WITHIN_S = 65  # more than two heartbeats, as shipped
 
@@ -75,28 +91,50 @@ def test_a_killed_run_is_found_its_slot_given_on_and_a_healthy_run_left_alone(si
                 kill_all(process)
 
 
-def test_the_example_automation_acts_on_a_failed_gate(site, tmp_path):
+def test_the_example_automation_filled_in_notifies_of_a_failed_gate(site):
+    """A webhook of this test's own, deployed as the example says; refused while it is missing."""
     from flows.reevaluate import GATE_FAILED
 
-    example = Path(__file__).parents[2] / "deployments/automations/examples/regressions.yaml"
-    raw = yaml.safe_load(example.read_text())
-    [deployment] = site.ask("deployments/filter", deployments={"name": {"any_": ["free"]}})
-    (tmp_path / "told").touch()
-    parameters = {"file": str(tmp_path / "told")}
-    raw["actions"] = [
-        {"type": "run-deployment", "deployment_id": deployment["id"], "parameters": parameters}
-    ]
-    site.ask("automations/", **raw)
-    event = (
-        "from prefect.events import emit_event; import sys;"
-        "emit_event(sys.argv[1], resource={'prefect.resource.id': 'chatpipe.variant.v'})"
-    )
+    text = EXAMPLE.read_text().replace("slack-webhook/chatpipe", "custom-webhook/alerts")
+    (site.deployments / "automations/regressions.yaml").write_text(text)
+    with pytest.raises(AssertionError, match="the server has no block custom-webhook/alerts; make"):
+        site.run("chatpipe", "deploy", api=True)
+    with webhook() as (address, bodies):
+        python(site, SAVE_BLOCK, address)
+        assert "automation 'chatpipe: regressions': created" in site.run(
+            "chatpipe", "deploy", api=True
+        )
+        assert "regressions': unchanged" in site.run("chatpipe", "deploy", api=True)
+        python(site, EMIT, GATE_FAILED)
+        deadline = time.monotonic() + 60
+        while not bodies:
+            assert time.monotonic() < deadline, "nobody was notified"
+            time.sleep(0.2)
+    assert bodies == [{"text": "chatpipe: v\nv on a: worse."}]
+
+
+@contextmanager
+def webhook():
+    """(an address on this machine, the JSON that was posted there)."""
+    bodies = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *arguments): ...
+
+        def do_POST(self):
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", bodies
+        server.shutdown()
+
+
+def python(site, code, *arguments):
     environment = {**site.environment, "PREFECT_API_URL": site.api}
-    subprocess.run([sys.executable, "-c", event, GATE_FAILED], env=environment, check=True)
-    deadline = time.monotonic() + 60
-    while not any(run["deployment_id"] == deployment["id"] for run in site.runs()):
-        assert time.monotonic() < deadline, "the automation did not act"
-        time.sleep(0.5)
+    subprocess.run([sys.executable, "-c", code, *arguments], env=environment, check=True)
 
 
 def start(site, deployment, file):

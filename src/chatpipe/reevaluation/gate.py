@@ -45,11 +45,13 @@ class Verdict:
         regressions: Figures that are worse than the accepted ones.
         first: Figures that were accepted because there were none before them.
         unlike: A sentence for each set that was measured differently when it was accepted.
+        entries: All figures of the check.
     """
 
     regressions: list[Regression]
     first: list[Entry]
     unlike: list[str] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
 
 
 def record(entries: Sequence[Entry], tolerance: float) -> Verdict:
@@ -58,7 +60,8 @@ def record(entries: Sequence[Entry], tolerance: float) -> Verdict:
     first = history.accepted(entry for entry in entries if entry.figure not in accepted)
     if entries:
         history.append([*entries, *first])
-    return Verdict(regressions(entries, accepted, tolerance), first, _unlike(entries, accepted))
+    worse = regressions(entries, accepted, tolerance)
+    return Verdict(worse, first, _unlike(entries, accepted), list(entries))
 
 
 def regressions(

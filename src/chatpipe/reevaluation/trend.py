@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from chatpipe.reevaluation import history
 from chatpipe.reevaluation.gate import changes
-from chatpipe.reevaluation.history import Entry
+from chatpipe.reevaluation.history import Entry, Figure
 from chatpipe.report import drawing as draw
 from chatpipe.report import formatting as show
 from chatpipe.report import markdown_table
@@ -55,7 +55,7 @@ def render_html(entries: Sequence[Entry], summary: Sequence[str]) -> str:
             checked=_checked(entries),
             rows=trend_rows(entries),
             # charts escape their own text
-            charts=[(name, Markup(trend_chart(entries, name))) for name in _sets(entries)],
+            charts=[(name, Markup(chart)) for name, chart in trend_charts(entries)],
         )
     )
 
@@ -68,8 +68,17 @@ def render_markdown(entries: Sequence[Entry], summary: Sequence[str]) -> str:
 
 def trend_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
     """The figures of every variant's newest check beside the accepted ones."""
-    accepted = history.last_accepted(entries)
-    return [_row(entry, accepted.get(entry.figure)) for entry in history.newest(entries)]
+    return rows_of(history.newest(entries), history.last_accepted(entries))
+
+
+def rows_of(entries: Sequence[Entry], accepted: Mapping[Figure, Entry]) -> list[dict[str, str]]:
+    """Return a row for each figure, beside the accepted one."""
+    return [_row(entry, accepted.get(entry.figure)) for entry in entries]
+
+
+def trend_charts(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """Return name and chart of every held-out set."""
+    return [(name, trend_chart(entries, name)) for name in _sets(entries)]
 
 
 def trend_chart(entries: Iterable[Entry], heldout: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -23,7 +24,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from chatpipe.errors import ConfigError
-from chatpipe.server.automations_file import load_automations
+from chatpipe.server.automations_file import find_notification_block, load_automations
 from chatpipe.server.deployed_state import apply_schedules, apply_settings
 from chatpipe.server.deployments_file import Definitions, Deployment, WorkPool, load_deployments
 from chatpipe.study.files import deployments_dir
@@ -32,9 +33,9 @@ from chatpipe.study.files import deployments_dir
 def deploy() -> Iterator[str]:
     """Apply deployments/prefect.yaml and deployments/automations/; yield a line for each object."""
     file = load_deployments()
-    automations = load_automations()
     prepared = [_Prepared.of(deployment) for deployment in file.deployments]
     with get_client(sync_client=True) as client:
+        automations = load_automations(partial(find_notification_block, client))
         yield from _apply_pools(client, file.definitions)
         for deployment in prepared:
             yield _apply_deployment(client, deployment)
