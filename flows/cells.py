@@ -20,6 +20,7 @@ from chatpipe.errors import (
 )
 from chatpipe.evaluation.metrics import METRICS
 from chatpipe.evaluation.score import Score
+from chatpipe.report import MissingCell
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.recipe import Job, Step
 from chatpipe.training.finetune import Finetune
@@ -84,6 +85,12 @@ class Cells:
     def sentences(self) -> tuple[str, ...]:
         """Return which models are missing from the report, and why."""
         return tuple(self._sentence(name) for name in self.errors)
+
+    def missing(self) -> tuple[MissingCell, ...]:
+        """Return the same for the report."""
+        return tuple(
+            MissingCell(name=name, reason=in_one_line(error)) for name, error in self.errors.items()
+        )
 
     def incomplete(self) -> IncompleteStudyError | None:
         """Return the error of a study of which a model is missing."""

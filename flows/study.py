@@ -12,7 +12,7 @@ from chatpipe.config.run_names import SEPARATOR
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ChatpipeError
 from chatpipe.generation.ask import Ask
-from chatpipe.report import read_report
+from chatpipe.report import MissingCell, read_report
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.checks import check_study
 from chatpipe.study.export import export_report, export_variant
@@ -130,8 +130,8 @@ class Build(Resolver):
                 self._run(job, together)
         return [self._artifacts(job) for job in jobs]
 
-    def missing(self) -> tuple[str, ...]:
-        return self.cells.sentences() if self.cells else ()
+    def missing(self) -> tuple[MissingCell, ...]:
+        return self.cells.missing() if self.cells else ()
 
     def _run(self, job: Job, together: Sequence[Ask]) -> None:
         """Run the steps of a job whose model has not failed."""

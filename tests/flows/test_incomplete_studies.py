@@ -93,7 +93,8 @@ def test_the_report_has_the_others_and_says_what_is_missing():
     report = read_report(report_directory("rates"))
     assert [model.name for model in report.variants] == ["fine", "fine+training.seed=1"]
     assert len(report.bases) == 1
-    assert report.notes[0].startswith("broken is missing from the report: ")
+    [missing] = report.missing
+    assert missing.name == "broken" and "finite" in missing.reason
 
 
 def test_a_table_in_the_dashboard_has_what_became_of_every_model(first_run):

@@ -92,9 +92,9 @@ def test_an_infinite_perplexity_survives_the_way_through_json_and_is_shown() -> 
 
 
 def test_the_committed_json_schema_is_current() -> None:
-    path = Path(package.__file__).with_name("schema_v1.json")
+    path = Path(package.__file__).with_name("schema_v2.json")
     expected = json.dumps(json_schema(), indent=2) + "\n"
-    how = "write json.dumps(json_schema(), indent=2) and a newline to schema_v1.json"
+    how = "write json.dumps(json_schema(), indent=2) and a newline to schema_v2.json"
     assert path.read_text(encoding="utf-8") == expected, how
 
 
@@ -452,6 +452,19 @@ def test_a_report_of_an_earlier_edition_is_read_and_shown() -> None:
     report = Report.model_validate_json(json.dumps(plain))
     assert report == example()
     assert "2.8.0" in render_html(report)
+
+
+def test_a_report_of_version_1_is_read_with_its_ranking_and_shown() -> None:
+    path = Path(__file__).with_name("report_v1.json")
+    plain = json.loads(path.read_text("utf-8"))
+    report = Report.model_validate(plain)
+    assert plain["schema_version"] == 1 and report.schema_version == 2
+    assert [c.name for c in report.configurations] == ["smol-alpaca", "smol-merge"]
+    assert report.configurations[0].cost.wall_s == plain["ranking"][0]["wall_s"]
+    assert report.verdicts[0].value == plain["verdicts"][0]["value"]
+    assert Report.model_validate_json(report.model_dump_json()) == report
+    for text in (render_html(report), render_markdown(report)):
+        assert "On sample-alpaca, smol-alpaca is better than smol-merge" in text
 
 
 _NOTHING: dict[str, Any] = {"scores": [], "differences": [], "answers": [], "settings": {}}

@@ -1,6 +1,6 @@
 """The verdicts of a report: real trainings of a tiny model with several seeds."""
 
-import math
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ import yaml
 
 from chatpipe.evaluation.row_scores import ModelScores
 from chatpipe.report import read_report, render_html, render_markdown
-from chatpipe.report.schema import Verdict
-from chatpipe.report.verdict_text import ranking_rows, verdict_rows, verdict_sentences
+from chatpipe.report.comparison_tables import ranking_rows, verdict_rows
+from chatpipe.report.verdict_text import verdict_sentences
 from chatpipe.statistics import NoiseModel, PairedRows, Run, compare
 from chatpipe.study.recipe import Recipe, StoreBuilder
 from chatpipe.study.studies import load_study, study_variants
@@ -57,8 +57,11 @@ def test_the_better_rate_is_found_with_the_noise_of_its_seeds(study):
     assert pair.verdict == "better" and pair.high < 0 and pair.corrected_p < 0.05
     assert pair.seed_noise in {"own", "pooled"}
     best, other = report.ranking
-    assert len(best.models) == len(other.models) == SEEDS
-    mean = np.mean([math.log(report.score(name, "rows").value) for name in best.models])
+    configuration = report.configuration(best.configuration)
+    assert len(configuration.models) == configuration.cost.trainings == SEEDS
+    assert len(set(configuration.seeds)) == SEEDS and other.configuration == pair.second
+    figures = [report.score(name, "rows").value for name in configuration.models]
+    mean = np.mean(np.log(figures))
     assert best.value == pytest.approx(mean)
     assert best.probability_of_best > 0.99
 
@@ -89,8 +92,8 @@ def test_two_groups_of_seeds_of_one_variant_are_not_distinguishable(study):
 def test_with_one_seed_the_report_says_that_seed_noise_is_missing(study):
     _, report = study
     [pair] = report.verdicts
-    changed = pair.model_copy(
-        update={"verdict": "not distinguishable", "seed_noise": "missing", "high": 0.1}
+    changed = dataclasses.replace(
+        pair, verdict="not distinguishable", seed_noise="missing", high=0.1
     )
     first, seeds = verdict_sentences(report.model_copy(update={"verdicts": [changed]}))
     assert "not distinguishable from it" in first and "would have found a difference of" in first
@@ -102,4 +105,3 @@ def test_a_comparison_turned_round_is_the_same_comparison(study):
     turned = pair.reversed()
     assert (turned.value, turned.low, turned.high) == (-pair.value, -pair.high, -pair.low)
     assert turned.verdict == "worse" and turned.reversed() == pair
-    assert Verdict.model_validate_json(turned.model_dump_json()) == turned

@@ -11,7 +11,9 @@ import pytest
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
 from chatpipe.planning.checks import check_variant
-from chatpipe.report.build import MakeReport, Measured, settings
+from chatpipe.report.build import MakeReport
+from chatpipe.report.measured import Measured
+from chatpipe.report.settings import settings
 from chatpipe.store.store import store
 from chatpipe.study.loading import load_variant
 from chatpipe.training.finetune import Finetune

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,18 +44,18 @@ class ModelScores:
     parts: tuple[str, ...]
 
     @cached_property
-    def _table(self) -> Any:
+    def _table(self) -> pa.Table:
         parts = [pq.read_table(self.scores[part].path / "nats.parquet") for part in self.parts]
-        frame = pa.concat_tables(parts).to_pandas().drop_duplicates(["id", "labels"])
-        return frame.sort_values(["labels", "id"])
+        return pa.concat_tables(parts)
 
     def labelled(self, labels: str) -> RowScores:
         """The rows as that counting has them."""
-        rows = self._table[self._table["labels"] == labels]
+        table = self._table.filter(pc.equal(self._table["labels"], labels))
+        ids, first = np.unique(table["id"].to_numpy().astype(str), return_index=True)
         return RowScores(
-            rows["id"].to_numpy(str),
-            rows["nats"].to_numpy(np.float64),
-            rows["tokens"].to_numpy(np.float64),
+            ids,
+            table["nats"].to_numpy().astype(np.float64)[first],
+            table["tokens"].to_numpy().astype(np.float64)[first],
         )
 
 

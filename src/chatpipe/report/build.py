@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from chatpipe import report as contract
-from chatpipe.config.schema import AUTO, Evaluation, Variant
+from chatpipe.config.schema import AUTO, Evaluation
 from chatpipe.data.columns import format_note
 from chatpipe.evaluation.metrics import METRICS
 from chatpipe.evaluation.perplexity import bits_per_byte, interval
@@ -23,10 +23,13 @@ from chatpipe.evaluation.row_scores import (
     count_in_training,
     groups_by_tokens,
 )
+from chatpipe.report.configurations import configurations, describe
+from chatpipe.report.manifests import manifests
 from chatpipe.report.measured import Measured
+from chatpipe.report.settings import settings
 from chatpipe.report.task_scores import task_scores
 from chatpipe.report.template_gains import template_gains
-from chatpipe.report.verdicts import study_verdicts
+from chatpipe.report.verdicts import compare_configurations
 from chatpipe.store.artifact import Artifact, Request, recorded_manifest
 from chatpipe.utils.unique import unique_by
 
@@ -49,13 +52,14 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
 
     study: str
     models: tuple[Measured, ...]
     examples: dict[str, Artifact]
     heldout: dict[str, Artifact]
     notes: tuple[str, ...] = ()  # sentences on what could not be measured
+    missing: tuple[contract.MissingCell, ...] = ()  # the study's models that failed
 
     def build(self, into: Path) -> dict[str, Any]:
         report = build_report(self)
@@ -70,7 +74,8 @@ def build_report(request: MakeReport) -> contract.Report:
     models = request.models
     sets = {parts: ReplyBytes.read(request.heldout, parts) for parts in _heldout_sets(models)}
     differences, notes = _differences(models, sets)
-    compared = study_verdicts(models, sets)
+    groups = configurations(models)
+    compared = compare_configurations(groups, models, sets)
     tasks, task_notes = task_scores(models)
     warnings = [
         note for artifact in request.examples.values() for note in artifact.details()["warnings"]
@@ -103,8 +108,10 @@ def build_report(request: MakeReport) -> contract.Report:
         device="; ".join(dict.fromkeys(m.device for m in adapted if m.device)) or "unknown",
         tokenizers=_tokenizers(models),
         template_gains=list(template_gains(models, sets)),
-        verdicts=compared.verdicts,
-        ranking=compared.ranking,
+        configurations=list(describe(groups)),
+        **vars(compared),
+        missing=list(request.missing),
+        manifests=list(manifests(models, request.examples, request.heldout)),
         task_scores=tasks,
     )
 
@@ -123,29 +130,6 @@ def figures(
         for parts, replies in sets.items()
         for cell in _cells(model, parts, replies)
     ]
-
-
-def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
-    """Return every setting of a variant by its dotted name, without names and paths."""
-    plain = variant.model_dump(
-        mode="json", exclude={"name", "panel", "datasets", *Variant.hash_exclude}
-    )
-    flat = _flatten(plain)
-    flat["datasets"] = ", ".join(dataset.name for dataset in variant.datasets)
-    flat["panel"] = ", ".join(prompt.id for prompt in variant.panel)
-    for prompt in variant.panel:
-        flat[f"panel.{prompt.id}"] = "\n".join(prompt.texts())
-    return flat
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, contract.JsonScalar]:
-    flat: dict[str, contract.JsonScalar] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return flat
 
 
 def _heldout_sets(models: Sequence[Measured]) -> list[tuple[str, ...]]:

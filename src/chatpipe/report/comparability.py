@@ -128,7 +128,7 @@ def _unequal_rows(report: Report) -> Iterator[str]:
         if len(set(counts.values())) > 1:
             yield (
                 f"On {heldout.name}, not all models were scored on the same rows, because some "
-                f"are too long ({show.LEFT_OUT}): {_each(counts)}."
+                f"were left out ({show.LEFT_OUT}): {_each(counts)}."
             )
 
 

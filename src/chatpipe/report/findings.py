@@ -48,8 +48,8 @@ SEEN = (
 )
 
 LEFT_OUT = (
-    "‡ n rows of the set are not scored, because they are longer than evaluation.max_length; in a "
-    "difference, because they are too long for one of the two models."
+    "‡ n rows of the set are not scored, because they are longer than evaluation.max_length or the "
+    "template cannot write them; in a difference, because that is so for one of the two models."
 )
 
 

@@ -13,6 +13,7 @@ SEEN = "†"
 LEFT_OUT = "‡"
 MINUS = "\u2212"
 MINUTE, HOUR = 60, 3600  # seconds
+FIGURES = {"tokens": "perplexity", "bytes": "bits per byte"}  # of configurations, by unit
 
 
 def perplexity(value: float) -> str:
@@ -97,6 +98,34 @@ def gain(bits: BitsPerByte, left_out: int) -> str:
 def share(value: float | None) -> str:
     """A share in percent: 57 %."""
     return MISSING if value is None else f"{100 * value:,.0f} %".replace("-", MINUS)
+
+
+def figure(value: float, unit: str) -> str:
+    """Format a configuration's figure: nats per token as a perplexity, or bits per byte."""
+    return perplexity(math.exp(value)) if unit == "tokens" else f"{value:.3f}".replace("-", MINUS)
+
+
+def amount(lower_by: float, unit: str) -> str:
+    """Format by how much a configuration's figure is lower, with its unit."""
+    return plain(lower_by, unit) + (" %" if unit == "tokens" else "")
+
+
+def plain(lower_by: float, unit: str) -> str:
+    """The same without the unit: per cent of a perplexity by which exp(−x) is lower, or bits."""
+    per_cent_lower = -100 * math.expm1(-lower_by)
+    text = f"{per_cent_lower:.1f}" if unit == "tokens" else f"{lower_by:.3f}"
+    return text.replace("-", MINUS)
+
+
+def signed_amount(value: float, unit: str) -> str:
+    """Format by how much a configuration's figure is higher, with its sign and unit."""
+    text = f"{100 * math.expm1(value):+.1f} %" if unit == "tokens" else f"{value:+.3f}"
+    return text.replace("-", MINUS)
+
+
+def per_cent(part: float) -> str:
+    """Format a share from 0 to 1: 57 %."""
+    return f"{100 * part:.0f} %"
 
 
 def signed(value: float) -> str:

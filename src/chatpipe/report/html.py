@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from chatpipe.report import (
     charts,
     comparability,
+    comparison_tables,
     findings,
     formatting,
     tables,
@@ -26,7 +27,7 @@ NUMBER = re.compile(
 )
 MARKS = (
     (formatting.SEEN, "seen", "rows seen in training"),
-    (formatting.LEFT_OUT, "left-out", "rows left out for their length"),
+    (formatting.LEFT_OUT, "left-out", "rows left out"),
 )
 
 
@@ -41,6 +42,7 @@ def render_html(report: Report) -> str:
             statements=comparability.statements(report),
             tables=tables,
             verdict_text=verdict_text,
+            comparison_tables=comparison_tables,
             task_text=task_text,
             heatmap=Markup(charts.heatmap(report)),  # charts escape their own text
             loss_curves=Markup(charts.loss_curves(report)),

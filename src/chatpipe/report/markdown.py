@@ -6,7 +6,15 @@ import html
 import re
 from collections.abc import Iterator, Sequence
 
-from chatpipe.report import comparability, findings, formatting, tables, task_text, verdict_text
+from chatpipe.report import (
+    comparability,
+    comparison_tables,
+    findings,
+    formatting,
+    tables,
+    task_text,
+    verdict_text,
+)
 from chatpipe.report.schema import Answer, Report
 from chatpipe.utils.visible_text import visible
 
@@ -51,9 +59,13 @@ def _figures(report: Report) -> Iterator[str]:
         yield escape(findings.PAPER)
     yield from _section("Transfer: every model on every held-out set", tables.transfer_rows(report))
     yield from _section("Difference from the base", tables.difference_rows(report))
-    ranking = verdict_text.ranking_rows(report)
+    ranking = comparison_tables.ranking_rows(report)
     yield from _section("Which variant is better", ranking, verdict_text.VERDICTS)
-    yield markdown_table(verdict_text.verdict_rows(report))
+    yield markdown_table(comparison_tables.verdict_rows(report))
+    if report.curves:
+        yield "## Learning curves"
+        yield "\n".join(f"- {escape(line)}" for line in verdict_text.curve_sentences(report))
+    yield from _section("Missing", comparison_tables.missing_rows(report))
     gains = tables.template_rows(report)
     yield from _section("The template's part of the gain", gains, findings.TEMPLATE)
     yield from _section(task_text.TITLE, task_text.task_rows(report), task_text.READING)

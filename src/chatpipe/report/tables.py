@@ -171,7 +171,7 @@ def device_rows(report: Report) -> list[Row]:
 
 
 def left_out_notes(report: Report) -> list[str]:
-    """One note for every model and set with rows that are too long to be scored."""
+    """One note for every model and set with rows that were not scored."""
     return [
         f"{cell.model} on {cell.heldout}: {cell.left_out:,} of {cell.left_out + cell.rows:,} rows "
         "left out"

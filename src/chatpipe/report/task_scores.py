@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from chatpipe.generation.replies import FILE
+from chatpipe.report.configurations import configurations
 from chatpipe.report.measured import Measured
 from chatpipe.report.schema import TaskScore
-from chatpipe.report.verdicts import configurations
 from chatpipe.statistics import Comparison, NoiseModel, PairedRows, Run, compare
 
 # What of a variant changes no reply.

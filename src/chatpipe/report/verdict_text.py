@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
-from chatpipe.report import formatting as show
-from chatpipe.report.schema import RankedVariant, Report, Verdict
+from chatpipe.report.comparison_tables import seconds_of
+from chatpipe.report.formatting import FIGURES, amount, figure, per_cent, plain
+from chatpipe.report.schema import LearningCurve, RankedVariant, Report, Verdict
 from chatpipe.utils.quantities import in_time
 
 MOST_NAMED = 3
-MOST_ROWS = 30  # of the table of pairs on a page; report.json has all
 
 VERDICTS = (
     "Figures are means over the seeds of a variant. A difference is that of two variants on the "
@@ -21,12 +20,24 @@ VERDICTS = (
     "would have found in 80 % of the cases."
 )
 
+CHOICE = (
+    "The best variant is chosen on one part of the held-out rows and reported on the other part, "
+    "so that picking the luckiest is not rewarded."
+)
+
 
 def verdict_sentences(report: Report) -> list[str]:
-    """Return one sentence for each data set on which variant is best, and one on seeds."""
+    """Return what is missing, which variant is best on each data set, what more data gives, and
+    whether seeds are in the intervals."""
     sets = dict.fromkeys(item.heldout for item in report.ranking)
-    sentences = [_best(report, heldout) for heldout in sets]
-    return [*sentences, *_seeds(report.verdicts)] if sentences else []
+    sentences = [
+        sentence
+        for heldout in sets
+        for sentence in (_best(report, heldout), *_selection(report, heldout))
+    ]
+    curves = curve_sentences(report)[:MOST_NAMED]
+    chosen = [CHOICE] if any(len(s.comparisons) > 1 for s in report.selections) else []
+    return [*_missing(report), *sentences, *chosen, *curves, *_seeds(report.verdicts)]
 
 
 def _best(report: Report, heldout: str) -> str:
@@ -50,11 +61,11 @@ def _best(report: Report, heldout: str) -> str:
     text = (
         f"On {heldout}, {best.configuration} has the lowest figure, but {names}{more} {verb} not "
         f"distinguishable from it ({_lower(pair)}{'' if len(close) == 1 else ' for the first'}; "
-        f"it is the best with a probability of {_per_cent(best.probability_of_best)})"
+        f"it is the best with a probability of {per_cent(best.probability_of_best)})"
     )
     if pair.detectable is not None:
-        text += f"; the study would have found a difference of {_amount(pair.detectable, pair)}"
-    return text + _cheaper(best, close) + "."
+        text += f"; the study would have found a difference of {amount(pair.detectable, pair.unit)}"
+    return text + _cheaper(report, best, close) + "."
 
 
 def _pair(report: Report, best: RankedVariant, other: RankedVariant) -> Verdict:
@@ -67,39 +78,77 @@ def _pair(report: Report, best: RankedVariant, other: RankedVariant) -> Verdict:
 
 
 def _lower(pair: Verdict) -> str:
-    figure = "perplexity" if pair.unit == "tokens" else "bits per byte"
+    name = FIGURES[pair.unit]
     if pair.low is None or pair.high is None:
-        return f"{figure} lower by {_amount(-pair.value, pair)}"
-    low, high = (_plain(-end, pair) for end in (pair.high, pair.low))
-    return f"{figure} lower by {_amount(-pair.value, pair)} [{low}, {high}]"
+        return f"{name} lower by {amount(-pair.value, pair.unit)}"
+    low, high = (plain(-end, pair.unit) for end in (pair.high, pair.low))
+    return f"{name} lower by {amount(-pair.value, pair.unit)} [{low}, {high}]"
 
 
-def _amount(value: float, pair: Verdict) -> str:
-    return _plain(value, pair) + (" %" if pair.unit == "tokens" else "")
-
-
-def _plain(lower_by: float, pair: Verdict) -> str:
-    """Per cent of a perplexity by which exp(−x) is lower, or bits."""
-    per_cent = -100 * math.expm1(-lower_by)
-    text = f"{per_cent:.1f}" if pair.unit == "tokens" else f"{lower_by:.3f}"
-    return text.replace("-", show.MINUS)
-
-
-def _per_cent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _cheaper(best: RankedVariant, close: Sequence[RankedVariant]) -> str:
-    timed = [item for item in close if item.wall_s is not None]
-    if not timed or best.wall_s is None:
+def _cheaper(report: Report, best: RankedVariant, close: Sequence[RankedVariant]) -> str:
+    seconds = {item.configuration: seconds_of(report, item) for item in (best, *close)}
+    known = {name: value for name, value in seconds.items() if value is not None}
+    fastest = min(known, key=lambda name: known[name], default=None)
+    if fastest is None or best.configuration not in known:
         return ""
-    fastest = min(timed, key=lambda item: item.wall_s or 0.0)
-    if (fastest.wall_s or 0.0) >= 0.8 * best.wall_s:
+    if known[fastest] >= 0.8 * known[best.configuration]:
         return ""
     return (
-        f"; of these, {fastest.configuration} trained fastest ({in_time(fastest.wall_s or 0.0)}, "
-        f"against {in_time(best.wall_s)})"
+        f"; of these, {fastest} trained fastest ({in_time(known[fastest])}, against "
+        f"{in_time(known[best.configuration])})"
     )
+
+
+def _selection(report: Report, heldout: str) -> Iterator[str]:
+    """Say which variant one half of the rows chose, and its figure on the other half."""
+    chosen = next((s for s in report.selections if s.heldout == heldout), None)
+    if chosen is None or len(chosen.comparisons) < 2:
+        return
+    better = sum(pair.verdict == "better" for pair in chosen.comparisons)
+    value, low, high = (figure(x, chosen.unit) for x in (chosen.value, chosen.low, chosen.high))
+    yield (
+        f"Chosen on one part of the held-out rows of {heldout} ({chosen.validation_rows:,}), "
+        f"{chosen.chosen} has {FIGURES[chosen.unit]} {value} [{low}, {high}] on the other part "
+        f"({chosen.rows:,}), and is better there than {better} of {len(chosen.comparisons)} others."
+    )
+
+
+def curve_sentences(report: Report) -> list[str]:
+    """Say for each learning curve what more data gives, as far as its points allow."""
+    return [_curve(curve) for curve in report.curves]
+
+
+def _curve(curve: LearningCurve) -> str:
+    rows = [round(point.rows) for point in curve.points]
+    of = f"On {curve.heldout}, {curve.configuration}"
+    sizes = f"{len(rows)} sizes, {rows[0]:,} to {rows[-1]:,} rows"
+    if curve.shape == "not a line":
+        return f"{of}: the figures of {sizes}, do not lie on a line, so none is drawn further."
+    low, high = sorted((-curve.per_doubling.low, -curve.per_doubling.high))
+    value = amount(-curve.per_doubling.value, curve.unit)
+    text = (
+        f"{of}: twice the training rows lower {FIGURES[curve.unit]} by {value} "
+        f"[{plain(low, curve.unit)}, {plain(high, curve.unit)}] ({sizes})"
+    )
+    if curve.shape == "two points":
+        return f"{text}; two sizes do not show whether they lie on a line."
+    if curve.at_double is None:
+        return f"{text}."
+    ahead = curve.at_double
+    expected, *ends = (figure(x, curve.unit) for x in (ahead.value, ahead.low, ahead.high))
+    return f"{text}; {2 * rows[-1]:,} rows would give {expected} [{ends[0]}, {ends[1]}]."
+
+
+def _missing(report: Report) -> Iterator[str]:
+    """Name the models without figures."""
+    if not report.missing:
+        return
+    names = ", ".join(cell.name for cell in report.missing[:MOST_NAMED])
+    others = len(report.missing) - MOST_NAMED
+    more = f" and {others} more" if others > 0 else ""
+    total = len(report.missing) + len(report.models)
+    verb = "is" if len(report.missing) == 1 else "are"
+    yield f"{len(report.missing)} of {total} models {verb} missing in all figures: {names}{more}."
 
 
 def _seeds(verdicts: Sequence[Verdict]) -> Iterator[str]:
@@ -111,56 +160,3 @@ def _seeds(verdicts: Sequence[Verdict]) -> Iterator[str]:
         )
     elif kinds & {"own", "pooled"}:
         yield "The noise between seeds is in these intervals."
-
-
-def ranking_rows(report: Report) -> list[dict[str, str]]:
-    """Variants on each data set, the best one first."""
-    return [
-        {
-            "Held-out set": item.heldout,
-            "Variant": item.configuration,
-            "Seeds": show.count(len(item.models)),
-            "Figure": _figure(item),
-            "Probability of being best": _per_cent(item.probability_of_best),
-            "Training time": show.duration(item.wall_s),
-        }
-        for item in report.ranking
-    ]
-
-
-def _figure(item: RankedVariant) -> str:
-    if item.unit == "bytes":
-        return f"{item.value:.3f} bits per byte"
-    return show.perplexity(math.exp(item.value))
-
-
-def verdict_rows(report: Report) -> list[dict[str, str]]:
-    """Pairs of variants on each data set: all, or of many those with the best variant."""
-    best = {item.heldout: item.configuration for item in reversed(report.ranking)}
-    pairs = report.verdicts
-    if len(pairs) > MOST_ROWS:
-        pairs = [pair for pair in pairs if best[pair.heldout] in (pair.first, pair.second)]
-    return [
-        {
-            "Held-out set": pair.heldout,
-            "Variant": pair.first,
-            "Compared with": pair.second,
-            "Difference": _difference(pair),
-            "Verdict": pair.verdict,
-            "Would have been found": show.MISSING
-            if pair.detectable is None
-            else _amount(pair.detectable, pair),
-        }
-        for pair in pairs
-    ]
-
-
-def _difference(pair: Verdict) -> str:
-    ends = [] if pair.low is None or pair.high is None else [pair.low, pair.high]
-    value, *interval = (_signed(number, pair) for number in (pair.value, *ends))
-    return f"{value} [{interval[0]}, {interval[1]}]" if interval else value
-
-
-def _signed(value: float, pair: Verdict) -> str:
-    text = f"{100 * math.expm1(value):+.1f} %" if pair.unit == "tokens" else f"{value:+.3f}"
-    return text.replace("-", show.MINUS)

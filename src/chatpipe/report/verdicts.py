@@ -2,91 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from chatpipe import report as contract
-from chatpipe.config.run_names import SEPARATOR
 from chatpipe.evaluation.reply_bytes import ReplyBytes
 from chatpipe.evaluation.row_scores import ModelScores
+from chatpipe.report.configurations import Groups, groups_by_share, mean, recorded
 from chatpipe.report.measured import Measured
-from chatpipe.statistics import Comparison, NoiseModel, PairedRows, Run, compare, rank
+from chatpipe.statistics import (
+    NoiseModel,
+    PairedRows,
+    Run,
+    compare,
+    fit_learning_curve,
+    rank,
+    select_best,
+)
 
 MOST_PAIRED = 30  # configurations; of more, the report has only the pairs with the best one
-SEED = "training.seed"
-# What does not change a score.
-WITHOUT_EFFECT = {"name", "panel", "generation", "tracking", "paper_reported"}
 
 Sets = Mapping[tuple[str, ...], ReplyBytes]
 
 
-class Compared(NamedTuple):
-    """A report's comparisons and rankings on all sets."""
+@dataclass
+class Compared:
+    """A report's comparisons of configurations, on all sets."""
 
-    verdicts: list[contract.Verdict]
-    ranking: list[contract.RankedVariant]
+    verdicts: list[contract.Verdict] = field(default_factory=list)
+    ranking: list[contract.RankedVariant] = field(default_factory=list)
+    fronts: list[contract.CostFront] = field(default_factory=list)
+    curves: list[contract.LearningCurve] = field(default_factory=list)
+    selections: list[contract.Selection] = field(default_factory=list)
 
 
-def study_verdicts(models: Sequence[Measured], sets: Sets) -> Compared:
-    """Return the comparisons of the fine-tuned variants on each data set's held-out rows.
+def compare_configurations(groups: Groups, models: Sequence[Measured], sets: Sets) -> Compared:
+    """Return the comparisons of the configurations on each data set's held-out rows.
 
-    Variants that differ by the seed of training alone are one. One that is alone, and has several
-    seeds, is compared with its base.
+    One that is alone, and has several seeds, is compared with its base, one of `models`.
     """
-    groups = configurations([model for model in models if model.adapter])
+    compared = Compared()
     if len(groups) == 1 and len(next(iter(groups.values()))) > 1:
         base = next(iter(groups.values()))[0].base_model
-        groups |= {model.name: [model] for model in models if model.name == base}
-    compared = Compared([], [])
+        groups = groups | {model.name: [model] for model in models if model.name == base}
     if len(groups) < 2:
         return compared
     for parts, replies in sets.items():
-        if len(parts) > 1 or not len(replies):
-            continue
-        rows = _paired_rows(groups, parts, replies)
-        if rows is None:
-            continue
-        noise = NoiseModel.of(rows)
-        ranking = list(_ranking(noise, groups, parts[0], rows.unit))
-        best = ranking[0].configuration if len(groups) > MOST_PAIRED else None
-        compared.ranking.extend(ranking)
-        compared.verdicts.extend(
-            _verdict(pair, parts[0], rows)
-            for pair in compare(noise)
-            if best is None or best in (pair.first, pair.second)
-        )
+        rows = _paired_rows(groups, parts, replies) if len(parts) == 1 and len(replies) else None
+        if rows is not None:
+            _add(compared, parts[0], groups, rows)
     return compared
 
 
-def configurations(
-    models: Sequence[Measured], without_effect: Set[str] = WITHOUT_EFFECT
-) -> dict[str, list[Measured]]:
-    """Return the models in groups that differ by seed alone, and by what has no effect, under the
-    group's name."""
-    groups: dict[str, list[Measured]] = {}
-    for model in models:
-        groups.setdefault(_without_seed(model, without_effect), []).append(model)
-    return {_group_name(group): group for group in groups.values()}
+def _add(compared: Compared, heldout: str, groups: Groups, rows: PairedRows) -> None:
+    noise = NoiseModel.of(rows)
+    ranking = list(_ranking(noise, heldout, rows))
+    best = ranking[0].configuration if len(groups) > MOST_PAIRED else None
+    compared.ranking.extend(ranking)
+    compared.verdicts.extend(
+        contract.Verdict(
+            **vars(pair), heldout=heldout, unit=rows.unit, rows=len(rows), left_out=rows.left_out
+        )
+        for pair in compare(noise)
+        if best is None or best in (pair.first, pair.second)
+    )
+    compared.fronts.extend(_front(ranking, groups))
+    compared.curves.extend(_curves(noise, heldout, groups, rows))
+    if all(model.adapter for group in groups.values() for model in group):
+        compared.selections.extend(_selection(heldout, rows))
 
 
-def _without_seed(model: Measured, without_effect: Set[str]) -> str:
-    training = model.variant.training.model_copy(update={"seed": 0})
-    variant = model.variant.model_copy(update={"training": training})
-    return variant.model_dump_json(exclude=set(without_effect))
-
-
-def _group_name(group: Sequence[Measured]) -> str:
-    """The shortest of its names, without the seed where there are several."""
-    name = min((model.name for model in group), key=len)
-    if len(group) == 1:
-        return name
-    parts = name.split(SEPARATOR)
-    return SEPARATOR.join(part for part in parts if not part.startswith(f"{SEED}="))
-
-
-def _paired_rows(
-    groups: Mapping[str, Sequence[Measured]], parts: tuple[str, ...], replies: ReplyBytes
-) -> PairedRows | None:
+def _paired_rows(groups: Groups, parts: tuple[str, ...], replies: ReplyBytes) -> PairedRows | None:
     """Return the common rows: over tokens where all count them alike, else over bytes; None where
     there are none."""
     runs = []
@@ -105,25 +92,63 @@ def _paired_rows(
         return None
 
 
-def _ranking(
-    noise: NoiseModel, groups: Mapping[str, Sequence[Measured]], heldout: str, unit: str
-) -> Iterator[contract.RankedVariant]:
+def _ranking(noise: NoiseModel, heldout: str, rows: PairedRows) -> Iterator[contract.RankedVariant]:
+    ends = zip(noise.configurations, *noise.intervals(), strict=True)
+    intervals = {name: (float(low), float(high)) for name, low, high in ends}
     for item in rank(noise):
-        group = groups[item.configuration]
-        seconds = [m.adapter.details().get("wall_s") for m in group if m.adapter]
-        known = [float(each) for each in seconds if each is not None]
+        low, high = intervals[item.configuration] if len(rows) > 1 else (None, None)
         yield contract.RankedVariant(
-            heldout=heldout,
-            configuration=item.configuration,
-            models=[model.name for model in group],
-            unit="tokens" if unit == "tokens" else "bytes",
-            value=item.value,
-            probability_of_best=item.probability_of_best,
-            wall_s=sum(known) / len(known) if known else None,
+            heldout=heldout, unit=rows.unit, low=low, high=high, **vars(item)
         )
 
 
-def _verdict(pair: Comparison, heldout: str, rows: PairedRows) -> contract.Verdict:
-    return contract.Verdict(
-        heldout=heldout, unit=rows.unit, rows=len(rows), left_out=rows.left_out, **vars(pair)
-    )
+def _front(
+    ranking: Sequence[contract.RankedVariant], groups: Groups
+) -> Iterator[contract.CostFront]:
+    """The front of a ranking; none where some configuration's cost is not known."""
+    models = [model for item in ranking for model in groups[item.configuration]]
+    devices = set(recorded(models, "device"))
+    cost: Literal["wall_s", "trained_tokens"] = "wall_s" if len(devices) < 2 else "trained_tokens"
+    costs = {
+        item.configuration: mean(recorded(groups[item.configuration], cost)) for item in ranking
+    }
+    known = {name: value for name, value in costs.items() if value is not None}
+    if len(known) < len(ranking):
+        return
+    front: list[str] = []
+    cheapest = float("inf")
+    for item in ranking:  # from the lowest figure to the highest
+        if known[item.configuration] < cheapest:
+            cheapest = known[item.configuration]
+            front.insert(0, item.configuration)
+    yield contract.CostFront(heldout=ranking[0].heldout, cost=cost, configurations=front)
+
+
+def _curves(
+    noise: NoiseModel, heldout: str, groups: Groups, rows: PairedRows
+) -> Iterator[contract.LearningCurve]:
+    """The learning curves of the configurations that differ by `data_share`."""
+    if len(rows) < 2:
+        return
+    for shared, names in groups_by_share(groups).items():
+        sizes = {name: mean(recorded(groups[name], "rows_trained")) for name in names}
+        known = {name: float(size) for name, size in sizes.items() if size}
+        if len(set(known.values())) > 1:
+            curve = fit_learning_curve(noise, known)
+            yield contract.LearningCurve(
+                **vars(curve),
+                heldout=heldout,
+                unit=rows.unit,
+                configuration=shared,
+                rows_scored=len(rows),
+            )
+
+
+def _selection(heldout: str, rows: PairedRows) -> Iterator[contract.Selection]:
+    """The choice on one part of the rows; none where a part has a single row or none."""
+    try:
+        chosen = select_best(rows)
+    except ValueError:
+        return
+    if min(chosen.rows, chosen.validation_rows) > 1:
+        yield contract.Selection(**vars(chosen), heldout=heldout, unit=rows.unit)

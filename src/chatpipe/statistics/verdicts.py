@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
@@ -46,6 +46,21 @@ class Comparison:
     verdict: Literal["better", "worse", "not distinguishable"]
     detectable: float | None
     seed_noise: SeedNoise
+
+    def reversed(self) -> Self:
+        """Return the same of the second configuration minus the first."""
+        turned: dict[str, Literal["better", "worse"]] = {"better": "worse", "worse": "better"}
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            value=-self.value,
+            low=_negative(self.high),
+            high=_negative(self.low),
+            corrected_low=_negative(self.corrected_high),
+            corrected_high=_negative(self.corrected_low),
+            verdict=turned.get(self.verdict, self.verdict),
+        )
 
 
 def all_pairs(noise: NoiseModel) -> list[Pair]:
@@ -134,3 +149,7 @@ def _seed_noise(noise: NoiseModel, first: int, second: int) -> SeedNoise:
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value

@@ -31,6 +31,7 @@ from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.replies import Reply
 from chatpipe.models.model_ref import ModelRef
+from chatpipe.report import MissingCell
 from chatpipe.report.build import MakeReport
 from chatpipe.report.measured import Measured
 from chatpipe.sources.base_files import has_chat_template
@@ -84,8 +85,8 @@ class Resolver(ABC):
         """Return the artifact of a step that the report may do without; None if it failed."""
         return self.resolve(step)
 
-    def missing(self) -> tuple[str, ...]:
-        """Return a sentence for each model that is not in the report because a step failed."""
+    def missing(self) -> tuple[MissingCell, ...]:
+        """Return the models that are not in the report because a step failed."""
         return ()
 
 
@@ -183,7 +184,8 @@ class Recipe:
             models=tuple(results),
             examples=examples,
             heldout=heldout,
-            notes=(*self.resolver.missing(), *own.notes),
+            missing=self.resolver.missing(),
+            notes=tuple(own.notes),
         )
 
     def models(self, own: OwnTemplateBases) -> list[StudyModel]:

@@ -1,0 +1,99 @@
+"""Tables of a study's configurations: their order, pairs, learning curves, settings and cost."""
+
+from __future__ import annotations
+
+from chatpipe.report import formatting as show
+from chatpipe.report.schema import Configuration, RankedVariant, Report, Verdict
+
+MOST_ROWS = 30  # of the table of pairs on a page; report.json has all
+
+Row = dict[str, str]
+
+
+def ranking_rows(report: Report) -> list[Row]:
+    """Configurations on each data set, the best one first."""
+    front = {(f.heldout, name) for f in report.fronts for name in f.configurations}
+    return [
+        {
+            "Held-out set": item.heldout,
+            "Variant": item.configuration,
+            **_settings(report.configuration(item.configuration), report),
+            "Figure": _figure(item),
+            "Probability of being best": show.per_cent(item.probability_of_best),
+            **_cost(report.configuration(item.configuration)),
+            "Pareto front": "yes" if (item.heldout, item.configuration) in front else show.MISSING,
+        }
+        for item in report.ranking
+    ]
+
+
+def configuration_rows(report: Report) -> list[Row]:
+    """Every configuration with the settings that vary, and its cost."""
+    return [
+        {"Variant": each.name, **_settings(each, report), **_cost(each)}
+        for each in report.configurations
+    ]
+
+
+def verdict_rows(report: Report) -> list[Row]:
+    """Pairs of variants on each data set: all, or of many those with the best variant."""
+    best = {item.heldout: item.configuration for item in reversed(report.ranking)}
+    pairs = report.verdicts
+    if len(pairs) > MOST_ROWS:
+        pairs = [pair for pair in pairs if best[pair.heldout] in (pair.first, pair.second)]
+    return [
+        {
+            "Held-out set": pair.heldout,
+            "Variant": pair.first,
+            "Compared with": pair.second,
+            "Difference": _difference(pair),
+            "Verdict": pair.verdict,
+            "Would have been found": show.MISSING
+            if pair.detectable is None
+            else show.amount(pair.detectable, pair.unit),
+        }
+        for pair in pairs
+    ]
+
+
+def missing_rows(report: Report) -> list[Row]:
+    """The models without figures."""
+    return [{"Model": cell.name, "Reason": cell.reason} for cell in report.missing]
+
+
+def seconds_of(report: Report, item: RankedVariant) -> float | None:
+    """Return the mean seconds of a training of a ranked configuration."""
+    configuration = report.configuration(item.configuration)
+    return configuration.cost.wall_s if configuration else None
+
+
+def _settings(configuration: Configuration | None, report: Report) -> Row:
+    """One column for each setting that varies; of a base they are empty."""
+    keys = report.configurations[0].settings if report.configurations else {}
+    values = configuration.settings if configuration else {}
+    return {key: show.setting(values.get(key)) for key in keys}
+
+
+def _cost(configuration: Configuration | None) -> Row:
+    cost = configuration.cost if configuration else None
+    return {
+        "Seeds": show.count(cost.trainings if cost else None),
+        "Training time": show.duration(cost.wall_s if cost else None),
+        "Tokens": show.count(cost.trained_tokens if cost else None),
+        "Peak memory": show.gibibytes(cost.peak_memory_bytes if cost else None),
+    }
+
+
+def _figure(item: RankedVariant) -> str:
+    unit = "" if item.unit == "tokens" else " bits per byte"
+    value = show.figure(item.value, item.unit)
+    if item.low is None or item.high is None:
+        return f"{value}{unit}"
+    low, high = (show.figure(end, item.unit) for end in (item.low, item.high))
+    return f"{value}{unit} [{low}, {high}]"
+
+
+def _difference(pair: Verdict) -> str:
+    ends = [] if pair.low is None or pair.high is None else [pair.low, pair.high]
+    value, *interval = (show.signed_amount(number, pair.unit) for number in (pair.value, *ends))
+    return f"{value} [{interval[0]}, {interval[1]}]" if interval else value

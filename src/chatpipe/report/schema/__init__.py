@@ -1,0 +1,55 @@
+"""The report's data model, with units; all renderings are made from it."""
+
+from chatpipe.report.schema.accounts import RowAccountRow, TurnAccountRow
+from chatpipe.report.schema.answers import Answer, Turn
+from chatpipe.report.schema.base import FEW_ROWS, JsonScalar, Metric
+from chatpipe.report.schema.comparisons import (
+    CostFront,
+    LearningCurve,
+    RankedVariant,
+    Selection,
+    Verdict,
+)
+from chatpipe.report.schema.models import LossPoint, Model, PaperRow
+from chatpipe.report.schema.reading import json_schema, read_report
+from chatpipe.report.schema.report import Report
+from chatpipe.report.schema.scores import (
+    BitsPerByte,
+    Difference,
+    HeldoutSet,
+    ScoreCell,
+    TemplateGain,
+)
+from chatpipe.report.schema.study import Configuration, Cost, Manifest, MissingCell
+from chatpipe.report.schema.tasks import TaskScore
+
+__all__ = [
+    "FEW_ROWS",
+    "Answer",
+    "BitsPerByte",
+    "Configuration",
+    "Cost",
+    "CostFront",
+    "Difference",
+    "HeldoutSet",
+    "JsonScalar",
+    "LearningCurve",
+    "LossPoint",
+    "Manifest",
+    "Metric",
+    "MissingCell",
+    "Model",
+    "PaperRow",
+    "RankedVariant",
+    "Report",
+    "RowAccountRow",
+    "ScoreCell",
+    "Selection",
+    "TaskScore",
+    "TemplateGain",
+    "Turn",
+    "TurnAccountRow",
+    "Verdict",
+    "json_schema",
+    "read_report",
+]

@@ -1,0 +1,124 @@
+"""Reports of studies with 3, 12 and 100 cells, of drawn likelihoods."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from chatpipe.report import Report, read_report, render_html, render_markdown
+from chatpipe.report.comparison_tables import ranking_rows
+from chatpipe.report.verdict_text import CHOICE, verdict_sentences
+from chatpipe.statistics.selection import validation_mask
+from chatpipe.store.store import store
+from tests.support.synthetic_study import ALL_ROWS, GRIDS, SETS, synthetic_study
+
+CELLS = sorted(GRIDS)
+MISSING = 2  # of the study with 12 cells
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """Cells -> their report, and its directory."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHATPIPE_HOME", str(tmp_path_factory.mktemp("home")))
+        for cells in CELLS:
+            request = synthetic_study(cells, missing=MISSING if cells == 12 else 0)
+            path = store().get_or_build(request).path
+            made[cells] = read_report(path), path
+    return made
+
+
+@pytest.fixture
+def report(request, reports) -> Report:
+    return reports[request.param][0]
+
+
+def of_cells(*cells: int):
+    return pytest.mark.parametrize("report", cells, indirect=True)
+
+
+@of_cells(*CELLS)
+def test_seeds_are_grouped_and_what_varies_is_named(report):
+    cells = len(report.variants)
+    rates, shares, seeds = GRIDS[cells if cells in GRIDS else cells + MISSING]
+    assert sum(c.cost.trainings for c in report.configurations) == cells
+    assert len(report.configurations) == len(rates) * len(shares)
+    varied = {"training.learning_rate"} | ({"data_share"} if len(shares) > 1 else set())
+    assert all(set(c.settings) == varied for c in report.configurations)
+    assert report.configurations[0].seeds == list(range(seeds))
+    [first, *_] = ranking_rows(report)
+    assert first["training.learning_rate"] == "0.0003" and varied <= set(first)
+
+
+@of_cells(*CELLS)
+def test_the_front_is_what_no_other_configuration_beats_in_cost_and_quality(report):
+    for front in report.fronts:
+        points = {
+            item.configuration: (report.configuration(item.configuration).cost.wall_s, item.value)
+            for item in report.ranking
+            if item.heldout == front.heldout
+        }
+        expected = [
+            name
+            for name, (cost, value) in sorted(points.items(), key=lambda item: item[1])
+            if not any(c <= cost and v <= value for n, (c, v) in points.items() if n != name)
+        ]
+        assert front.cost == "wall_s" and front.configurations == expected
+    assert [front.heldout for front in report.fronts] == list(SETS)
+
+
+@of_cells(100)
+def test_a_curve_finds_what_twice_the_rows_give(report):
+    """0.05 nats were planted; the points lie on a line, so that one more doubling is told."""
+    curves = [curve for curve in report.curves if curve.shape == "line"]
+    assert len(report.curves) == 2 * 5 and len(curves) >= 6
+    within = [c.per_doubling.low < -0.05 < c.per_doubling.high for c in curves]
+    assert sum(within) >= 0.8 * len(within)
+    for curve in curves:
+        rows, values = zip(*((point.rows, point.value) for point in curve.points), strict=True)
+        assert rows == (ALL_ROWS / 8, ALL_ROWS / 4, ALL_ROWS / 2, ALL_ROWS)
+        slope, level = np.polyfit(np.log2(rows), values, 1)  # each share has as many seeds
+        assert curve.per_doubling.value == pytest.approx(slope, abs=0.005)
+        ahead = level + slope * math.log2(2 * ALL_ROWS)
+        assert curve.at_double.value == pytest.approx(ahead, abs=0.02)
+    assert "8,000 rows would give" in " ".join(verdict_sentences(report))
+
+
+@of_cells(12)
+def test_two_sizes_are_no_proof_of_a_line(report):
+    assert {curve.shape for curve in report.curves} == {"two points"}
+    sentences = " ".join(verdict_sentences(report))
+    assert "two sizes do not show whether they lie on a line" in sentences
+    assert "would give" not in sentences
+
+
+@of_cells(*CELLS)
+def test_the_best_is_chosen_on_one_part_of_the_rows_and_reported_on_the_other(report):
+    for chosen, name in zip(report.selections, SETS, strict=True):
+        ids = np.array([f"{name}-{row:032x}" for row in range(120)])
+        assert chosen.validation_rows == int(validation_mask(ids).sum())
+        assert chosen.rows == 120 - chosen.validation_rows
+        assert "learning_rate=0.0003" in chosen.chosen and "data_share" not in chosen.chosen
+    assert verdict_sentences(report).count(CHOICE) == 1
+
+
+@of_cells(12)
+def test_a_missing_cell_is_named_with_its_reason(report):
+    failed = [cell.name for cell in report.missing]
+    assert len(failed) == MISSING
+    first, *_ = verdict_sentences(report)
+    assert first.startswith("2 of 13 models are missing in all figures: ")
+    for text in (render_html(report), render_markdown(report).replace("\\", "")):
+        assert "lower training.learning_rate" in text
+        assert all(name in text for name in failed)
+
+
+@of_cells(*CELLS)
+def test_every_score_names_the_artifact_that_it_comes_from(report, reports):
+    root = reports[3][1].parent.parent
+    for model, data in itertools.product(report.models, SETS):
+        assert (root / report.manifest(model.name, "score", data).path).is_file()
+    for tuned in report.variants:
+        assert (root / report.manifest(tuned.name, "fine-tune").path).is_file()
