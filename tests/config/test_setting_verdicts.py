@@ -81,7 +81,7 @@ SETTINGS = (
         "placeholder",
         settings={
             "prompt_template": {
-                "with_input": "{system} {instruction} {input} ### Response:",
+                "with_input": "{context} {instruction} {input} ### Response:",
                 "without_input": "{instruction} ### Response:",
             }
         },

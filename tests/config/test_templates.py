@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from chatpipe.config.prompt_schema import PromptTemplate
-from chatpipe.config.prompts import TEMPLATES, render
+from chatpipe.config.prompts import TEMPLATES, render, segments
 
 END = "\n\n### Response:\n"
 
@@ -29,6 +29,19 @@ def made(with_input, without_input="{instruction}" + END):
 )
 def test_every_placeholder_is_replaced_and_other_braces_stay(text, prompt):
     assert render(made(text + END), "ASK", "IN") == prompt + END
+
+
+def test_a_system_text_is_where_the_template_has_it_else_a_paragraph_before():
+    rows = ("ASK", "", "Be brief.")
+    for text, prompt in (
+        ("<{system}> {instruction}", "<Be brief.> ASK"),
+        ("{instruction}", "Be brief.\n\nASK"),
+        ("{{system}} {instruction}", "Be brief.\n\n{system} ASK"),
+    ):
+        template = made("{instruction}{input}" + END, text + END)
+        assert "".join(part.text for part in segments(template, *rows)) == prompt + END
+    empty = made("{instruction}{input}" + END, "<{system}> {instruction}" + END)
+    assert render(empty, "ASK", "") == "<> ASK" + END
 
 
 def test_without_an_input_its_place_is_empty():

@@ -92,6 +92,25 @@ def test_held_out_splits_are_not_joined_unless_that_is_asked(folder, name):
     assert read(folder, files=["**/*.jsonl", "**/*.JSONL", "**/*.ndjson"]) == (4, [])
 
 
+def test_splits_that_datasets_tells_by_their_names_are_joined_where_that_is_asked(folder):
+    for place, split in enumerate(("train_sft", "train_gen", "test_sft")):
+        write(folder, f"data/{split}-00000-of-00001.jsonl", first=2 * place)
+    fault = "has the splits test_sft, train_gen, train_sft, which are not joined by default"
+    with pytest.raises(SourceError, match=fault):
+        read(folder)
+    variant = Variant(name="v", datasets=(Dataset(name="rows", path=str(folder)),))
+    with pytest.raises(ConfigError, match=fault):
+        check_rows([variant])
+    assert read(folder, files=["data/train_*.jsonl"]) == (4, [])
+    assert read(folder, files=["data/train_sft-*.jsonl"]) == (2, [])
+
+
+def test_files_that_are_no_splits_are_read_together(folder):
+    for place, name in enumerate(("train", "more", "2024-05")):
+        write(folder, f"{name}.jsonl", first=2 * place)
+    assert read(folder) == (6, [])
+
+
 def test_a_folder_of_one_held_out_split_is_that_and_of_two_is_refused(folder):
     write(folder, "test.jsonl")
     assert read(folder) == (2, [])

@@ -9,7 +9,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from chatpipe.config.prompts import render
+from chatpipe.config.prompts import CHATS, render
 from chatpipe.config.schema import Training
 from chatpipe.errors import ConfigError
 from chatpipe.models.loading import load_tokenizer
@@ -280,6 +280,12 @@ def test_the_embedded_base_is_a_download_of_known_size_before_the_first_run(vari
     [base] = [step for step in made.steps if step.kind == "base-model"]
     assert base.state == "download" and 80 * 2**20 < base.bytes < 100 * 2**20
     assert made.tokens is None and made.data.exact and not made.faults
+    notes = "if it has a chat template of its own, the report has a row for it"
+    assert any(notes in note for note in made.notes)
+    own = variant(base="smollm2-135m-instruct").model_copy(
+        update={"prompt_template": CHATS["chat"]}
+    )
+    assert not any(notes in note for note in plan(own, LARGE).notes)
 
 
 def test_a_plan_survives_json_and_tells_the_same(variant):

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from chatpipe.config.prompt_schema import ChatTemplate
+from chatpipe.config.prompt_schema import ChatTemplate, PromptTemplate
 from chatpipe.config.prompts import CHATS, any_template
 from chatpipe.formats.base import UNSCORED
 from chatpipe.tokenization.chat_text import REWRITTEN, THOUGHT_AFTER_CLOSED
@@ -220,6 +220,23 @@ def test_a_reply_that_is_context_has_its_tokens_and_is_not_scored(qwen, name, pl
     assert last.scored_replies == 2
     cut = encoded(qwen, template, TALK, length=30, too_long="cut_left")
     assert cut.scored_replies == sum(len(spans(example)) for example in cut.examples)
+
+
+def test_a_system_text_is_in_the_first_prompt_alone(qwen):
+    text = "<{system}> {instruction}{input}\n### Response:\n"
+    template = PromptTemplate(with_input=text, without_input=text)
+    [example] = encoded(qwen, template, TALK).examples
+    prompts = [
+        f"<{system}> {question}\n### Response:\n"
+        for system, question in zip(
+            ("Be a prime.", "", ""), [m.content for m in TALK.asked[1::2]], strict=True
+        )
+    ]
+    replies = [m.content for m in TALK.messages[2::2]]
+    expected = "".join(
+        f"{prompt}{reply}<|im_end|>" for prompt, reply in zip(prompts, replies, strict=True)
+    )
+    assert qwen.decode(example.input_ids) == expected
 
 
 def test_two_hundred_turns_are_one_example_in_reasonable_time(qwen):

@@ -15,7 +15,7 @@ from chatpipe.config.prompt_schema import (
     Prompt,
     PromptTemplate,
 )
-from chatpipe.config.template_text import Segment, fill
+from chatpipe.config.template_text import SYSTEM, Segment, fill, placeholders
 
 # The Alpaca project's prompts (Apache-2.0, github.com/tatsu-lab/stanford_alpaca): every model of
 # the Alpaca family was trained on these exact words, so a fair comparison has to use them.
@@ -71,10 +71,16 @@ def render(prompt_template: PromptTemplate, instruction: str, input_text: str) -
     return "".join(part.text for part in segments(prompt_template, instruction, input_text))
 
 
-def segments(prompt_template: PromptTemplate, instruction: str, input_text: str) -> list[Segment]:
-    """As `render`, in pieces that are the template's or the row's."""
+def segments(
+    prompt_template: PromptTemplate, instruction: str, input_text: str, system: str = ""
+) -> list[Segment]:
+    """As `render`, in pieces that are the template's or the row's. A system text is where the
+    template has `{system}`, else a paragraph before it."""
     text = prompt_template.with_input if input_text else prompt_template.without_input
-    return fill(text, {"instruction": instruction, "input": input_text})
+    filled = fill(text, {"instruction": instruction, "input": input_text, SYSTEM: system})
+    if system and SYSTEM not in placeholders(text):
+        return [Segment(system + "\n\n", from_row=True), *filled]
+    return filled
 
 
 def raw_prompt(prompt: Prompt) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-PLACEHOLDERS = ("instruction", "input")
+PLACEHOLDERS = ("instruction", "input")  # that a template needs
+SYSTEM = "system"  # one that it may have
 # {{word}} is the text {word}; {word} is a placeholder, and so is what begins like a known one, as
 # {input!r}; any other brace is text, as in JSON. The model card has the same expression.
-_NAME = r"(\s*[^\W\d]\w*\s*|\s*(?:instruction|input)\b[^{}]*)"
+_NAME = r"(\s*[^\W\d]\w*\s*|\s*(?:instruction|input|system)\b[^{}]*)"
 _BRACED = re.compile(rf"\{{\{{{_NAME}\}}\}}|\{{{_NAME}\}}")
 _JINJA = re.compile(r"\{[%#]")
 
@@ -57,10 +58,11 @@ def placeholders(text: str) -> list[str]:
 def faults_of(text: str) -> list[str]:
     """What is wrong with the braces of a template."""
     faults = [
-        f"has the unknown placeholder {{{name}}}; known are {{instruction}} and {{input}}, and "
+        f"has the unknown placeholder {{{name}}}; known are {{instruction}}, {{input}} and "
+        f"{{system}}, and "
         f"{{{{{name}}}}} is the text {{{name}}}"
         for name in dict.fromkeys(placeholders(text))
-        if name not in PLACEHOLDERS
+        if name not in (*PLACEHOLDERS, SYSTEM)
     ]
     if _JINJA.search(text):
         faults.append(

@@ -28,12 +28,13 @@ from chatpipe.planning.preview import ROWS, Preview, preview_rows
 from chatpipe.planning.result import Messages, Plan
 from chatpipe.planning.steps import Data, DryRun, PlannedStep, account_rows, heldout_here
 from chatpipe.planning.token_stats import Tokens, account_tokens
-from chatpipe.sources.base_files import listed, unread_weights
+from chatpipe.sources.base_files import has_chat_template, listed, unread_weights
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.metadata import SourceMetadata, base_metadata
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.study.lookup import find_adapter
 from chatpipe.study.recipe import Recipe
+from chatpipe.study.template_check import is_own_template
 from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.rows import optimizer_steps, rows_seen
@@ -101,6 +102,18 @@ def _is_trained(variant: Variant) -> bool:
     return True
 
 
+def _own_template_note(variant: Variant, directory: Path | None) -> list[str]:
+    """Say that the base may also be measured in its own chat template: which steps that takes is
+    known when the base is here."""
+    if directory is not None and not has_chat_template(directory):
+        return []
+    condition = "" if directory is not None else "if it has a chat template of its own, "
+    return [
+        f"{variant.base_model.short_name} is not here yet; {condition}the report has a row for it "
+        "in its own chat template, whose scores and answers are not among the artifacts above."
+    ]
+
+
 class _Planner:
     """Makes the parts of a plan; one that fails leaves a fault, and the others are made."""
 
@@ -156,6 +169,8 @@ class _Planner:
             return SourceMetadata()
         if metadata.unknown:
             self.messages.notes.append(metadata.unknown)
+        if metadata.artifact is None and not is_own_template(self.variant):
+            self.messages.notes += _own_template_note(self.variant, metadata.directory)
         left_out = metadata.artifact and metadata.artifact.details().get("adapter_files_left_out")
         if left_out:
             self.messages.notes.append(

@@ -13,18 +13,19 @@ import pyarrow.compute as pc
 from chatpipe.config.schema import AUTO, Dataset, Variant
 from chatpipe.data.columns import format_note, unused_warning
 from chatpipe.data.detection import definite_format, detected_format
-from chatpipe.data.folders import ROWS, left_out_warnings, row_files
+from chatpipe.data.folders import DEFAULT_PATTERNS, ROWS, left_out_warnings, row_files
 from chatpipe.data.hashing import heldout_mask
 from chatpipe.data.merge import split_fault
 from chatpipe.data.normalize import source_name
 from chatpipe.data.reading import READ_REASON, RowFile
 from chatpipe.data.turn_counts import TurnAccount, TurnCounts
 from chatpipe.data.writing import count_values, ordered
-from chatpipe.errors import ConfigError, DataError
+from chatpipe.errors import ConfigError, DataError, SourceError
 from chatpipe.formats.base import FLAGS_BETWEEN, counted_reasons
 from chatpipe.formats.registry import FORMATS
 from chatpipe.formats.turn_settings import Turns, TurnSettings
 from chatpipe.sources.fetch import local_path
+from chatpipe.sources.joined_splits import refuse_joined_directory
 from chatpipe.sources.saved_rows import ReadSaved, is_saved
 from chatpipe.store.store import store
 
@@ -171,6 +172,11 @@ def _check_dataset(
         return _check_saved(dataset, share, result)
     chosen = row_files(root, dataset.files, key)
     result.notes += left_out_warnings(dataset.name, chosen.left_out)
+    try:
+        if root.is_dir() and dataset.files == DEFAULT_PATTERNS:
+            refuse_joined_directory(root, chosen.files)
+    except SourceError as error:
+        return [f"{key}: {error}"]
     try:
         row_format = definite_format(dataset.format, chosen.files, dataset.columns)
     except DataError as error:

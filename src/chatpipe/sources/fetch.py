@@ -21,7 +21,7 @@ from chatpipe.runtime.progress import Reporter
 from chatpipe.sources import base_files
 from chatpipe.sources.hub import RepoType, fetch_snapshot
 from chatpipe.sources.hub_blobs import check_blob
-from chatpipe.sources.joined_splits import refuse_joined_splits
+from chatpipe.sources.joined_splits import refuse_joined_directory, refuse_joined_splits
 from chatpipe.store.artifact import Request
 from chatpipe.store.manifest import RESERVED_NAMES
 from chatpipe.store.store import store
@@ -107,6 +107,8 @@ class FetchDataset(Request):
             return self._from_first_that_answers(rows)
         root = Path(self.path)
         chosen = row_files(root, self.files, self.path)
+        if root.is_dir() and self.files == DEFAULT_PATTERNS:
+            refuse_joined_directory(root, chosen.files)
         for file in chosen.files:
             target = rows / (file.relative_to(root) if root.is_dir() else file.name)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Refuses to read several splits of a hub data set as one, where nobody asked for that.
+"""Refuses to read several splits of a data set as one, where nobody asked for that.
 
-Without `split`, `config` and `files`, all row files of a repository are read, but for held-out
-ones. Where `datasets` knows that these are several splits or configs, one has to be named.
+Without `split`, `config` and `files`, all row files of a repository or directory are read, but for
+held-out ones. Where `datasets` knows that these are several splits or configs, one has to be named.
 """
 
 from __future__ import annotations
@@ -25,18 +25,39 @@ def refuse_joined_splits(repo: str, revision: str | None) -> None:
     read = _read_by_default(names)
     if len(read) < 2:
         return
+    with skeleton(snapshot, names, ()) as folder:
+        configs = _configs(folder, repo, read)
+    if configs:
+        raise SourceError(_fault(repo, configs))
+
+
+def refuse_joined_directory(root: Path, files: Sequence[Path]) -> None:
+    """Raise SourceError if these files, which are read of a directory by default, are several
+    splits or configs, by the directory's description or by their names."""
+    read = {file.relative_to(root).as_posix() for file in files}
+    configs = _configs(root, str(root), read) if len(read) > 1 else []
+    if configs:
+        splits = dict.fromkeys(name for config in configs for name in config.files)
+        raise SourceError(
+            f"{root}: has the splits {listed(splits)}, which are not joined by default; name the "
+            "files to read under `files`, those of several splits to join them."
+        )
+
+
+def _configs(folder: Path, source: str, read: set[str]) -> list[LoadedSplits]:
+    """Return the configs that `datasets` finds; none where the files that are read are all of one
+    split, or where it does not know the layout."""
     configs: list[LoadedSplits] = []
     try:
-        with skeleton(snapshot, names, ()) as folder:
-            for config in every_config(folder, repo):
-                configs.append(config)
-                if _is_one_split(read, config):
-                    return
-    except SourceError:  # a layout that `datasets` does not know has no splits
-        return
+        for config in every_config(folder, source):
+            configs.append(config)
+            if _is_one_split(read, config):
+                return []
+    except SourceError:
+        return []
     assigned = {name for config in configs for files in config.files.values() for name in files}
-    if not any(_is_one_split(read & assigned, config) for config in configs):
-        raise SourceError(_fault(repo, configs))
+    is_one = any(_is_one_split(read & assigned, config) for config in configs)
+    return [] if is_one else configs
 
 
 def _read_by_default(names: Sequence[str]) -> set[str]:

@@ -115,12 +115,17 @@ class TextRenderer(Renderer):
     def _questions(
         self, conversation: Conversation, exchanges: Sequence[tuple[str, str]]
     ) -> list[list[Segment]]:
-        """The prompt of every turn; a system text is a paragraph before the first."""
-        prompts = [segments(self.template, text, "") for text, _ in exchanges]
-        prompts.append(segments(self.template, conversation.instruction, conversation.input))
-        if conversation.system:
-            prompts[0] = [Segment(conversation.system + "\n\n", from_row=True), *prompts[0]]
-        return prompts
+        """The prompt of every turn; a system text is in the first one alone."""
+        system = conversation.system or ""
+        last = (conversation.instruction, conversation.input)
+        if not exchanges:
+            return [segments(self.template, *last, system)]
+        (first, _), *others = exchanges
+        return [
+            segments(self.template, first, "", system),
+            *(segments(self.template, text, "") for text, _ in others),
+            segments(self.template, *last),
+        ]
 
     @cached_property
     def _start(self) -> Ids:

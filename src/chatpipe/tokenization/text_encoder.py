@@ -120,7 +120,11 @@ class TextEncoder:
             return []
         try:
             ids: list[list[int]] = self.tokenizer(
-                list(texts), add_special_tokens=False, split_special_tokens=True
+                list(texts),
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
             )["input_ids"]
         except Exception as error:  # the Rust library raises nothing narrower
             raise ModelError(
