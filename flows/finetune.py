@@ -9,6 +9,7 @@ from chatpipe.config.prompt_template_parameter import PromptTemplateParameter
 from chatpipe.config.schema import (
     BaseModelRef,
     Dataset,
+    Dedup,
     Evaluation,
     Generation,
     Lora,
@@ -41,6 +42,7 @@ def finetune(
     panel: tuple[Prompt, ...],
     generation: Generation,
     data_share: float = 1.0,
+    dedup: Dedup = "exact",
     tracking: Tracker = "none",
     paper_reported: PaperReported | None = None,
     gpu_workers: str | None = None,
@@ -60,6 +62,7 @@ def finetune(
         panel: The prompts that every model answers.
         generation: Settings of the answers; temperature 0 is greedy.
         data_share: Share of the training rows that it is trained on, by a hash of their prompts.
+        dedup: Which duplicates are left out: exact ones, or near ones too.
         tracking: Where the training is logged; it changes no result.
         paper_reported: Figures of the 2023 study, printed beside the measured ones.
         gpu_workers: Deployment whose workers run the steps for GPUs; default: this run.

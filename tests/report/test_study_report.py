@@ -86,7 +86,7 @@ def test_rows_of_other_tokens_are_not_compared_and_that_is_said():
     tuned = {i: (nats, tokens + (i in IDS[:3])) for i, (nats, tokens) in base.items()}
     made = report(model("base", variant(), {"a": base}), model("v", variant(), {"a": tuned}, {}))
     assert made.differences == []
-    assert made.notes == [
+    assert [note for note in made.notes if "contamination" not in note] == [
         "v and base on a: not compared, because 3 of 60 rows have another number of scored tokens."
     ]
 

@@ -33,6 +33,9 @@ RunName = Annotated[
 Tracker = Literal["none", "tensorboard", "mlflow", "wandb", "trackio"]
 
 
+# exact: rows all of whose text is that of another; near: also those of which most is.
+Dedup = Literal["exact", "near"]
+
 AUTO = "auto"
 
 
@@ -264,13 +267,14 @@ class Variant(Section):
     """One row of a study: base × data × settings. Its name is for people and is in no key."""
 
     hash_exclude: ClassVar[frozenset[str]] = frozenset({"tracking", "paper_reported"})
-    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"data_share"})
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"data_share", "dedup"})
 
     name: RunName
     base_model: BaseModelRef = BaseModelRef()
     datasets: tuple[Dataset, ...] = Field(min_length=1)
     split: Annotated[Split, BeforeValidator(_split_shorthand)] = Split()
     data_share: float = Field(1.0, gt=0, le=1, description="share of the training rows, by hash")
+    dedup: Dedup = Field("exact", description="near: training rows that are like others go too")
     prompt_template: Annotated[AnyTemplate, BeforeValidator(_template_by_name)] = Field(
         "alpaca", validate_default=True
     )
@@ -287,6 +291,8 @@ class Variant(Section):
     def _share_needs_a_split(self) -> Variant:
         if self.data_share < 1 and self.split.method == "none":
             raise ValueError("data_share below 1 needs split.method hash, not none")
+        if self.dedup == "near" and self.split.method == "none":
+            raise ValueError("dedup near needs split.method hash, not none")
         return self
 
     @model_validator(mode="after")

@@ -14,18 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chatpipe.config.schema import Split
+from chatpipe.config.schema import Dedup, Split
 from chatpipe.data.examples import DROPPED_SCHEMA, SCHEMA, placed, with_conversations
 from chatpipe.data.hashing import Digests, Mask, as_digests, first_of_each, heldout_mask, share_mask
+from chatpipe.data.near_duplicates import first_similar
 from chatpipe.data.normalize import DUPLICATE, UNUSABLE, RowAccount
 from chatpipe.data.parallel import in_order
 from chatpipe.data.reading import batches
 from chatpipe.data.turn_counts import TurnCounts, count_turns
+from chatpipe.data.word_runs import row_texts
 from chatpipe.data.writing import RowWriter, count_values, ordered
 from chatpipe.errors import DataError
 from chatpipe.store.artifact import Artifact, Request
 
 BEYOND_SHARE = "beyond data_share"
+NEAR_DUPLICATE = "near_duplicate"
 
 
 class Merge(Request):
@@ -34,11 +37,14 @@ class Merge(Request):
     kind: ClassVar[str] = "corpus"
     version: ClassVar[int] = 3
 
-    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"data_share"})
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"data_share", "dedup"})
 
     examples: tuple[Artifact, ...]
     split: Split
     data_share: float = 1.0  # of the training rows; held-out rows are always all
+    dedup: Dedup = (
+        "exact"  # near: training rows that are like others, or like held-out ones, go too
+    )
 
     @classmethod
     def held_out_of(cls, examples: Artifact, split: Split) -> Merge:
@@ -48,13 +54,14 @@ class Merge(Request):
 
     def build(self, into: Path) -> dict[str, Any]:
         first = first_of_each(self._digests())
+        near = self._near_duplicates(first) if self.dedup == "near" else np.zeros_like(first)
         turns = TurnCounts()
         with (
             RowWriter(into / "train.parquet", SCHEMA, "source") as train,
             RowWriter(into / "heldout.parquet", SCHEMA) as heldout,
             RowWriter(into / "dropped.parquet", DROPPED_SCHEMA, "reason") as dropped,
         ):
-            for sides in in_order(self._sides, self._parts(first)):
+            for sides in in_order(self._sides, self._parts(first, near)):
                 train.write(sides.train)
                 heldout.write(sides.heldout)
                 dropped.write(sides.dropped)
@@ -99,31 +106,46 @@ class Merge(Request):
         for part in self.examples:
             yield from batches(part.path / f"{name}.parquet", columns)
 
-    def _parts(self, first: Mask) -> Iterator[_Rows]:
-        start = 0
+    def _tables(self) -> Iterator[pa.Table]:
         for batch in self._batches("examples"):
-            table = with_conversations(pa.Table.from_batches([batch]))
-            yield _Rows(table, first[start : start + len(table)], start)
+            yield with_conversations(pa.Table.from_batches([batch]))
+
+    def _parts(self, first: Mask, near: Mask) -> Iterator[_Rows]:
+        start = 0
+        for table in self._tables():
+            rows = slice(start, start + len(table))
+            yield _Rows(table, first[rows], near[rows], start)
             start += len(table)
+
+    def _near_duplicates(self, first: Mask) -> Mask:
+        """Training rows whose cluster has a held-out row, or an earlier training row. Held-out rows
+        stay as they are, so that every model is scored on the same ones."""
+        clusters = first_similar(text for table in self._tables() for text in row_texts(table))
+        parts = [heldout_mask(table, self.split.heldout) for table in self._tables()]
+        held = first & np.concatenate([np.zeros(0, np.bool_), *parts])
+        train = np.flatnonzero(first & ~held)
+        near = np.zeros_like(first)
+        near[train] = True
+        near[train[np.unique(clusters[train], return_index=True)[1]]] = False
+        near[train] |= np.isin(clusters[train], clusters[held])
+        return near
 
     def _sides(self, rows: _Rows) -> _Sides:
         held = rows.first & heldout_mask(rows.table, self.split.heldout)
         heldout = rows.table.filter(pa.array(held))
         if not self._is_split:
             return _Sides(rows.table, heldout, DROPPED_SCHEMA.empty_table())
-        again = np.flatnonzero(~rows.first)
-        reasons = pa.repeat(pa.scalar(DUPLICATE, pa.string()), len(again))
-        duplicates = rows.table.take(pa.array(again)).append_column("reason", reasons)
-        aside = placed(duplicates, again + rows.start, None)
-        train = rows.first & ~held
+        train = rows.first & ~held & ~rows.near
+        aside = [_aside(rows, ~rows.first, DUPLICATE), _aside(rows, rows.near, NEAR_DUPLICATE)]
         if self.data_share < 1:
             within = share_mask(rows.table, self.data_share)
-            beyond = np.flatnonzero(train & ~within)
-            reasons = pa.repeat(pa.scalar(BEYOND_SHARE, pa.string()), len(beyond))
-            others = rows.table.take(pa.array(beyond)).append_column("reason", reasons)
-            aside = pa.concat_tables([aside, placed(others, beyond + rows.start, None)])
+            aside.append(_aside(rows, train & ~within, BEYOND_SHARE))
             train &= within
-        return _Sides(rows.table.filter(pa.array(train)), heldout, aside)
+        return _Sides(
+            rows.table.filter(pa.array(train)),
+            heldout,
+            pa.concat_tables([table for table in aside if len(table)] or aside[:1]),
+        )
 
     def _take_back(
         self, train: RowWriter, dropped: RowWriter, turns: TurnCounts
@@ -155,6 +177,14 @@ def _count(turns: TurnCounts, dropped: pa.Table, kept: Sequence[pa.Table]) -> No
     turns.add(count_turns(dropped) + sum(map(count_turns, kept)), kept)
 
 
+def _aside(rows: _Rows, chosen: Mask, reason: str) -> pa.Table:
+    """Those of the rows that are left out for that reason."""
+    places = np.flatnonzero(chosen)
+    reasons = pa.repeat(pa.scalar(reason, pa.string()), len(places))
+    table = rows.table.take(pa.array(places)).append_column("reason", reasons)
+    return placed(table, places + rows.start, None)
+
+
 def split_fault(train: int, heldout: int, share: float) -> str | None:
     """What is wrong where a split leaves one of its sides without a row."""
     if train and heldout:
@@ -166,10 +196,12 @@ def split_fault(train: int, heldout: int, share: float) -> str | None:
 
 
 class _Rows(NamedTuple):
-    """Rows of the merged examples as of `start`; `first`: whether each is the first of its id."""
+    """Rows of the merged examples as of `start`; `first`: whether each is the first of its id;
+    `near`: whether it is left out as a near-duplicate."""
 
     table: pa.Table
     first: Mask
+    near: Mask
     start: int
 
 

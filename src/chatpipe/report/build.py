@@ -24,6 +24,7 @@ from chatpipe.evaluation.row_scores import (
     groups_by_tokens,
 )
 from chatpipe.report.configurations import configurations, describe
+from chatpipe.report.contamination import contamination_notes
 from chatpipe.report.manifests import manifests
 from chatpipe.report.measured import Measured
 from chatpipe.report.settings import settings
@@ -52,7 +53,7 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 10
+    version: ClassVar[int] = 11
 
     study: str
     models: tuple[Measured, ...]
@@ -80,6 +81,7 @@ def build_report(request: MakeReport) -> contract.Report:
     warnings = [
         note for artifact in request.examples.values() for note in artifact.details()["warnings"]
     ] + _formats(request)
+    contaminated = contamination_notes(models, request.heldout)
     described = [_model(model) for model in models]
     adapted = [model for model in described if not model.is_base]
     return contract.Report(
@@ -94,7 +96,7 @@ def build_report(request: MakeReport) -> contract.Report:
         differences=differences,
         answers=list(itertools.chain.from_iterable(map(_answers, models))),
         accounts=_accounts(request),
-        notes=[*warnings, *request.notes, *notes, *task_notes],
+        notes=[*warnings, *request.notes, *contaminated, *notes, *task_notes],
         settings={m.name: settings(m.variant) for m in models if m.adapter},
         generation=_shared([model.generation for model in described]),
         paper=[

@@ -151,7 +151,7 @@ def trained(variant: Variant, or_unknown: bool = False) -> list[dict[str, Any]]:
     base = FetchModel.of(variant.base_model).key()
     names = [dataset.name for dataset in variant.datasets]
     parts = ("prompt_template", "quantization", "lora", "training")
-    of_rows = (names, settings["split"], settings["data_share"])
+    of_rows = (names, settings["split"], settings["data_share"], settings["dedup"])
     rows = [of_rows, *([None] if or_unknown else [])]
     manifests = []
     for manifest in store().manifests(Finetune.kind):
@@ -162,13 +162,13 @@ def trained(variant: Variant, or_unknown: bool = False) -> list[dict[str, Any]]:
     return manifests
 
 
-def _rows_of(request: dict[str, Any]) -> tuple[list[str], dict[str, Any], float] | None:
-    """Return the names of the data sets that an adapter was trained on, how they were split, and
-    the share of their training rows."""
+def _rows_of(request: dict[str, Any]) -> tuple[list[str], dict[str, Any], float, str] | None:
+    """Return the names of the data sets that an adapter was trained on, how they were split, the
+    share of their training rows, and which duplicates were left out."""
     try:
         merge = read_manifest(store().path("corpus", request["corpus"]["key"]))["asked"]
         paths = [store().path("examples", part["key"]) for part in merge["examples"]]
         names = [read_manifest(path)["asked"]["name"] for path in paths]
-        return names, merge["split"], merge.get("data_share", 1.0)
+        return names, merge["split"], merge.get("data_share", 1.0), merge.get("dedup", "exact")
     except ArtifactError:  # forgotten: nothing says any more what the adapter was trained on
         return None

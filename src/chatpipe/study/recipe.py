@@ -234,7 +234,12 @@ class Recipe:
         """Return the rows that the variant is trained on: its data sets merged, without those held
         out."""
         examples = tuple(self.examples(dataset) for dataset in variant.datasets)
-        request = Merge(examples=examples, split=variant.split, data_share=variant.data_share)
+        request = Merge(
+            examples=examples,
+            split=variant.split,
+            data_share=variant.data_share,
+            dedup=variant.dedup,
+        )
         if request not in self._corpora:
             label = " + ".join(dataset.name for dataset in variant.datasets)
             self._corpora[request] = self.resolver.resolve(Step(request, label))

@@ -29,6 +29,7 @@ _TRAINED_FROM = (
         "datasets",
         "split",
         "data_share",
+        "dedup",
         "prompt_template",
         "quantization",
         "lora",

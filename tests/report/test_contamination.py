@@ -1,0 +1,47 @@
+"""Held-out rows and prompts that share eight words in a row with training rows are counted."""
+
+import pytest
+
+from chatpipe.config.prompt_schema import Prompt
+from chatpipe.config.schema import Dataset, Variant
+from chatpipe.report.build import MakeReport, build_report
+from chatpipe.report.contamination import contamination_notes
+from chatpipe.store.store import store
+from tests.support.measured import Tables, model
+
+pytestmark = pytest.mark.usefixtures("chatpipe_home")
+EIGHT = "one two three four five six seven eight"
+
+
+def rows(*texts, **details):
+    columns = {
+        "id": [f"{place}" for place in range(len(texts))],
+        "instruction": ["Say it."] * len(texts),
+        "output": list(texts),
+    }
+    return store().get_or_build(
+        Tables(tables={f"{side}.parquet": columns for side in ("heldout", "train")}, **details)
+    )
+
+
+def test_rows_and_prompts_that_share_a_run_are_counted():
+    account = {"account": {"read": 2, "kept": 2, "dropped": {}, "flagged": {}}}
+    corpus = rows("Zero, " + EIGHT.upper() + "; nine.", "short", details=account)
+    heldout = {
+        "a": rows(f"And {EIGHT}!", "one two three four five six seven", "short"),
+        "b": rows("nothing of the kind is in here, not a single run of it"),
+    }
+    panel = (Prompt(id="p", instruction=f"Say {EIGHT}."), Prompt(id="q", instruction="Say it."))
+    variant = Variant(name="v", datasets=(Dataset(name="a", path="a"),), panel=panel)
+    scored = {"0": (1.0, 2), "1": (1.0, 2), "2": (1.0, 2)}
+    tuned = model("v", variant, {"a": scored}, {}).model_copy(update={"corpus": corpus})
+    base = model("base", variant, {"a": scored})
+    [note] = contamination_notes([base, tuned], heldout)
+    assert note == (
+        "contamination: 1 of 3 held-out rows of a, 0 of 1 held-out rows of b, 1 of 2 prompts of "
+        "the panel share 8 words in a row with the training rows of v; they are scored like the "
+        "others."
+    )
+    del heldout["b"]
+    request = MakeReport(study="s", models=(base, tuned), examples={}, heldout=heldout)
+    assert any("contamination: 1 of 3" in note for note in build_report(request).notes)
