@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun, WorkerStatus
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
@@ -24,6 +24,7 @@ from chatpipe.study.recipe import Job, Step
 from flows.cells import Cells
 from flows.gpu_steps import SerializedStep
 from flows.job_groups import for_workers, without_repeats
+from flows.workers import online_workers
 from tasks import preflight
 
 POLL_INTERVAL_S = 2
@@ -77,7 +78,7 @@ class WorkerPlacement:
                 raise StepProcessError(f"{run.name}: {_reason(run)}")
 
     def width(self) -> int:
-        return max(1, _online_workers(self.deployment))
+        return max(1, online_workers(self.deployment))
 
     def build_ahead(self, jobs: Sequence[Job], cells: Cells | None) -> None:
         unbuilt = [
@@ -137,7 +138,7 @@ class WorkerPlacement:
         on_end: Callable[[int, FlowRun], None],
     ) -> list[FlowRun]:
         queue = _queue()
-        if not await asyncio.to_thread(_online_workers, self.deployment):
+        if not await asyncio.to_thread(online_workers, self.deployment):
             get_run_logger().warning(
                 "no worker of %s is online: this run waits until one is; docs/deployments.md says "
                 "how to start one",
@@ -171,23 +172,12 @@ def placement(gpu_workers: str | None) -> Placement:
 
 def placement_if_online(gpu_workers: str | None) -> Placement:
     """Return the placement on that deployment's workers if one is online, else in this run."""
-    if gpu_workers is None or _online_workers(gpu_workers):
+    if gpu_workers is None or online_workers(gpu_workers):
         return placement(gpu_workers)
     get_run_logger().info(
         "no worker of %s is online: this run builds the artifacts itself", gpu_workers
     )
     return LocalPlacement()
-
-
-def _online_workers(deployment: str) -> int:
-    """Return how many workers of the deployment's pool are online."""
-    with get_client(sync_client=True) as client:
-        try:
-            pool = client.read_deployment_by_name(deployment).work_pool_name
-            workers = client.read_workers_for_work_pool(pool) if pool else []
-        except ObjectNotFound:
-            return 0
-    return sum(worker.status == WorkerStatus.ONLINE for worker in workers)
 
 
 def _queue() -> str | None:

@@ -132,6 +132,7 @@ def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:
     from prefect.utilities.urls import url_for
 
     from chatpipe.study.files import deployments_dir
+    from flows.workers import pool_without_worker
 
     try:
         run = asyncio.run(arun_deployment(deployment, parameters=parameters, timeout=0))
@@ -143,6 +144,12 @@ def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:
             "`chatpipe deploy`."
         ) from None
     typer.echo(f"{deployment}: {url_for('flow-run', run.id)}")
+    if pool := pool_without_worker(deployment):
+        typer.echo(
+            f"no worker of the work pool {pool} is online: the run waits until one is; start one "
+            "with `chatpipe up` on this machine, or as docs/deployments.md says.",
+            err=True,
+        )
     if watch:
         _wait_for(run.id)
 
