@@ -78,6 +78,8 @@ LAUGHS = "\n".join(
     [
         ("", "is empty"),
         ("# only a comment\n", "is empty"),
+        ("a:\n  - {b: Is it a prime?}", "line 2 has a '?' in a text within brackets; put the text"),
+        ("a: [Is it?, no]", "line 1 has a '?' in a text within brackets; put the text in quotes"),
         ("- a\n- b\n", "expected keys and values, found a list"),
         ("just text", "expected keys and values, found a single value"),
         ("a: 1\nb: 2\na: 3\n", "line 3 is not valid YAML: the key a is there twice"),

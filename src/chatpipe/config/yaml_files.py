@@ -147,6 +147,8 @@ def _explain(error: yaml.YAMLError, text: str) -> str:
     problem = str(getattr(error, "problem", None) or "it cannot be parsed")
     if mark and mark.index < len(text) and text[mark.index] == "\t":
         return f"{where} is indented with a tab; use spaces"
+    if mark and text[mark.index : mark.index + 1] == "?" and "expected ','" in problem:
+        return f"{where} has a '?' in a text within brackets; put the text in quotes"
     for words, plain in _PROBLEMS.items():
         if words in problem:
             return f"{where} {plain}"
