@@ -200,7 +200,7 @@ def test_commands_take_a_study(study_file, chatpipe_home, tiny_model_dir, tmp_pa
     assert "rates.yaml: fine" in invoke("validate", path).output
     planned = invoke("plan", path).output
     assert "mine/rank=4/seed=1" in planned
-    assert "4 trainings (0 are in the store)" in planned, planned
+    assert "4 trainings (0 in the store already)" in planned, planned
     shown = yaml.safe_load(invoke("show", path).output)
     assert shown["variants"] == dict.fromkeys(
         f"mine+{name}"

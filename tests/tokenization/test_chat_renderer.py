@@ -13,8 +13,10 @@ from chatpipe.config.schema import BaseModelRef, Generation, Prompt, Quantizatio
 from chatpipe.errors import ConfigError
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.batch import completion_of
+from chatpipe.planning.lengths import lead_note
 from chatpipe.sources.fetch import FetchModel
 from chatpipe.store.store import store
+from chatpipe.study.variants import parse_variant
 from chatpipe.tokenization.chat_renderer import ChatRenderer
 from chatpipe.tokenization.chat_text import THOUGHT_AFTER_CLOSED
 from chatpipe.tokenization.conversation import Conversation, Message
@@ -190,13 +192,19 @@ def test_earlier_turns_of_a_conversation_are_as_the_template_writes_them(control
     [
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "writes nothing, so a model would"),
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "which is no token of this base"),
-        ("{{ messages[0].content }}<eos>", "does not write an assistant's reply once"),
+        ("{{ messages[0].content }}<eos>", "reply (the key 'content' of its message) is not in"),
+        ("{% for m in messages %}{{ m.contents }}<eos>{% endfor %}", "writes; mend its text"),
+        ("{% for m in messages %}{{ m.content * 2 }}<eos>{% endfor %}", "more than once; mend"),
+        (
+            "{% for m in messages %}{{ m.role }}: {{ m.content }}<eos>{% endfor %}",
+            "'assistant: ', which the chat template writes before a reply, would be scored as a",
+        ),
         ("{{ messages | length }}{{ messages[-1].content }}<eos>", "is not how it begins"),
         (
             "{{ raise_exception('only on Mondays') }}",
-            "the chat template fails: only on Mondays; take",
+            "the chat template fails: line 1: only on Mondays; mend its text",
         ),
-        ("{% for m in messages %}", "fails: Unexpected end of template"),
+        ("{{ messages }}\n{{ messages.x.y }}", "fails: line 2: 'list object' has no attribute 'x'"),
         ("base", "the base has no chat template that can be read"),
     ],
 )
@@ -304,3 +312,19 @@ def test_panel_ask_chat_and_training_begin_with_the_same_ids(chatpipe_home, chat
     assert [raw] == plain.prompt_ids([raw_prompt(panel.panel[0])])
     if row.history:
         assert raw_prompt(panel.panel[0]).startswith("Be </s> kind.\nHi  <s>\nHello </s>.\nAnd")
+
+
+def test_a_template_that_writes_more_before_a_reply_than_in_the_prompt_is_noted(control_tokenizer):
+    raw = {
+        "base_model": {"repo": "smollm2-135m-instruct"},
+        "datasets": ["sample-alpaca"],
+        "prompt_template": {"chat": QWEN3},
+    }
+    tokenizer, _ = tokenizer_of(control_tokenizer, "qwen3")
+    note = lead_note(parse_variant({"name": "mine", **raw}, "a test"), tokenizer)
+    lead = "<think>\n\n</think>\n\n"
+    tokens = len(tokenizer(lead, add_special_tokens=False)["input_ids"])
+    assert note is not None
+    assert f"{tokens} scored tokens of a reply are not the row's" in note and repr(lead) in note
+    raw["prompt_template"] = "chatml"
+    assert lead_note(parse_variant({"name": "mine", **raw}, "a test"), tokenizer) is None

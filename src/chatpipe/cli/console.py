@@ -18,6 +18,7 @@ from chatpipe.report.comparability import statements
 from chatpipe.report.findings import summarize
 from chatpipe.store.disk_errors import as_disk_error
 from chatpipe.store.paths import home
+from chatpipe.utils.quantities import count_of
 from chatpipe.utils.visible_text import visible, visible_line
 
 # Log lines of Prefect for every task and for its temporary server.
@@ -59,7 +60,8 @@ def _dropped_rows(report: Report) -> Iterator[str]:
         if account.dropped:
             reasons = counted_reasons(account.dropped)
             dropped = sum(account.dropped.values())
-            yield f"{account.name}: {dropped:,} of {account.read:,} rows set aside: {reasons}"
+            rows = f"{dropped:,} of {count_of(account.read, 'row')}"
+            yield f"{account.name}: {rows} set aside: {reasons}"
 
 
 def _headline_columns(row: dict[str, str]) -> dict[str, str]:

@@ -8,14 +8,14 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from chatpipe.cli.preview import in_colour, preview_lines
+from chatpipe.cli.preview import in_colour, left_out_line, preview_lines
 from chatpipe.data.normalize import RowAccount
 from chatpipe.data.turn_counts import TurnAccount
 from chatpipe.planning.result import Plan
 from chatpipe.planning.steps import PlannedStep
-from chatpipe.planning.summary import cost_rows
+from chatpipe.planning.summary import cost_rows, trained_rows
 from chatpipe.planning.token_stats import Tokens
-from chatpipe.utils.quantities import in_bytes, in_count
+from chatpipe.utils.quantities import count_of, in_bytes, in_count, rows_are
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 LONGEST_PART = 600  # characters of a row's template or reply; `chatpipe preview` shows all
@@ -55,18 +55,20 @@ def token_lines(tokens: Tokens, width: int) -> Iterator[str]:
     for bar in tokens.lengths:
         drawing = draw_bar(bar.rows / most, min(WIDEST, width - 24))
         yield f"{bar.above + 1:>6}–{bar.upto:<6} {drawing} {bar.rows:,}"
+    replies = count_of(tokens.scored_replies, "reply", "replies")
     yield (
-        f"{tokens.trained_tokens:,} of {tokens.tokens:,} tokens are trained "
-        f"({tokens.trained_share:.1%}), of {tokens.scored_replies:,} replies in {tokens.rows:,} "
-        f"rows; the EOS in {tokens.eos_rows:,} of these rows."
+        f"{tokens.trained_tokens:,} of {count_of(tokens.tokens, 'token')} are trained "
+        f"({tokens.trained_share:.1%}), of {replies} in "
+        f"{count_of(tokens.rows, 'row')}; the last is {tokens.end!r} in {tokens.eos_rows:,} of "
+        "them."
     )
     if tokens.cut_rows:
         yield (
-            f"{tokens.cut_rows:,} rows are cut, by {tokens.cut_tokens:,} tokens together, "
+            f"{rows_are(tokens.cut_rows)} cut, by {count_of(tokens.cut_tokens, 'token')} together, "
             f"{tokens.most_cut:,} at most."
         )
     for reason, rows in tokens.left_out.items():
-        yield f"{rows:,} rows are left out: {reason}."
+        yield left_out_line(reason, rows)
 
 
 def draw_bar(share: float, width: int) -> str:
@@ -89,7 +91,7 @@ def _rows(plan: Plan) -> Iterator[RenderableType]:
     merged = plan.data.merged
     if merged and (len(plan.data.datasets) > 1 or merged.dropped):
         table.add_row("merged", *_account(merged))
-    train = in_count(plan.data.train_rows, plan.data.exact)
+    train = in_count(trained_rows(plan), plan.data.exact)
     heldout = in_count(plan.data.heldout_rows, plan.data.exact)
     yield from (_title("Rows"), table, f"{train} to train on, {heldout} held out.")
 
@@ -108,7 +110,8 @@ def _turns_header(plan: Plan) -> tuple[str, ...]:
 
 
 def _turns(turns: TurnAccount) -> str:
-    return f"{turns.read:,} read\n{turns.kept:,} kept\n{turns.replies:,} replies"
+    replies = count_of(turns.replies, "reply", "replies")
+    return f"{turns.read:,} read\n{turns.kept:,} kept\n{replies}"
 
 
 def _cost(plan: Plan) -> Iterator[RenderableType]:

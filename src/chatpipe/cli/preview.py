@@ -9,6 +9,7 @@ import typer
 
 from chatpipe.cli.errors import exit_on_error
 from chatpipe.cli.options import AsJson, Overrides, VariantName
+from chatpipe.utils.quantities import count_of, rows_are
 
 SCORED_STYLE = "bold green"
 OPENING, CLOSING = "⟦", "⟧"  # around the scored part where there are no colours
@@ -48,6 +49,11 @@ def in_colour(console: Any) -> bool:
     return bool(console.is_terminal and console.color_system and not console.no_color)
 
 
+def left_out_line(reason: str, rows: int) -> str:
+    """How many training rows are left out for that reason."""
+    return f"{rows_are(rows)} left out: {reason}."
+
+
 def preview_lines(preview: Any, colour: bool, most_characters: int | None = None) -> Iterator[Any]:
     """Yield what a console prints of a `Preview`.
 
@@ -60,17 +66,20 @@ def preview_lines(preview: Any, colour: bool, most_characters: int | None = None
     mark = "in green" if colour else f"in {OPENING}{CLOSING}"
     shown = len({row.row for row in preview.rows})
     yield Text(
-        f"{shown:,} of {preview.training_rows:,} training rows; what is scored stands {mark}."
+        f"{shown:,} of {count_of(preview.training_rows, 'training row')}; what is scored stands "
+        f"{mark}."
     )
     for reason, rows in preview.left_out.items():
-        yield Text(f"{rows:,} rows are left out: {reason}.")
+        yield Text(left_out_line(reason, rows))
     for row in preview.rows:
         cut = ""
         if row.cut_tokens:
             side = "last" if preview.too_long == "cut_right" else "first"
-            cut = f"; the {side} {row.cut_tokens:,} are cut (training.max_length)"
+            are = "is" if row.cut_tokens == 1 else "are"
+            cut = f"; the {side} {row.cut_tokens:,} {are} cut (training.max_length)"
+        tokens = count_of(row.tokens, "token")
         yield Text(
-            f"\nRow {row.row}: {row.tokens:,} tokens, {row.scored_tokens:,} of them scored{cut}",
+            f"\nRow {row.row}: {tokens}, {row.scored_tokens:,} of them scored{cut}",
             style="bold" if colour else "",
         )
         yield _row_text(row, colour, most_characters)

@@ -12,7 +12,7 @@ from chatpipe.config.run_names import short_cell_name
 from chatpipe.planning.result import Plan
 from chatpipe.planning.study_plan import StudyPlan
 from chatpipe.planning.summary import NOT_KNOWN
-from chatpipe.utils.quantities import in_bytes, in_time
+from chatpipe.utils.quantities import count_of, in_bytes, in_time
 
 
 def print_study_plan(plan: StudyPlan, console: Console | None = None) -> None:
@@ -26,7 +26,7 @@ def print_study_plan(plan: StudyPlan, console: Console | None = None) -> None:
         table.add_row(*_row(cell))
     notes = dict.fromkeys(note for cell in plan.plans for note in cell.notes)
     for line in (
-        f"\n[bold]{escape(plan.study)}[/]: {len(plan.plans)} variants",
+        f"\n[bold]{escape(plan.study)}[/]: {count_of(len(plan.plans), 'variant')}",
         table,
         *_sums(plan),
         *(f"• {escape(note)}" for note in notes),
@@ -55,6 +55,6 @@ def _sums(plan: StudyPlan) -> Iterator[str]:
     time = NOT_KNOWN if plan.seconds is None else in_time(plan.seconds)
     memory = NOT_KNOWN if plan.memory_bytes is None else in_bytes(plan.memory_bytes)
     yield (
-        f"\n{count} trainings ({plan.trained} are in the store): {tokens} tokens, {time} one after "
-        f"another, {memory} of memory, {in_bytes(plan.disk_bytes)} on disk."
+        f"\n{count_of(count, 'training')} ({plan.trained} in the store already): {tokens} tokens, "
+        f"{time} one after another, {memory} of memory, {in_bytes(plan.disk_bytes)} on disk."
     )

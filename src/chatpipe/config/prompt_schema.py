@@ -15,6 +15,7 @@ from pydantic import (
 
 from chatpipe.config.base import Name, Section
 from chatpipe.config.chat_templates import CHAT_TEMPLATES
+from chatpipe.config.jinja_text import syntax_fault
 from chatpipe.config.template_text import PLACEHOLDERS, faults_of, placeholders
 
 RESPONSE_MARKER = "### Response:"
@@ -86,6 +87,8 @@ class ChatTemplate(Section):
             raise ValueError(
                 f"no chat template has this name; write Jinja text or one of {choices}"
             )
+        if fault := syntax_fault(value):
+            raise ValueError(fault)
         return value
 
     @field_validator("options")

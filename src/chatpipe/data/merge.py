@@ -26,6 +26,7 @@ from chatpipe.data.word_runs import row_texts
 from chatpipe.data.writing import RowWriter, count_values, ordered
 from chatpipe.errors import DataError
 from chatpipe.store.artifact import Artifact, Request
+from chatpipe.utils.quantities import count_of
 
 BEYOND_SHARE = "beyond data_share"
 NEAR_DUPLICATE = "near_duplicate"
@@ -190,7 +191,7 @@ def split_fault(train: int, heldout: int, share: float) -> str | None:
     if train and heldout:
         return None
     return (
-        f"the split leaves {train} of {train + heldout} rows to train on; "
+        f"the split leaves {train} of {count_of(train + heldout, 'row')} to train on; "
         f"both sides need some: change split.heldout ({share}) or add rows."
     )
 

@@ -37,6 +37,7 @@ from chatpipe.formats.registry import FORMATS
 from chatpipe.formats.turn_settings import RepeatedRoles, Turns, TurnSettings
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
+from chatpipe.utils.quantities import count_of
 
 DUPLICATE = "duplicate"
 # Rows without text, or whose text is not to be trained, whatever the split.
@@ -188,8 +189,8 @@ class Normalize(Request):
         if self.expected_rows in (None, rows):
             return []
         return [
-            f"data set {self.name}: {self.expected_rows:,} rows expected, {rows:,} found; "
-            "the source has changed, or only a part of it is here."
+            f"data set {self.name}: {count_of(self.expected_rows or 0, 'row')} expected, {rows:,} "
+            "found; the source has changed, or only a part of it is here."
         ]
 
 
@@ -256,9 +257,8 @@ def _single_flags(counts: dict[str, int]) -> dict[str, int]:
 def _none_usable(name: str, read: int, dropped: dict[str, int], details: dict[str, str]) -> str:
     if not read:
         return f"data set {name}: has no rows."
-    return (
-        f"data set {name}: none of {read:,} rows can be used: {counted_reasons(dropped, details)}."
-    )
+    rows, reasons = count_of(read, "row"), counted_reasons(dropped, details)
+    return f"data set {name}: none of {rows} can be used: {reasons}."
 
 
 def _source_used(dataset: Dataset, raw: Artifact) -> Dataset | Fallback:

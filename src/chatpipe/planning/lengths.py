@@ -8,11 +8,13 @@ from typing import Any
 
 from chatpipe.config.prompts import raw_prompt, template
 from chatpipe.config.schema import Variant
+from chatpipe.config.template_text import Segment
 from chatpipe.formats.base import counted_reasons
 from chatpipe.models.positions import position_fault
 from chatpipe.report.schema import FEW_ROWS
 from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.encoder import TOO_LONG, Encoder
+from chatpipe.utils.quantities import count_of
 
 UNBOUNDED = 1 << 30
 
@@ -59,6 +61,23 @@ def template_faults(variant: Variant, tokenizer: Any, vocabulary: int | None) ->
         f"prompt_template: {token!r} has the id {largest}, the base's embedding has {vocabulary} "
         "rows; take it out of the template, or take another base."
     ]
+
+
+def lead_note(variant: Variant, tokenizer: Any) -> str | None:
+    """Return a sentence on scored tokens that are not the reply's own, where there are any.
+
+    Raises ConfigError where a chat template does not work with this base.
+    """
+    renderer = Encoder(tokenizer, variant.prompt_template, "all", UNBOUNDED).renderer
+    if not renderer.lead.strip():
+        return None
+    [ids] = renderer.encoder.prompts([[Segment(renderer.lead, from_row=False)]])
+    return (
+        f"prompt_template: {count_of(len(ids), 'scored token')} of a reply "
+        f"{'is' if len(ids) == 1 else 'are'} not the row's: the chat template writes "
+        f"{renderer.lead!r} before it, and not at the end of the prompt "
+        "(where add_generation_prompt is true)."
+    )
 
 
 def heldout_lengths(

@@ -23,7 +23,7 @@ from chatpipe.planning.cost import (
     Duration,
     duration,
 )
-from chatpipe.planning.lengths import heldout_lengths, panel_faults, template_faults
+from chatpipe.planning.lengths import heldout_lengths, lead_note, panel_faults, template_faults
 from chatpipe.planning.preview import ROWS, Preview, preview_rows
 from chatpipe.planning.result import Messages, Plan
 from chatpipe.planning.steps import Data, DryRun, PlannedStep, account_rows, heldout_here
@@ -38,6 +38,7 @@ from chatpipe.study.template_check import is_own_template
 from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.rows import optimizer_steps, rows_seen
+from chatpipe.utils.quantities import count_of
 
 WITHOUT_EFFECT = {"seed": 0, "learning_rate": 1e-4}  # settings of a training that change no plan
 
@@ -273,20 +274,22 @@ class _Planner:
             return None
         if tokens.response_lost:
             rows = ", ".join(map(str, tokens.response_lost))
+            lost = tokens.left_out[RESPONSE_CUT_AWAY]
             self.messages.faults.append(
-                f"training.too_long: {tokens.left_out[RESPONSE_CUT_AWAY]} rows lose their whole "
+                f"training.too_long: {count_of(lost, 'row loses its', 'rows lose their')} whole "
                 f"response when cut at {self.variant.training.max_length} tokens (train.parquet "
                 f"rows {rows} …); raise training.max_length, or use cut_left or drop."
             )
         if tokens.control_rows:
             self.messages.notes.append(
-                f"{tokens.control_rows:,} rows spell out a control token of the base; it is "
-                "trained as text, not as the token."
+                f"{count_of(tokens.control_rows, 'row spells', 'rows spell')} out a control token "
+                "of the base; it is trained as text, not as the token."
             )
         if tokens.eos_rows < tokens.rows:
             self.messages.notes.append(
-                f"{tokens.rows - tokens.eos_rows:,} of {tokens.rows:,} rows end without EOS "
-                "because they are cut; a model that rarely sees an end learns to run on."
+                f"{tokens.rows - tokens.eos_rows:,} of {count_of(tokens.rows, 'row')} end without "
+                f"{tokens.end} because they are cut; a model that rarely sees an end learns to "
+                "run on."
             )
         return tokens
 
@@ -299,6 +302,8 @@ class _Planner:
         vocabulary = shapes.vocabulary if shapes else None
         try:
             self.messages.faults += template_faults(self.variant, tokenizer, vocabulary)
+            note = lead_note(self.variant, tokenizer)
+            self.messages.notes += [note] if note else []
             for name, heldout in self._heldout(data).items():
                 path = heldout.path / "heldout.parquet"
                 lengths = heldout_lengths(self.variant, name, path, tokenizer, positions)

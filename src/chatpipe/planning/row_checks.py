@@ -28,6 +28,7 @@ from chatpipe.sources.fetch import local_path
 from chatpipe.sources.joined_splits import refuse_joined_directory
 from chatpipe.sources.saved_rows import ReadSaved, is_saved
 from chatpipe.store.store import store
+from chatpipe.utils.quantities import count_of
 
 SHOWN = 20  # bad rows that are named one by one; the rest is counted
 
@@ -52,29 +53,35 @@ class Checked:
         return self.reasons.total()
 
     def faults(self, path: Path) -> list[str]:
-        """How many rows cannot be used, and why; then a sentence for each, at most 20."""
+        """How many rows cannot be used, and why; then a line for each reason with the numbers of
+        its rows, at most 20 of them."""
         if not self.rows:
             return [f"{path}: has no rows."]
         if not self.bad:
             return []
-        rows = (
-            f"{self.bad:,} of {self.rows:,}" if self.bad < self.rows else f"none of {self.rows:,}"
-        )
+        rows = count_of(self.rows, "row")
+        rows = f"{self.bad:,} of {rows}" if self.bad < self.rows else f"none of {rows}"
         can = "cannot" if self.bad < self.rows else "can"
         why = counted_reasons(ordered(self.reasons), self.details)
-        lines = [f"{path}: row {number:,}: {reason}." for number, reason in self.shown]
+        numbers: dict[str, list[str]] = {}
+        for number, reason in self.shown:
+            numbers.setdefault(reason, []).append(f"{number:,}")
+        lines = [
+            f"{path}: row{'' if len(of) == 1 else 's'} {', '.join(of)}: {reason}."
+            for reason, of in numbers.items()
+        ]
         if self.bad > len(self.shown):
-            lines.append(f"{path}: and {self.bad - len(self.shown):,} more rows.")
-        return [f"{path}: {rows} rows {can} be used: {why}.", *lines]
+            lines.append(f"{path}: and {count_of(self.bad - len(self.shown), 'more row')}.")
+        return [f"{path}: {rows} {can} be used: {why}.", *lines]
 
     def notes(self, path: Path) -> list[str]:
         """How many rows were read, and what is odd but no fault."""
-        flags = [f"{rows:,} rows: {flag}" for flag, rows in ordered(self.flagged).items()]
-        read = f"{self.rows:,} rows read"
+        flags = [f"{count_of(rows, 'row')}: {flag}" for flag, rows in ordered(self.flagged).items()]
+        read = f"{count_of(self.rows, 'row')} read"
         if self.turns:
             read += (
-                f" with {self.turns.read:,} turns, of which {self.turns.kept:,} are kept and "
-                f"{self.turns.replies:,} are replies"
+                f" with {count_of(self.turns.read, 'turn')}, of which {self.turns.kept:,} are kept "
+                f"and {self.turns.replies:,} are replies"
             )
         count = read + "".join(f"; {flag}" for flag in flags)
         return [f"{path}: {count}.", *self.warnings]
@@ -92,7 +99,7 @@ def no_file(path: Path) -> str:
 def row_faults(
     path: Path, format_name: str, columns: dict[str, str], turns: Turns | None = None
 ) -> list[str]:
-    """One sentence for every row of the file that cannot be used, at most 20 and a count."""
+    """The rows of the file that cannot be used, by reason, at most 20 of them and a count."""
     settings = TurnSettings(turns) if turns else None
     try:
         checked = checked_rows(path, format_name, columns, settings=settings)
@@ -202,7 +209,11 @@ def _check_dataset(
     if unreadable:
         return unreadable
     if rows == bad:
-        several = [f"{key}: none of {rows:,} rows can be used."] if len(chosen.files) > 1 else []
+        several = (
+            [f"{key}: none of {count_of(rows, 'row')} can be used."]
+            if len(chosen.files) > 1
+            else []
+        )
         return [*several, *lines]
     fault = split_fault(rows - bad - heldout, heldout, share)
     return [f"{key}: {fault}"] if fault else []

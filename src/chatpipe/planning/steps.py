@@ -28,6 +28,7 @@ from chatpipe.store.artifact import Artifact, Request, recorded_manifest, shared
 from chatpipe.store.store import store
 from chatpipe.study.recipe import Recipe, Resolver, Step
 from chatpipe.study.template_check import CheckChatTemplate
+from chatpipe.utils.quantities import count_of, rows_are
 
 
 class PlannedStep(BaseModel):
@@ -224,7 +225,7 @@ def _not_here(steps: Recipe, dataset: Dataset, notes: list[str]) -> DatasetRows:
     if source.instead_of:
         why = " ".join(source.instead_of)
         notes.append(f"data set {dataset.name} would come from {source.repo}: {why}")
-    rows = f"{dataset.expected_rows:,} rows are expected" if dataset.expected_rows else "no count"
+    rows = f"{rows_are(dataset.expected_rows)} expected" if dataset.expected_rows else "no count"
     notes.append(f"data set {dataset.name} is not in the store yet: {rows}, lengths unknown.")
     return DatasetRows(
         name=dataset.name,
@@ -294,6 +295,6 @@ def _few_rows(rows: DatasetRows) -> list[str]:
     if rows.heldout_rows is None or rows.heldout_rows >= FEW_ROWS:
         return []
     return [
-        f"data set {rows.name}: {rows.heldout_rows} held-out rows; intervals over fewer than "
-        f"{FEW_ROWS} are too narrow: raise split.heldout or add rows."
+        f"data set {rows.name}: {count_of(rows.heldout_rows, 'held-out row')}; intervals over "
+        f"fewer than {FEW_ROWS} are too narrow: raise split.heldout or add rows."
     ]

@@ -17,8 +17,7 @@ def summary(plan: Plan) -> str:
 
 def cost_rows(plan: Plan) -> list[tuple[str, str]]:
     """Return (name, value) pairs of what is known of the training's cost."""
-    trained = plan.tokens.rows if plan.tokens else plan.data.train_rows
-    rows = [("rows trained", in_count(trained, plan.data.exact))]
+    rows = [("rows trained", in_count(trained_rows(plan), plan.data.exact))]
     at_most = "" if plan.tokens else "at most "
     if plan.duration:
         rows.append(("tokens", f"{at_most}{plan.duration.tokens:,}"))
@@ -33,6 +32,12 @@ def cost_rows(plan: Plan) -> list[tuple[str, str]]:
         download = plan.download_bytes
         rows.append(("download", NOT_KNOWN if download is None else in_bytes(download)))
     return rows
+
+
+def trained_rows(plan: Plan) -> int:
+    """Return how many rows are trained on: without those that are too long or that the template
+    cannot write, where the base's tokenizer is here to know them."""
+    return plan.tokens.rows if plan.tokens else plan.data.train_rows
 
 
 def _disk(plan: Plan) -> str:

@@ -39,6 +39,7 @@ class Tokens(BaseModel):
     trained_tokens: int  # those that the loss is taken over
     scored_replies: int  # those that it is taken over, cut ones and other turns left out
     seen_tokens: int  # in all epochs
+    end: str = "EOS"  # the token that a reply ends with
     eos_rows: int  # rows whose last label is EOS or the turn's end; others never learn to stop
     shortest: int
     median: float
@@ -75,6 +76,7 @@ def account_tokens(request: Finetune, tokenizer: Any) -> Tokens:
         trained_tokens=encoded.scored_tokens,
         scored_replies=encoded.scored_replies,
         seen_tokens=seen_tokens(request.training, encoded),
+        end=tokenizer.convert_ids_to_tokens(last_id),
         eos_rows=sum(
             all(example.labels[-1] == last_id for example in row) for row in encoded.by_row()
         ),

@@ -289,7 +289,7 @@ def _bits_difference(report: Report, model: str, heldout: str) -> str:
 def _turns(turns: TurnAccountRow | None) -> str:
     if turns is None:
         return show.MISSING
-    return f"{turns.kept:,} of {turns.read:,}, {turns.replies:,} replies"
+    return f"{turns.kept:,} of {turns.read:,}, {count_of(turns.replies, 'reply', 'replies')}"
 
 
 def _account(row: RowAccountRow) -> Row:

@@ -49,6 +49,10 @@ class ChatRenderer(Renderer):
     def last_id(self) -> int:
         return self.encoder.control[self.text.frame.end_of_turn]
 
+    @property
+    def lead(self) -> str:
+        return self.text.frame.lead
+
     def prompts(self, conversations: Sequence[Conversation]) -> list[Ids]:
         _ = self.text.frame  # checks the template
         parts = [self._prompt(conversation.asked) for conversation in conversations]
@@ -77,7 +81,7 @@ class ChatRenderer(Renderer):
         except RenderError as fault:
             shown = f"the conversation that begins with {messages[0].content[:40]!r}"
             raise ConfigError(
-                [f"prompt_template: {fault} (of {shown}); take another template or options."]
+                [f"prompt_template: {fault} (of {shown}); {self.text.remedy}."]
             ) from fault
 
     def _spans(

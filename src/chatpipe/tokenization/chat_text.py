@@ -20,6 +20,7 @@ from chatpipe.config.template_text import Segment
 from chatpipe.errors import ConfigError
 from chatpipe.tokenization.conversation import Message
 from chatpipe.tokenization.renderer import RenderError
+from chatpipe.tokenization.template_errors import template_fault
 from chatpipe.tokenization.text_encoder import THOUGHT_TAGS, TextEncoder
 
 REWRITTEN = "a reply that the chat template does not write after its prompt"
@@ -49,9 +50,11 @@ class Frame:
 
     tail: all after it; to_end: the tail up to the control token that ends the turn, end_of_turn;
     opening: the beginning of a thought (<think> and a newline) that the prompt ends with and that
-    the template writes in no reply; "" where there is none.
+    the template writes in no reply; "" where there is none; lead: what it writes between the prompt
+    and the reply's own text, which is scored as a part of the reply.
     """
 
+    lead: str
     tail: str
     to_end: str
     end_of_turn: str
@@ -72,6 +75,18 @@ class ChatText:
         if text == OWN_CHAT_TEMPLATE:
             text = self._own_template()
         return _FIXED_DATE + text if "strftime_now" in text else text
+
+    @property
+    def is_own_text(self) -> bool:
+        """Whether the template is Jinja text that a variant holds."""
+        return self.template.chat not in (OWN_CHAT_TEMPLATE, *CHAT_TEMPLATES.values())
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a template that does not work."""
+        if self.is_own_text:
+            return "mend its text, or take other options"
+        return "take another template or options"
 
     @cached_property
     def encoder(self) -> TextEncoder:
@@ -188,7 +203,7 @@ class ChatText:
                 **self.template.options,
             )
         except Exception as error:  # whatever a template raises, and what Jinja says of it
-            raise RenderError(f"the chat template fails: {_one_line(error)}") from error
+            raise RenderError(f"the chat template fails: {template_fault(error)}") from error
         return text
 
     def _own_template(self) -> str:
@@ -210,9 +225,7 @@ class ChatText:
             prompt = self._text([_QUESTION], asks=True)
             whole = self._text([_QUESTION, ("assistant", _PROBE)], asks=False)
         except RenderError as fault:
-            raise ConfigError(
-                [f"prompt_template: {fault}; take another template or options."]
-            ) from fault
+            raise ConfigError([f"prompt_template: {fault}; {self.remedy}."]) from fault
         opened = None if whole.startswith(prompt) else _OPENED.search(prompt)
         opening = opened.group() if opened else ""
         prompt = prompt.removesuffix(opening)
@@ -221,15 +234,31 @@ class ChatText:
                 [
                     "prompt_template: the chat template's prompt is not how it begins a "
                     "conversation with a reply, so a model would be asked with other tokens than "
-                    "it was trained on; take another template or options."
+                    f"it was trained on; {self.remedy}."
                 ]
             )
-        _, probe, tail = whole[len(prompt) :].partition(_PROBE)
-        if not probe or _PROBE in tail:
+        lead, probe, tail = whole[len(prompt) :].partition(_PROBE)
+        if not probe:
             raise ConfigError(
                 [
-                    "prompt_template: the chat template does not write an assistant's reply once, "
-                    "as it is; take another template."
+                    "prompt_template: the text of an assistant's reply (the key 'content' of its "
+                    f"message) is not in what the chat template writes; {self.remedy}."
+                ]
+            )
+        if _PROBE in tail:
+            raise ConfigError(
+                [
+                    "prompt_template: the chat template writes an assistant's reply more than "
+                    f"once; {self.remedy}."
+                ]
+            )
+        if self.is_own_text and lead.strip() and prompt == self._text([_QUESTION], asks=False):
+            raise ConfigError(
+                [
+                    f"prompt_template: {lead!r}, which the chat template writes before a reply, "
+                    "would be scored as a part of it, because the template does not look at "
+                    "add_generation_prompt; write it at the end where that is true: "
+                    "{% if add_generation_prompt %}…{% endif %}."
                 ]
             )
         match = self.encoder.pattern.search(tail)
@@ -242,7 +271,7 @@ class ChatText:
                     "token of the base (zephyr ends it with EOS)."
                 ]
             )
-        return Frame(tail, tail[: match.end()], match.group(), opening)
+        return Frame(lead, tail, tail[: match.end()], match.group(), opening)
 
 
 def _mark(*texts: str) -> str:
@@ -253,8 +282,3 @@ def _unmarked(text: str, mark: str) -> list[Segment]:
     """The text without marks; a control token that held some is in several segments, and so is no
     control token any more."""
     return [Segment(part, from_row=False) for part in text.split(mark) if part]
-
-
-def _one_line(error: Exception) -> str:
-    """The error's first words: a reason is the same for all rows that fail alike."""
-    return " ".join(str(error).split())[:100].rstrip(".") or type(error).__name__

@@ -49,6 +49,11 @@ class Renderer(ABC):
         """The id that every scored reply ends with."""
         return self.stops[-1]
 
+    @property
+    def lead(self) -> str:
+        """What the template writes between a prompt and the reply's own text, and is scored."""
+        return ""
+
     @abstractmethod
     def prompts(self, conversations: Sequence[Conversation]) -> list[Ids]:
         """Ids of all that stands before the last reply, BOS included: what generation goes on

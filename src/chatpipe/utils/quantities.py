@@ -23,9 +23,14 @@ def in_time(seconds: float) -> str:
     return f"{seconds / 86400:,.1f} days"
 
 
-def count_of(number: int, noun: str) -> str:
-    """1 step, 1,200 steps."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def count_of(number: int, noun: str, plural: str | None = None) -> str:
+    """1 step, 1,200 steps; plural: where it is not the noun and s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def rows_are(number: int) -> str:
+    """1 row is, 1,200 rows are."""
+    return f"{count_of(number, 'row')} {'is' if number == 1 else 'are'}"
 
 
 def in_count(rows: int, exact: bool) -> str:
