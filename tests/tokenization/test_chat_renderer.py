@@ -202,7 +202,7 @@ def test_earlier_turns_of_a_conversation_are_as_the_template_writes_them(control
         ("{{ messages | length }}{{ messages[-1].content }}<eos>", "is not how it begins"),
         (
             "{{ raise_exception('only on Mondays') }}",
-            "the chat template fails: line 1: only on Mondays; mend its text",
+            "the chat template fails: only on Mondays; mend its text",
         ),
         ("{{ messages }}\n{{ messages.x.y }}", "fails: line 2: 'list object' has no attribute 'x'"),
         ("base", "the base has no chat template that can be read"),

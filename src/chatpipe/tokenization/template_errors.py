@@ -9,10 +9,12 @@ from chatpipe.utils.sentences import shortened
 
 
 def template_fault(error: Exception) -> str:
-    """The line of the template and the error's first words: the same for all rows that fail
-    alike."""
+    """The line of the template, unless the template itself refuses (`raise_exception`), and the
+    error's first words: the same for all rows that fail alike."""
+    from jinja2 import TemplateError
+
     text = shortened(" ".join(str(error).split())) or type(error).__name__
-    line = next(_lines(error), None)
+    line = None if type(error) is TemplateError else next(_lines(error), None)
     return text if line is None else f"line {line}: {text}"
 
 
