@@ -204,7 +204,7 @@ def test_a_pipe_and_a_name_that_would_rule_the_terminal(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
     assert "pipe.jsonl: is no regular file" in refused("validate", tmp_path / "pipe.jsonl")
     (tmp_path / "\x1b[31m.jsonl").write_text("no\n")
-    assert r"\x1b[31m.jsonl: none of 1 rows" in refused("validate", tmp_path / "\x1b[31m.jsonl")
+    assert r"\x1b[31m.jsonl: none of 1 row can" in refused("validate", tmp_path / "\x1b[31m.jsonl")
 
 
 def test_a_variant_of_which_no_row_can_be_used_is_refused(tmp_path):
