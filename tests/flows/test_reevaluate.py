@@ -344,7 +344,7 @@ def test_one_bad_thing_keeps_no_other_variant_from_its_check(folder, tmp_path, m
         shutil.rmtree(broken.parent)
     assert state.is_failed() and state.name == "Unchecked"
     said = str(state.result(raise_on_failure=False)).splitlines()
-    rows = f"bad: could not be checked: data set re-a ({tmp_path / 'rows/a.jsonl'}): none of 1 rows"
+    rows = f"bad: could not be checked: data set re-a ({tmp_path / 'rows/a.jsonl'}): none of 1 row "
     assert any(line.startswith(rows) for line in said), said
     assert any("gone: could not be checked: " in s and "nowhere.jsonl" in s for s in said), said
     assert {e.variant for e in history.read()[before:]} == {"checked"}
