@@ -136,4 +136,8 @@ def test_the_command_takes_a_file_rows_and_set(variant, tmp_path):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)["rows"]
+    parts = [part for row in rows for part in row["parts"]]
+    assert all(len(part["ids"]) == part["tokens"] for part in parts)
     assert [row["scored_tokens"] for row in rows] == [row["tokens"] - 1 for row in rows]
+    whole = CliRunner().invoke(app, ["preview", str(file), "--rows", "1"]).stdout
+    assert any(len(line) > 100 for line in whole.splitlines())  # no terminal wraps it

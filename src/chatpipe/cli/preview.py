@@ -41,7 +41,7 @@ def preview(
             return
         console = Console()
         for line in preview_lines(shown, in_colour(console)):
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def in_colour(console: Any) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from chatpipe.data.first_row import first_row
+from chatpipe.data.preferences import turns_layout
 from chatpipe.errors import DataError
 from chatpipe.formats.base import Format
 from chatpipe.formats.registry import FORMATS, formats_with
@@ -77,7 +79,7 @@ class ColumnNames:
         start = f"{self._path}: column {lacking} missing; the file has {listed(names)}."
         if meant := formats_with(names):
             return f"{start} Say in a variant what the rows are: format: {meant[0]}."
-        if layout := layout_hint(names):
+        if layout := turns_layout(first_row(self._path)) or layout_hint(names):
             return f"{start} Say in a variant which is which: {layout}."
         likely = {name: guess for name in missing if (guess := _guess(name, ours[name], names))}
         hint = f" Did you mean {' and '.join(map(printable, likely.values()))}?" if likely else ""

@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from chatpipe.config.schema import AUTO
+from chatpipe.data.first_row import first_row
+from chatpipe.data.preferences import verdict_fault
 from chatpipe.data.reading import READ_REASON, RowFile
 from chatpipe.errors import DataError
 from chatpipe.formats.registry import FORMATS
@@ -31,6 +33,7 @@ def detected_format(path: Path, columns: Mapping[str, str]) -> str:
     """
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
+    _refuse_verdicts(path)
     fitting: list[str] = []
     problems: list[str] = []
     names: set[str] = set()
@@ -49,6 +52,14 @@ def detected_format(path: Path, columns: Mapping[str, str]) -> str:
     if fitting:
         return _with_columns_of(names, fitting)
     raise DataError(_no_format(path, problems))
+
+
+def _refuse_verdicts(path: Path) -> None:
+    """DataError where the rows say that some of their replies are bad."""
+    if fault := verdict_fault(first_row(path)):
+        raise DataError(
+            f"{path}: {fault}; keep the rows whose label is true, and write format: completion."
+        )
 
 
 def _candidates(path: Path, columns: Mapping[str, str]) -> list[str]:

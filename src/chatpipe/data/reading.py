@@ -19,11 +19,13 @@ import pyarrow.parquet
 
 from chatpipe.data.columns import ColumnNames, described_type, printable
 from chatpipe.data.csv_rows import CSVFile
+from chatpipe.data.first_row import LONGEST_LINE, first_row
 from chatpipe.data.json_rows import JSONRows
 from chatpipe.data.json_values import JSONListError, decoded, is_list, list_items
 from chatpipe.data.nested import column_at, nested_fields, value_at
 from chatpipe.data.opening import READ_ERRORS, SUFFIXES, content_kind, head, not_utf8, opened
 from chatpipe.data.parquet_rows import checked_text, textual, textual_type
+from chatpipe.data.preferences import preference_warnings
 from chatpipe.errors import DataError
 from chatpipe.formats.base import NOT_TEXT, READ_REASON, Format
 
@@ -32,7 +34,6 @@ __all__ = ["READ_REASON", "SUFFIXES", "Part", "RowFile", "batches", "read_rows"]
 BLOCK_BYTES = 2 << 20
 BATCH_ROWS = 1 << 13
 BATCH_BYTES = 1 << 24
-LONGEST_LINE = 1 << 28
 # Lines are checked one by one where Arrow refuses a block that is no larger than this.
 SMALL_BYTES = 1 << 14
 
@@ -91,9 +92,14 @@ class RowFile:
         """Columns that look meant and are not used; of long JSON files a sample is looked at."""
         return sorted([*self.columns.unused(self._found), *self._texts])
 
+    def others(self) -> list[str]:
+        """All other columns that are not used."""
+        return sorted(self._found - self.columns.keys - {*self.unused()})
+
     def warnings(self) -> list[str]:
         """What is suspicious about the parts that were read."""
-        return self._csv_file.warnings if self._csv_file else []
+        warnings = [f"{self.path}: {line}" for line in preference_warnings(first_row(self.path))]
+        return [*warnings, *(self._csv_file.warnings if self._csv_file else [])]
 
     def details(self) -> dict[str, str]:
         """Of each reason for which rows cannot be used, what such a row has, as far as known."""
@@ -145,7 +151,8 @@ class RowFile:
             if broken.true_count:
                 self._details.setdefault(NOT_TEXT, f"{printable(name)} is no UTF-8 text")
             convert = self.columns.converted.get(name)
-            if convert is not None and pa.types.is_nested(column.type):
+            # A format may also take text for turns.
+            if convert and (pa.types.is_nested(column.type) or convert("") is not None):
                 converted = [convert(value) for value in column.to_pylist()]
                 column = pa.array(converted, self._types[name])
             if name in self.columns.required:
@@ -249,23 +256,10 @@ def _holds_turns(path: Path, row_format: Format, rename: dict[str, str]) -> bool
             schema = pyarrow.parquet.read_schema(path)
             fields = [schema.field(name).type for name in names if name in schema.names]
             return any(map(pa.types.is_nested, fields))
-        if content_kind(path) == "csv":
-            return False
-        row = _first_row(path)
     except (*READ_ERRORS, DataError, ValueError):
         return False
-    return isinstance(row, dict) and any(isinstance(value_at(row, name), list) for name in names)
-
-
-def _first_row(path: Path) -> Any:
-    """The first row of a JSON file."""
-    with opened(path) as file:
-        if is_list(head(path)):
-            return next(list_items(io.TextIOWrapper(file, "utf-8")), None)
-        while line := file.readline(LONGEST_LINE):
-            if line.strip():
-                return decoded(line)
-    return None
+    row = first_row(path)
+    return any(isinstance(value_at(row, name), list) for name in names)
 
 
 def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

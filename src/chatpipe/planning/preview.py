@@ -27,13 +27,15 @@ ROWS = 3  # of a plan
 
 class PreviewPart(BaseModel):
     """Consecutive tokens that are all scored, or all not. text: the token ids decoded, control
-    tokens such as EOS included."""
+    tokens such as EOS included; ids: these token ids, which tell a control token from text that
+    spells it."""
 
     model_config = ConfigDict(frozen=True)
 
     text: str
     tokens: int
     scored: bool
+    ids: tuple[int, ...] = ()
 
 
 class PreviewRow(BaseModel):
@@ -118,7 +120,12 @@ def preview_row(tokenizer: Any, row: TokenizedRow, cut_tokens: int = 0) -> Previ
     """Return the row (an example of it) decoded in parts."""
     scored = scored_tokens(row.labels)
     parts = tuple(
-        PreviewPart(text=text, tokens=end - start, scored=scored[start])
+        PreviewPart(
+            text=text,
+            tokens=end - start,
+            scored=scored[start],
+            ids=tuple(row.input_ids[start:end]),
+        )
         for (start, end), text in _decoded(tokenizer, row.input_ids, scored)
     )
     tokens = len(row.input_ids)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from chatpipe.config.schema import AUTO, Dataset, Variant
-from chatpipe.data.columns import format_note, unused_warning
+from chatpipe.data.columns import format_note, listed, unused_warning
 from chatpipe.data.detection import definite_format, detected_format
 from chatpipe.data.folders import DEFAULT_PATTERNS, ROWS, left_out_warnings, row_files
 from chatpipe.data.hashing import heldout_mask
@@ -144,6 +144,8 @@ def checked_rows(
     checked.details = file.details()
     if unused := file.unused():
         checked.warnings.append(unused_warning(str(path), unused))
+    if others := file.others():
+        checked.warnings.append(f"{path}: columns that are not used: {listed(others)}.")
     return checked
 
 
