@@ -2,8 +2,12 @@
 
 import itertools
 import math
+import re
+from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from chatpipe.report import Report, read_report, render_html, render_markdown
@@ -122,3 +126,53 @@ def test_every_score_names_the_artifact_that_it_comes_from(report, reports):
         assert (root / report.manifest(model.name, "score", data).path).is_file()
     for tuned in report.variants:
         assert (root / report.manifest(tuned.name, "fine-tune").path).is_file()
+
+
+@of_cells(*CELLS)
+def test_csv_and_parquet_have_all_figures_with_a_column_for_each_setting_that_varies(
+    report, reports
+):
+    path = reports[CELLS[[3, 10, 100].index(len(report.variants))]][1]
+    table = pq.read_table(path / "report.parquet").to_pandas()
+    plain = pd.read_csv(path / "report.csv")
+    assert list(plain.columns) == list(table.columns) and len(plain) == len(table)
+    np.testing.assert_allclose(plain["value"], table["value"])
+    for item in report.ranking:
+        lines = table[(table["figure"] == "ranking") & (table["heldout"] == item.heldout)]
+        [line] = lines[lines["configuration"] == item.configuration].to_dict("records")
+        settings = report.configuration(item.configuration).settings
+        assert line["value"] == item.value and settings.items() <= line.items()
+    for cell in report.scores:
+        lines = table[(table["figure"] == cell.metric) & (table["heldout"] == cell.heldout)]
+        assert lines[lines["model"] == cell.model]["value"].tolist() == [cell.value]
+    assert (table["figure"] == "wall_s").sum() == len(report.variants)
+    assert (table["figure"] == "difference").sum() == len(report.verdicts)
+
+
+@of_cells(*CELLS)
+def test_the_page_begins_with_the_verdict_and_folds_what_is_long(report):
+    page = render_html(report)
+    first = verdict_sentences(report)[0]
+    order = [first, 'id="verdicts"', 'id="transfer"', 'id="training"', 'id="cells"']
+    places = [page.index(part) for part in order]
+    assert places == sorted(places)
+    assert page.count('<details class="cell"') == 1 + len(report.configurations)
+    many = len(report.variants) > 6
+    assert ('<details class="fold">' in page) == many
+    assert page.count('<svg class="chart small"') == len(report.curves) + (
+        len(report.configurations) if len(report.variants) > 6 else 0
+    )
+
+
+@of_cells(*CELLS)
+def test_every_figure_links_to_its_manifest(report, reports):
+    page = render_html(report)
+    root = reports[3][1].parent.parent
+    links = set(re.findall(r'href="\.\./\.\./store/([^"]+)"', page))
+    assert len(links) >= len(report.models) * len(SETS)
+    assert all((root / link).is_file() for link in links)
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+    for chart in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(chart)

@@ -1,10 +1,10 @@
-"""Builds report.json, report.md and report.html from the artifacts of a study."""
+"""Builds report.json, .md, .html, .csv and .parquet from the artifacts of a study."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,17 +14,17 @@ from chatpipe.config.schema import AUTO, Evaluation
 from chatpipe.data.columns import format_note
 from chatpipe.evaluation.metrics import METRICS
 from chatpipe.evaluation.perplexity import bits_per_byte, interval
-from chatpipe.evaluation.perplexity import difference as paired_difference
 from chatpipe.evaluation.reply_bytes import ReplyBytes
 from chatpipe.evaluation.row_scores import (
     ModelScores,
     RowScores,
-    common_rows,
     count_in_training,
     groups_by_tokens,
 )
 from chatpipe.report.configurations import configurations, describe
 from chatpipe.report.contamination import contamination_notes
+from chatpipe.report.differences import differences_from_bases, set_name
+from chatpipe.report.figures_table import write_figures
 from chatpipe.report.manifests import manifests
 from chatpipe.report.measured import Measured
 from chatpipe.report.settings import settings
@@ -53,7 +53,7 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 11
+    version: ClassVar[int] = 12
 
     study: str
     models: tuple[Measured, ...]
@@ -66,6 +66,7 @@ class MakeReport(Request):
         report = build_report(self)
         (into / "report.json").write_text(report.model_dump_json(indent=1) + "\n", "utf-8")
         (into / "report.md").write_text(contract.render_markdown(report), "utf-8")
+        write_figures(report, into)
         (into / "report.html").write_text(contract.render_html(report), "utf-8")
         return {"study": self.study}
 
@@ -74,7 +75,7 @@ def build_report(request: MakeReport) -> contract.Report:
     """Return the report of these artifacts."""
     models = request.models
     sets = {parts: ReplyBytes.read(request.heldout, parts) for parts in _heldout_sets(models)}
-    differences, notes = _differences(models, sets)
+    differences, notes = differences_from_bases(models, sets)
     groups = configurations(models)
     compared = compare_configurations(groups, models, sets)
     tasks, task_notes = task_scores(models)
@@ -89,7 +90,7 @@ def build_report(request: MakeReport) -> contract.Report:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         models=described,
         heldout=[
-            contract.HeldoutSet(name=_set_name(parts), parts=list(parts), rows=len(replies))
+            contract.HeldoutSet(name=set_name(parts), parts=list(parts), rows=len(replies))
             for parts, replies in sets.items()
         ],
         scores=figures(models, request.heldout),
@@ -144,10 +145,6 @@ def _heldout_sets(models: Sequence[Measured]) -> list[tuple[str, ...]]:
     return unique_by([*singles, *sorted(unions, key=len)], frozenset)
 
 
-def _set_name(parts: Iterable[str]) -> str:
-    return " + ".join(parts)
-
-
 def _cells(
     model: Measured, parts: tuple[str, ...], replies: ReplyBytes
 ) -> list[contract.ScoreCell]:
@@ -166,7 +163,7 @@ def _cells(
         cells.append(
             contract.ScoreCell(
                 model=model.name,
-                heldout=_set_name(parts),
+                heldout=set_name(parts),
                 metric=name,
                 value=value.value,
                 low=value.low,
@@ -211,61 +208,6 @@ def _tokenizers(models: Sequence[Measured]) -> list[list[str]]:
         }
     )
     return groups if len(groups) > 1 else []
-
-
-def _differences(
-    models: Sequence[Measured], sets: Mapping[tuple[str, ...], ReplyBytes]
-) -> tuple[list[contract.Difference], list[str]]:
-    """Return each variant minus its base on every set, and why some are missing."""
-    bases = {model.base_model: model for model in models if model.adapter is None}
-    differences, notes = [], []
-    for model in models:
-        base = bases.get(model.base_model)
-        if model.adapter is None or base is None:
-            continue
-        for parts, replies in sets.items():
-            try:
-                difference = _difference(model, base, parts, replies)
-            except ValueError as error:
-                pair = f"{model.name} and {base.name} on {_set_name(parts)}"
-                notes.append(f"{pair}: not compared, because {error}.")
-                continue
-            differences += [difference] if difference else []
-    return differences, notes
-
-
-def _difference(
-    model: Measured, base: Measured, parts: tuple[str, ...], replies: ReplyBytes
-) -> contract.Difference | None:
-    """Compare on the rows that both were scored on; None where there are none."""
-    metric = METRICS["perplexity"]
-    evaluation = model.variant.evaluation
-    all_rows = [ModelScores(m.scores, parts).labelled(metric.labels) for m in (model, base)]
-    tuned, untuned = common_rows(*all_rows)
-    if not len(tuned):
-        return None
-    reply_bytes = replies.of(tuned.ids)
-    value, bits = (
-        paired_difference(
-            measure,
-            (tuned.nats, untuned.nats),
-            counts,
-            evaluation.bootstrap_samples,
-            evaluation.seed,
-        )
-        for measure, counts in ((metric.measure, tuned.tokens), (bits_per_byte, reply_bytes))
-    )
-    return contract.Difference(
-        model=model.name,
-        base=base.name,
-        heldout=_set_name(parts),
-        value=value.value,
-        low=value.low,
-        high=value.high,
-        rows=len(tuned),
-        left_out=sum(map(len, all_rows)) - 2 * len(tuned),
-        bits_per_byte=contract.BitsPerByte(**vars(bits), bytes=int(reply_bytes.sum())),
-    )
 
 
 def _shared(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -318,7 +260,7 @@ def _accounts(request: MakeReport) -> list[contract.RowAccountRow]:
         for name, artifact in request.examples.items()
     ]
     corpora = {
-        _set_name(d.name for d in m.variant.datasets) + f" ({m.variant.split.method})": m.corpus
+        set_name(d.name for d in m.variant.datasets) + f" ({m.variant.split.method})": m.corpus
         for m in request.models
         if m.corpus
     }

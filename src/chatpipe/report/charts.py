@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 
 from chatpipe.report import drawing as draw
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import LossPoint, Model, Report, ScoreCell
 
 MOST_POINTS = 240
+MOST_TALL = 12  # rows of a heatmap; of more, each is one line of text
 STRONGEST = 0.7  # opacity of a colour under text: keeps the contrast above 4.5 in both themes
 TIMES = " \u00d7 "
 
 
-def heatmap(report: Report) -> str:
-    """Return a heatmap of perplexity, models by sets, coloured by the ratio to the base."""
+def heatmap(report: Report, links: Mapping[str, str] | None = None) -> str:
+    """Return a heatmap of perplexity, models by sets, coloured by the ratio to the base.
+
+    links: Name of a model -> the id of the page's element that its cells link to.
+    """
     if not report.scores:
         return ""
     left = 20 + draw.CHAR * max(len(model.name) for model in report.models)
@@ -23,7 +28,8 @@ def heatmap(report: Report) -> str:
     column_width = max(
         128.0, 16 + draw.CHAR * max(len(line) for lines in headers for line in lines)
     )
-    top, row_height = 12.0 + 18 * max(map(len, headers)), 58.0
+    top = 12.0 + 18 * max(map(len, headers))
+    row_height = 58.0 if len(report.models) <= MOST_TALL else 30.0
     body = [
         draw.text(
             left + column_width * (i + 0.5), top - 10 - 18 * (len(lines) - 1 - j), line, "head"
@@ -38,7 +44,9 @@ def heatmap(report: Report) -> str:
             box = draw.Box(
                 left + column_width * column + 2, y + 2, column_width - 4, row_height - 4
             )
-            body.append(_cell(report, box, report.score(model.name, heldout.name)))
+            cell = _cell(report, box, report.score(model.name, heldout.name))
+            anchor = (links or {}).get(model.name)
+            body.append(f'<a href="#{escape(anchor)}">{cell}</a>' if anchor else cell)
     size = (
         left + column_width * len(report.heldout) + 2,
         top + row_height * len(report.models) + 2,
@@ -49,7 +57,7 @@ def heatmap(report: Report) -> str:
 
 def loss_curves(report: Report) -> str:
     """Return the training loss of every variant over epochs, on shared axes."""
-    curves = [(model.name, _thin(model.loss_history)) for model in report.variants]
+    curves = [(model.name, thin(model.loss_history)) for model in report.variants]
     curves = [(name, points) for name, points in curves if points]
     if not curves:
         return ""
@@ -71,15 +79,17 @@ def loss_curves(report: Report) -> str:
 
 
 def _cell(report: Report, box: draw.Box, cell: ScoreCell | None) -> str:
-    middle = box.x + box.width / 2
+    middle, center = box.x + box.width / 2, box.y + box.height / 2
     if cell is None:
-        return draw.rect(box, "empty") + draw.text(middle, box.y + 32, show.MISSING, "value")
+        return draw.rect(box, "empty") + draw.text(middle, center + 5, show.MISSING, "value")
     ratio = _ratio(report, cell)
     shade = 0.0 if ratio is None else _shade(ratio)
     kind = "better" if shade < 0 else "worse"
     colour = draw.rect(box, kind, f' fill-opacity="{abs(shade):.2f}"')
     frame = draw.rect(box, "own" if cell.own else "frame")
     value = f"{show.perplexity(cell.value)}{show.marks(cell)}"
+    if box.height < 40:
+        return colour + frame + draw.text(middle, center + 5, value, "value")
     times = "" if ratio is None else f"{ratio:.2f}{TIMES}base"
     under = "base" if _model(report, cell).is_base else times
     labels = draw.text(middle, box.y + 25, value, "value") + draw.text(
@@ -111,10 +121,10 @@ def _describe_transfer(report: Report) -> str:
     return "; ".join(f"{c.model} on {c.heldout}: {show.perplexity(c.value)}" for c in cells)
 
 
-def _thin(points: Sequence[LossPoint]) -> list[LossPoint]:
-    """Return at most MOST_POINTS points, each the mean of consecutive ones."""
+def thin(points: Sequence[LossPoint], most: int = MOST_POINTS) -> list[LossPoint]:
+    """Return at most so many points, each the mean of consecutive ones."""
     finite = [point for point in points if math.isfinite(point.loss)]
-    each = max(1, math.ceil(len(finite) / MOST_POINTS))
+    each = max(1, math.ceil(len(finite) / most))
     return [_mean(finite[i : i + each]) for i in range(0, len(finite), each)]
 
 

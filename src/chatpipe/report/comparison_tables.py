@@ -5,9 +5,24 @@ from __future__ import annotations
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import Configuration, RankedVariant, Report, Verdict
 
+MOST_OPEN = 12  # rows of a table that is not folded
+MOST_BEST = 5  # of a long ranking, on each data set
 MOST_ROWS = 30  # of the table of pairs on a page; report.json has all
 
 Row = dict[str, str]
+
+
+def best_rows(report: Report) -> list[Row]:
+    """The first rows of a long ranking on each data set; nothing of a short one."""
+    rows = ranking_rows(report)
+    if len(rows) <= MOST_OPEN:
+        return []
+    sets = dict.fromkeys(row["Held-out set"] for row in rows)
+    return [
+        row
+        for heldout in sets
+        for row in [each for each in rows if each["Held-out set"] == heldout][:MOST_BEST]
+    ]
 
 
 def ranking_rows(report: Report) -> list[Row]:
@@ -15,8 +30,8 @@ def ranking_rows(report: Report) -> list[Row]:
     front = {(f.heldout, name) for f in report.fronts for name in f.configurations}
     return [
         {
-            "Held-out set": item.heldout,
             "Variant": item.configuration,
+            "Held-out set": item.heldout,
             **_settings(report.configuration(item.configuration), report),
             "Figure": _figure(item),
             "Probability of being best": show.per_cent(item.probability_of_best),
@@ -43,9 +58,9 @@ def verdict_rows(report: Report) -> list[Row]:
         pairs = [pair for pair in pairs if best[pair.heldout] in (pair.first, pair.second)]
     return [
         {
-            "Held-out set": pair.heldout,
             "Variant": pair.first,
             "Compared with": pair.second,
+            "Held-out set": pair.heldout,
             "Difference": _difference(pair),
             "Verdict": pair.verdict,
             "Would have been found": show.MISSING

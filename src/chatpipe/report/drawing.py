@@ -112,13 +112,18 @@ def _stroke(index: int) -> str:
 
 
 def svg(
-    key: str, size: tuple[float, float], description_parts: tuple[str, str], body: Sequence[str]
+    key: str,
+    size: tuple[float, float],
+    description_parts: tuple[str, str],
+    body: Sequence[str],
+    kind: str = "chart",
 ) -> str:
-    """Return the whole chart, with a title and a description for screen readers."""
+    """Return the whole chart, with a title and a description for screen readers; kind: its class in
+    the page's style."""
     width, height = math.ceil(size[0]), math.ceil(size[1])
     title, description = (escape(visible(part)) for part in description_parts)
     return (
-        f'<svg class="chart" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-labelledby="{key}-title {key}-desc">'
         f'<title id="{key}-title">{title}</title><desc id="{key}-desc">{description}</desc>'
         f"{''.join(body)}</svg>"

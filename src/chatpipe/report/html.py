@@ -9,11 +9,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from chatpipe.report import (
+    cells,
     charts,
     comparability,
     comparison_tables,
     findings,
     formatting,
+    study_charts,
     tables,
     task_text,
     verdict_text,
@@ -25,6 +27,7 @@ NUMBER = re.compile(
     rf"[+{formatting.MINUS}]?(\d[\d,]*(\.\d+)?|∞|{formatting.MISSING})"
     r"( ?[\[†‡(].*| (s|min|h|GiB)\b.*)?$"
 )
+MOST_IN_ONE_CHART = 6  # curves of loss; of more, each configuration has its own chart
 MARKS = (
     (formatting.SEEN, "seen", "rows seen in training"),
     (formatting.LEFT_OUT, "left-out", "rows left out"),
@@ -33,21 +36,45 @@ MARKS = (
 
 def render_html(report: Report) -> str:
     """Return the page; the template engine escapes all text of the report."""
+    listed = cells.cells(report)
+    anchors = cells.anchors(listed)
+    verdicts = verdict_text.verdict_sentences(report)
     return (
         environment()
         .get_template("template.html.j2")
         .render(
             report=report,
+            cells=listed,
+            anchors=anchors,
+            verdicts=verdicts,
             findings=findings,
-            statements=comparability.statements(report),
+            statements=[s for s in comparability.statements(report) if s not in verdicts],
             tables=tables,
             verdict_text=verdict_text,
             comparison_tables=comparison_tables,
             task_text=task_text,
-            heatmap=Markup(charts.heatmap(report)),  # charts escape their own text
-            loss_curves=Markup(charts.loss_curves(report)),
+            heatmap=Markup(charts.heatmap(report, anchors)),  # charts escape their own text
+            fronts=[Markup(study_charts.front_chart(report, each)) for each in report.fronts],
+            curves=[
+                (curve, Markup(study_charts.curve_chart(curve, f"curve-{place}")))
+                for place, curve in enumerate(report.curves)
+            ],
+            losses=_losses(report),
         )
     )
+
+
+def _losses(report: Report) -> list[tuple[str, Markup]]:
+    """(name, chart) of the training loss: one chart of few variants, else one of each
+    configuration."""
+    if len(report.variants) <= MOST_IN_ONE_CHART or not report.configurations:
+        chart = charts.loss_curves(report)
+        return [("", Markup(chart))] if chart else []
+    drawn = (
+        (each.name, study_charts.loss_chart(report, each, f"loss-{place}"))
+        for place, each in enumerate(report.configurations)
+    )
+    return [(name, Markup(chart)) for name, chart in drawn if chart]
 
 
 def environment() -> Environment:
@@ -62,6 +89,7 @@ def environment() -> Environment:
     )
     engine.filters.update(
         marked=_marked,
+        breakable=_breakable,
         moment=formatting.moment,
         count=formatting.count,
         number_column=_is_number_column,
@@ -81,6 +109,11 @@ def _marked(cell: str) -> Markup:
         link = rf'<a class="seen" href="#{target}" title="{title}">{mark}\1</a>'
         text = re.sub(rf"{mark}([\d,]+)", link, text)
     return Markup(re.sub(r" (\[[^]]*\])$", r' <span class="interval">\1</span>', text))
+
+
+def _breakable(name: str) -> Markup:
+    """Return a run's name that may be broken before each of its settings."""
+    return Markup(str(escape(visible(name))).replace("+", "<wbr>+"))
 
 
 def _is_number_column(rows: list[tables.Row], header: str) -> bool:

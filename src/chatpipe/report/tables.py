@@ -17,6 +17,7 @@ from chatpipe.report.schema import (
 from chatpipe.utils.quantities import count_of
 
 Row = dict[str, str]
+MOST_COLUMNS = 6  # of settings of variants
 
 
 def headline_rows(report: Report) -> list[Row]:
@@ -123,10 +124,19 @@ def heldout_rows(report: Report) -> list[Row]:
 
 
 def setting_rows(report: Report) -> list[Row]:
-    """The settings in which variants differ, one column a variant."""
+    """The settings in which variants differ: a column for each variant or, of many variants, a
+    column for each setting."""
+    differing = report.differing_settings()
+    if len(report.variants) <= max(len(differing), MOST_COLUMNS):
+        return [
+            {"Setting": key} | {name: show.setting(value) for name, value in values.items()}
+            for key, values in differing.items()
+        ]
     return [
-        {"Setting": key} | {name: show.setting(value) for name, value in values.items()}
-        for key, values in report.differing_settings().items()
+        {"Variant": model.name}
+        | {key: show.setting(values[model.name]) for key, values in differing.items()}
+        for model in report.variants
+        if differing
     ]
 
 

@@ -115,10 +115,11 @@ def _selection(report: Report, heldout: str) -> Iterator[str]:
 
 def curve_sentences(report: Report) -> list[str]:
     """Say for each learning curve what more data gives, as far as its points allow."""
-    return [_curve(curve) for curve in report.curves]
+    return [curve_sentence(curve) for curve in report.curves]
 
 
-def _curve(curve: LearningCurve) -> str:
+def curve_sentence(curve: LearningCurve) -> str:
+    """Say what more data gives on one curve."""
     rows = [round(point.rows) for point in curve.points]
     of = f"On {curve.heldout}, {curve.configuration}"
     sizes = f"{len(rows)} sizes, {rows[0]:,} to {rows[-1]:,} rows"
