@@ -35,11 +35,12 @@ AGAIN = "run it again: what is in the store is kept, and only what is missing is
 class Cells:
     """The models of a study. One that fails is left out, and the others go on.
 
-    errors: name of a model in the report -> why it is not there.
+    errors: name of a model in the report -> why it is not there. ended: labels of jobs.
     """
 
     def __init__(self, study: str, variants: Sequence[Variant]) -> None:
         self.errors: dict[str, ChatpipeError] = {}
+        self.ended: set[str] = set()
         self.table = CellTable(study, [variant.name for variant in variants])
 
     @contextmanager
@@ -65,6 +66,7 @@ class Cells:
 
     def end(self, job: Job, artifacts: Sequence[Artifact | None]) -> None:
         """Show the figures of a job that has ended."""
+        self.ended.add(job.label)
         is_training = isinstance(job.steps[0].request, Finetune)
         self.table.update(job.model, state="trained" if is_training else "measured")
         for step, artifact in zip(job.steps, artifacts, strict=True):

@@ -128,7 +128,11 @@ class Build(Resolver):
         with steps.EVAL_WORKER.keep_alive():
             for job in itertools.chain(*grouped_by_base(todo)):
                 self._run(job, together)
-        return [self._artifacts(job) for job in jobs]
+        results = [self._artifacts(job) for job in jobs]
+        for job, artifacts in zip(jobs, results, strict=True):
+            if self.cells and artifacts and job.label not in self.cells.ended:
+                self.cells.end(job, artifacts)  # another model has the same steps
+        return results
 
     def missing(self) -> tuple[MissingCell, ...]:
         return self.cells.missing() if self.cells else ()

@@ -45,6 +45,7 @@ def variants(folder, tiny_model_dir):
         variant("broken", folder / "base"),
         variant("fine", tiny_model_dir),
         variant("fine+training.seed=1", tiny_model_dir, seed=1),
+        variant("same", tiny_model_dir),
     ]
 
 
@@ -91,7 +92,7 @@ def test_the_run_ends_failed_with_a_sentence_that_names_what_is_missing(first_ru
 @pytest.mark.usefixtures("first_run")
 def test_the_report_has_the_others_and_says_what_is_missing():
     report = read_report(report_directory("rates"))
-    assert [model.name for model in report.variants] == ["fine", "fine+training.seed=1"]
+    assert [model.name for model in report.variants] == ["fine", "fine+training.seed=1", "same"]
     assert len(report.bases) == 1
     [missing] = report.missing
     assert missing.name == "broken" and "finite" in missing.reason
@@ -99,7 +100,7 @@ def test_the_report_has_the_others_and_says_what_is_missing():
 
 def test_a_table_in_the_dashboard_has_what_became_of_every_model(first_run):
     table = {row["model"]: row for row in first_run[1]["rates-cells"]}
-    assert [row["state"] for row in table.values()] == ["failed", *3 * ["measured"]]
+    assert [row["state"] for row in table.values()] == ["failed", *4 * ["measured"]]
     report = read_report(report_directory("rates"))
     for model in report.models:
         score = report.score(model.name, "rows")
