@@ -14,13 +14,14 @@ from chatpipe.errors import ChatpipeError, IncompleteStudyError
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.replies import Reply
+from chatpipe.harness.run_task import RunTask
 from chatpipe.study.recipe import Step
 from chatpipe.training.finetune import Finetune
 from flows.cells import ENDS_THE_STUDY, INCOMPLETE, in_one_line
 from flows.naming import check_home, flow_run_name
 from tasks import preflight, steps
 
-GpuRequest = Finetune | Score | Ask | Reply
+GpuRequest = Finetune | Score | Ask | Reply | RunTask
 
 
 class SerializedStep(BaseModel):
@@ -28,7 +29,7 @@ class SerializedStep(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    step: Literal["adapter", "scores", "generations", "replies"]
+    step: Literal["adapter", "scores", "generations", "replies", "task-scores"]
     request: dict[str, Any]
     label: str
     model: str = ""  # its name in the report
@@ -43,7 +44,7 @@ class SerializedStep(BaseModel):
 
     def parsed(self) -> GpuRequest:
         """Return the request."""
-        request_types: tuple[type[GpuRequest], ...] = (Finetune, Score, Ask, Reply)
+        request_types: tuple[type[GpuRequest], ...] = (Finetune, Score, Ask, Reply, RunTask)
         return {step.kind: step for step in request_types}[self.step].model_validate(self.request)
 
 

@@ -14,6 +14,8 @@ from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.ask_batch import AskBatch
 from chatpipe.generation.replies import Reply
+from chatpipe.harness.fetch_task import FetchTask
+from chatpipe.harness.run_task import RunTask
 from chatpipe.report.build import MakeReport
 from chatpipe.runtime.worker import SharedWorker
 from chatpipe.sources.fetch import FetchDataset, FetchModel
@@ -110,6 +112,18 @@ def reply(request: Reply, label: str) -> Artifact:
     return _in_worker(request, f"reply {label}", EVAL_WORKER)
 
 
+@step(task_run_name="fetch task {label}")
+def fetch_task(request: FetchTask, label: str) -> Artifact:
+    """Store a task of lm-evaluation-harness with its data."""
+    return _in_worker(request, f"fetch task {label}")
+
+
+@step(task_run_name="run task {label}")
+def run_task(request: RunTask, label: str) -> Artifact:
+    """Evaluate a model on a task of lm-evaluation-harness."""
+    return _in_worker(request, f"run task {label}", EVAL_WORKER)
+
+
 def apart(asks: Sequence[Ask]) -> Sequence[Ask]:
     """Quote requests, so that Prefect does not make the task wait for the artifacts in them."""
     return cast(Sequence[Ask], quote(asks))
@@ -133,6 +147,8 @@ TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
     CheckChatTemplate: check_template,
     Score: score,
     Reply: reply,
+    FetchTask: fetch_task,
+    RunTask: run_task,
     MakeReport: make_report,
 }
 
@@ -145,7 +161,7 @@ def run(request: Request, label: str, others: Sequence[Ask] = ()) -> Artifact:
 
 
 def _in_worker(
-    request: Finetune | CheckChatTemplate | Score | Ask | Reply | FetchModel,
+    request: Request,
     label: str,
     worker: SharedWorker | None = None,
     sent_request: Callable[[], Request] | None = None,

@@ -22,9 +22,13 @@ def settings_of_a_variant():
     for name, field in Variant.model_fields.items():
         if isinstance(field.default, BaseModel) and name not in ELSEWHERE:
             section = type(field.default).model_fields
-            yield from ((f"{name}.{key}", part.default) for key, part in section.items())
+            yield from ((f"{name}.{key}", as_yaml(part.default)) for key, part in section.items())
         elif name not in ELSEWHERE:
             yield name, field.default
+
+
+def as_yaml(default):
+    return list(default) if isinstance(default, tuple) else default
 
 
 def settings_of_the_page():

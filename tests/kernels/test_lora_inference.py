@@ -203,9 +203,9 @@ def test_a_batch_is_no_larger_than_the_memory_that_is_free(base, encoder, monkey
     sizes = []
     complete_batch = batch._complete_batch
 
-    def counted(model, tokenizer, stops, questions, generation):
+    def counted(model, stops, questions, *more):
         sizes.append(len(questions))
-        return complete_batch(model, tokenizer, stops, questions, generation)
+        return complete_batch(model, stops, questions, *more)
 
     monkeypatch.setattr(batch, "_complete_batch", counted)
     longest = max(map(len, encoder.prompt_ids(PROMPTS))) + SETTINGS.max_new_tokens

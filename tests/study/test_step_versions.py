@@ -31,6 +31,8 @@ STEPS = {
     "Score": ("chatpipe.runtime.environment:prepare",),
     "Ask": ("AskBatch", "chatpipe.runtime.environment:prepare"),
     "Reply": ("chatpipe.runtime.environment:prepare",),
+    "FetchTask": ("chatpipe.runtime.environment:prepare",),
+    "RunTask": ("chatpipe.runtime.environment:prepare",),
     "MakeReport": (),
 }
 NOT_STORED = {"MakePlan", "AskBatch"}

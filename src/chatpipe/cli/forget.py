@@ -23,7 +23,7 @@ def forget(
         str | None,
         typer.Option(
             help="What to remove: adapter (default), scores, generations, "
-            "replies, report, sources or all."
+            "replies, task-scores, report, sources or all."
         ),
     ] = None,
     all_variants: Annotated[

@@ -220,7 +220,7 @@ class Training(Section):
 class Evaluation(Section):
     """How the held-out rows are scored."""
 
-    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"replies"})
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"replies", "tasks"})
 
     batch_tokens: int = Field(
         4096, ge=16, description="tokens in one forward pass, shared beginnings counted once"
@@ -233,6 +233,17 @@ class Evaluation(Section):
     replies: int = Field(
         0, ge=0, description="rows of each held-out set that are answered; 0: none"
     )
+    tasks: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="of lm-evaluation-harness: names, or YAML files of your own"
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_are_unique(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = sorted({task for task in value if value.count(task) > 1})
+        if repeated:
+            raise ValueError(f"names {', '.join(repeated)} more than once")
+        return value
 
 
 class Generation(Section):

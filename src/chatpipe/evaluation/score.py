@@ -132,6 +132,24 @@ def row_nats(
 
     Rows do not see each other, so a row's value depends on the others by rounding alone.
     """
+    nats: list[float] = _computed("row_nats", model, rows, batch_tokens, report)
+    _check_finite(nats)
+    return nats
+
+
+def row_hits(
+    model: Any, rows: Sequence[TokenizedRow], batch_tokens: int, report: Any = None
+) -> list[tuple[float, bool]]:
+    """As row_nats, each with whether all of the row's scored tokens are the most likely ones."""
+    scores: list[tuple[float, bool]] = _computed("row_hits", model, rows, batch_tokens, report)
+    _check_finite([nats for nats, _ in scores])
+    return scores
+
+
+def _computed(
+    method: str, model: Any, rows: Sequence[TokenizedRow], batch_tokens: int, report: Any
+) -> list[Any]:
+    """Return what that method of a Batching gives for each row, in the order of `rows`."""
     from accelerate.utils import send_to_device
 
     from chatpipe.kernels.lora_inference import active, through
@@ -139,7 +157,7 @@ def row_nats(
     from chatpipe.packing.batching import batching_for
 
     placed = [replace(row, index=place) for place, row in enumerate(rows)]
-    nats = [0.0] * len(placed)
+    results: list[Any] = [None] * len(placed)
     device = next(model.parameters()).device
     batching = batching_for(model)
     most_at_once = max_threads(model) if batching.run_in_threads else 1
@@ -147,19 +165,19 @@ def row_nats(
     most = batch_tokens // threads
     groups = batching.groups(placed, most, threads, MOST_READ * most)
 
-    def nats_of(group: Sequence[TokenizedRow]) -> list[float]:
-        return batching.row_nats(model, send_to_device(batching.collate(group), device))
+    def of_group(group: Sequence[TokenizedRow]) -> list[Any]:
+        batch = send_to_device(batching.collate(group), device)
+        return list(getattr(batching, method)(model, batch))
 
     done = 0
     with batching.attention(model), through(model, active(model)):
-        for group, values in zip(groups, run_in_threads(nats_of, groups, threads), strict=True):
+        for group, values in zip(groups, run_in_threads(of_group, groups, threads), strict=True):
             for row, value in zip(group, values, strict=True):
-                nats[row.index] = value
+                results[row.index] = value
             done += len(group)
             if report:
                 report(done)
-    _check_finite(nats)
-    return nats
+    return results
 
 
 def _check_finite(nats: Sequence[float]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
 from typing import Any
@@ -11,6 +11,7 @@ from chatpipe.config.schema import Generation
 from chatpipe.runtime.progress import Reporter
 from chatpipe.tokenization.encoder import AskedPrompt, Encoder
 
+HasEnded = Callable[[list[int]], bool]
 AT_ONCE = 64  # prompts in a batch, whose caches are in memory together
 CACHE_SHARE = 1 / 3  # of the memory that is free
 # What transformers' models call what they keep of the tokens before.
@@ -61,13 +62,26 @@ def complete_ids(
     generation: Generation,
 ) -> list[Completion]:
     """Complete questions that are token ids; stops: the ids at which an answer ends."""
-    completions: dict[int, Completion] = {}
+    written = written_ids(model, stops, questions, generation)
+    return [completion_of(ids, tokenizer, stops) for ids in written]
+
+
+def written_ids(
+    model: Any,
+    stops: Sequence[int],
+    questions: Sequence[Question],
+    generation: Generation,
+    has_ended: HasEnded | None = None,
+) -> list[list[int]]:
+    """The new token ids of every question. An answer goes on to one of the ids `stops`, or to where
+    `has_ended` says so of its new ids; what follows in the list is of no account."""
+    written: dict[int, list[int]] = {}
     room = _room_tokens(model)
     for together in _runs(model, questions):
         for batch in _batches(together, generation.max_new_tokens, room):
-            answers = _complete_batch(model, tokenizer, stops, batch, generation)
-            completions.update(zip((question.index for question in batch), answers, strict=True))
-    return [completions[question.index] for question in questions]
+            answers = _complete_batch(model, stops, batch, generation, has_ended)
+            written.update(zip((question.index for question in batch), answers, strict=True))
+    return [written[question.index] for question in questions]
 
 
 def mixes_adapters(model: Any) -> bool:
@@ -154,12 +168,12 @@ def _tensor_bytes(part: Any, depth: int = 6) -> int:
 
 def _complete_batch(
     model: Any,
-    tokenizer: Any,
     stops: Sequence[int],
     questions: Sequence[Question],
     generation: Generation,
-) -> list[Completion]:
-    """One batch, padded on the left where lengths differ."""
+    has_ended: HasEnded | None,
+) -> list[list[int]]:
+    """The new ids of one batch, padded on the left where lengths differ."""
     import torch
 
     from chatpipe.generation.prefill import prefill
@@ -176,9 +190,11 @@ def _complete_batch(
     report = Reporter(generation.max_new_tokens, "tokens")
 
     def tell(so_far: Any, scores: Any, **_: Any) -> Any:
-        """A stopping criterion that never stops: transformers' hook after every token."""
+        """A stopping criterion, transformers' hook after every token: which rows have ended."""
         report(so_far.shape[1] - width)
-        return torch.zeros(so_far.shape[0], dtype=torch.bool, device=so_far.device)
+        if has_ended is None:
+            return torch.zeros(so_far.shape[0], dtype=torch.bool, device=so_far.device)
+        return torch.tensor([*map(has_ended, so_far[:, width:].tolist())], device=so_far.device)
 
     read = {"past_key_values": prefill(model, ids, adapters)} if _reads_packed(model) else {}
     with torch.no_grad(), row_by_row(model, adapters):
@@ -189,7 +205,7 @@ def _complete_batch(
             **read,
             **generation_arguments(generation, ids, stops),
         )
-    return [completion_of(row[width:].tolist(), tokenizer, stops) for row in out]
+    return [row[width:].tolist() for row in out]
 
 
 def completion_of(ids: list[int], tokenizer: Any, stops: Sequence[int]) -> Completion:

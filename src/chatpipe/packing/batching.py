@@ -11,12 +11,13 @@ import torch
 
 from chatpipe.kernels.switch import fell_back, is_enabled, ran
 from chatpipe.packing.model_check import packing_fault, sees_padding
-from chatpipe.packing.packing import pack, packed_attention, packed_nats, packs
+from chatpipe.packing.packing import pack, packed_attention, packed_hits, packed_nats, packs
 from chatpipe.packing.padding import (
     equal_length_groups,
     own_attention,
     pad,
     padded_groups,
+    padded_hits,
     padded_nats,
     unwrapped,
 )
@@ -29,13 +30,15 @@ Rows = Sequence[TokenizedRow]
 class Batching(NamedTuple):
     """groups: rows, most tokens at once, (most threads, most tokens read) → groups of rows;
     collate: a group → a batch, of which `counts` are the scored tokens of each row; nats: model and
-    batch → (S,) −log p of every scored token in float32, row by row; attention: the model's
+    batch → (S,) −log p of every scored token in float32, row by row; hits: these, and (S,) whether
+    each token is the most likely one; attention: the model's
     attention is the one that batches need while this lasts; side_by_side: whether several batches
     may be computed at once, in threads."""
 
     groups: Callable[..., list[list[TokenizedRow]]]
     collate: Callable[[Rows], Batch]
     nats: Callable[[Any, Batch], torch.Tensor]
+    hits: Callable[[Any, Batch], tuple[torch.Tensor, torch.Tensor]]
     attention: Callable[[Any], AbstractContextManager[None]]
     run_in_threads: bool
 
@@ -45,9 +48,20 @@ class Batching(NamedTuple):
             nats = self.nats(model, batch).cpu().double()
             return [float(of_one.sum()) for of_one in torch.split(nats, batch["counts"])]
 
+    def row_hits(self, model: Any, batch: Batch) -> list[tuple[float, bool]]:
+        """As row_nats, each with whether all of the row's scored tokens are the most likely."""
+        with torch.no_grad():
+            nats, hits = self.hits(model, batch)
+            rows = (
+                torch.split(part, batch["counts"]) for part in (nats.cpu().double(), hits.cpu())
+            )
+            return [
+                (float(of_one.sum()), bool(hit.all())) for of_one, hit in zip(*rows, strict=True)
+            ]
 
-PACKED = Batching(packs, pack, packed_nats, packed_attention, True)
-PADDED = Batching(padded_groups, pad, padded_nats, own_attention, False)
+
+PACKED = Batching(packs, pack, packed_nats, packed_hits, packed_attention, True)
+PADDED = Batching(padded_groups, pad, padded_nats, padded_hits, own_attention, False)
 UNPADDED = PADDED._replace(groups=equal_length_groups)
 
 

@@ -209,6 +209,15 @@ def packed_nats(model: Any, packed: Pack) -> torch.Tensor:
     return nats if packed["scored"] is None else nats[packed["scored"]]
 
 
+def packed_hits(model: Any, packed: Pack) -> tuple[torch.Tensor, torch.Tensor]:
+    """`packed_nats`, and (S,) whether each scored token is the most likely one."""
+    logits = packed_logits(model, packed)
+    hits = logits.argmax(-1) == packed["targets"]
+    nats = token_nats(logits, packed["targets"])
+    order = slice(None) if packed["scored"] is None else packed["scored"]
+    return nats[order], hits[order]
+
+
 @contextmanager
 def packed_attention(model: Any) -> Iterator[None]:
     """While this lasts, the model's attention is that of packed rows."""

@@ -77,6 +77,13 @@ def padded_nats(model: Any, batch: PaddedBatch) -> torch.Tensor:
     return token_nats(logits[:, :-1][batch["scored"]], batch["targets"])
 
 
+def padded_hits(model: Any, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """`padded_nats`, and (S,) whether each scored token is the most likely one."""
+    logits = padded_logits(model, batch["input_ids"], batch["attention_mask"])
+    scored = logits[:, :-1][batch["scored"]]
+    return token_nats(scored, batch["targets"]), scored.argmax(-1) == batch["targets"]
+
+
 def padded_logits(
     model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> torch.Tensor:

@@ -12,6 +12,7 @@ from chatpipe.data.opening import kind_of
 from chatpipe.data.reading import RowFile
 from chatpipe.errors import ConfigError, DataError, SourceError
 from chatpipe.formats.registry import FORMATS
+from chatpipe.harness.fetch_task import missing_extra
 from chatpipe.sources.fetch import (
     WHEEL_MODELS,
     check_model_directory,
@@ -29,7 +30,7 @@ DEFAULT_FILES = Dataset.model_fields["files"].default
 
 def check_variant(variant: Variant) -> None:
     """Raise ConfigError with every fault of the variant's local files and directories."""
-    faults = [*_base_faults(variant), *_home_faults(variant), *_tracking_faults(variant)]
+    faults = [*_base_faults(variant), *_home_faults(variant), *_missing_extras(variant)]
     for dataset in variant.datasets:
         root = local_path(dataset.path or dataset.repo)
         key = f"datasets.{dataset.name}"
@@ -118,9 +119,9 @@ def _base_faults(variant: Variant) -> Iterator[str]:
         yield f"base_model.repo: {repo} is neither a directory nor a hub id like owner/name."
 
 
-def _tracking_faults(variant: Variant) -> list[str]:
-    sentence = missing(variant.tracking)
-    return [sentence] if sentence else []
+def _missing_extras(variant: Variant) -> list[str]:
+    sentences = (missing(variant.tracking), missing_extra(variant.evaluation.tasks))
+    return [sentence for sentence in sentences if sentence]
 
 
 def _home_faults(variant: Variant) -> Iterator[str]:

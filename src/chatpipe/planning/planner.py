@@ -131,6 +131,7 @@ class _Planner:
         data = account_rows(self.recipe, self.variant)
         self.messages.notes += data.notes
         self.messages.faults += data.faults
+        self._check_tasks()
         upstream = self._upstream()
         shapes = self._shapes(upstream)
         finetune = self._finetune(upstream, data)
@@ -160,6 +161,13 @@ class _Planner:
             notes=tuple(self.messages.notes),
             faults=tuple(self.messages.faults),
         )
+
+    def _check_tasks(self) -> None:
+        """Note what is wrong with `evaluation.tasks`; the data of local files are read."""
+        try:
+            self.recipe.tasks()
+        except ChatpipeError as error:
+            self.messages.faults.append(str(error))
 
     def _upstream(self) -> SourceMetadata:
         try:

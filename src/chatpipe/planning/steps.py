@@ -13,6 +13,7 @@ from chatpipe.data.columns import format_note
 from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize, RowAccount
 from chatpipe.errors import ChatpipeError, HubUnreachableError, SourceError
+from chatpipe.harness.fetch_task import FetchTask
 from chatpipe.report.schema import FEW_ROWS
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.hub import offline
@@ -175,7 +176,7 @@ def _state_of(request: Request, what: str) -> tuple[PlannedStep, Artifact | None
         artifact = Artifact(kind=kind, key=key, digest=manifest["digest"])
         return PlannedStep(kind=kind, what=what, state="download", bytes=size), artifact
     is_remote = isinstance(request, FindSplits | ReadSplit) or (
-        isinstance(request, FetchDataset | FetchModel) and request.path is None
+        isinstance(request, FetchDataset | FetchModel | FetchTask) and request.path is None
     )
     return PlannedStep(kind=kind, what=what, state="download" if is_remote else "make"), None
 
@@ -187,6 +188,8 @@ def _is_quick(request: Request, artifact: Artifact | None) -> bool:
         return artifact is not None or request.path is not None
     if isinstance(request, ReadSplit):
         return artifact is not None
+    if isinstance(request, FetchTask):
+        return artifact is not None or request.path is not None
     return isinstance(request, ReadSaved | Normalize | Merge | CheckChatTemplate)
 
 

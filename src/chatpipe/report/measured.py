@@ -19,7 +19,7 @@ class Measured(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"replies"})
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"replies", "tasks"})
 
     name: str
     base_model: str
@@ -31,3 +31,4 @@ class Measured(BaseModel):
     paper_reported: PaperReported | None = None
     own_template_base: str | None = None
     replies: dict[str, Artifact] = {}  # data set -> answers to its held-out rows
+    tasks: dict[str, Artifact] = {}  # item of evaluation.tasks -> its results

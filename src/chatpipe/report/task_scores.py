@@ -1,15 +1,19 @@
-"""Figures other than likelihoods: measures of replies to held-out rows, each with its difference
-from the base."""
+"""Figures other than those of held-out likelihoods: measures of replies to held-out rows and
+results of tasks, each with its difference from the base."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from chatpipe.generation.replies import FILE
+from chatpipe.formats.base import counted_reasons
+from chatpipe.generation.replies import FILE as REPLIES
+from chatpipe.harness.fetch_task import task_name
+from chatpipe.harness.run_task import ITEMS, RESULTS, RunTask
 from chatpipe.report.configurations import configurations
 from chatpipe.report.measured import Measured
 from chatpipe.report.schema import TaskScore
@@ -41,18 +45,28 @@ class Subject(NamedTuple):
 def task_scores(models: Sequence[Measured]) -> tuple[list[TaskScore], list[str]]:
     """Return every measure of every configuration, beside its base; and why some are missing."""
     scores: list[TaskScore] = []
-    notes: list[str] = []
-    groups = _groups([model for model in models if model.replies])
-    for dataset in dict.fromkeys(name for model in models for name in model.replies):
-        notes += _unanswered(models, dataset)
-        for metric, higher in REPLY_MEASURES.items():
-            subject = Subject("replies", dataset, metric, higher)
-            runs = list(_reply_runs(groups, dataset, metric))
+    notes = [note for model in models for note in (*_unanswered(model), *_cut(model))]
+    compared = ((_reply_runs, [m for m in models if m.replies]), (_task_runs, _with_tasks(models)))
+    for runs_of, measured in compared:
+        groups = _groups(measured)
+        runs: dict[Subject, list[Run]] = {}
+        for name, group in groups.items():
+            for model in group:
+                for subject, run in runs_of(name, model):
+                    runs.setdefault(subject, []).append(run)
+        for subject, of_subject in runs.items():
             try:
-                scores += _scores(subject, groups, runs)
+                scores += _scores(subject, groups, of_subject)
             except ValueError as error:
-                notes.append(f"replies to {dataset}: {metric} is not compared, because {error}.")
-    return scores, notes
+                notes.append(f"{subject.metric} on {subject.task}: not compared, because {error}.")
+    return scores, list(dict.fromkeys(notes + list(_of_all_items(models))))
+
+
+def _with_tasks(models: Sequence[Measured]) -> list[Measured]:
+    """Return the models with tasks. A task is asked without any template, so a base in its own chat
+    template would be there twice."""
+    bases = {model.base_model for model in models if model.adapter}
+    return [m for m in models if m.tasks and (m.adapter or m.name in bases or not bases)]
 
 
 def _groups(models: Sequence[Measured]) -> dict[str, Sequence[Measured]]:
@@ -61,23 +75,42 @@ def _groups(models: Sequence[Measured]) -> dict[str, Sequence[Measured]]:
     return {**bases, **configurations([m for m in models if m.adapter], WITHOUT_EFFECT)}
 
 
-def _reply_runs(groups: Groups, dataset: str, metric: str) -> Iterator[Run]:
-    """Yield every model's values of the rows that it answered."""
-    for name, group in groups.items():
-        for model in group:
-            file = model.replies[dataset].path / FILE
-            table = pq.read_table(file, columns=["id", metric])
+def _reply_runs(name: str, model: Measured) -> Iterator[tuple[Subject, Run]]:
+    """Yield a model's values of the rows that it answered, for each set and measure."""
+    for dataset, artifact in model.replies.items():
+        table = pq.read_table(artifact.path / REPLIES)
+        if not table.num_rows:
+            continue
+        ids = table["id"].to_numpy().astype(str)
+        for metric, higher in REPLY_MEASURES.items():
             values = table[metric].to_numpy().astype(np.float64)
-            seed = model.variant.training.seed if model.adapter else None
-            ids = table["id"].to_numpy().astype(str)
-            if len(ids):
-                yield Run(name, seed, ids, values, np.ones_like(values))
+            run = Run(name, _seed(model), ids, values, np.ones_like(values))
+            yield Subject("replies", dataset, metric, higher), run
+
+
+def _task_runs(name: str, model: Measured) -> Iterator[tuple[Subject, Run]]:
+    """Yield a model's values of the items of tasks, for each metric that is a mean of items."""
+    for artifact in model.tasks.values():
+        described = json.loads((artifact.path / RESULTS).read_text("utf-8"))
+        items = pq.read_table(artifact.path / ITEMS).to_pandas().dropna(subset=["value"])
+        for (task, metric, scale), rows in items.groupby(["task", "metric", "scale"], sort=False):
+            higher = described[task]["higher_is_better"].get(metric.partition(",")[0])
+            run = Run(
+                name,
+                _seed(model),
+                rows["id"].to_numpy(str),
+                rows["value"].to_numpy(np.float64),
+                rows["weight"].to_numpy(np.float64),
+            )
+            yield Subject("task", task, f"log {metric}" if scale == "log" else metric, higher), run
+
+
+def _seed(model: Measured) -> int | None:
+    return model.variant.training.seed if model.adapter else None
 
 
 def _scores(subject: Subject, groups: Groups, runs: Sequence[Run]) -> Iterator[TaskScore]:
     """Yield a configuration's mean over rows and seeds, with its difference from its base."""
-    if not runs:
-        return
     rows = PairedRows.of(runs)
     noise = NoiseModel.of(rows)
     lows, highs = noise.intervals()
@@ -120,14 +153,36 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _unanswered(models: Sequence[Measured], dataset: str) -> Iterator[str]:
-    """Yield a sentence for each model that left rows of the set unanswered."""
-    for model in models:
-        artifact = model.replies.get(dataset)
-        left_out = artifact.details()["left_out"] if artifact else {}
+def _unanswered(model: Measured) -> Iterator[str]:
+    """Yield a sentence for each held-out set of which rows were left unanswered."""
+    for dataset, artifact in model.replies.items():
+        left_out = artifact.details()["left_out"]
         if left_out:
-            reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in left_out.items())
             yield (
                 f"replies to {dataset}: {model.name} left {sum(left_out.values()):,} of "
-                f"{model.variant.evaluation.replies:,} rows unanswered ({reasons})."
+                f"{model.variant.evaluation.replies:,} rows unanswered "
+                f"({counted_reasons(left_out)})."
+            )
+
+
+def _cut(model: Measured) -> Iterator[str]:
+    """Yield a sentence for each task of which texts were too long."""
+    for task, artifact in model.tasks.items():
+        if cut := artifact.details()["cut_contexts"]:
+            yield (
+                f"task {task_name(task)}: {cut:,} texts are longer than {model.base_model} reads, "
+                "and were cut at their left, as lm-evaluation-harness does."
+            )
+
+
+def _of_all_items(models: Sequence[Measured]) -> Iterator[str]:
+    """Yield a sentence for each metric of a task that is no mean of items."""
+    for artifact in (artifact for model in models for artifact in model.tasks.values()):
+        items = pq.read_table(artifact.path / ITEMS, filters=[("scale", "=", "all")])
+        for task, metric in dict.fromkeys(
+            zip(items["task"].to_pylist(), items["metric"].to_pylist(), strict=True)
+        ):
+            yield (
+                f"task {task}: {metric} is of all items together, so it has no interval and is not "
+                f"compared; results.json of the {RunTask.kind} in the store has it."
             )

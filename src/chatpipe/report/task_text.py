@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import Report, TaskScore
 
-TITLE = "What else changed: replies"
+TITLE = "What else changed: replies and tasks"
 READING = (
-    "Models answered some rows of each held-out set, always the same ones. ROUGE-L (0 to 1, words) "
-    "and chrF (0 to 100, characters) say how alike an answer and the row's own reply are; ends is "
-    "the share of answers that end by themselves. A figure is the mean over rows and, where a "
-    "variant has several, seeds, with its 95 % interval; a difference from the base is paired by "
-    "row, and better or worse where Holm's correction over the models leaves p ≤ 0.05."
+    "Tasks of lm-evaluation-harness show what got better or worse elsewhere; “log” is the "
+    "logarithm of a perplexity, in nats. Replies are a model's own to some rows of each held-out "
+    "set, always the same ones: ROUGE-L (0 to 1, words) and chrF (0 to 100, characters) say how "
+    "alike such a reply and the row's are. A figure is the mean over items and, where a variant has "
+    "several, seeds, with its 95 % interval; a difference from the base is paired by item, and "
+    "better or worse where Holm's correction over the models leaves p ≤ 0.05."
 )
 _METRICS = {
     "exact_match": "exact match",

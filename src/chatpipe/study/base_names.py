@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from chatpipe.config.schema import BaseModelRef, Variant
+from chatpipe.harness.fetch_task import task_name
 from chatpipe.sources.fetch import local_path
 from chatpipe.study.template_check import in_own_template
 from chatpipe.utils.unique import unique_by
@@ -57,8 +58,8 @@ def measured_alike(variant: Variant) -> str:
     evaluation = variant.evaluation
     settings = (variant.prompt_template, variant.quantization, variant.generation, *variant.panel)
     parts = [part.model_dump_json() for part in settings]
-    lengths = (evaluation.max_length, evaluation.batch_tokens, evaluation.replies)
-    return repr((_reference(variant.base_model), lengths, parts))
+    others = evaluation.model_dump(exclude={"bootstrap_samples", "seed"})
+    return repr((_reference(variant.base_model), others, parts))
 
 
 def _reference(base: BaseModelRef) -> tuple[str, str | None]:
@@ -115,6 +116,7 @@ def _settings(way: Variant, ways: Sequence[Variant]) -> dict[str, str]:
     settings["evaluation.max_length"] = str(way.evaluation.max_length)
     settings["evaluation.batch_tokens"] = str(way.evaluation.batch_tokens)
     settings["evaluation.replies"] = str(way.evaluation.replies)
+    settings["evaluation.tasks"] = ", ".join(map(task_name, way.evaluation.tasks)) or "none"
     return settings | {"panel": panel}
 
 

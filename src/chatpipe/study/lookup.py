@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import Dataset, Variant
 from chatpipe.errors import ArtifactError, ChatpipeError
+from chatpipe.harness.fetch_task import FetchTask
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.sources.fetch import FetchModel
 from chatpipe.sources.hub_splits import FindSplits, ReadSplit, is_hub_split
@@ -77,10 +78,13 @@ def adapter_request(variant: Variant) -> Finetune:
 
 
 def source_requests(variant: Variant) -> Iterator[Request]:
-    """Yield the requests for the variant's base and data sets, without those of directories and
-    files that are gone: their content is a part of the key."""
+    """Yield the requests for the variant's base, tasks and data sets, without those of directories
+    and files that are gone: their content is a part of the key."""
     with suppress(ChatpipeError):
         yield FetchModel.of(variant.base_model)
+    for task in variant.evaluation.tasks:
+        with suppress(ChatpipeError):
+            yield FetchTask.of(task)
     for dataset in variant.datasets:
         with suppress(ChatpipeError):
             if is_hub_split(dataset):

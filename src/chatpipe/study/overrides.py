@@ -12,6 +12,7 @@ from chatpipe.config.prompts import CHATS, TEMPLATES
 from chatpipe.config.yaml_files import read_value
 from chatpipe.data.catalog import DATASETS
 from chatpipe.errors import ConfigError
+from chatpipe.harness.fetch_task import is_file
 from chatpipe.sources.fetch import PACKAGED
 from chatpipe.utils.user_paths import expanded
 
@@ -100,7 +101,9 @@ def _catalogue_entry(entry: Any) -> Any:
 
 
 def paths_relative_to(folder: Path, keys: tuple[str, ...], value: Any) -> Any:
-    """Return the value for these keys with absolute paths of data sets."""
+    """Return the value for these keys with absolute paths of data sets and tasks."""
+    if keys == ("evaluation", "tasks") and isinstance(value, list):
+        return tasks_relative_to(folder, value)
     if keys[0] != "datasets":
         return value
     if keys[-1] == "path" and isinstance(value, str):
@@ -110,6 +113,14 @@ def paths_relative_to(folder: Path, keys: tuple[str, ...], value: Any) -> Any:
     if isinstance(value, dict) and isinstance(value.get("path"), str):
         return {**value, "path": _absolute(folder, value["path"])}
     return value
+
+
+def tasks_relative_to(folder: Path, tasks: list[Any]) -> list[Any]:
+    """Return `evaluation.tasks` with absolute paths of files."""
+    return [
+        _absolute(folder, task) if isinstance(task, str) and is_file(task) else task
+        for task in tasks
+    ]
 
 
 def _absolute(folder: Path, path: str) -> str:

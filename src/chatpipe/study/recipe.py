@@ -3,7 +3,8 @@
     download ─► normalize ─► merge ─► fine-tune ─► score ─► generate ─► report
       raw        examples    corpus    adapter     scores   generations   report
 
-Where `evaluation.replies` says so, models also answer held-out rows (`replies`). A base that has a
+Where `evaluation` says so, models also answer held-out rows (`replies`) and tasks of
+lm-evaluation-harness (`task`, `task-scores`). A base that has a
 chat template of its own is scored and asked in that as well, where no variant uses it and a step
 before (`template-check`) finds that it can be.
 
@@ -30,6 +31,8 @@ from chatpipe.errors import DataError
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.replies import Reply
+from chatpipe.harness.fetch_task import FetchTask, task_name
+from chatpipe.harness.run_task import RunTask
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.report import MissingCell
 from chatpipe.report.build import MakeReport
@@ -136,6 +139,14 @@ class StudyModel:
             for dataset, rows in heldout.items()
         ]
 
+    def task_steps(self, tasks: Mapping[str, Artifact]) -> list[Step]:
+        """Return the steps that evaluate it on the variant's tasks."""
+        return [
+            Step(RunTask.of(self.variant, self.ref, tasks[task]), f"{self.name} on {label}")
+            for task in self.variant.evaluation.tasks
+            for label in [task_name(task)]
+        ]
+
     def ask_step(self) -> Step:
         """Return the step that has it answer the panel."""
         return Step(Ask.of(self.variant, self.ref, self.is_asked_raw), self.name)
@@ -167,6 +178,7 @@ class Recipe:
         self._normalized: dict[str, tuple[Dataset, Normalize]] = {}
         self._bases: dict[str, Artifact] = {}
         self._corpora: dict[Merge, Artifact] = {}
+        self._tasks: dict[str, Artifact] = {}
 
     def report(self, study: str) -> Artifact:
         """Return the report of the study: every variant, every base as it was published, and that
@@ -177,6 +189,7 @@ class Recipe:
         """Return the request for the report, with every model measured."""
         examples = {name: self.examples(dataset) for name, (dataset, _) in self._datasets().items()}
         heldout = self.heldout_sets()
+        self.tasks()  # what is wrong with one is found before anything is trained
         own = self.own_template_bases(heldout)
         results = self.evaluate(self.models(own), heldout)
         return MakeReport(
@@ -255,6 +268,14 @@ class Recipe:
         sets = self._datasets().items()
         return {name: self.heldout(dataset, split) for name, (dataset, split) in sets}
 
+    def tasks(self) -> dict[str, Artifact]:
+        """Return the tasks of all variants with their data, by the items of `evaluation.tasks`."""
+        for task in (task for variant in self.variants for task in variant.evaluation.tasks):
+            if task not in self._tasks:
+                request = FetchTask.of(task)
+                self._tasks[task] = self.resolver.resolve(Step(request, task_name(task)))
+        return self._tasks
+
     def base(self, variant: Variant) -> Artifact:
         """Return the variant's base model as it was published."""
         base = variant.base_model
@@ -323,11 +344,17 @@ class Recipe:
         self, models: Sequence[StudyModel], heldout: Mapping[str, Artifact]
     ) -> list[Measured]:
         """Score every model on every held-out set, and have it answer the panel and, where the
-        variant says so, held-out rows."""
+        variant says so, held-out rows and tasks."""
+        tasks = self.tasks()
         jobs = [
             Job(
                 f"measure {model.name}",
-                (*model.score_steps(heldout), model.ask_step(), *model.reply_steps(heldout)),
+                (
+                    *model.score_steps(heldout),
+                    model.ask_step(),
+                    *model.reply_steps(heldout),
+                    *model.task_steps(tasks),
+                ),
                 model.name,
             )
             for model in models
@@ -358,6 +385,7 @@ class Recipe:
 def _measured(model: StudyModel, heldout: Sequence[str], artifacts: Sequence[Artifact]) -> Measured:
     """The model with the artifacts of the steps that measure it, in their order."""
     remaining = iter(artifacts)
+    evaluation = model.variant.evaluation
     return Measured(
         name=model.name,
         base_model=model.base_name,
@@ -368,7 +396,8 @@ def _measured(model: StudyModel, heldout: Sequence[str], artifacts: Sequence[Art
         own_template_base=model.own_template_base,
         scores={name: next(remaining) for name in heldout},
         generations=next(remaining),
-        replies=dict(zip(heldout, remaining, strict=False)),
+        replies={name: next(remaining) for name in (heldout if evaluation.replies else ())},
+        tasks=dict(zip(evaluation.tasks, remaining, strict=True)),
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError
+from chatpipe.harness.fetch_task import FetchTask
 from chatpipe.report.build import MakeReport
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.hub_splits import FindSplits
@@ -19,9 +20,10 @@ from chatpipe.store.store import store
 from chatpipe.study.lookup import adapter_request, source_requests, trained
 from chatpipe.training.finetune import Finetune
 
-OF_AN_ADAPTER = ("adapter", "scores", "generations", "replies", "report")
-SOURCES = "sources"  # the base model and the data sets' files, as they were fetched
+OF_AN_ADAPTER = ("adapter", "scores", "generations", "replies", "task-scores", "report")
+SOURCES = "sources"  # the base model, data sets and tasks, as they were fetched
 ALL = "all"
+_FETCHED = (FetchModel.kind, FetchDataset.kind, FindSplits.kind, FetchTask.kind)
 # What of a variant an adapter comes from; the report records all of it.
 _TRAINED_FROM = (
     *(
@@ -47,7 +49,7 @@ def check_kind(kind: str) -> None:
 
 def all_artifacts(kind: str = ALL) -> list[Path]:
     """Return every artifact of that kind, whatever variant it belongs to."""
-    kinds = (FetchModel.kind, FetchDataset.kind, FindSplits.kind) if kind == SOURCES else (kind,)
+    kinds = _FETCHED if kind == SOURCES else (kind,)
     return list(store().all()) if kind == ALL else [p for k in kinds for p in store().all(k)]
 
 

@@ -21,7 +21,13 @@ from chatpipe.errors import ConfigError
 from chatpipe.sources.fetch import PACKAGED, WHEEL_MODELS, local_path
 from chatpipe.study.export import saved_variant
 from chatpipe.study.files import names
-from chatpipe.study.overrides import Override, apply_override, expand, parse_override
+from chatpipe.study.overrides import (
+    Override,
+    apply_override,
+    expand,
+    parse_override,
+    tasks_relative_to,
+)
 from chatpipe.utils.user_paths import expanded
 
 
@@ -78,7 +84,7 @@ def _parse(
         if override not in chosen:
             raw = apply_override(raw, override)
     blamed = setting_origin("datasets", origin, texts)
-    raw, faults = _resolve_datasets(_resolve_base(raw), origin, blamed)
+    raw, faults = _resolve_datasets(_resolve_tasks(_resolve_base(raw), origin), origin, blamed)
     faults += [*unknown, *(_missing_paths(raw, blamed) if must_exist else [])]
     try:
         variant = Variant.model_validate(raw)
@@ -114,6 +120,16 @@ def _resolve_base(raw: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(base, dict) or base.get("repo") in WHEEL_MODELS:
         return raw
     return {**raw, "base_model": _absolute_repo(base)}
+
+
+def _resolve_tasks(raw: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Relative paths of tasks' files count from the variant's folder, and become absolute."""
+    evaluation = raw.get("evaluation")
+    tasks = evaluation.get("tasks") if isinstance(evaluation, dict) else None
+    if not isinstance(tasks, list):
+        return raw
+    resolved = tasks_relative_to(_folder(origin), tasks)
+    return {**raw, "evaluation": {**evaluation, "tasks": resolved}}  # type: ignore[dict-item]
 
 
 def _absolute_repo(entry: dict[str, Any]) -> dict[str, Any]:
@@ -153,9 +169,13 @@ def _resolve_datasets(
 def _absolute(path: str, origin: str) -> str:
     if path.startswith(PACKAGED):
         return path
+    return str(_folder(origin) / expanded(path))
+
+
+def _folder(origin: str) -> Path:
+    """The directory of the variant's file, or that of this process."""
     of_a_file = Path(origin).suffix in {".yaml", ".yml"}
-    folder = Path(origin).absolute().parent if of_a_file else Path.cwd()
-    return str(folder / expanded(path))
+    return Path(origin).absolute().parent if of_a_file else Path.cwd()
 
 
 def _missing_paths(raw: dict[str, Any], blamed: str) -> list[str]:

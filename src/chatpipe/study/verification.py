@@ -22,7 +22,7 @@ from chatpipe.study.lookup import adapter_request, source_requests, trained
 from chatpipe.tokenization.token_cache import check_token_file, tokens_folder
 from chatpipe.training.checkpoints import complete_checkpoints, read_checkpoint, remove_checkpoint
 
-MEASURED = ("template-check", "scores", "generations", "replies", "report")
+MEASURED = ("template-check", "scores", "generations", "replies", "task-scores", "report")
 
 
 @dataclass(frozen=True)
