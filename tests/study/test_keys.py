@@ -227,8 +227,8 @@ def test_another_process_of_another_hash_seed_gives_the_same_keys(tmp_path):
 
 @pytest.mark.parametrize("model", SECTIONS, ids=lambda model: model.__name__)
 def test_each_setting_alone_changes_the_key_of_what_it_decides(model):
-    """Those of the bootstrap decide the report alone, which holds the whole variant; tasks are steps
-    of their own, of which each has its key."""
+    """Those of the bootstrap decide the report alone, which holds the whole variant; tasks are
+    steps of their own, of which each has its key."""
     plain = Variant(name="v", datasets=(Dataset(name="d", path="d.jsonl"),))
     name = next(n for n, f in Variant.model_fields.items() if f.annotation is model)
     unchanged = {request.kind: request.key() for request in steps_of(plain)}
