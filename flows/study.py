@@ -58,6 +58,8 @@ def _report(study: str, variants: Sequence[Variant], build: Build, cells: Cells)
             recipe.finetune(variant)
             for dataset in variant.datasets:
                 recipe.heldout(dataset, variant.split)
+            for task in variant.evaluation.tasks:  # what is wrong with one is found before training
+                recipe.task(task)
     variants = cells.remaining(variants)
     first_seeds = _of_first_seeds(variants)
     others = [variant for variant in variants if variant not in first_seeds]

@@ -12,8 +12,8 @@ READING = (
     "Tasks of lm-evaluation-harness show what got better or worse elsewhere; “log” is the "
     "logarithm of a perplexity, in nats. Replies are a model's own to some rows of each held-out "
     "set, always the same ones: ROUGE-L (0 to 1, words) and chrF (0 to 100, characters) say how "
-    "alike such a reply and the row's are. A figure is the mean over items and, where a variant has "
-    "several, seeds, with its 95 % interval; a difference from the base is paired by item, and "
+    "alike such a reply and the row's are. A figure is the mean over items and, where a variant "
+    "has several, seeds, with its 95 % interval; a difference from the base is paired by item, and "
     "better or worse where Holm's correction over the models leaves p ≤ 0.05."
 )
 _METRICS = {

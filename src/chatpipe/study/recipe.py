@@ -270,11 +270,15 @@ class Recipe:
 
     def tasks(self) -> dict[str, Artifact]:
         """Return the tasks of all variants with their data, by the items of `evaluation.tasks`."""
-        for task in (task for variant in self.variants for task in variant.evaluation.tasks):
-            if task not in self._tasks:
-                request = FetchTask.of(task)
-                self._tasks[task] = self.resolver.resolve(Step(request, task_name(task)))
-        return self._tasks
+        items = (task for variant in self.variants for task in variant.evaluation.tasks)
+        return {task: self.task(task) for task in items}
+
+    def task(self, task: str) -> Artifact:
+        """Return what an item of `evaluation.tasks` stands for, with its data."""
+        if task not in self._tasks:
+            step = Step(FetchTask.of(task), task_name(task))
+            self._tasks[task] = self.resolver.resolve(step)
+        return self._tasks[task]
 
     def base(self, variant: Variant) -> Artifact:
         """Return the variant's base model as it was published."""
