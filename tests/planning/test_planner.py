@@ -149,7 +149,7 @@ def test_rows_without_their_eos_are_said(variant):
     asked = variant(f"training.max_length={whole - 1}", "training.too_long=cut_right")
     made = plan(asked, LARGE)
     assert 0 < made.tokens.rows - made.tokens.eos_rows < made.tokens.rows
-    assert any("without EOS" in note for note in made.notes)
+    assert any("end without </s> because" in note for note in made.notes)
 
 
 def test_no_row_that_fits_is_refused(variant):
