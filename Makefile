@@ -54,6 +54,7 @@ bench: $(STAMP) ## run the benchmarks (60 minutes) and write benchmarks/results/
 	$(BIN)/python -m benchmarks.generation --models 4
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.orchestration
+	$(BIN)/python -m benchmarks.wide_study
 	$(BIN)/python -m benchmarks.verdicts --json benchmarks/results/verdicts.json
 	$(BIN)/python -m benchmarks.data_at_scale --rows 100000 1000000 10000000 --json benchmarks/results/data_at_scale.json
 

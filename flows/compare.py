@@ -19,6 +19,7 @@ from flows.study import run_study
 class StudyVariant(Variant):
     """A variant as a parameter of a run; missing keys come from the deployment's variant."""
 
+    name: str = Field(description="of a variant, or of a cell: smol-merge/lr=3e-4/seed=1")
     datasets: tuple[Dataset, ...] = Field((), description="default: those of the deployment")
     prompt_template: PromptTemplateParameter = Field("alpaca", validate_default=True)
 
@@ -35,7 +36,10 @@ else:
 
 @flow(name="compare", flow_run_name=flow_run_name("study"), persist_result=False)
 def compare(
-    study: str, variants: list[VariantParameter], gpu_workers: str | None = None
+    study: str,
+    variants: list[VariantParameter],
+    gpu_workers: str | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Artifact | State[Artifact]:
     """Fine-tune and score variants and their bases, answer their prompts, write one report.
 
@@ -43,8 +47,10 @@ def compare(
         study: Name of the study and of its report.
         variants: The variants to compare.
         gpu_workers: Deployment whose workers run the steps for GPUs; default: this run.
+        notes: Sentences for the report, such as what is not in it yet.
     """
     parameters = run_parameters(locals())
     study_variants = parameters.variants("compare")
     gpu = placement(parameters.values.get("gpu_workers"))
-    return run_study(parameters.study_name(study_variants), study_variants, gpu)
+    name = parameters.study_name(study_variants)
+    return run_study(name, study_variants, gpu, parameters.values.get("notes") or ())

@@ -43,6 +43,7 @@ def finetune(
     generation: Generation,
     data_share: float = 1.0,
     dedup: Dedup = "exact",
+    heldout: Dataset | None = None,
     tracking: Tracker = "none",
     paper_reported: PaperReported | None = None,
     gpu_workers: str | None = None,
@@ -50,7 +51,8 @@ def finetune(
     """Fine-tune a variant, score it and its base, answer its prompts, write a report.
 
     Args:
-        name: Name of the variant; no key contains it.
+        name: Name of the variant; no key contains it. smol-merge/lr=3e-4/seed=1 is the variant with
+            these settings.
         base_model: The base model.
         datasets: The data sets that it is trained on.
         split: How rows are divided into training and held-out.
@@ -63,6 +65,7 @@ def finetune(
         generation: Settings of the answers; temperature 0 is greedy.
         data_share: Share of the training rows that it is trained on, by a hash of their prompts.
         dedup: Which duplicates are left out: exact ones, or near ones too.
+        heldout: Held-out rows of one's own, scored beside those of the data sets.
         tracking: Where the training is logged; it changes no result.
         paper_reported: Figures of the 2023 study, printed beside the measured ones.
         gpu_workers: Deployment whose workers run the steps for GPUs; default: this run.

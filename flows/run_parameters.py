@@ -17,9 +17,18 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from chatpipe.config.parameter_merging import differences, merge_sections, parse_section
-from chatpipe.config.run_names import find_plain_name, rename_by_members, rename_run, rename_study
+from chatpipe.config.run_names import (
+    cell_name,
+    find_plain_name,
+    parse_settings,
+    plain_name,
+    rename_by_members,
+    rename_run,
+    rename_study,
+)
 from chatpipe.config.schema import Study, Variant
 from chatpipe.errors import ConfigError
+from chatpipe.study.variants import parse_variant
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class RunParameters:
         for item in self.values["variants"]:
             values = item.model_dump(mode="json") if isinstance(item, Variant) else item
             name = values["name"]
-            deployed_variant = deployed.get(find_plain_name(name, deployed) or name)
+            deployed_variant = deployed.get(find_plain_name(cell_name(name), deployed) or name)
             variants.append(_variant(values, deployed_variant, f"{origin}: variants.{name}"))
         return variants
 
@@ -78,8 +87,17 @@ def run_parameters(validated: Mapping[str, Any]) -> RunParameters:
 
 
 def _variant(values: Mapping[str, Any], deployed: Mapping[str, Any] | None, origin: str) -> Variant:
-    """The variant of these values; its name lists the settings that differ from the deployment."""
-    variant = parse_section(Variant, _sections(values), origin)
+    """The variant of these values; its name lists the settings that differ from the deployment.
+
+    A name like `smol-merge/lr=3e-4/seed=1` is that variant with these settings.
+    """
+    sections = _sections(values)
+    name = cell_name(str(sections["name"]))
+    if name == sections["name"]:
+        variant = parse_section(Variant, sections, origin)
+    else:
+        sections["name"] = plain_name(name)
+        variant = parse_variant(sections, origin, parse_settings(name), must_exist=False)
     # A copy of another run has that run's name, and perhaps settings of its own.
     if not deployed or find_plain_name(variant.name, [deployed["name"]]) is None:
         return variant

@@ -13,6 +13,7 @@ from chatpipe.config.schema import Variant
 from chatpipe.errors import ChatpipeError
 from chatpipe.generation.ask import Ask
 from chatpipe.report import MissingCell, read_report
+from chatpipe.report.build import MakeReport
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.checks import check_study
 from chatpipe.study.export import export_report, export_variant
@@ -26,12 +27,13 @@ from tasks import preflight, showing, steps
 
 
 def run_study(
-    study: str, variants: Sequence[Variant], gpu: Placement
+    study: str, variants: Sequence[Variant], gpu: Placement, notes: Sequence[str] = ()
 ) -> Artifact | State[Artifact]:
     """Run every step of these variants; return the report on them and their bases.
 
     A variant or base that fails is left out of the report, and the run ends Failed as "Incomplete".
-    Where no variant is left, there is no report, and the error is raised.
+    Where no variant is left, there is no report, and the error is raised. `notes` are sentences for
+    the report.
     """
     check_home()
     check_study(variants)
@@ -39,7 +41,9 @@ def run_study(
     cells = Cells(study, variants)
     build = Build(gpu, cells=cells)
     try:
-        report = _report(study, variants, build, cells)
+        request = _report_request(study, variants, build, cells)
+        request = request.model_copy(update={"notes": (*notes, *request.notes)})
+        report = build.resolve(Step(request, study))
     finally:
         cells.table.show()
     showing.show_report(read_report(report.path), export_report(report, study))
@@ -50,8 +54,10 @@ def run_study(
     return Failed(name=INCOMPLETE, message=str(error), data=error) if error else report
 
 
-def _report(study: str, variants: Sequence[Variant], build: Build, cells: Cells) -> Artifact:
-    """Build the report on the variants of which no step fails."""
+def _report_request(
+    study: str, variants: Sequence[Variant], build: Build, cells: Cells
+) -> MakeReport:
+    """Return the request for the report on the variants of which no step fails."""
     recipe = Recipe(variants, build)
     for variant in variants:
         with cells.recorded(variant.name):
@@ -71,7 +77,7 @@ def _report(study: str, variants: Sequence[Variant], build: Build, cells: Cells)
     cells.check_any(variants)
     request = Recipe(variants, build).report_request(study)
     cells.check_any([model for model in request.models if model.adapter])
-    return build.resolve(Step(request, study))
+    return request
 
 
 def _trained(variants: Sequence[Variant], build: Build, cells: Cells) -> list[Variant]:

@@ -13,12 +13,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from chatpipe.config.schema import Variant
-from chatpipe.errors import ArtifactError, ChatpipeError, ConfigError
+from chatpipe.errors import ChatpipeError, ConfigError
 from chatpipe.planning.planner import MakePlan, refuse
 from chatpipe.planning.result import Plan
 from chatpipe.planning.summary import cost_rows, summary
 from chatpipe.runtime.worker import SharedWorker
-from chatpipe.study.lookup import find_adapter
+from chatpipe.study.selection import trained_names
 from tasks.showing import artifact_key
 
 
@@ -49,7 +49,8 @@ def plan(variants: Sequence[Variant]) -> None:
 
 def untrained(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     """Return the variants whose adapter is not in the store."""
-    return tuple(variant for variant in variants if not _is_trained(variant))
+    trained = trained_names(variants)
+    return tuple(variant for variant in variants if variant.name not in trained)
 
 
 def _in_worker(variants: tuple[Variant, ...], study: tuple[Variant, ...]) -> list[Plan]:
@@ -60,11 +61,3 @@ def _in_worker(variants: tuple[Variant, ...], study: tuple[Variant, ...]) -> lis
             MakePlan(variants=variants, study=study), Path(scratch), lambda event: None, ignored
         )
     return [Plan.model_validate(fields) for fields in details["plans"]]
-
-
-def _is_trained(variant: Variant) -> bool:
-    try:
-        find_adapter(variant)
-    except ArtifactError:
-        return False
-    return True

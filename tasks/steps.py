@@ -10,6 +10,7 @@ from prefect.utilities.annotations import quote
 
 from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize
+from chatpipe.data.own_heldout import HoldOut
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.ask_batch import AskBatch
@@ -25,7 +26,7 @@ from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
 from chatpipe.study.template_check import CheckChatTemplate
 from chatpipe.training.finetune import Finetune
-from tasks.caching import step
+from tasks.caching import find_without_task, step
 from tasks.showing import progress_shown
 
 
@@ -71,6 +72,12 @@ def normalize(request: Normalize, label: str) -> Artifact:
 @step(task_run_name="merge {label}")
 def merge(request: Merge, label: str) -> Artifact:
     """Merge data sets into a corpus with a training and a held-out split."""
+    return store().get_or_build(request)
+
+
+@step(task_run_name="hold out {label}")
+def hold_out(request: HoldOut, label: str) -> Artifact:
+    """Keep the held-out rows of one's own that no model is trained on."""
     return store().get_or_build(request)
 
 
@@ -143,6 +150,7 @@ TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
     FetchModel: download_base,
     Normalize: normalize,
     Merge: merge,
+    HoldOut: hold_out,
     Finetune: finetune_adapter,
     CheckChatTemplate: check_template,
     Score: score,
@@ -154,7 +162,12 @@ TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
 
 
 def run(request: Request, label: str, others: Sequence[Ask] = ()) -> Artifact:
-    """Run the task of a request; `others` are requests whose answers an Ask may generate too."""
+    """Run the task of a request; `others` are requests whose answers an Ask may generate too.
+
+    In a study with many cached steps, the last of them have no task.
+    """
+    if artifact := find_without_task(request):
+        return artifact
     if isinstance(request, Ask):
         return ask(request, label, others)
     return TASKS[type(request)](request, label)

@@ -91,6 +91,25 @@ def test_a_copied_run_with_another_setting_is_named_by_what_it_runs(deployed):
     assert parameters.study_name(variants) == "demo+training.epochs=3"
 
 
+def test_a_cells_name_in_the_dashboard_is_the_variant_with_these_settings(deployed):
+    from flows.compare import compare
+
+    cell = {"name": "smol-merge/lr=3e-4/seed=1"}
+    name = "smol-merge+training.learning_rate=0.0003+training.seed=1"
+    variant = RunParameters(merge_sections(deployed, cell), deployed).variant("")
+    assert (variant.name, variant.training.learning_rate, variant.training.seed) == (name, 3e-4, 1)
+    study = {"study": "demo", "variants": [deployed]}
+    given = {"study": "demo", "variants": [cell]}
+    assert compare.validate_parameters(given)
+    [in_study] = RunParameters(merge_sections(study, given), study).variants("")
+    assert in_study == variant
+    sets = {"name": "smol-merge/datasets=sample-alpaca"}
+    [dataset] = RunParameters(merge_sections(deployed, sets), deployed).variant("").datasets
+    assert dataset.name == "sample-alpaca"
+    with pytest.raises(ConfigError, match=r"learning_rate=0: .*expected a number greater than 0"):
+        RunParameters({**deployed, "name": "smol-merge/lr=0"}, deployed).variant("")
+
+
 def test_a_run_of_other_variants_does_not_take_the_studys_name(deployed):
     study = {"study": "demo", "variants": [deployed, {**deployed, "name": "other"}]}
 

@@ -26,6 +26,7 @@ STEPS = {
     "FetchModel": ("chatpipe.runtime.environment:prepare",),
     "Normalize": (),
     "Merge": (),
+    "HoldOut": (),
     "Finetune": ("chatpipe.runtime.environment:prepare",),
     "CheckChatTemplate": ("chatpipe.runtime.environment:prepare",),
     "Score": ("chatpipe.runtime.environment:prepare",),

@@ -1,5 +1,6 @@
 """Studies as grids of settings and seeds: cells, their names, and what they share."""
 
+import json
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from chatpipe.planning import planner
 from chatpipe.study.files import deployments_dir
 from chatpipe.study.loading import load_variant
 from chatpipe.study.recipe import Recipe, Resolver, StoreBuilder
+from chatpipe.study.selection import select
 from chatpipe.study.studies import is_study, load_study, study_variants
 from tests.support.commands import invoke
 from tests.support.requests import Placeholders
@@ -200,7 +202,15 @@ def test_commands_take_a_study(study_file, chatpipe_home, tiny_model_dir, tmp_pa
     assert "rates.yaml: fine" in invoke("validate", path).output
     planned = invoke("plan", path).output
     assert "mine/rank=4/seed=1" in planned
-    assert "4 trainings (0 in the store already)" in planned, planned
+    assert "0 of 4 adapters are in the store. To come: 4 trainings, tokens " in planned, planned
+    limited = json.loads(invoke("plan", path, "--limit", "3", "--json").output)
+    [total, now, left] = [limited[part] for part in ("total", "now", "left")]
+    assert (total["trainings"], now["trainings"], left["trainings"]) == (4, 3, 1)
+    assert now["tokens"] + left["tokens"] == total["tokens"] == 4 * left["tokens"] > 0
+    assert now["seconds"] + left["seconds"] == pytest.approx(total["seconds"])
+    assert 0 < left["disk_bytes"] < total["disk_bytes"] and total["memory_bytes"] > 0
+    assert "Left for later: 1 training, " in invoke("plan", path, "--limit", "3").output
+    assert "--limit: goes with a study" in invoke("plan", "smol-merge", "--limit", "3").output
     shown = yaml.safe_load(invoke("show", path).output)
     assert shown["variants"] == dict.fromkeys(
         f"mine+{name}"
@@ -215,6 +225,16 @@ def test_commands_take_a_study(study_file, chatpipe_home, tiny_model_dir, tmp_pa
     assert len(yaml.safe_load(invoke("show", path).output)["variants"]) == 4
     forgotten = invoke("forget", path)
     assert forgotten.exit_code == 1 and "rates.yaml: no adapter of it is" in forgotten.output
+
+
+def test_a_limit_takes_the_first_seed_of_every_combination_first(study_file):
+    variants = cells(study_file({**RATES, "seeds": 2}))
+    trained = {variants[1].name, variants[2].name}
+    chosen, left = select(variants, 3, trained)
+    assert [variants.index(variant) for variant in chosen] == [0, 1, 2, 4, 6]
+    assert [variants.index(variant) for variant in left] == [3, 5, 7]
+    assert select(variants, None, trained) == (variants, [])
+    assert select(variants, 0, trained).chosen == variants[1:3]
 
 
 @pytest.mark.parametrize("name", ["demo", "rates", "smol-merge", "smol-merge/lr=3e-4/seed=1"])

@@ -27,6 +27,7 @@ from chatpipe.cli import (
 from chatpipe.cli.errors import STOPPED_SENTENCE, exit_on_error
 from chatpipe.cli.options import (
     AsJson,
+    Limit,
     OptionalVariantOrStudy,
     Overrides,
     StudyName,
@@ -82,6 +83,7 @@ def demo(as_json: AsJson = False) -> None:
 def compare(
     study: StudyName,
     overrides: Overrides = None,
+    limit: Limit = None,
     deployment: OnDeployment = False,
     watch: Watch = False,
     as_json: AsJson = False,
@@ -96,9 +98,8 @@ def compare(
 
         study_settings = load_study(study)
         variants = study_variants(study_settings, overrides or [], study)
-        run_study(
-            rename_study(study_settings, variants), variants, RunOptions(deployment, watch, as_json)
-        )
+        options = RunOptions(deployment, watch, as_json, limit)
+        run_study(rename_study(study_settings, variants), variants, options)
 
 
 @app.command()

@@ -27,6 +27,15 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a setting, like training.epochs=1; repeatable."
     ),
 ]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Of a study: train at most N variants now, the first seed of every combination first; "
+        "the same command trains the next ones.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VariantName = Annotated[
     str, typer.Argument(help=VARIANT_HELP, autocompletion=complete_names("variants"))

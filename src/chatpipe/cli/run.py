@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run: here or on a deployment, waiting for it or not; tables or JSON."""
+    """How to run: here or on a deployment, waiting for it or not; tables or JSON; of a study, how
+    many variants are trained at most."""
 
     deployment: bool = False
     watch: bool = False
     as_json: bool = False
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         """ConfigError where one option needs another."""
@@ -52,19 +54,42 @@ def run_variant(variant: Variant, options: RunOptions) -> None:
 
 
 def run_study(study: Study, variants: list[Variant], options: RunOptions) -> None:
-    """Run the flow `compare`."""
+    """Run the flow `compare`, of the variants within the limit."""
+    from chatpipe.study.selection import select, trained_names
+
+    trained = set() if options.limit is None else trained_names(variants)
+    selection = select(variants, options.limit, trained)
+    if not selection.chosen:
+        raise ConfigError([f"--limit 0: no variant of {study.name} is trained yet; raise it."])
+    notes = _notes_on_left(selection.left, len(variants))
     if options.deployment:
-        settings = [variant.model_dump(mode="json") for variant in variants]
+        settings = [variant.model_dump(mode="json") for variant in selection.chosen]
         from chatpipe.config.run_names import plain_name
 
         parameters = {"study": study.name, "variants": settings}
+        parameters |= {"notes": list(notes)} if notes else {}
         _submit(f"compare/{plain_name(study.name)}", parameters, options.watch)
         return
     check_variants(variants)
 
     from flows.compare import compare
 
-    _run_flow(lambda: compare(study.name, variants), study.name, options.as_json)
+    _run_flow(
+        lambda: compare(study.name, selection.chosen, notes=notes), study.name, options.as_json
+    )
+    if not options.as_json:
+        for note in notes:
+            typer.echo(note)
+
+
+def _notes_on_left(left: Sequence[Variant], variants: int) -> tuple[str, ...]:
+    """Return what a report says of the variants that are left for later."""
+    if not left:
+        return ()
+    return (
+        f"{len(left)} of {variants} variants are not trained yet and not in this report; the same "
+        "command trains the next ones.",
+    )
 
 
 def check_variants(variants: Sequence[Variant]) -> None:
@@ -131,17 +156,15 @@ def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:
     from prefect.exceptions import ObjectNotFound
     from prefect.utilities.urls import url_for
 
-    from chatpipe.study.files import deployments_dir
     from flows.workers import pool_without_worker
 
     try:
         run = asyncio.run(arun_deployment(deployment, parameters=parameters, timeout=0))
     except (ObjectNotFound, ValueError):
-        kind, _, name = deployment.partition("/")
+        name = deployment.partition("/")[2]
         raise ServiceError(
-            f"{deployment}: is not on the server; add `- {{name: {name}, <<: *{kind}}}` to the "
-            f"deployments of {deployments_dir() / 'prefect.yaml'}, if it is missing there, and run "
-            "`chatpipe deploy`."
+            f"{deployment}: is not on the server; put it there with `chatpipe deploy {name}` (or "
+            "its file)."
         ) from None
     typer.echo(f"{deployment}: {url_for('flow-run', run.id)}")
     if pool := pool_without_worker(deployment):

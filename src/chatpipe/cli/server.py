@@ -8,23 +8,40 @@ from typing import Annotated
 import typer
 
 from chatpipe.cli.errors import exit_on_error
+from chatpipe.cli.options import OptionalVariantOrStudy
+from chatpipe.errors import ConfigError
 from chatpipe.server import environment
 from chatpipe.server.errors import require_server
 
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The server's port.")]
 
 
-def deploy() -> None:
-    """Put the deployments of deployments/prefect.yaml on the server at PREFECT_API_URL."""
+def deploy(
+    name: OptionalVariantOrStudy = None,
+    gpu_workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEPLOYMENT",
+            help="With a name: the deployment whose workers train, score and answer, like "
+            "gpu-steps/gpu; default: the run itself does.",
+        ),
+    ] = None,
+) -> None:
+    """Put deployments on the server at PREFECT_API_URL: those of deployments/prefect.yaml, or those
+    of one variant or study, by name or file."""
     with exit_on_error():
-        from chatpipe.server.deployments_file import load_deployments
+        from chatpipe.server.deployments_file import load_deployments, named_deployments
 
-        load_deployments()  # refuses a faulty file before Prefect is imported
+        if name is None and gpu_workers:
+            raise ConfigError(["--gpu-workers: goes with a variant or a study; name one."])
+        # Both refuse a faulty file before Prefect is imported.
+        named_deployments(name, gpu_workers) if name else load_deployments()
         require_server()
 
         from chatpipe.server.deploy import deploy as apply
+        from chatpipe.server.deploy import deploy_named
 
-        for line in apply():
+        for line in deploy_named(name, gpu_workers) if name else apply():
             typer.echo(line)
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from chatpipe.config.run_names import short_cell_name
 from chatpipe.planning.result import Plan
-from chatpipe.planning.study_plan import StudyPlan
+from chatpipe.planning.study_plan import Cost, StudyPlan
 from chatpipe.planning.summary import NOT_KNOWN
 from chatpipe.utils.quantities import count_of, in_bytes, in_time
 
@@ -47,14 +47,28 @@ def _row(cell: Plan) -> tuple[str, ...]:
 
 
 def _sums(plan: StudyPlan) -> Iterator[str]:
-    count = len(plan.plans) - plan.trained
-    if not count:
-        yield "\nEvery adapter is in the store: nothing to train."
+    stored = f"{plan.trained} of {len(plan.plans)} adapters are in the store"
+    if not plan.total.trainings:
+        yield f"\n{stored}: nothing to train."
         return
-    tokens = NOT_KNOWN if plan.tokens is None else f"{plan.tokens:,}"
-    time = NOT_KNOWN if plan.seconds is None else in_time(plan.seconds)
-    memory = NOT_KNOWN if plan.memory_bytes is None else in_bytes(plan.memory_bytes)
-    yield (
-        f"\n{count_of(count, 'training')} ({plan.trained} in the store already): {tokens} tokens, "
-        f"{time} one after another, {memory} of memory, {in_bytes(plan.disk_bytes)} on disk."
-    )
+    yield f"\n{stored}. To come: {_cost(plan.total)}."
+    if plan.limit is not None:
+        yield f"With --limit {plan.limit}: {_cost(plan.now)}."
+        yield f"Left for later: {_cost(plan.left) if plan.left.trainings else 'nothing'}."
+
+
+def _cost(cost: Cost) -> str:
+    tokens = NOT_KNOWN if cost.tokens is None else f"{cost.tokens:,}"
+    time = NOT_KNOWN if cost.seconds is None else in_time(cost.seconds)
+    memory = NOT_KNOWN if cost.memory_bytes is None else in_bytes(cost.memory_bytes)
+    parts = [
+        count_of(cost.trainings, "training"),
+        f"tokens {tokens}",
+        f"time {time} (one after another)",
+        f"memory {memory}",
+        f"disk {in_bytes(cost.disk_bytes)}",
+    ]
+    if cost.download_bytes != 0:
+        unknown = cost.download_bytes is None
+        parts.append(f"download {NOT_KNOWN if unknown else in_bytes(cost.download_bytes or 0)}")
+    return ", ".join(parts)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from chatpipe.config.merging import deep_merge
-from chatpipe.config.run_names import find_plain_name
+from chatpipe.config.run_names import cell_name, find_plain_name
 from chatpipe.config.validation import fault_sentences
 from chatpipe.errors import ConfigError
 
@@ -64,7 +64,7 @@ def _variant_differences(old: list[Any], new: list[Any]) -> Iterator[str]:
     if names != list(deployed):
         yield f"variants={', '.join(names)}"
     for name, variant in zip(names, new, strict=True):
-        plain = deployed.get(find_plain_name(name, deployed) or name, {})
+        plain = deployed.get(find_plain_name(cell_name(name), deployed) or name, {})
         yield from differences(plain, variant, f"variants.{name}")
 
 
@@ -72,7 +72,7 @@ def _merge_variant(deployed_parameters: Mapping[str, Any], variant: Any) -> Any:
     if not isinstance(variant, Mapping):
         return variant
     deployed = _by_name(deployed_parameters.get("variants") or [])
-    name = find_plain_name(str(variant.get("name")), deployed)
+    name = find_plain_name(cell_name(str(variant.get("name"))), deployed)
     return merge_sections(deployed[name], variant) if name else dict(variant)
 
 

@@ -277,7 +277,8 @@ def _template_by_name(value: Any) -> Any:
 class Variant(Section):
     """One row of a study: base × data × settings. Its name is for people and is in no key."""
 
-    hash_exclude: ClassVar[frozenset[str]] = frozenset({"tracking", "paper_reported"})
+    # The held-out rows of one's own are in the keys of their scores, as artifacts.
+    hash_exclude: ClassVar[frozenset[str]] = frozenset({"tracking", "paper_reported", "heldout"})
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"data_share", "dedup"})
 
     name: RunName
@@ -286,6 +287,9 @@ class Variant(Section):
     split: Annotated[Split, BeforeValidator(_split_shorthand)] = Split()
     data_share: float = Field(1.0, gt=0, le=1, description="share of the training rows, by hash")
     dedup: Dedup = Field("exact", description="near: training rows that are like others go too")
+    heldout: Dataset | None = Field(
+        None, description="held-out rows of one's own, scored beside those of the data sets"
+    )
     prompt_template: Annotated[AnyTemplate, BeforeValidator(_template_by_name)] = Field(
         "alpaca", validate_default=True
     )
@@ -315,7 +319,16 @@ class Variant(Section):
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
                 raise ValueError(f"{what} names {', '.join(repeated)} more than once")
+        if self.heldout and self.heldout.name in {dataset.name for dataset in self.datasets}:
+            raise ValueError(
+                f"heldout is named {self.heldout.name}, like a data set; give it another name"
+            )
         return self
+
+    @property
+    def read_datasets(self) -> tuple[Dataset, ...]:
+        """The data sets that it is trained on, and the held-out rows of one's own."""
+        return (*self.datasets, *([self.heldout] if self.heldout else []))
 
     def sections(self) -> dict[str, Any]:
         """Name and parts, as the parameters of the flow that runs the variant."""

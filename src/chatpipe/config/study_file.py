@@ -11,7 +11,7 @@ from chatpipe.config.schema import RunName
 
 MAX_CELLS = 1000
 MAX_SEEDS = 100
-GRID_KEYS = frozenset({"base", "vary", "vary_together", "seeds", "data_share"})
+GRID_KEYS = frozenset({"base", "vary", "vary_together", "seeds", "data_share", "heldout"})
 
 Member = str | dict[str, Any]
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
@@ -33,6 +33,9 @@ class StudyFile(Section):
     )
     data_share: tuple[float, ...] = Field(
         (), description="shares of the training rows, the smaller ones inside the larger ones"
+    )
+    heldout: Member | None = Field(
+        None, description="held-out rows of one's own: a file, or the keys of a data set"
     )
     seeds: int | tuple[int, ...] | None = Field(
         None, description="how many trainings of each, or their seeds"

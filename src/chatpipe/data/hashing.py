@@ -98,25 +98,26 @@ def heldout_mask(table: pa.Table, share: float) -> Mask:
     """True where a row is held out: decided by the hash of its first user turn alone, so that rows
     that begin with one prompt stay together and no seed, order or company moves a row to the other
     side. White space around it makes no other prompt."""
-    return _below(_prompt_digests(table)[::2], share)
+    return _below(prompt_digests(table)[:, 0], share)
 
 
 def share_mask(table: pa.Table, share: float) -> Mask:
     """True where a row belongs to that share of the data, decided like `heldout_mask` by other bits
     of the same hash: the rows of a smaller share are among those of a larger one."""
-    return _below(_prompt_digests(table)[1::2], share)
+    return _below(prompt_digests(table)[:, 1], share)
 
 
 def share_order(table: pa.Table) -> npt.NDArray[np.int64]:
     """The rows in the order in which a growing share takes them."""
-    return np.argsort(_prompt_digests(table)[1::2], kind="stable")
+    return np.argsort(prompt_digests(table)[:, 1], kind="stable")
 
 
-def _prompt_digests(table: pa.Table) -> npt.NDArray[np.uint64]:
-    """Two numbers for the first user turn of each row, (2 * rows,)."""
+def prompt_digests(table: pa.Table) -> Digests:
+    """Return the hash of the first user turn of each row."""
     names = ("instruction", "input")
     texts = [trimmed(text) for text in _first_user_texts(table)]
-    return np.frombuffer(text_digests(pa.table(texts, names=names), names), ">u8")
+    digests = text_digests(pa.table(texts, names=names), names)
+    return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def _below(numbers: npt.NDArray[np.uint64], share: float) -> Mask:

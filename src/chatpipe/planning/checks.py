@@ -31,7 +31,7 @@ DEFAULT_FILES = Dataset.model_fields["files"].default
 def check_variant(variant: Variant) -> None:
     """Raise ConfigError with every fault of the variant's local files and directories."""
     faults = [*_base_faults(variant), *_home_faults(variant), *_missing_extras(variant)]
-    for dataset in variant.datasets:
+    for dataset in variant.read_datasets:
         root = local_path(dataset.path or dataset.repo)
         key = f"datasets.{dataset.name}"
         faults += _unused_settings(dataset, root)

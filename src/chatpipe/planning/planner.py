@@ -6,12 +6,14 @@ Rows and tokens go through the steps' own code; no weights are loaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from chatpipe.config.schema import Variant
+from chatpipe.data.normalize import RowAccount
 from chatpipe.errors import ChatpipeError, ConfigError, ModelError
+from chatpipe.formats.base import counted_reasons
 from chatpipe.kernels.switch import VARIABLE, is_enabled
 from chatpipe.models.base_checks import base_faults
 from chatpipe.models.memory import Device
@@ -32,8 +34,8 @@ from chatpipe.sources.base_files import has_chat_template, listed, unread_weight
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.metadata import SourceMetadata, base_metadata
 from chatpipe.store.artifact import Artifact, Request
-from chatpipe.study.lookup import find_adapter
 from chatpipe.study.recipe import Recipe
+from chatpipe.study.selection import trained_names
 from chatpipe.study.template_check import is_own_template
 from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY
 from chatpipe.training.finetune import Finetune
@@ -81,26 +83,17 @@ def plan(variant: Variant, device: Device | None = None, study: Sequence[Variant
 
 def plan_each(variants: Sequence[Variant], study: Sequence[Variant] = ()) -> list[Plan]:
     """The plans of these variants; those that differ in what changes no plan share their work."""
-    shared: dict[str, Plan] = {}
+    shared: dict[tuple[str, bool], Plan] = {}
+    trained = trained_names(variants)
     plans = []
     for variant in variants:
         training = variant.training.model_copy(update=WITHOUT_EFFECT)
         alike = variant.model_copy(update={"name": "", "training": training}).model_dump_json()
-        if alike not in shared:
-            shared[alike] = plan(variant, study=study)
-            plans.append(shared[alike])
-        else:
-            changes = {"variant": variant.name, "trained": _is_trained(variant)}
-            plans.append(shared[alike].model_copy(update=changes))
+        key = (alike, variant.name in trained)
+        if key not in shared:
+            shared[key] = plan(variant, study=study)
+        plans.append(shared[key].model_copy(update={"variant": variant.name}))
     return plans
-
-
-def _is_trained(variant: Variant) -> bool:
-    try:
-        find_adapter(variant)
-    except ChatpipeError:
-        return False
-    return True
 
 
 def _own_template_note(variant: Variant, directory: Path | None) -> list[str]:
@@ -132,6 +125,7 @@ class _Planner:
         self.messages.notes += data.notes
         self.messages.faults += data.faults
         self._check_tasks()
+        own_heldout = self._own_heldout()
         upstream = self._upstream()
         shapes = self._shapes(upstream)
         finetune = self._finetune(upstream, data)
@@ -142,7 +136,7 @@ class _Planner:
         if shapes:
             check_positions(self.variant.training, tokens, shapes, self.messages)
         if tokenizer is not None:
-            self._check_lengths(tokenizer, data, shapes)
+            self._check_lengths(tokenizer, self._heldout(data) | own_heldout, shapes)
         capacity = Capacity(self.variant, self.device, adapter is not None, self.messages)
         return Plan(
             variant=self.variant.name,
@@ -304,7 +298,29 @@ class _Planner:
     def _preview(self, finetune: Finetune | None, tokenizer: Any) -> Preview | None:
         return preview_rows(self.variant.name, finetune, tokenizer, ROWS) if finetune else None
 
-    def _check_lengths(self, tokenizer: Any, data: Data, shapes: Shapes | None) -> None:
+    def _own_heldout(self) -> dict[str, Artifact]:
+        """Return the held-out rows of one's own, if they are here, and say which are not scored."""
+        own = self.variant.heldout
+        if own is None:
+            return {}
+        try:
+            rows = self.recipe.own_heldout(own, self.variant.split)
+        except ChatpipeError as error:
+            self.messages.faults.append(str(error))
+            return {}
+        if rows.is_pending:
+            return {}
+        account = RowAccount.model_validate(rows.details()["account"])
+        if account.dropped:
+            self.messages.notes.append(
+                f"heldout {own.name}: {account.read - account.kept:,} of {account.read:,} rows are "
+                f"not scored: {counted_reasons(account.dropped)}."
+            )
+        return {own.name: rows}
+
+    def _check_lengths(
+        self, tokenizer: Any, heldout_sets: Mapping[str, Artifact], shapes: Shapes | None
+    ) -> None:
         """Check what is scored and generated; rows that are not here yet are not checked."""
         positions = shapes.positions if shapes else None
         vocabulary = shapes.vocabulary if shapes else None
@@ -312,7 +328,7 @@ class _Planner:
             self.messages.faults += template_faults(self.variant, tokenizer, vocabulary)
             note = lead_note(self.variant, tokenizer)
             self.messages.notes += [note] if note else []
-            for name, heldout in self._heldout(data).items():
+            for name, heldout in heldout_sets.items():
                 path = heldout.path / "heldout.parquet"
                 lengths = heldout_lengths(self.variant, name, path, tokenizer, positions)
                 self.messages.faults += [lengths.fault] if lengths.fault else []

@@ -162,7 +162,10 @@ def check_rows(variants: Sequence[Variant]) -> CheckedVariants:
     read or used (it finds duplicates, too), how many were read, what is left out of them.
     ConfigError for files that cannot be read, and for data sets of which nothing is left."""
     result, faults = CheckedVariants(), []
-    shares = {d.model_dump_json(): (d, v.split.heldout) for v in variants for d in v.datasets}
+    shares: dict[str, tuple[Dataset, float | None]] = {
+        d.model_dump_json(): (d, None) for v in variants for d in [v.heldout] if d
+    }
+    shares |= {d.model_dump_json(): (d, v.split.heldout) for v in variants for d in v.datasets}
     for dataset, share in shares.values():
         root = local_path(dataset.path or dataset.repo)
         if root is not None:
@@ -173,7 +176,7 @@ def check_rows(variants: Sequence[Variant]) -> CheckedVariants:
 
 
 def _check_dataset(
-    dataset: Dataset, root: Path, share: float, result: CheckedVariants
+    dataset: Dataset, root: Path, share: float | None, result: CheckedVariants
 ) -> list[str]:
     """Add to `result` what its rows are; return what is wrong with the data set as a whole."""
     key = f"datasets.{dataset.name}"
@@ -217,11 +220,16 @@ def _check_dataset(
             else []
         )
         return [*several, *lines]
-    fault = split_fault(rows - bad - heldout, heldout, share)
+    return _side_faults(key, rows - bad - heldout, heldout, share)
+
+
+def _side_faults(key: str, train: int, heldout: int, share: float | None) -> list[str]:
+    """What is wrong where a side of the split has no row; without a share, there is one side."""
+    fault = None if share is None else split_fault(train, heldout, share)
     return [f"{key}: {fault}"] if fault else []
 
 
-def _check_saved(dataset: Dataset, share: float, result: CheckedVariants) -> list[str]:
+def _check_saved(dataset: Dataset, share: float | None, result: CheckedVariants) -> list[str]:
     """Check what `save_to_disk` wrote, by the copy of its rows that a run reads."""
     saved = store().get_or_build(ReadSaved.of(dataset))
     details = saved.details()

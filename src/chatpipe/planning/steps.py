@@ -12,6 +12,7 @@ from chatpipe.config.schema import AUTO, Dataset, Split, Variant
 from chatpipe.data.columns import format_note
 from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize, RowAccount
+from chatpipe.data.own_heldout import HoldOut
 from chatpipe.errors import ChatpipeError, HubUnreachableError, SourceError
 from chatpipe.harness.fetch_task import FetchTask
 from chatpipe.report.schema import FEW_ROWS
@@ -190,7 +191,7 @@ def _is_quick(request: Request, artifact: Artifact | None) -> bool:
         return artifact is not None
     if isinstance(request, FetchTask):
         return artifact is not None or request.path is not None
-    return isinstance(request, ReadSaved | Normalize | Merge | CheckChatTemplate)
+    return isinstance(request, ReadSaved | Normalize | Merge | HoldOut | CheckChatTemplate)
 
 
 def _splits(request: FindSplits) -> Artifact:

@@ -2,69 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import Variant
 from chatpipe.planning.planner import plan_each
 from chatpipe.planning.result import Plan
+from chatpipe.study.selection import select
+
+Number = TypeVar("Number", int, float)
+
+
+class Cost(BaseModel):
+    """What several trainings need together; None where that of one is not known.
+
+    Attributes:
+        trainings: How many there are.
+        tokens: Of all trainings.
+        seconds: Of all trainings, one after another.
+        memory_bytes: Of the largest one.
+        disk_bytes: Of all adapters and their checkpoints, and of what the trainings share, once.
+        download_bytes: To be fetched, once for all.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    trainings: int
+    tokens: int | None
+    seconds: float | None
+    memory_bytes: int | None
+    disk_bytes: int
+    download_bytes: int | None
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan]) -> Cost:
+        """Sum up the plans of which the adapter is not in the store."""
+        plans = [plan for plan in plans if not plan.trained]
+        memory = [plan.memory.total if plan.memory else None for plan in plans]
+        return cls(
+            trainings=len(plans),
+            tokens=_sum((plan.duration.tokens if plan.duration else None for plan in plans), 0),
+            seconds=_sum((plan.duration.seconds if plan.duration else None for plan in plans), 0.0),
+            memory_bytes=None if None in memory else max((size or 0 for size in memory), default=0),
+            disk_bytes=_disk_bytes(plans),
+            download_bytes=_download_bytes(plans),
+        )
 
 
 class StudyPlan(BaseModel):
-    """The plans of a study's variants; `trained` are those whose adapter is in the store."""
+    """The plans of a study's variants.
+
+    Attributes:
+        trained: How many adapters are in the store.
+        total: The cost of all trainings to come.
+        limit: How many of these are run now; None for all.
+        now: The cost of those.
+        left: The cost of those that are left for later.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     study: str
     plans: tuple[Plan, ...]
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def trained(self) -> int:
-        """How many adapters are in the store."""
-        return sum(cell.trained for cell in self.plans)
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def tokens(self) -> int | None:
-        """Tokens of all trainings to come; None where those of one are not known."""
-        durations = [cell.duration for cell in self._to_train]
-        return None if None in durations else sum(each.tokens for each in durations if each)
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def seconds(self) -> float | None:
-        """Of all trainings to come, one after another; None where one is not known."""
-        durations = [cell.duration for cell in self._to_train]
-        return None if None in durations else sum(each.seconds for each in durations if each)
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def memory_bytes(self) -> int | None:
-        """What the largest training takes; None where one is not known."""
-        estimates = [cell.memory for cell in self._to_train]
-        known = [estimate.total for estimate in estimates if estimate]
-        return max(known, default=0) if len(known) == len(estimates) else None
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def disk_bytes(self) -> int:
-        """All adapters and their checkpoints, and what the cells share once."""
-        own = [need for cell in self._to_train for need in cell.disk if need.of_one_training]
-        shared = {
-            (need.what, need.path, need.bytes)
-            for cell in self.plans
-            for need in cell.disk
-            if not need.of_one_training
-        }
-        return sum(need.bytes for need in own) + sum(size for _, _, size in shared)
-
-    @property
-    def _to_train(self) -> list[Plan]:
-        return [cell for cell in self.plans if not cell.trained]
+    trained: int
+    total: Cost
+    limit: int | None
+    now: Cost
+    left: Cost
 
 
-def plan_study(study: str, variants: Sequence[Variant]) -> StudyPlan:
-    """Return the plan of every variant; each is scored on the held-out rows of all."""
-    return StudyPlan(study=study, plans=tuple(plan_each(variants, variants)))
+def plan_study(study: str, variants: Sequence[Variant], limit: int | None = None) -> StudyPlan:
+    """Return the plan of every variant; each is scored on the held-out rows of all.
+
+    limit: how many trainings are run at most, see `select`.
+    """
+    plans = plan_each(variants, variants)
+    trained = {plan.variant for plan in plans if plan.trained}
+    left = {variant.name for variant in select(variants, limit, trained).left}
+    return StudyPlan(
+        study=study,
+        plans=tuple(plans),
+        trained=len(trained),
+        total=Cost.of(plans),
+        limit=limit,
+        now=Cost.of([plan for plan in plans if plan.variant not in left]),
+        left=Cost.of([plan for plan in plans if plan.variant in left]),
+    )
+
+
+def _sum(values: Iterable[Number | None], start: Number) -> Number | None:
+    """Return the sum; None where one of the values is not known."""
+    listed = list(values)
+    return None if None in listed else sum((x for x in listed if x is not None), start)
+
+
+def _disk_bytes(plans: Sequence[Plan]) -> int:
+    own = [need.bytes for plan in plans for need in plan.disk if need.of_one_training]
+    shared = {
+        (need.what, need.path, need.bytes)
+        for plan in plans
+        for need in plan.disk
+        if not need.of_one_training
+    }
+    return sum(own) + sum(size for _, _, size in shared)
+
+
+def _download_bytes(plans: Sequence[Plan]) -> int | None:
+    downloads = {
+        (step.kind, step.what, step.bytes)
+        for plan in plans
+        for step in plan.steps
+        if step.state == "download"
+    }
+    return _sum((size for _, _, size in downloads), 0)

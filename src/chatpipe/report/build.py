@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from chatpipe import report as contract
 from chatpipe.config.schema import AUTO, Evaluation
 from chatpipe.data.columns import format_note
+from chatpipe.data.own_heldout import HoldOut
 from chatpipe.evaluation.metrics import METRICS
 from chatpipe.evaluation.perplexity import bits_per_byte, interval
 from chatpipe.evaluation.reply_bytes import ReplyBytes
@@ -74,7 +75,10 @@ class MakeReport(Request):
 def build_report(request: MakeReport) -> contract.Report:
     """Return the report of these artifacts."""
     models = request.models
-    sets = {parts: ReplyBytes.read(request.heldout, parts) for parts in _heldout_sets(models)}
+    sets = {
+        parts: ReplyBytes.read(request.heldout, parts)
+        for parts in _heldout_sets(models, request.heldout)
+    }
     differences, notes = differences_from_bases(models, sets)
     groups = configurations(models)
     compared = compare_configurations(groups, models, sets)
@@ -126,7 +130,7 @@ def figures(
 
     heldout: data set -> its held-out rows.
     """
-    sets = {parts: ReplyBytes.read(heldout, parts) for parts in _heldout_sets(models)}
+    sets = {parts: ReplyBytes.read(heldout, parts) for parts in _heldout_sets(models, heldout)}
     return [
         cell
         for model in models
@@ -135,14 +139,16 @@ def figures(
     ]
 
 
-def _heldout_sets(models: Sequence[Measured]) -> list[tuple[str, ...]]:
-    """Return each data set's held-out set, and the unions that variants were trained on.
+def _heldout_sets(models: Sequence[Measured], heldout: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return each data set's held-out set, those of one's own, and the unions that variants were
+    trained on.
 
     Two unions of the same parts in another order are one.
     """
     unions = [tuple(d.name for d in m.variant.datasets) for m in models if m.adapter]
     singles = [(name,) for union in unions for name in union]
-    return unique_by([*singles, *sorted(unions, key=len)], frozenset)
+    own = [(name,) for name in heldout]
+    return unique_by([*singles, *own, *sorted(unions, key=len)], frozenset)
 
 
 def _cells(
@@ -246,7 +252,7 @@ def _answers(model: Measured) -> list[contract.Answer]:
 
 def _formats(request: MakeReport) -> list[str]:
     """Return a sentence for each data set whose format was found by its columns."""
-    datasets = {d.name: d for model in request.models for d in model.variant.datasets}
+    datasets = {d.name: d for model in request.models for d in model.variant.read_datasets}
     return [
         format_note(name, recorded_manifest(artifact)["asked"]["format"])
         for name, artifact in request.examples.items()
@@ -264,7 +270,12 @@ def _accounts(request: MakeReport) -> list[contract.RowAccountRow]:
         for m in request.models
         if m.corpus
     }
+    own = {
+        f"{name} (held out)": artifact
+        for name, artifact in request.heldout.items()
+        if artifact.kind == HoldOut.kind
+    }
     return rows + [
         contract.RowAccountRow(name=name, step="merge", **artifact.details()["account"])
-        for name, artifact in corpora.items()
+        for name, artifact in [*corpora.items(), *own.items()]
     ]

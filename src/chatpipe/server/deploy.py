@@ -26,21 +26,39 @@ from prefect.workers.process import ProcessWorker
 from chatpipe.errors import ConfigError
 from chatpipe.server.automations_file import find_notification_block, load_automations
 from chatpipe.server.deployed_state import apply_schedules, apply_settings
-from chatpipe.server.deployments_file import Definitions, Deployment, WorkPool, load_deployments
+from chatpipe.server.deployments_file import (
+    Definitions,
+    Deployment,
+    DeploymentFile,
+    WorkPool,
+    load_deployments,
+    named_deployments,
+)
 from chatpipe.study.files import deployments_dir
 
 
 def deploy() -> Iterator[str]:
     """Apply deployments/prefect.yaml and deployments/automations/; yield a line for each object."""
     file = load_deployments()
-    prepared = [_Prepared.of(deployment) for deployment in file.deployments]
     with get_client(sync_client=True) as client:
         automations = load_automations(partial(find_notification_block, client))
-        yield from _apply_pools(client, file.definitions)
-        for deployment in prepared:
-            yield _apply_deployment(client, deployment)
+        yield from _apply(client, file)
         for automation in automations:
             yield _apply_automation(client, automation)
+
+
+def deploy_named(name_or_path: str, gpu_workers: str | None = None) -> Iterator[str]:
+    """Apply the deployments of one variant or study; see `named_deployments`."""
+    file = named_deployments(name_or_path, gpu_workers)
+    with get_client(sync_client=True) as client:
+        yield from _apply(client, file)
+
+
+def _apply(client: SyncPrefectClient, file: DeploymentFile) -> Iterator[str]:
+    prepared = [_Prepared.of(deployment) for deployment in file.deployments]
+    yield from _apply_pools(client, file.definitions)
+    for deployment in prepared:
+        yield _apply_deployment(client, deployment)
 
 
 def _apply_pools(client: SyncPrefectClient, definitions: Definitions) -> Iterator[str]:

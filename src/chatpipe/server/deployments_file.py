@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,17 @@ from chatpipe.errors import ConfigError
 from chatpipe.server.schedule_checks import cron_fault, time_zone_fault
 from chatpipe.study.files import deployments_dir
 from chatpipe.study.loading import load_variant
-from chatpipe.study.studies import load_study, study_variants
+from chatpipe.study.studies import (
+    check_name,
+    is_study,
+    load_study,
+    study_members,
+    study_variants,
+)
+
+FINETUNE = "flows.finetune.finetune"
+COMPARE = "flows.compare.compare"
+CPU_POOL = "cpu"
 
 
 class WorkPool(Section):
@@ -125,6 +135,70 @@ def load_deployments(path: Path | None = None) -> DeploymentFile:
     return file.model_copy(update={"deployments": tuple(complete)})
 
 
+def named_deployments(name_or_path: str, gpu_workers: str | None = None) -> DeploymentFile:
+    """Return the deployments of one variant or study, which prefect.yaml need not list.
+
+    Those of a study are the study with all its cells, and the variants that it starts from, whose
+    runs with other settings its cells are. One that prefect.yaml lists is as it says there;
+    ConfigError where another file has the name of that one.
+
+    gpu_workers: deployment whose workers run the steps for GPUs.
+    """
+    file = load_deployments()
+    listed = {(item.entrypoint, item.name): item for item in file.deployments}
+    parameters = {"gpu_workers": gpu_workers} if gpu_workers else {}
+    chosen = []
+    for entrypoint, name, settings in _settings_of(name_or_path):
+        existing = listed.get((entrypoint, name))
+        if existing and any(existing.parameters.get(k) != v for k, v in settings.items()):
+            raise ConfigError(
+                [
+                    f"{name_or_path}: {name} is the name of another deployment, which "
+                    f"{deployments_dir() / 'prefect.yaml'} lists; give the file another name."
+                ]
+            )
+        chosen.append(
+            existing
+            or Deployment(
+                name=name,
+                entrypoint=entrypoint,
+                work_pool=PoolChoice(name=CPU_POOL),
+                parameters={**settings, **parameters},
+                tags=_tags(entrypoint, settings),
+            )
+        )
+    return file.model_copy(update={"deployments": tuple(chosen)})
+
+
+def _settings_of(name_or_path: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (entrypoint, name, parameters) of each flow that runs that variant or study."""
+    check_name(name_or_path)
+    if is_study(name_or_path):
+        study = load_study(name_or_path)
+        yield COMPARE, study.name, _study_settings(study.name, name_or_path)
+        variants = study_members(name_or_path)
+    else:
+        variants = [load_variant(name_or_path)]
+    for variant in variants:
+        yield FINETUNE, variant.name, variant.model_dump(mode="json")
+
+
+def _study_settings(name: str, origin: str) -> dict[str, Any]:
+    variants = study_variants(load_study(origin), origin=origin)
+    return {
+        "study": name,
+        "variants": [variant.model_dump(mode="json") for variant in variants],
+    }
+
+
+def _tags(entrypoint: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what the dashboard filters by: base and data sets of a variant, or variants."""
+    if entrypoint == COMPARE:
+        return tuple(variant["name"] for variant in settings["variants"])
+    names = [dataset["name"] for dataset in settings["datasets"]]
+    return (settings["base_model"]["repo"], *names)
+
+
 def _repeated(deployments: Sequence[Deployment], path: Path) -> list[str]:
     named = Counter((item.entrypoint, item.name) for item in deployments)
     return [
@@ -167,16 +241,11 @@ def _fill_settings(deployment: Deployment, path: Path) -> Deployment:
     """Return the deployment with its parameters merged over its variant's or study's."""
     flow = deployment.entrypoint.rpartition(".")[2]
     settings: dict[str, Any] = {}
-    tags: tuple[str, ...] = ()
-    if flow == "finetune":
-        variant = load_variant(deployment.name)
-        settings = variant.model_dump(mode="json")
-        tags = (variant.base_model.repo, *(dataset.name for dataset in variant.datasets))
-    elif flow == "compare":
-        variants = study_variants(load_study(deployment.name), origin=deployment.name)
-        settings = {"study": deployment.name}
-        settings["variants"] = [variant.model_dump(mode="json") for variant in variants]
-        tags = tuple(variant.name for variant in variants)
+    if deployment.entrypoint == FINETUNE:
+        settings = load_variant(deployment.name).model_dump(mode="json")
+    elif deployment.entrypoint == COMPARE:
+        settings = _study_settings(deployment.name, deployment.name)
+    tags = _tags(deployment.entrypoint, settings) if settings else ()
     parameters = merge_sections(settings, deployment.parameters)
     _check_variants(parameters, flow, f"{path}: deployments.{deployment.name}.parameters")
     return deployment.model_copy(

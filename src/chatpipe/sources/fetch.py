@@ -199,7 +199,7 @@ def local_path(text: str | None) -> Path | None:
 
 def source_directories(variant: Variant) -> list[Path]:
     """The directories that the variant names as sources: nothing is ever written there."""
-    named = [variant.base_model.repo, *(data.path or data.repo for data in variant.datasets)]
+    named = [variant.base_model.repo, *(data.path or data.repo for data in variant.read_datasets)]
     return [path.resolve() for path in map(local_path, named) if path is not None and path.is_dir()]
 
 

@@ -26,7 +26,12 @@ def study_faults(variants: Sequence[Variant]) -> list[str]:
     """One sentence for each pair of variants that does not fit together, and the key."""
     if not variants:
         return ["variants: a study needs at least one."]
-    return [*repeated_names(variants), *_dataset_faults(variants), *_split_faults(variants)]
+    return [
+        *repeated_names(variants),
+        *_dataset_faults(variants),
+        *_heldout_faults(variants),
+        *_split_faults(variants),
+    ]
 
 
 def repeated_names(variants: Sequence[Variant]) -> list[str]:
@@ -43,7 +48,7 @@ def _dataset_faults(variants: Sequence[Variant]) -> Iterator[str]:
     """A name stands for one data set in a study, or its held-out figures would mix two."""
     first_uses: dict[str, tuple[str, Dataset]] = {}
     for variant in variants:
-        for dataset in variant.datasets:
+        for dataset in variant.read_datasets:
             other, first = first_uses.setdefault(dataset.name, (variant.name, dataset))
             keys = [
                 key
@@ -56,6 +61,19 @@ def _dataset_faults(variants: Sequence[Variant]) -> Iterator[str]:
                 yield (
                     f"variants {other} and {variant.name}: data set {dataset.name} is another one "
                     f"in each ({_values(first, dataset, keys)}); give one of the two another name."
+                )
+
+
+def _heldout_faults(variants: Sequence[Variant]) -> Iterator[str]:
+    """Rows that are held out for one variant are training rows of no other."""
+    heldout = {variant.heldout.name: variant.name for variant in variants if variant.heldout}
+    for variant in variants:
+        for dataset in variant.datasets:
+            if dataset.name in heldout:
+                yield (
+                    f"variants {heldout[dataset.name]} and {variant.name}: {dataset.name} is held "
+                    "out by the one, and the other is trained on it; give one of the two another "
+                    "name."
                 )
 
 

@@ -71,6 +71,8 @@ class Grid:
     ) -> list[Variant]:
         """Return the variant of every cell, the cells of one member together."""
         variants, faults = [], []
+        if self.file.heldout is not None:
+            overrides = [self._override("heldout", self.file.heldout), *overrides]
         for place, member in enumerate(self.file.members):
             key = "base" if self.file.base is not None else f"variants.{place}"
             for cell in self._cells():
@@ -84,6 +86,13 @@ class Grid:
         if faults:
             raise ConfigError(list(dict.fromkeys(faults)))
         return variants
+
+    def members(self) -> list[Variant]:
+        """Return the variants that the study starts from."""
+        return [
+            self._variant(member, (), True, "base" if self.file.base else f"variants.{place}")
+            for place, member in enumerate(self.file.members)
+        ]
 
     def _cells(self) -> Iterator[Overrides]:
         """Yield every combination of the settings that are varied."""
@@ -140,6 +149,9 @@ class Grid:
 
     def _blame_file(self, fault: str, cell: Overrides) -> str:
         """A cell's setting stands in the study's file, not on the command line."""
+        if self.file.heldout is not None:
+            heldout = self._override("heldout", self.file.heldout)
+            fault = fault.replace(f"--set {heldout.text}:", f"{self.path}:")
         for override in cell:
             fault = fault.replace(f"--set {override.text}:", f"{self.path}: vary {override.text}:")
         return fault

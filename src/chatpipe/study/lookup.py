@@ -85,7 +85,7 @@ def source_requests(variant: Variant) -> Iterator[Request]:
     for task in variant.evaluation.tasks:
         with suppress(ChatpipeError):
             yield FetchTask.of(task)
-    for dataset in variant.datasets:
+    for dataset in variant.read_datasets:
         with suppress(ChatpipeError):
             if is_hub_split(dataset):
                 yield from _split_requests(dataset)

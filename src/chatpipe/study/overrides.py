@@ -104,10 +104,10 @@ def paths_relative_to(folder: Path, keys: tuple[str, ...], value: Any) -> Any:
     """Return the value for these keys with absolute paths of data sets and tasks."""
     if keys == ("evaluation", "tasks") and isinstance(value, list):
         return tasks_relative_to(folder, value)
-    if keys[0] != "datasets":
+    if keys[0] not in ("datasets", "heldout"):
         return value
-    if keys[-1] == "path" and isinstance(value, str):
-        return _absolute(folder, value)
+    if isinstance(value, str) and (keys[-1] == "path" or keys == ("heldout",)):
+        return value if value in DATASETS else _absolute(folder, value)
     if isinstance(value, list):
         return [paths_relative_to(folder, keys, item) for item in value]
     if isinstance(value, dict) and isinstance(value.get("path"), str):

@@ -27,6 +27,7 @@ from typing import NamedTuple
 from chatpipe.config.schema import Dataset, Split, Variant
 from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import Normalize
+from chatpipe.data.own_heldout import HoldOut
 from chatpipe.errors import DataError
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
@@ -187,7 +188,8 @@ class Recipe:
 
     def report_request(self, study: str) -> MakeReport:
         """Return the request for the report, with every model measured."""
-        examples = {name: self.examples(dataset) for name, (dataset, _) in self._datasets().items()}
+        datasets = self._datasets() | self._own_heldout()
+        examples = {name: self.examples(dataset) for name, (dataset, _) in datasets.items()}
         heldout = self.heldout_sets()
         self.tasks()  # what is wrong with one is found before anything is trained
         own = self.own_template_bases(heldout)
@@ -263,10 +265,23 @@ class Recipe:
         request = Merge.held_out_of(self.examples(dataset), split)
         return self.resolver.resolve(Step(request, dataset.name))
 
+    def own_heldout(self, dataset: Dataset, split: Split) -> Artifact:
+        """Return the rows of that data set which no variant of the study is trained on."""
+        trained_on = [self.examples(trained) for trained, _ in self._datasets().values()]
+        request = HoldOut(
+            examples=self.examples(dataset),
+            trained_on=tuple(sorted(trained_on, key=lambda artifact: artifact.key)),
+            split=split,
+        )
+        return self.resolver.resolve(Step(request, dataset.name))
+
     def heldout_sets(self) -> dict[str, Artifact]:
-        """Return the held-out rows of every data set that the variants name."""
+        """Return the held-out rows of every data set that the variants name, and those of one's
+        own."""
         sets = self._datasets().items()
-        return {name: self.heldout(dataset, split) for name, (dataset, split) in sets}
+        heldout = {name: self.heldout(dataset, split) for name, (dataset, split) in sets}
+        own = {name: self.own_heldout(*pair) for name, pair in self._own_heldout().items()}
+        return heldout | own
 
     def tasks(self) -> dict[str, Artifact]:
         """Return the tasks of all variants with their data, by the items of `evaluation.tasks`."""
@@ -374,6 +389,10 @@ class Recipe:
     def _datasets(self) -> dict[str, tuple[Dataset, Split]]:
         """Map the name of each data set to it and its split; a study has one split."""
         return {d.name: (d, variant.split) for variant in self.variants for d in variant.datasets}
+
+    def _own_heldout(self) -> dict[str, tuple[Dataset, Split]]:
+        """Map the name of held-out rows of one's own to them and the split of the study."""
+        return {v.heldout.name: (v.heldout, v.split) for v in self.variants if v.heldout}
 
     def _variant_bases(self) -> dict[str, StudyModel]:
         """Map the name of a variant to its base, evaluated with the variant's settings."""

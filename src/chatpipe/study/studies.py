@@ -70,6 +70,15 @@ def study_variants(
     return variants
 
 
+def study_members(name_or_path: str) -> list[Variant]:
+    """Return the variants that a study starts from: those of a grid without what it varies."""
+    path = find_file("studies", name_or_path)
+    raw = {"name": path.stem, **read_mapping(path)}
+    if is_grid(raw):
+        return study_grid(parse_section(raw, StudyFile, path), path).members()
+    return study_variants(load_study(name_or_path), origin=name_or_path)
+
+
 def is_study(name_or_path: str) -> bool:
     """Whether that name or file is a study's, and not a variant's. Both may have `data_share`, a
     list in a study and a number in a variant."""

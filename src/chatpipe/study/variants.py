@@ -12,8 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from chatpipe.config.merging import deep_merge
-from chatpipe.config.run_names import plain_name, rename_by_settings, rename_run
-from chatpipe.config.schema import Variant
+from chatpipe.config.run_names import name_of_file, plain_name, rename_by_settings, rename_run
+from chatpipe.config.schema import AUTO, Variant
 from chatpipe.config.validation import fault_sentences, format_value, setting_origin
 from chatpipe.config.yaml_files import read_mapping
 from chatpipe.data.catalog import DATASETS
@@ -85,6 +85,8 @@ def _parse(
             raw = apply_override(raw, override)
     blamed = setting_origin("datasets", origin, texts)
     raw, faults = _resolve_datasets(_resolve_tasks(_resolve_base(raw), origin), origin, blamed)
+    if raw.get("heldout") is not None:
+        raw = {**raw, "heldout": _resolve_heldout(raw["heldout"], origin)}
     faults += [*unknown, *(_missing_paths(raw, blamed) if must_exist else [])]
     try:
         variant = Variant.model_validate(raw)
@@ -158,12 +160,29 @@ def _resolve_datasets(
                 entry = {**substitute.model_dump(), "name": f"unknown-{place}"}
             else:
                 entry = DATASETS[entry].model_dump()
-        elif isinstance(entry, dict) and isinstance(entry.get("path"), str) and entry["path"]:
-            entry = {**entry, "path": _absolute(entry["path"], origin)}
-        elif isinstance(entry, dict):
-            entry = _absolute_repo(entry)
+        else:
+            entry = _resolve_entry(entry, origin)
         resolved.append(entry)
     return {**raw, "datasets": resolved}, faults
+
+
+def _resolve_heldout(entry: Any, origin: str) -> Any:
+    """A data set of the catalogue, a file or directory of rows, or the keys of a data set."""
+    if isinstance(entry, str) and entry in DATASETS:
+        return DATASETS[entry].model_dump()
+    if isinstance(entry, str) and entry:
+        name = name_of_file(Path(entry))
+        return {"name": name, "path": _absolute(entry, origin), "format": AUTO}
+    return _resolve_entry(entry, origin)
+
+
+def _resolve_entry(entry: Any, origin: str) -> Any:
+    """The keys of a data set, with an absolute path."""
+    if not isinstance(entry, dict):
+        return entry
+    if isinstance(entry.get("path"), str) and entry["path"]:
+        return {**entry, "path": _absolute(entry["path"], origin)}
+    return _absolute_repo(entry)
 
 
 def _absolute(path: str, origin: str) -> str:
@@ -180,9 +199,13 @@ def _folder(origin: str) -> Path:
 
 def _missing_paths(raw: dict[str, Any], blamed: str) -> list[str]:
     entries = raw.get("datasets")
-    return [
-        f"{blamed}: datasets.{entry.get('name')}.path: {entry['path']} does not exist."
+    named = [
+        (f"datasets.{entry.get('name')}.path" if isinstance(entry, dict) else "", entry)
         for entry in (entries if isinstance(entries, list) else [])
+    ]
+    return [
+        f"{blamed}: {key}: {entry['path']} does not exist."
+        for key, entry in [*named, ("heldout", raw.get("heldout"))]
         if isinstance(entry, dict)
         and isinstance(entry.get("path"), str)
         and entry["path"]
