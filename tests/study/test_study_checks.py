@@ -173,7 +173,7 @@ def test_the_demo_compares_data_after_the_same_number_of_steps():
     variants = study_variants(load_study("demo"))
     rows = [account_rows(Recipe([v], DryRun()), v).train_rows for v in variants]
     steps = {optimizer_steps(v.training, r) for v, r in zip(variants, rows, strict=True)}
-    assert steps == {43}
+    assert steps == {22}
     batches = {v.name: v.training.global_batch_size for v in variants}
     assert batches.pop("smol-chat") == 4  # conversations, with 2 to 4 replies each
     assert set(batches.values()) == {8}
