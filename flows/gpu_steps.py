@@ -49,7 +49,7 @@ class SerializedStep(BaseModel):
 
 
 @flow(name="gpu-steps", flow_run_name=flow_run_name("label"), persist_result=False)
-def gpu_steps(label: str, plan: list[Variant], asked: list[SerializedStep]) -> State[None] | None:
+def gpu_steps(label: str, plan: list[Variant], requests: list[SerializedStep]) -> State[None] | None:
     """Plan variants on this machine's GPU, or run steps on it; other flows start these runs.
 
     A model of which a step fails is left out; the run then ends Failed, with a line for each.
@@ -57,25 +57,25 @@ def gpu_steps(label: str, plan: list[Variant], asked: list[SerializedStep]) -> S
     Args:
         label: Name of the run.
         plan: Variants to plan before anything is trained.
-        asked: Steps to run, one after another.
+        requests: Steps to run, one after another.
     """
     check_home()
     if plan:
         preflight.plan(plan)
-    failures = _run_steps(asked)
+    failures = _run_steps(requests)
     if not failures:
         return None
     lines = [f"{model}: {in_one_line(error)}" for model, error in failures.items()]
     return Failed(name=INCOMPLETE, message="\n".join(lines), data=IncompleteStudyError(*lines))
 
 
-def _run_steps(asked: Sequence[SerializedStep]) -> dict[str, ChatpipeError]:
+def _run_steps(serialized: Sequence[SerializedStep]) -> dict[str, ChatpipeError]:
     """Run the steps of all models; return the errors of those that failed."""
-    requests = [step.parsed() for step in asked]
+    requests = [step.parsed() for step in serialized]
     together = steps.apart([request for request in requests if isinstance(request, Ask)])
     failures: dict[str, ChatpipeError] = {}
     with steps.EVAL_WORKER.keep_alive():
-        for step, request in zip(asked, requests, strict=True):
+        for step, request in zip(serialized, requests, strict=True):
             if step.model in failures:
                 continue
             try:

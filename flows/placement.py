@@ -73,7 +73,7 @@ class WorkerPlacement:
             # All of them: they are scored on each other's held-out rows.
             plan = [variant.model_dump(mode="json") for variant in variants]
             label = "plan " + _first_of([variant.name for variant in untrained_variants])
-            [run] = self._run([{"label": label, "plan": plan, "asked": []}], lambda *_: None)
+            [run] = self._run([{"label": label, "plan": plan, "requests": []}], lambda *_: None)
             if not _is_completed(run):
                 raise StepProcessError(f"{run.name}: {_reason(run)}")
 
@@ -201,7 +201,7 @@ def _parameters(jobs: Sequence[Job]) -> dict[str, Any]:
     return {
         "label": _first_of([job.label for job in jobs]),
         "plan": [],
-        "asked": [step.model_dump(mode="json") for step in steps],
+        "requests": [step.model_dump(mode="json") for step in steps],
     }
 
 

@@ -183,7 +183,9 @@ def test_earlier_turns_of_a_conversation_are_as_the_template_writes_them(control
         *(Message("user", "Who?\n\na"), Message("assistant", "Me.")),
     )
     asked = Conversation("Why?", history=history)
-    expected = applied(tokenizer, template, written(asked.asked), add_generation_prompt=True)
+    expected = applied(
+        tokenizer, template, written(asked.prompt_messages), add_generation_prompt=True
+    )
     assert ChatRenderer(tokenizer, template).prompts([asked]) == [expected]
 
 

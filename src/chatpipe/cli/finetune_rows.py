@@ -43,13 +43,17 @@ def check_rows_of(dataset: Dataset, drop_bad_rows: bool) -> None:
         try:
             is_auto = dataset.format == AUTO
             row_format = format_of(file, dataset.columns) if is_auto else dataset.format
+<<<<<<< HEAD
             found = (
                 []
                 if drop_bad_rows
                 else row_faults(file, row_format, dataset.columns, dataset.turns)
             )
+=======
+            file_faults = [] if drop_bad_rows else row_faults(file, row_format, dataset.columns)
+>>>>>>> cd87a52 (Names say what a value is: a request, column names, gradients, details)
         except ConfigError as error:
-            found = error.faults
-        faults += [fault.replace(str(file), shown) for fault in found]
+            file_faults = error.faults
+        faults += [fault.replace(str(file), shown) for fault in file_faults]
     if faults:
         raise ConfigError([*faults, "Mend these rows, or add --drop-bad-rows."])

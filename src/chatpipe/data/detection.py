@@ -63,7 +63,11 @@ def _refuse_verdicts(path: Path) -> None:
 
 
 def _candidates(path: Path, columns: Mapping[str, str]) -> list[str]:
-    candidates = [name for name, known in FORMATS.items() if columns.keys() <= known.columns.keys()]
+    candidates = [
+        name
+        for name, file_format in FORMATS.items()
+        if columns.keys() <= file_format.columns.keys()
+    ]
     if not candidates:
         formats = ", ".join(f"{name} ({', '.join(f.columns)})" for name, f in FORMATS.items())
         raise DataError(

@@ -34,7 +34,7 @@ class JSONRows:
 
     def __init__(self, columns: ColumnNames, small_bytes: int) -> None:
         self.columns = columns
-        self.found: set[str] = set()
+        self.column_names: set[str] = set()
         self.details: dict[str, str] = {}  # of each reason, what such a row has
         self._types = columns.types
         self._small_bytes = small_bytes
@@ -48,7 +48,7 @@ class JSONRows:
     def block(self, block: bytes) -> pa.Table:
         """Whole lines → rows, those of them in Python that are not plain."""
         sample = [row for row in map(decoded, _sample(block)) if isinstance(row, dict)]
-        self.found.update(*sample)
+        self.column_names.update(*sample)
         converted = any(row.get(name) is not None for row in sample for name in self._converted)
         if self.columns.dotted or converted:
             return self.checked(decoded_lines(block))
@@ -80,12 +80,12 @@ class JSONRows:
         )
         if table.num_rows != lines:
             raise pa.ArrowInvalid(f"{lines} lines have {table.num_rows} values")
-        for name in set(self.columns.expected) - self.found:
+        for name in set(self.columns.expected) - self.column_names:
             if table[name].null_count < table.num_rows:
-                self.found.add(name)
+                self.column_names.add(name)
             else:  # null or not there: the lines themselves say which
                 rows = decoded_lines(block)
-                self.found.update(*(row for row in rows if isinstance(row, dict)))
+                self.column_names.update(*(row for row in rows if isinstance(row, dict)))
         for name in self._converted:
             place = table.column_names.index(name)
             table = table.set_column(place, name, pa.nulls(lines, self._types[name]))
@@ -106,7 +106,7 @@ class JSONRows:
             fields: dict[str, Any] = row if isinstance(row, dict) else {}
             if reason:
                 self.details.setdefault(reason, _problem(row))
-            self.found.update(fields, nested_names(fields, self.columns.dotted))
+            self.column_names.update(fields, nested_names(fields, self.columns.dotted))
             if getattr(row, "repeated", frozenset()) & self.columns.keys:
                 twice = sorted(row.repeated & self.columns.keys)
                 self.details.setdefault(KEY_TWICE, f"key {printable(twice[0])}")

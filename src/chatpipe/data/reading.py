@@ -53,7 +53,9 @@ class RowFile:
         self._types = self.columns.types
         self._json_rows = JSONRows(self.columns, SMALL_BYTES)
         self._details = self._json_rows.details
-        self._found = self._json_rows.found  # the file's columns, as far as they were seen
+        self._column_names = (
+            self._json_rows.column_names
+        )  # the file's columns, as far as they were seen
         self._csv_file: CSVFile | None = None
         self._texts: list[str] = []  # columns that have text where the format may have lists
 
@@ -77,20 +79,24 @@ class RowFile:
     def check(self) -> None:
         """DataError where no row of the parts that were read has an expected column."""
         if self.missing():
-            self.columns.require(sorted(self._found))
+            self.columns.require(sorted(self._column_names))
 
     def missing(self) -> list[str]:
         """Expected columns that no row of JSON had in the parts that were read so far; none where
         there was no row, or none that names a column."""
-        return [name for name in self.columns.expected if self._found and name not in self._found]
+        return [
+            name
+            for name in self.columns.expected
+            if self._column_names and name not in self._column_names
+        ]
 
     def found(self) -> set[str]:
         """The columns that the parts read so far were seen to have."""
-        return self._found
+        return self._column_names
 
     def unused(self) -> list[str]:
         """Columns that look meant and are not used; of long JSON files a sample is looked at."""
-        return sorted([*self.columns.unused(self._found), *self._texts])
+        return sorted([*self.columns.unused(self._column_names), *self._texts])
 
     def others(self) -> list[str]:
         """All other columns that are not used."""
@@ -133,7 +139,7 @@ class RowFile:
     def _parquet(self) -> Iterator[Part]:
         schema = pyarrow.parquet.read_schema(self.path)
         names = [*schema.names, *nested_fields(schema, self.columns.dotted)]
-        self._found.update(names)
+        self._column_names.update(names)
         self.columns.require(names)
         used = [name for name in names if name in self._types]
         self._texts = [name for name in self._may_be_lists(used) if _is_text(schema, name)]
@@ -176,7 +182,7 @@ class RowFile:
         file = self._csv_file = CSVFile(self.path, list(self._types))
         if not any(name.strip() for name in file.names):
             raise DataError(f"{self.path}: has no rows; its first line must name the columns.")
-        self._found.update(file.names)
+        self._column_names.update(file.names)
         self.columns.require(file.names)
         used = [name for name in file.names if name in self._types]
         self._texts = self._may_be_lists(used)

@@ -47,7 +47,7 @@ class ChatSession:
 
         return inference.load_model(*self._of)
 
-    def asked(self, text: str, input_text: str = "") -> Conversation:
+    def conversation(self, text: str, input_text: str = "") -> Conversation:
         """Return the conversation so far with that question."""
         return Conversation(text, input_text, system=self.system, history=self.history)
 
@@ -61,8 +61,8 @@ class ChatSession:
         from chatpipe.kernels.lora_inference import active, through
 
         renderer = self.encoder.renderer
-        asked = self.asked(text, input_text)
-        [prompt] = self.encoder.prompt_ids([asked])
+        conversation = self.conversation(text, input_text)
+        [prompt] = self.encoder.prompt_ids([conversation])
         fault = position_fault(
             self.positions,
             len(prompt) + generation.max_new_tokens,
@@ -107,13 +107,13 @@ class ChatSession:
         finally:
             stopped.set()
             thread.join()
-            self._keep(asked, written[len(prompt) :])
+            self._keep(conversation, written[len(prompt) :])
         if failures:
             raise failures[0]
 
-    def _keep(self, asked: Conversation, written: list[int]) -> None:
+    def _keep(self, conversation: Conversation, written: list[int]) -> None:
         """Add the question and what was written after it to the conversation."""
         stops = self.encoder.renderer.stops
         reply = completion_of(written, self.encoder.tokenizer, stops).text
-        turn = (Message("user", asked.question), Message("assistant", reply))
+        turn = (Message("user", conversation.question), Message("assistant", reply))
         self.history = (*self.history, *turn)

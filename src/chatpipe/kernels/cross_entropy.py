@@ -20,7 +20,7 @@ AT_ONCE = 128  # tokens whose probabilities are in float32 at once
 def token_nats(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """(S,) −log p of each target, in float32, from logits (S, vocabulary) of any float type.
 
-    Where a gradient is wanted the logits are overwritten: they cannot be read afterwards.
+    Where a gradient is needed the logits are overwritten: they cannot be read afterwards.
     """
     if not is_enabled("cross_entropy"):
         return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
@@ -28,8 +28,8 @@ def token_nats(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     if logits.requires_grad:
         return _TokenNats.apply(logits, targets)  # type: ignore[no-any-return, no-untyped-call]
     nats = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    for some, wanted, found in _parts(logits, targets, nats):
-        _exponentials(some, wanted, found)
+    for part, part_targets, part_nats in _parts(logits, targets, nats):
+        _exponentials(part, part_targets, part_nats)
     return nats
 
 
@@ -62,11 +62,13 @@ class _TokenNats(torch.autograd.Function):
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         nats = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
         content = logits.detach()
-        for some, wanted, found in _parts(content, targets, nats):
-            exponentials, total = _exponentials(some, wanted, found)
+        for part, part_targets, part_nats in _parts(content, targets, nats):
+            exponentials, total = _exponentials(part, part_targets, part_nats)
             gradient = exponentials.div_(total)
-            gradient.scatter_add_(1, wanted[:, None], gradient.new_full((len(wanted), 1), -1.0))
-            some.copy_(gradient)
+            gradient.scatter_add_(
+                1, part_targets[:, None], gradient.new_full((len(part_targets), 1), -1.0)
+            )
+            part.copy_(gradient)
         ctx.save_for_backward(content)
         return nats
 

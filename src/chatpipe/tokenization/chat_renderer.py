@@ -55,7 +55,7 @@ class ChatRenderer(Renderer):
 
     def prompts(self, conversations: Sequence[Conversation]) -> list[Ids]:
         _ = self.text.frame  # checks the template
-        parts = [self._prompt(conversation.asked) for conversation in conversations]
+        parts = [self._prompt(conversation.prompt_messages) for conversation in conversations]
         return [[*chain.from_iterable(ids)] for ids in self._encoded(parts)]
 
     def examples(self, conversations: Sequence[Conversation]) -> list[list[Spans] | RenderError]:

@@ -47,7 +47,7 @@ class Conversation:
         return question_text(self.instruction, self.input)
 
     @property
-    def asked(self) -> list[Message]:
+    def prompt_messages(self) -> list[Message]:
         """All messages that stand before the last reply."""
         system = [Message("system", self.system)] if self.system else []
         return [*system, *self.history, Message("user", self.question)]
@@ -55,7 +55,7 @@ class Conversation:
     @property
     def messages(self) -> list[Message]:
         """All messages, the last reply included."""
-        return [*self.asked, Message("assistant", self.reply)]
+        return [*self.prompt_messages, Message("assistant", self.reply)]
 
     @property
     def exchanges(self) -> list[tuple[str, str]]:

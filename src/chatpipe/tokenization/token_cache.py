@@ -1,7 +1,7 @@
 """Token ids of rows in files that are memory-mapped, known by their content.
 
 What the same tokenizer and template made of the same texts is found again, whoever asks. A file
-that nobody has asked for in a month is removed when another is written. A file's last bytes are the
+that nobody has parts for in a month is removed when another is written. A file's last bytes are the
 digest of all before: one that is torn or changed is dropped, and written anew.
 """
 
@@ -96,12 +96,12 @@ def check_token_file(path: Path, deep: bool = False) -> None:
 
 def _content_digest(path: Path) -> str:
     """Hex SHA-256 of a token file without its trailer."""
-    found, left = hashlib.sha256(), path.stat().st_size - TRAILER_BYTES
+    sha256, left = hashlib.sha256(), path.stat().st_size - TRAILER_BYTES
     with path.open("rb") as file:
         while left > 0 and (block := file.read(min(left, 1 << 20))):
-            found.update(block)
+            sha256.update(block)
             left -= len(block)
-    return found.hexdigest()
+    return sha256.hexdigest()
 
 
 def _digests() -> FileDigests:
@@ -231,9 +231,9 @@ def _pieces(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
 
 def _key(request: TokenRequest, digest: str) -> str:
     identity = renderer_of(request.tokenizer, request.template).identity
-    asked = [VERSION, _tokenizer_digest(request.tokenizer), identity, digest]
-    asked += [] if request.most is None else [request.most]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:40]
+    parts = [VERSION, _tokenizer_digest(request.tokenizer), identity, digest]
+    parts += [] if request.most is None else [request.most]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

@@ -17,9 +17,9 @@ assert NAME in NOTES  # the card carries no weight: it must not change the adapt
 
 
 def write_model_card(
-    into: Path, asked: dict[str, Any], details: dict[str, Any], made_from: list[dict[str, Any]]
+    into: Path, request: dict[str, Any], details: dict[str, Any], made_from: list[dict[str, Any]]
 ) -> None:
-    """Write the card, from what was asked (Finetune's fields), what was measured (details) and
+    """Write the card, from the request (Finetune's fields), what was measured (details) and
     the lineage of base and corpus."""
     base = next(item for item in made_from if item["kind"] == "base-model")
     name = base_name(base["details"]) if base["details"] else "the base model"
@@ -32,16 +32,16 @@ def write_model_card(
         keep_trailing_newline=True,
     )
     text = environment.get_template("model_card.md.j2").render(
-        asked=asked,
+        request=request,
         details=details,
         base=origin(base),
         base_name=name,
         base_literal=json.dumps(name, ensure_ascii=False),  # a string of Python as well
         base_details=base["details"] or {},
         template_file=TEMPLATE,
-        is_chat="chat" in asked["prompt_template"],
-        fence=_fence(*map(str, asked["prompt_template"].values())),
-        nf4=asked["quantization"]["method"] == "nf4",
+        is_chat="chat" in request["prompt_template"],
+        fence=_fence(*map(str, request["prompt_template"].values())),
+        nf4=request["quantization"]["method"] == "nf4",
         datasets=[_dataset(item, corpus) for item in made_from if item["kind"] == "examples"],
     )
     (into / NAME).write_text(text, "utf-8")

@@ -184,9 +184,11 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             return part.detach(), torch.autograd.grad(part, trained, allow_unused=True)
 
         loss = torch.zeros(())
-        for part, found in run_in_threads(gradients, zip(prepared, seeds, strict=True), threads):
+        for part, gradients_of_part in run_in_threads(
+            gradients, zip(prepared, seeds, strict=True), threads
+        ):
             loss += part
-            for parameter, gradient in zip(trained, found, strict=True):
+            for parameter, gradient in zip(trained, gradients_of_part, strict=True):
                 if parameter.grad is None:
                     # torch's fused optimizers read it as the parameter lies in memory.
                     parameter.grad = gradient if gradient is None else gradient.contiguous()
