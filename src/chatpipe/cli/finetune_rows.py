@@ -43,15 +43,11 @@ def check_rows_of(dataset: Dataset, drop_bad_rows: bool) -> None:
         try:
             is_auto = dataset.format == AUTO
             row_format = format_of(file, dataset.columns) if is_auto else dataset.format
-<<<<<<< HEAD
-            found = (
+            file_faults = (
                 []
                 if drop_bad_rows
                 else row_faults(file, row_format, dataset.columns, dataset.turns)
             )
-=======
-            file_faults = [] if drop_bad_rows else row_faults(file, row_format, dataset.columns)
->>>>>>> cd87a52 (Names say what a value is: a request, column names, gradients, details)
         except ConfigError as error:
             file_faults = error.faults
         faults += [fault.replace(str(file), shown) for fault in file_faults]
