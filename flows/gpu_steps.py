@@ -49,7 +49,9 @@ class SerializedStep(BaseModel):
 
 
 @flow(name="gpu-steps", flow_run_name=flow_run_name("label"), persist_result=False)
-def gpu_steps(label: str, plan: list[Variant], requests: list[SerializedStep]) -> State[None] | None:
+def gpu_steps(
+    label: str, plan: list[Variant], requests: list[SerializedStep]
+) -> State[None] | None:
     """Plan variants on this machine's GPU, or run steps on it; other flows start these runs.
 
     A model of which a step fails is left out; the run then ends Failed, with a line for each.

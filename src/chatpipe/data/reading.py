@@ -100,7 +100,7 @@ class RowFile:
 
     def others(self) -> list[str]:
         """All other columns that are not used."""
-        return sorted(self._found - self.columns.keys - {*self.unused()})
+        return sorted(self._column_names - self.columns.keys - {*self.unused()})
 
     def warnings(self) -> list[str]:
         """What is suspicious about the parts that were read."""
