@@ -229,7 +229,7 @@ def test_a_system_text_is_in_the_first_prompt_alone(qwen):
     prompts = [
         f"<{system}> {question}\n### Response:\n"
         for system, question in zip(
-            ("Be a prime.", "", ""), [m.content for m in TALK.asked[1::2]], strict=True
+            ("Be a prime.", "", ""), [m.content for m in TALK.prompt_messages[1::2]], strict=True
         )
     ]
     replies = [m.content for m in TALK.messages[2::2]]

@@ -27,7 +27,7 @@ class Comparison:
         corrected_low, corrected_high: The interval at the level of Holm's procedure at which the
             verdict was reached; it contains 0 exactly where the verdict is "not distinguishable".
         p: Of no difference.
-        corrected_p: The same, by Holm's procedure over all pairs that were compared about.
+        corrected_p: The same, by Holm's procedure over all pairs that were compared.
         detectable: The smallest difference that a study like this one finds in 80 % of the cases.
         seed_noise: "own": estimated for each configuration; "pooled": one estimate from all
             configurations; "missing": not in the interval, because nothing was trained with two
