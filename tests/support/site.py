@@ -6,6 +6,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -101,7 +103,7 @@ class Site:
             {"content-type": "application/json"},
             method=method,
         )
-        return json.loads(urllib.request.urlopen(request).read() or "null")
+        return json.loads(_body(request) or "null")
 
     def task_states(self, run_id):
         """Of the steps; the plan before them is no artifact and so is never cached."""
@@ -115,3 +117,15 @@ class Site:
         """All flow runs that somebody asked for, the latest first."""
         runs = self.ask("flow_runs/filter", sort="START_TIME_DESC")
         return [run for run in runs if not run["auto_scheduled"]]
+
+
+def _body(request):
+    """The server's answer; tried again while its database is locked, as Prefect's client does."""
+    for attempt in range(1, 5):
+        try:
+            return urllib.request.urlopen(request).read()
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            time.sleep(attempt)
+    return urllib.request.urlopen(request).read()
