@@ -54,7 +54,7 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 12
+    version: ClassVar[int] = 13
 
     study: str
     models: tuple[Measured, ...]

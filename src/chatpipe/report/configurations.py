@@ -11,6 +11,7 @@ from chatpipe.report.measured import Measured
 from chatpipe.report.settings import settings
 
 SEED = "training.seed"
+TEMPLATE_NAME = "prompt_template.name"
 # What does not change a score.
 WITHOUT_EFFECT = {"name", "panel", "generation", "tracking", "paper_reported"}
 
@@ -51,14 +52,28 @@ def describe(groups: Mapping[str, Sequence[Measured]]) -> Iterator[contract.Conf
         and key != SEED
         and len({repr(of.get(key)) for of in values.values()}) > 1
     ]
+    columns = without_named_texts(varied, list(values.values()))
     for name, models in groups.items():
         yield contract.Configuration(
             name=name,
             models=[model.name for model in models],
             seeds=[model.variant.training.seed for model in models],
-            settings={key: values[name].get(key) for key in varied},
+            settings={key: values[name].get(key) for key in columns},
             cost=_cost(models),
         )
+
+
+def without_named_texts(keys: list[str], values: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys without the texts of templates where the templates' names tell them apart."""
+    if TEMPLATE_NAME not in keys:
+        return keys
+    names = {repr(of.get(TEMPLATE_NAME)) for of in values}
+
+    def follows_from_name(key: str) -> bool:
+        pairs = {(repr(of.get(TEMPLATE_NAME)), repr(of.get(key))) for of in values}
+        return key.startswith("prompt_template.") and len(pairs) == len(names)
+
+    return [key for key in keys if key == TEMPLATE_NAME or not follows_from_name(key)]
 
 
 def recorded(models: Sequence[Measured], figure: str) -> list[Any]:
