@@ -12,7 +12,7 @@ from chatpipe.config.prompts import any_template
 from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
 from tests.support.conversations import Messages, conversations, family_tokenizer, table_of
 
-COUNT = 200
+COUNT = 427  # 227 of the package, and 200 of DailyDialog where it is at hand
 Pieces = Iterator[tuple[str, bool]]  # text, whether it is scored
 
 SMOLLM2 = (
