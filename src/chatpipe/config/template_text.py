@@ -59,8 +59,7 @@ def faults_of(text: str) -> list[str]:
     """What is wrong with the braces of a template."""
     faults = [
         f"has the unknown placeholder {{{name}}}; known are {{instruction}}, {{input}} and "
-        f"{{system}}, and "
-        f"{{{{{name}}}}} is the text {{{name}}}"
+        f"{{system}}, and {{{{{name}}}}} is the text {{{name}}}"
         for name in dict.fromkeys(placeholders(text))
         if name not in (*PLACEHOLDERS, SYSTEM)
     ]

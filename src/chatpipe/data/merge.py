@@ -43,9 +43,8 @@ class Merge(Request):
     examples: tuple[Artifact, ...]
     split: Split
     data_share: float = 1.0  # of the training rows; held-out rows are always all
-    dedup: Dedup = (
-        "exact"  # near: training rows that are like others, or like held-out ones, go too
-    )
+    # near: training rows that are like others, or like held-out ones, go too.
+    dedup: Dedup = "exact"
 
     @classmethod
     def held_out_of(cls, examples: Artifact, split: Split) -> Merge:

@@ -53,9 +53,8 @@ class RowFile:
         self._types = self.columns.types
         self._json_rows = JSONRows(self.columns, SMALL_BYTES)
         self._details = self._json_rows.details
-        self._column_names = (
-            self._json_rows.column_names
-        )  # the file's columns, as far as they were seen
+        # The file's columns, as far as they were seen.
+        self._column_names = self._json_rows.column_names
         self._csv_file: CSVFile | None = None
         self._texts: list[str] = []  # columns that have text where the format may have lists
 

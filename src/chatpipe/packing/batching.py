@@ -31,9 +31,9 @@ class Batching(NamedTuple):
     """groups: rows, most tokens at once, (most threads, most tokens read) → groups of rows;
     collate: a group → a batch, of which `counts` are the scored tokens of each row; nats: model and
     batch → (S,) −log p of every scored token in float32, row by row; hits: these, and (S,) whether
-    each token is the most likely one; attention: the model's
-    attention is the one that batches need while this lasts; side_by_side: whether several batches
-    may be computed at once, in threads."""
+    each token is the most likely one; attention: the model's attention is the one that batches need
+    while this lasts; run_in_threads: whether several batches may be computed at once, in
+    threads."""
 
     groups: Callable[..., list[list[TokenizedRow]]]
     collate: Callable[[Rows], Batch]

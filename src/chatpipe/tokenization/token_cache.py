@@ -1,7 +1,7 @@
 """Token ids of rows in files that are memory-mapped, known by their content.
 
 What the same tokenizer and template made of the same texts is found again, whoever asks. A file
-that nobody has parts for in a month is removed when another is written. A file's last bytes are the
+that nobody has asked for in a month is removed when another is written. A file's last bytes are the
 digest of all before: one that is torn or changed is dropped, and written anew.
 """
 
