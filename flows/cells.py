@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from prefect.logging import get_run_logger
 
 from chatpipe.config.schema import Variant
@@ -19,11 +17,13 @@ from chatpipe.errors import (
     StoppedError,
 )
 from chatpipe.evaluation.metrics import METRICS
+from chatpipe.evaluation.row_scores import ModelScores
 from chatpipe.evaluation.score import Score
 from chatpipe.report import MissingCell
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.recipe import Job, Step
 from chatpipe.training.finetune import Finetune
+from chatpipe.utils.sentences import one_line
 from tasks.cell_table import CellTable
 
 # Not of one model: the next one would fail in the same way.
@@ -57,7 +57,7 @@ class Cells:
         """Record why a model will not be in the report."""
         self.errors[name] = error
         get_run_logger().error("%s", self._sentence(name))
-        self.table.update(name, state="failed", why=in_one_line(error))
+        self.table.update(name, state="failed", why=one_line(error))
 
     def start(self, job: Job) -> None:
         """Show that the job's model is computed now."""
@@ -91,7 +91,7 @@ class Cells:
     def missing(self) -> tuple[MissingCell, ...]:
         """Return the same for the report."""
         return tuple(
-            MissingCell(name=name, reason=in_one_line(error)) for name, error in self.errors.items()
+            MissingCell(name=name, reason=one_line(error)) for name, error in self.errors.items()
         )
 
     def incomplete(self) -> IncompleteStudyError | None:
@@ -99,19 +99,14 @@ class Cells:
         return IncompleteStudyError(*self.sentences(), AGAIN) if self.errors else None
 
     def _sentence(self, name: str) -> str:
-        return f"{name} is missing from the report: {in_one_line(self.errors[name])}"
+        return f"{name} is missing from the report: {one_line(self.errors[name])}"
 
     def _raise(self) -> None:
         """Raise the error that all models have, with its type, or one with a sentence of each."""
         messages = {str(error): error for error in self.errors.values()}
         if len(messages) == 1:
             raise next(iter(messages.values()))
-        raise ChatpipeError(*(f"{name}: {in_one_line(e)}" for name, e in self.errors.items()))
-
-
-def in_one_line(error: ChatpipeError) -> str:
-    """Return all sentences of the error in one line."""
-    return " ".join(str(error).split())
+        raise ChatpipeError(*(f"{name}: {one_line(e)}" for name, e in self.errors.items()))
 
 
 def _figures(job: Job, step: Step, artifact: Artifact) -> dict[str, str | float]:
@@ -126,6 +121,5 @@ def _figures(job: Job, step: Step, artifact: Artifact) -> dict[str, str | float]
 
 def _perplexity(scores: Artifact) -> float:
     metric = METRICS["perplexity"]
-    table = pq.read_table(scores.path / "nats.parquet")
-    rows = table.filter(pc.equal(table["labels"], metric.labels))
-    return float(metric.measure(rows["nats"].to_numpy(), rows["tokens"].to_numpy()))
+    rows = ModelScores({scores.key: scores}, (scores.key,)).labelled(metric.labels)
+    return float(metric.measure(rows.nats, rows.tokens))

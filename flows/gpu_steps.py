@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prefect import State, flow
 from prefect.states import Failed
@@ -17,7 +17,8 @@ from chatpipe.generation.replies import Reply
 from chatpipe.harness.run_task import RunTask
 from chatpipe.study.recipe import Step
 from chatpipe.training.finetune import Finetune
-from flows.cells import ENDS_THE_STUDY, INCOMPLETE, in_one_line
+from chatpipe.utils.sentences import one_line
+from flows.cells import ENDS_THE_STUDY, INCOMPLETE
 from flows.naming import check_home, flow_run_name
 from tasks import preflight, steps
 
@@ -44,7 +45,7 @@ class SerializedStep(BaseModel):
 
     def parsed(self) -> GpuRequest:
         """Return the request."""
-        request_types: tuple[type[GpuRequest], ...] = (Finetune, Score, Ask, Reply, RunTask)
+        request_types: tuple[type[GpuRequest], ...] = get_args(GpuRequest)
         return {step.kind: step for step in request_types}[self.step].model_validate(self.request)
 
 
@@ -67,7 +68,7 @@ def gpu_steps(
     failures = _run_steps(requests)
     if not failures:
         return None
-    lines = [f"{model}: {in_one_line(error)}" for model, error in failures.items()]
+    lines = [f"{model}: {one_line(error)}" for model, error in failures.items()]
     return Failed(name=INCOMPLETE, message="\n".join(lines), data=IncompleteStudyError(*lines))
 
 

@@ -21,6 +21,7 @@ from chatpipe.config.schema import Variant
 from chatpipe.errors import ChatpipeError, ServiceError, StepProcessError
 from chatpipe.store.store import store
 from chatpipe.study.recipe import Job, Step
+from chatpipe.utils.sentences import listed
 from flows.cells import Cells
 from flows.gpu_steps import SerializedStep
 from flows.job_groups import for_workers, without_repeats
@@ -72,7 +73,7 @@ class WorkerPlacement:
         if untrained_variants:
             # All of them: they are scored on each other's held-out rows.
             plan = [variant.model_dump(mode="json") for variant in variants]
-            label = "plan " + _first_of([variant.name for variant in untrained_variants])
+            label = "plan " + listed([variant.name for variant in untrained_variants], 1)
             [run] = self._run([{"label": label, "plan": plan, "requests": []}], lambda *_: None)
             if not _is_completed(run):
                 raise StepProcessError(f"{run.name}: {_reason(run)}")
@@ -199,15 +200,10 @@ def _parameters(jobs: Sequence[Job]) -> dict[str, Any]:
     """Return the parameters of a run that does these jobs."""
     steps = [SerializedStep.of(step, job.model) for job in jobs for step in job.steps]
     return {
-        "label": _first_of([job.label for job in jobs]),
+        "label": listed([job.label for job in jobs], 1),
         "plan": [],
         "requests": [step.model_dump(mode="json") for step in steps],
     }
-
-
-def _first_of(names: Sequence[str]) -> str:
-    """Return the first name, and how many more there are."""
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _record(job: Job, errors: Mapping[str, ChatpipeError], cells: Cells | None) -> None:

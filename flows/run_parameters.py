@@ -16,7 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
-from chatpipe.config.parameter_merging import differences, merge_sections, parse_section
+from chatpipe.config.parameter_merging import differences, merge_sections
 from chatpipe.config.run_names import (
     cell_name,
     find_plain_name,
@@ -27,6 +27,7 @@ from chatpipe.config.run_names import (
     rename_study,
 )
 from chatpipe.config.schema import Study, Variant
+from chatpipe.config.validation import parse_section
 from chatpipe.errors import ConfigError
 from chatpipe.study.variants import parse_variant
 

@@ -18,7 +18,7 @@ from chatpipe.store.artifact import Artifact
 from chatpipe.study.checks import check_study
 from chatpipe.study.export import export_report, export_variant
 from chatpipe.study.recipe import Job, Recipe, Resolver, Step
-from chatpipe.utils.unique import unique_by
+from chatpipe.study.selection import first_seeds
 from flows.cells import INCOMPLETE, Cells
 from flows.job_groups import grouped_by_base
 from flows.naming import check_home
@@ -67,10 +67,10 @@ def _report_request(
             for task in variant.evaluation.tasks:  # what is wrong with one is found before training
                 recipe.task(task)
     variants = cells.remaining(variants)
-    first_seeds = _of_first_seeds(variants)
-    others = [variant for variant in variants if variant not in first_seeds]
-    if len(first_seeds) >= build.gpu.width() and preflight.untrained(others):
-        early = _trained(first_seeds, build, cells)
+    first = first_seeds(variants)
+    others = [variant for variant in variants if variant not in first]
+    if len(first) >= build.gpu.width() and preflight.untrained(others):
+        early = _trained(first, build, cells)
         if early:
             showing.show_early(Recipe(early, build).report_request(study))
     variants = _trained(cells.remaining(variants), build, cells)
@@ -84,14 +84,6 @@ def _trained(variants: Sequence[Variant], build: Build, cells: Cells) -> list[Va
     """Train the variants; return those that did not fail."""
     Recipe(variants, build).finetuned_models()
     return cells.remaining(variants)
-
-
-def _of_first_seeds(variants: Sequence[Variant]) -> list[Variant]:
-    """Return the first of all variants that differ by name and seed alone."""
-    return unique_by(
-        variants,
-        lambda variant: variant.model_dump_json(exclude={"name": True, "training": {"seed"}}),
-    )
 
 
 class Build(Resolver):
@@ -157,7 +149,7 @@ class Build(Resolver):
 
     def _resolve(self, step: Step, together: Sequence[Ask]) -> Artifact:
         """Run the step's task, once for all that need it: its error is raised again, too."""
-        identity = (step.request.kind, step.request.key())
+        identity = _identity(step)
         if identity not in self._outcomes:
             try:
                 self._outcomes[identity] = steps.run(step.request, step.label, together)
@@ -174,6 +166,10 @@ class Build(Resolver):
 
     def _artifacts(self, job: Job) -> list[Artifact] | None:
         """Return the artifacts of a job that has been run; None where one is missing."""
-        outcomes = [self._outcomes.get((s.request.kind, s.request.key())) for s in job.steps]
+        outcomes = [self._outcomes.get(_identity(step)) for step in job.steps]
         artifacts = [outcome for outcome in outcomes if isinstance(outcome, Artifact)]
         return artifacts if len(artifacts) == len(job.steps) else None
+
+
+def _identity(step: Step) -> tuple[str, str]:
+    return step.request.kind, step.request.key()

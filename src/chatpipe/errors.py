@@ -22,6 +22,7 @@ ChatpipeError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from chatpipe.utils.visible_text import visible_line
 
@@ -54,6 +55,11 @@ class DataError(ChatpipeError):
 
 class SourceError(ChatpipeError):
     """A download failed, or its digest is not the recorded one."""
+
+    @classmethod
+    def changed(cls, source: Path) -> SourceError:
+        """Return the error of a file or directory that is not what the request was made for."""
+        return cls(f"{source}: changed while it was being read; run the same command again.")
 
 
 class HubUnreachableError(SourceError):

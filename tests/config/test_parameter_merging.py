@@ -2,8 +2,9 @@
 
 import pytest
 
-from chatpipe.config.parameter_merging import differences, merge_sections, parse_section
+from chatpipe.config.parameter_merging import differences, merge_sections
 from chatpipe.config.schema import Variant
+from chatpipe.config.validation import parse_section
 from chatpipe.errors import ConfigError
 from chatpipe.study.loading import load_variant
 from flows.run_parameters import RunParameters

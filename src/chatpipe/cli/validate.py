@@ -26,8 +26,8 @@ def validate(
 ) -> None:
     """Check a variant, a study or a file of rows; print all faults, exit code 2 if any."""
     with exit_on_error():
+        from chatpipe.config.yaml_files import is_yaml
         from chatpipe.planning.row_checks import no_file
-        from chatpipe.study.files import is_yaml
 
         path = Path(name)
         if _is_meant_as_file(name) and not path.is_file():
@@ -40,7 +40,8 @@ def validate(
 
 def _is_meant_as_file(name: str) -> bool:
     """Whether it is no name of a variant, study or run: it is there, or has a suffix or folder."""
-    from chatpipe.study.files import is_yaml, names
+    from chatpipe.config.yaml_files import is_yaml
+    from chatpipe.study.files import names
 
     if is_yaml(name):
         return True

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from chatpipe.config.merging import deep_merge
 from chatpipe.config.run_names import cell_name, find_plain_name
-from chatpipe.config.validation import fault_sentences
-from chatpipe.errors import ConfigError
 
-SectionT = TypeVar("SectionT", bound=BaseModel)
 SHOWN_LETTERS = 100
 
 
@@ -33,14 +28,6 @@ def merge_sections(deployed: Mapping[str, Any], given: Mapping[str, Any]) -> dic
         if repo != deployed_base.get("repo"):
             parameters["base_model"] = dict(base_model)
     return parameters
-
-
-def parse_section(section: type[SectionT], values: Mapping[str, Any], origin: str) -> SectionT:
-    """Return these values as a section; ConfigError has a sentence for each fault."""
-    try:
-        return section.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(fault_sentences(error, origin, section)) from None
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[str]:

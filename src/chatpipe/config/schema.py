@@ -330,6 +330,12 @@ class Variant(Section):
         """The data sets that it is trained on, and the held-out rows of one's own."""
         return (*self.datasets, *([self.heldout] if self.heldout else []))
 
+    def settings_but_seed(self, *without: str) -> str:
+        """Its settings as JSON, without name, `training.seed` and these keys: alike for variants
+        that differ by nothing else."""
+        left_out: dict[str, Any] = dict.fromkeys(("name", *without), True)
+        return self.model_dump_json(exclude={**left_out, "training": {"seed"}})
+
     def sections(self) -> dict[str, Any]:
         """Name and parts, as the parameters of the flow that runs the variant."""
         return {name: getattr(self, name) for name in type(self).model_fields}

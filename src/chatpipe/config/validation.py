@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -51,12 +50,13 @@ def fault_sentences(
     return result
 
 
-def parse_section(raw: Mapping[str, Any], model: type[SectionT], path: Path) -> SectionT:
-    """Return that file's values as a `model`; ConfigError has a sentence for each fault."""
+def parse_section(section: type[SectionT], values: Mapping[str, Any], origin: str) -> SectionT:
+    """Return these values as a section; ConfigError has a sentence for each fault, which names
+    their origin, such as a file."""
     try:
-        return model.model_validate(raw)
+        return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(fault_sentences(error, str(path), model)) from None
+        raise ConfigError(fault_sentences(error, origin, section)) from None
 
 
 def setting_origin(key: str, origin: str, overrides: Sequence[str]) -> str:

@@ -95,6 +95,11 @@ _PROBLEMS = {
 }
 
 
+def is_yaml(name_or_path: str) -> bool:
+    """Whether it is a YAML file by its name."""
+    return Path(name_or_path).suffix in {".yaml", ".yml"}
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return the keys and values of a YAML file; ConfigError names the faulty line."""
     try:

@@ -5,10 +5,14 @@ Files of earlier versions have no columns for conversations; a column that is mi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from chatpipe.data.reading import batches
 from chatpipe.formats.base import HISTORY
 
 CONVERSATION = (pa.field("system", pa.string()), pa.field("history", HISTORY))
@@ -23,6 +27,12 @@ DROPPED_SCHEMA = (
     .append(pa.field("file", pa.string()))
     .append(pa.field("row", pa.int64()))
 )
+
+
+def stored_examples(path: Path) -> Iterator[pa.Table]:
+    """A file's rows in tables of bounded size, which have the columns for conversations."""
+    for batch in batches(path):
+        yield with_conversations(pa.Table.from_batches([batch]))
 
 
 def with_conversations(table: pa.Table) -> pa.Table:

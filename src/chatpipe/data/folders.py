@@ -13,6 +13,7 @@ from chatpipe.data.json_values import decoded
 from chatpipe.data.opening import COMPRESSIONS, KINDS, as_text, kind_of, name_fault
 from chatpipe.errors import SourceError
 from chatpipe.store.paths import home
+from chatpipe.utils.sentences import listed
 
 # What a data set reads where it names no patterns (`Dataset.files`).
 ROWS = "rows"  # the folder of a raw artifact that holds the source's files
@@ -101,10 +102,7 @@ def left_out_warnings(name: str, left_out: dict[str, str]) -> list[str]:
     for file, why in left_out.items():
         by_reason.setdefault(why, []).append(file)
     return [
-        f"data set {name}: left out {', '.join(files[:5])}"
-        + (f" and {len(files) - 5} more" if len(files) > 5 else "")
-        + f": {why}."
-        for why, files in by_reason.items()
+        f"data set {name}: left out {listed(files, 5)}: {why}." for why, files in by_reason.items()
     ]
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chatpipe.config.schema import Dedup, Split
-from chatpipe.data.examples import DROPPED_SCHEMA, SCHEMA, placed, with_conversations
+from chatpipe.data.examples import DROPPED_SCHEMA, SCHEMA, placed, stored_examples
 from chatpipe.data.hashing import Digests, Mask, as_digests, first_of_each, heldout_mask, share_mask
 from chatpipe.data.near_duplicates import first_similar
 from chatpipe.data.normalize import DUPLICATE, UNUSABLE, RowAccount
@@ -99,16 +99,13 @@ class Merge(Request):
 
     def _digests(self) -> Digests:
         """Those of all rows: 16 bytes a row are in memory at once, and no text."""
-        parts = [as_digests(batch["id"]) for batch in self._batches("examples", ["id"])]
+        files = [part.path / "examples.parquet" for part in self.examples]
+        parts = [as_digests(batch["id"]) for file in files for batch in batches(file, ["id"])]
         return np.concatenate(parts)
 
-    def _batches(self, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def _tables(self, name: str = "examples") -> Iterator[pa.Table]:
         for part in self.examples:
-            yield from batches(part.path / f"{name}.parquet", columns)
-
-    def _tables(self) -> Iterator[pa.Table]:
-        for batch in self._batches("examples"):
-            yield with_conversations(pa.Table.from_batches([batch]))
+            yield from stored_examples(part.path / f"{name}.parquet")
 
     def _parts(self, first: Mask, near: Mask) -> Iterator[_Rows]:
         start = 0
@@ -153,8 +150,7 @@ class Merge(Request):
         """Train on what was dropped before and has text. How many rows were dropped before, and
         how many of them are back, by reason."""
         read, reasons = 0, Counter[str]()
-        for batch in self._batches("dropped"):
-            aside = with_conversations(pa.Table.from_batches([batch]))
+        for aside in self._tables("dropped"):
             unusable = pc.is_in(aside["reason"], pa.array(sorted(UNUSABLE), pa.string()))
             back = aside.filter(pc.invert(unusable))
             gone = aside.filter(unusable)

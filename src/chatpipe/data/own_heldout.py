@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chatpipe.config.schema import Split
-from chatpipe.data.examples import DROPPED_SCHEMA, SCHEMA, placed, with_conversations
+from chatpipe.data.examples import DROPPED_SCHEMA, SCHEMA, placed, stored_examples
 from chatpipe.data.hashing import (
     Digests,
     Mask,
@@ -21,7 +21,6 @@ from chatpipe.data.hashing import (
     prompt_digests,
 )
 from chatpipe.data.normalize import DUPLICATE, RowAccount
-from chatpipe.data.reading import batches
 from chatpipe.data.writing import RowWriter
 from chatpipe.errors import DataError
 from chatpipe.formats.base import counted_reasons
@@ -50,7 +49,7 @@ class HoldOut(Request):
     split: Split
 
     def build(self, into: Path) -> dict[str, Any]:
-        rows = pa.concat_tables(_tables(self.examples, "examples"))
+        rows = pa.concat_tables(stored_examples(self.examples.path / "examples.parquet"))
         reasons = self._reasons(rows)
         is_dropped = pc.is_valid(reasons)
         with (
@@ -96,14 +95,9 @@ class HoldOut(Request):
     def _training_rows(self, part: Artifact) -> Iterator[pa.Table]:
         """Yield the rows that may be trained on: without a split, those of a text that was dropped
         as well."""
-        yield from _tables(part, "examples")
+        yield from stored_examples(part.path / "examples.parquet")
         if self.split.method == "none":
-            yield from _tables(part, "dropped")
-
-
-def _tables(part: Artifact, name: str) -> Iterator[pa.Table]:
-    for batch in batches(part.path / f"{name}.parquet"):
-        yield with_conversations(pa.Table.from_batches([batch]))
+            yield from stored_examples(part.path / "dropped.parquet")
 
 
 def _is_in(digests: Digests, others: Digests) -> Mask:

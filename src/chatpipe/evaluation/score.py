@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,16 @@ from chatpipe.config.prompts import template
 from chatpipe.config.schema import Quantization, Variant
 from chatpipe.errors import DataError, ModelError
 from chatpipe.formats.base import counted_reasons
-from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions
 from chatpipe.runtime.progress import Reporter
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.tokenization.encoder import TOO_LONG, Encoder, Tokenized, TokenizedRow
+
+if TYPE_CHECKING:
+    from chatpipe.packing.batching import Batch, Batching
+
+Result = TypeVar("Result")
 
 # Tokens that may be read for each that is computed at once, where rows share them: few are kept,
 # as there is no backward pass.
@@ -83,20 +87,16 @@ class Score(Request):
         return encoded
 
     def build(self, into: Path) -> dict[str, Any]:
-        from chatpipe.models import inference, loading, sharding
+        from chatpipe.models import inference, loading
 
         started = time.monotonic()
         table = self.heldout_rows()
         encoded = self.encoded(table, loading.load_tokenizer(self.base.path))
-        adapters = [self.adapter.path] if self.adapter else []
+        adapters = [self.adapter] if self.adapter else []
         # Together: where both templates make the same of a row, it is computed once.
         examples = [example for rows in encoded.values() for example in rows.examples]
         report = Reporter(len(examples), "rows")
-        with (
-            recorded_kernels() as kernels,
-            inference.cached_model(self.base.path, adapters, self.quantization) as model,
-        ):
-            streamed = sharding.is_sharded(model)
+        with inference.recorded_model(self.base, adapters, self.quantization) as (model, details):
             nats = iter(row_nats(model, examples, self.batch_tokens, report))
         columns = [
             _column(kind, table, tokenized, list(islice(nats, len(tokenized.examples))))
@@ -108,8 +108,7 @@ class Score(Request):
             "wall_s": round(time.monotonic() - started, 3),
             "left_out": left_out,
             "replies_scored": encoded["response"].scored_replies,
-            "base_streamed": streamed,
-            **kernels.details(),
+            **details,
         }
 
     def _check_any_row(self, encoded: Mapping[str, Tokenized]) -> None:
@@ -132,7 +131,9 @@ def row_nats(
 
     Rows do not see each other, so a row's value depends on the others by rounding alone.
     """
-    nats: list[float] = _computed("row_nats", model, rows, batch_tokens, report)
+    from chatpipe.packing.batching import Batching
+
+    nats = _computed(Batching.row_nats, model, rows, batch_tokens, report)
     _check_finite(nats)
     return nats
 
@@ -141,15 +142,21 @@ def row_hits(
     model: Any, rows: Sequence[TokenizedRow], batch_tokens: int, report: Any = None
 ) -> list[tuple[float, bool]]:
     """As row_nats, each with whether all of the row's scored tokens are the most likely ones."""
-    scores: list[tuple[float, bool]] = _computed("row_hits", model, rows, batch_tokens, report)
+    from chatpipe.packing.batching import Batching
+
+    scores = _computed(Batching.row_hits, model, rows, batch_tokens, report)
     _check_finite([nats for nats, _ in scores])
     return scores
 
 
 def _computed(
-    method: str, model: Any, rows: Sequence[TokenizedRow], batch_tokens: int, report: Any
-) -> list[Any]:
-    """Return what that method of a Batching gives for each row, in the order of `rows`."""
+    compute: Callable[[Batching, Any, Batch], list[Result]],
+    model: Any,
+    rows: Sequence[TokenizedRow],
+    batch_tokens: int,
+    report: Any,
+) -> list[Result]:
+    """Return what `compute` gives for each row of a batch, in the order of `rows`."""
     from accelerate.utils import send_to_device
 
     from chatpipe.kernels.lora_inference import active, through
@@ -157,7 +164,7 @@ def _computed(
     from chatpipe.packing.batching import batching_for
 
     placed = [replace(row, index=place) for place, row in enumerate(rows)]
-    results: list[Any] = [None] * len(placed)
+    results: dict[int, Result] = {}
     device = next(model.parameters()).device
     batching = batching_for(model)
     most_at_once = max_threads(model) if batching.run_in_threads else 1
@@ -165,9 +172,8 @@ def _computed(
     most = batch_tokens // threads
     groups = batching.groups(placed, most, threads, MOST_READ * most)
 
-    def of_group(group: Sequence[TokenizedRow]) -> list[Any]:
-        batch = send_to_device(batching.collate(group), device)
-        return list(getattr(batching, method)(model, batch))
+    def of_group(group: Sequence[TokenizedRow]) -> list[Result]:
+        return compute(batching, model, send_to_device(batching.collate(group), device))
 
     done = 0
     with batching.attention(model), through(model, active(model)):
@@ -177,7 +183,7 @@ def _computed(
             done += len(group)
             if report:
                 report(done)
-    return results
+    return [results[place] for place in range(len(placed))]
 
 
 def _check_finite(nats: Sequence[float]) -> None:

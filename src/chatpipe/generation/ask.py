@@ -12,7 +12,6 @@ from chatpipe.config.prompt_schema import AnyTemplate, Prompt
 from chatpipe.config.prompts import raw_prompt
 from chatpipe.config.schema import Generation, Quantization, Variant
 from chatpipe.generation.batch import Completion, Question, complete_ids, mixes_adapters
-from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions
 from chatpipe.store.artifact import Artifact, Request
@@ -112,20 +111,16 @@ class Answers:
 def answered(asks: Sequence[Ask]) -> list[Answers]:
     """The answers to each of these, which must be of one base, quantization and generation; those
     that stop at the same tokens are in the same batches."""
-    from chatpipe.models import devices, inference, loading, sharding
+    from chatpipe.models import devices, inference, loading
 
     base, quantization, generation = asks[0].base, asks[0].quantization, asks[0].generation
     tokenizer = loading.load_tokenizer(base.path)
     prompt_ids = [ask.prompt_ids(tokenizer) for ask in asks]
     stops = [tuple(ask.encoder(tokenizer).renderer.stops) for ask in asks]
-    adapters = [ask.adapter.path for ask in asks if ask.adapter]
+    adapters = [ask.adapter for ask in asks if ask.adapter]
     completions: dict[int, list[Completion]] = {}
     together: dict[int, int] = {}
-    with (
-        recorded_kernels() as kernels,
-        inference.cached_model(base.path, adapters, quantization) as model,
-    ):
-        details = {"device": devices.device_name(), "base_streamed": sharding.is_sharded(model)}
+    with inference.recorded_model(base, adapters, quantization) as (model, details):
         for group in _groups(stops):
             asked = [(asks[index], ids) for index in group for ids in prompt_ids[index]]
             questions = [
@@ -135,7 +130,7 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
             done = iter(complete_ids(model, tokenizer, stops[group[0]], questions, generation))
             completions |= {index: [next(done) for _ in prompt_ids[index]] for index in group}
             together |= dict.fromkeys(group, len(group) if mixes_adapters(model) else 1)
-        details |= kernels.details()
+    details["device"] = devices.device_name()
     return [
         Answers(
             [ask.answer(*question, next(of_ask)) for question in ask.questions()],

@@ -208,10 +208,15 @@ def _complete_batch(
     return [row[width:].tolist() for row in out]
 
 
+def up_to_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
+    """Those new ids before the first one that ends an answer, if there is one."""
+    end = next((place for place, number in enumerate(ids) if number in stops), None)
+    return ids[:end]
+
+
 def completion_of(ids: list[int], tokenizer: Any, stops: Sequence[int]) -> Completion:
     """Those new tokens up to EOS or the end of the turn, if there is one."""
-    end = next((place for place, number in enumerate(ids) if number in stops), None)
-    stopped = end is not None
-    written = ids[:end]
+    written = up_to_stop(ids, stops)
+    stopped = len(written) < len(ids)
     text = tokenizer.decode(written, skip_special_tokens=True).strip()
     return Completion(text, len(written) + stopped, "eos" if stopped else "length")

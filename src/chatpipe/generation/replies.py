@@ -16,7 +16,6 @@ from chatpipe.config.schema import Generation, Quantization, Variant
 from chatpipe.data.hashing import share_order
 from chatpipe.generation.batch import Completion, Question, complete_ids
 from chatpipe.generation.text_overlap import chrf, exact_match, rouge_l
-from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import positions_of
 from chatpipe.store.artifact import Artifact, Request
@@ -59,19 +58,15 @@ class Reply(Request):
         )
 
     def build(self, into: Path) -> dict[str, Any]:
-        from chatpipe.models import devices, inference, loading, sharding
+        from chatpipe.models import devices, inference, loading
 
         tokenizer = loading.load_tokenizer(self.base.path)
         prompts = self.prompts(tokenizer)
-        adapters = [self.adapter.path] if self.adapter else []
-        with (
-            recorded_kernels() as kernels,
-            inference.cached_model(self.base.path, adapters, self.quantization) as model,
-        ):
-            details = {"device": devices.device_name(), "base_streamed": sharding.is_sharded(model)}
+        adapters = [self.adapter] if self.adapter else []
+        with inference.recorded_model(self.base, adapters, self.quantization) as (model, details):
             completions = self._complete(model, tokenizer, prompts)
         pq.write_table(_table(prompts.table, completions), into / FILE)
-        return {**details, "left_out": prompts.left_out, **kernels.details()}
+        return {"device": devices.device_name(), "left_out": prompts.left_out, **details}
 
     def prompts(self, tokenizer: Any) -> Prompts:
         """Return the rows that can be answered, with the token ids that the model goes on from.
@@ -86,7 +81,8 @@ class Reply(Request):
         left_out = Counter(encoded.left_out)
         table = table.take(pa.array(encoded.row_indices))
         ids = encoder.prompt_ids(conversations(table)) if table.num_rows else []
-        fits = [self._fits(row) for row in ids]
+        most = self._most_prompt_tokens()
+        fits = [most is None or len(row) <= most for row in ids]
         left_out[NO_ROOM] += fits.count(False)
         return Prompts(
             table=table.filter(pa.array(fits, pa.bool_())),
@@ -95,12 +91,13 @@ class Reply(Request):
             left_out={reason: rows for reason, rows in left_out.items() if rows},
         )
 
-    def _fits(self, ids: list[int]) -> bool:
-        """Whether the base reads that prompt with the longest answer to it."""
+    def _most_prompt_tokens(self) -> int | None:
+        """The tokens of a prompt that the base reads with the longest answer to it; None for any
+        number."""
         from chatpipe.models.base_checks import base_config
 
         positions = positions_of(base_config(self.base.path))
-        return positions is None or len(ids) + self.generation.max_new_tokens <= positions
+        return None if positions is None else positions - self.generation.max_new_tokens
 
     def _complete(self, model: Any, tokenizer: Any, prompts: Prompts) -> list[Completion]:
         """Complete the prompts in batches of like length, which need little padding."""

@@ -10,13 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
+from chatpipe.config.yaml_files import is_yaml
 from chatpipe.errors import ConfigError, SourceError
 from chatpipe.harness.source_files import TaskFiles, absolute_data, task_files
 from chatpipe.store.artifact import Request
 from chatpipe.utils.user_paths import expanded
 
 INDEX, DATA, SOURCE = "task.json", "data", "source"
-YAML = (".yaml", ".yml")
 
 
 def missing_extra(tasks: tuple[str, ...]) -> str | None:
@@ -28,14 +28,9 @@ def missing_extra(tasks: tuple[str, ...]) -> str | None:
     )
 
 
-def is_file(task: str) -> bool:
-    """Whether that is a YAML file, and not one of the harness's names."""
-    return task.endswith(YAML)
-
-
 def task_name(task: str) -> str:
     """What a person calls it: the harness's name, or the file's."""
-    return Path(task).name if is_file(task) else task
+    return Path(task).name if is_yaml(task) else task
 
 
 class FetchTask(Request):
@@ -58,7 +53,7 @@ class FetchTask(Request):
             harness = version("lm_eval")
         except PackageNotFoundError:
             raise ConfigError([str(missing_extra((task,)))]) from None
-        if not is_file(task):
+        if not is_yaml(task):  # one of the harness's names
             return cls(harness=harness, name=task)
         files = task_files(expanded(task))
         return cls(harness=harness, path=str(files.yaml), content=_content(files))
@@ -93,9 +88,7 @@ class FetchTask(Request):
         index["file"] = str(Path(SOURCE) / path.relative_to(files.root))
         tasks = task_of_file(into / index["file"], _downloader(path.parent))
         if _content(task_files(path)) != self.content:
-            raise SourceError(
-                f"{path}: changed while it was being read; run the same command again."
-            )
+            raise SourceError.changed(path)
         return tasks
 
 

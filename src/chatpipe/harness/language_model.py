@@ -9,7 +9,7 @@ from typing import Any
 
 from chatpipe.config.schema import Generation
 from chatpipe.evaluation.score import row_hits
-from chatpipe.generation.batch import Question, written_ids
+from chatpipe.generation.batch import Question, up_to_stop, written_ids
 from chatpipe.kernels.lora_inference import active
 from chatpipe.packing.batching import PACKED, batching_for
 from chatpipe.runtime.progress import Reporter
@@ -89,9 +89,10 @@ class PackedModel(HFLM):  # type: ignore[misc]
             seed=seed,
         )
         questions = self._questions(contexts, generation.max_new_tokens)
-        written = written_ids(self.model, self._stops(), questions, generation, self._ended(ends))
+        stops = self._stops()
+        written = written_ids(self.model, stops, questions, generation, self._ended(ends))
         return [
-            postprocess_generated_text(self.tok_decode(self._to_stop(ids)), ends, None)
+            postprocess_generated_text(self.tok_decode(up_to_stop(ids, stops)), ends, None)
             for ids in written
         ]
 
@@ -112,11 +113,6 @@ class PackedModel(HFLM):  # type: ignore[misc]
         own = getattr(config, "eos_token_id", None)
         more = own if isinstance(own, list) else [] if own is None else [own]
         return list(dict.fromkeys([self.eot_token_id, *more]))
-
-    def _to_stop(self, ids: list[int]) -> list[int]:
-        stops = self._stops()
-        end = next((place for place, number in enumerate(ids) if number in stops), None)
-        return ids[:end]
 
     def _ended(self, ends: Sequence[str]) -> Any:
         """Return whether new ids hold one of the ends, among the last of them."""

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from chatpipe.errors import ChatpipeError, ConfigError, SourceError
+from chatpipe.utils.sentences import one_line
 
 Tasks = dict[str, Any]  # name -> lm_eval's Task
 Download = Callable[..., None]
@@ -131,7 +132,7 @@ def _built(entry: Any, registry: dict[str, Any], name: str, download: Download) 
         except ChatpipeError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error) or type(error).__name__
             raise SourceError(f"evaluation.tasks: {name} cannot be loaded: {reason}") from error
     tasks = {task.config.task: task for task in _leaves(built)}
     for task in tasks.values():

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from chatpipe.config.schema import Quantization, Variant
 from chatpipe.errors import ConfigError, ModelError
 from chatpipe.harness.fetch_task import DATA, INDEX
-from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.store.artifact import Artifact, Request
 
@@ -59,28 +58,24 @@ class RunTask(Request):
         )
 
     def build(self, into: Path) -> dict[str, Any]:
-        from chatpipe.models import devices, inference, loading, sharding
+        from chatpipe.models import devices, inference, loading
 
         started = time.monotonic()
         tasks = self._tasks()
         tokenizer = loading.load_tokenizer(self.base.path)
-        adapters = [self.adapter.path] if self.adapter else []
-        with (
-            recorded_kernels() as kernels,
-            inference.cached_model(self.base.path, adapters, self.quantization) as model,
-        ):
-            details = {"device": devices.device_name(), "base_streamed": sharding.is_sharded(model)}
+        adapters = [self.adapter] if self.adapter else []
+        with inference.recorded_model(self.base, adapters, self.quantization) as (model, details):
             results, cut_contexts = self._evaluated(model, tokenizer, tasks)
         rows = [row for name, task in tasks.items() for row in _rows(task, results, name)]
         pq.write_table(pa.Table.from_pylist(rows, COLUMNS), into / ITEMS)
         described = _described(tasks, results)
         (into / RESULTS).write_text(json.dumps(described, indent=1, sort_keys=True), "utf-8")
         return {
-            **details,
+            "device": devices.device_name(),
             "wall_s": round(time.monotonic() - started, 3),
             "items": {name: len(task.eval_docs) for name, task in tasks.items()},
             "cut_contexts": cut_contexts,
-            **kernels.details(),
+            **details,
         }
 
     def _tasks(self) -> dict[str, Any]:

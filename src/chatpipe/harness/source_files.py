@@ -11,6 +11,7 @@ import yaml
 
 from chatpipe.errors import ConfigError
 from chatpipe.utils.file_digests import file_digest
+from chatpipe.utils.sentences import one_line
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError([f"evaluation.tasks: {path} does not exist."]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ConfigError([f"evaluation.tasks: {path}: cannot be read: {reason}."]) from None
     if not isinstance(settings, dict):
         raise ConfigError([f"evaluation.tasks: {path}: is no task; it holds no keys and values."])

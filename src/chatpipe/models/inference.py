@@ -11,8 +11,10 @@ import torch
 
 from chatpipe.config.schema import Quantization
 from chatpipe.kernels.dequantize import is_quantized, note_dequantized
+from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.devices import device
 from chatpipe.models.loading import LOG, load_fast_base, load_streamed_base
+from chatpipe.store.artifact import Artifact
 
 
 def _load_for_inference(path: Path, quantization: Quantization) -> Any:
@@ -54,6 +56,22 @@ def cached_model(base: Path, adapters: Sequence[Path], quantization: Quantizatio
     finally:
         if model is not kept:
             model.unload()
+
+
+@contextmanager
+def recorded_model(
+    base: Artifact, adapters: Sequence[Artifact], quantization: Quantization
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """As cached_model, with what a manifest says of it: whether the base is streamed and, after the
+    block, the kernels that ran in it."""
+    from chatpipe.models.sharding import is_sharded
+
+    details: dict[str, Any] = {}
+    paths = [adapter.path for adapter in adapters]
+    with recorded_kernels() as kernels, cached_model(base.path, paths, quantization) as model:
+        details["base_streamed"] = is_sharded(model)
+        yield model, details
+    details |= kernels.details()
 
 
 _BASE_CACHE: dict[tuple[Path, Quantization], Any] = {}

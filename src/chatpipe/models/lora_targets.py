@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chatpipe.config.schema import Lora
-from chatpipe.sources.base_files import listed
+from chatpipe.utils.sentences import listed
 
 
 def target_faults(model: Any, lora: Lora) -> list[str]:

@@ -9,7 +9,8 @@ import re
 from typing import Any
 
 from chatpipe.models.library_messages import first_line, quiet_transformers
-from chatpipe.sources.base_files import CONFIG, TensorHeader, listed
+from chatpipe.sources.base_files import CONFIG, TensorHeader
+from chatpipe.utils.sentences import listed
 
 # Constants that older versions of libraries saved with the weights, and that models make anew.
 _CONSTANTS = re.compile(

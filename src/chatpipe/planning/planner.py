@@ -30,7 +30,7 @@ from chatpipe.planning.preview import ROWS, Preview, preview_rows
 from chatpipe.planning.result import Messages, Plan
 from chatpipe.planning.steps import Data, DryRun, PlannedStep, account_rows, heldout_here
 from chatpipe.planning.token_stats import Tokens, account_tokens
-from chatpipe.sources.base_files import has_chat_template, listed, unread_weights
+from chatpipe.sources.base_files import has_chat_template, unread_weights
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.metadata import SourceMetadata, base_metadata
 from chatpipe.store.artifact import Artifact, Request
@@ -41,6 +41,7 @@ from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.rows import optimizer_steps, rows_seen
 from chatpipe.utils.quantities import count_of
+from chatpipe.utils.sentences import listed
 
 WITHOUT_EFFECT = {"seed": 0, "learning_rate": 1e-4}  # settings of a training that change no plan
 

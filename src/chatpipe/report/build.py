@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -75,10 +75,7 @@ class MakeReport(Request):
 def build_report(request: MakeReport) -> contract.Report:
     """Return the report of these artifacts."""
     models = request.models
-    sets = {
-        parts: ReplyBytes.read(request.heldout, parts)
-        for parts in _heldout_sets(models, request.heldout)
-    }
+    sets = _heldout_sets(models, request.heldout)
     differences, notes = differences_from_bases(models, sets)
     groups = configurations(models)
     compared = compare_configurations(groups, models, sets)
@@ -97,7 +94,7 @@ def build_report(request: MakeReport) -> contract.Report:
             contract.HeldoutSet(name=set_name(parts), parts=list(parts), rows=len(replies))
             for parts, replies in sets.items()
         ],
-        scores=figures(models, request.heldout),
+        scores=_score_cells(models, sets),
         differences=differences,
         answers=list(itertools.chain.from_iterable(map(_answers, models))),
         accounts=_accounts(request),
@@ -130,7 +127,12 @@ def figures(
 
     heldout: data set -> its held-out rows.
     """
-    sets = {parts: ReplyBytes.read(heldout, parts) for parts in _heldout_sets(models, heldout)}
+    return _score_cells(models, _heldout_sets(models, heldout))
+
+
+def _score_cells(
+    models: Sequence[Measured], sets: Mapping[tuple[str, ...], ReplyBytes]
+) -> list[contract.ScoreCell]:
     return [
         cell
         for model in models
@@ -139,16 +141,19 @@ def figures(
     ]
 
 
-def _heldout_sets(models: Sequence[Measured], heldout: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return each data set's held-out set, those of one's own, and the unions that variants were
-    trained on.
+def _heldout_sets(
+    models: Sequence[Measured], heldout: Mapping[str, Artifact]
+) -> dict[tuple[str, ...], ReplyBytes]:
+    """Return the bytes of the replies of each data set's held-out set, of those of one's own, and
+    of the unions that variants were trained on.
 
     Two unions of the same parts in another order are one.
     """
     unions = [tuple(d.name for d in m.variant.datasets) for m in models if m.adapter]
     singles = [(name,) for union in unions for name in union]
     own = [(name,) for name in heldout]
-    return unique_by([*singles, *own, *sorted(unions, key=len)], frozenset)
+    sets = unique_by([*singles, *own, *sorted(unions, key=len)], frozenset)
+    return {parts: ReplyBytes.read(heldout, parts) for parts in sets}
 
 
 def _cells(

@@ -97,9 +97,7 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def _shared_settings(model: Measured, without_effect: Set[str], **changes: Any) -> str:
-    training = model.variant.training.model_copy(update={"seed": 0})
-    variant = model.variant.model_copy(update={"training": training, **changes})
-    return variant.model_dump_json(exclude=set(without_effect))
+    return model.variant.model_copy(update=changes).settings_but_seed(*without_effect)
 
 
 def _group_name(group: Sequence[Measured], *without: str) -> str:

@@ -11,9 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from chatpipe.data.reading import batches
+from chatpipe.data.examples import stored_examples
 from chatpipe.data.word_runs import Hashes, row_texts, runs_of
 from chatpipe.report.measured import Measured
 from chatpipe.store.artifact import Artifact
@@ -74,5 +73,5 @@ def _long_runs(texts: Iterable[str]) -> Iterator[Hashes]:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    for batch in batches(path):
-        yield from row_texts(pa.Table.from_batches([batch]))
+    for table in stored_examples(path):
+        yield from row_texts(table)

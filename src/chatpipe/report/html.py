@@ -70,11 +70,7 @@ def _losses(report: Report) -> list[tuple[str, Markup]]:
     if len(report.variants) <= MOST_IN_ONE_CHART or not report.configurations:
         chart = charts.loss_curves(report)
         return [("", Markup(chart))] if chart else []
-    drawn = (
-        (each.name, study_charts.loss_chart(report, each, f"loss-{place}"))
-        for place, each in enumerate(report.configurations)
-    )
-    return [(name, Markup(chart)) for name, chart in drawn if chart]
+    return [(name, Markup(chart)) for name, chart in study_charts.loss_charts(report).items()]
 
 
 def environment() -> Environment:

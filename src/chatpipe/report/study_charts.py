@@ -9,7 +9,6 @@ from chatpipe.report import drawing as draw
 from chatpipe.report import formatting as show
 from chatpipe.report.charts import thin
 from chatpipe.report.schema import (
-    Configuration,
     CostFront,
     LearningCurve,
     LossPoint,
@@ -93,30 +92,40 @@ def curve_chart(curve: LearningCurve, key: str) -> str:
     return draw.svg(key, SMALL_SIZE, (curve.configuration, described), body, "chart small")
 
 
-def loss_chart(report: Report, configuration: Configuration, key: str) -> str:
-    """Return the training loss of all seeds of a configuration, on axes that all such charts of
-    the report share; nothing where none was recorded."""
-    histories = _histories(report, configuration.models)
-    if not histories:
-        return ""
-    every = [p for each in _histories(report, [m.name for m in report.variants]) for p in each]
+def loss_charts(report: Report) -> dict[str, str]:
+    """Return, by configuration, the training loss of all its seeds, on the same axes for all; of
+    those for which one was recorded."""
+    histories = {
+        model.name: history
+        for model in report.variants
+        if (history := thin(model.loss_history, MOST_POINTS))
+    }
+    points = [point for history in histories.values() for point in history]
+    if not points:
+        return {}
+    losses = [point.loss for point in points]
     plot = draw.Plot(
         SMALL,
-        [0.0, max(point.epoch for point in every)],
-        draw.ticks(min(point.loss for point in every), max(point.loss for point in every)),
+        [0.0, max(point.epoch for point in points)],
+        draw.ticks(min(losses), max(losses)),
     )
+    drawn = {}
+    for place, each in enumerate(report.configurations):
+        of_seeds = [histories[name] for name in each.models if name in histories]
+        if of_seeds:
+            drawn[each.name] = _loss_chart(each.name, of_seeds, plot, f"loss-{place}")
+    return drawn
+
+
+def _loss_chart(
+    name: str, histories: Sequence[Sequence[LossPoint]], plot: draw.Plot, key: str
+) -> str:
     last = plot.across[-1]
     body = _small_axes(plot, [(0.0, "0"), (last, f"{last:g} epochs")])
     for index, history in enumerate(histories):
         body.append(draw.curve(plot, index, [(point.epoch, point.loss) for point in history]))
     described = "; ".join(f"from {h[0].loss:.2f} to {h[-1].loss:.2f}" for h in histories)
-    return draw.svg(key, SMALL_SIZE, (configuration.name, described), body, "chart small")
-
-
-def _histories(report: Report, names: Sequence[str]) -> list[list[LossPoint]]:
-    models = {model.name: model for model in report.variants}
-    thinned = (thin(models[name].loss_history, MOST_POINTS) for name in names if name in models)
-    return [history for history in thinned if history]
+    return draw.svg(key, SMALL_SIZE, (name, described), body, "chart small")
 
 
 def _cost(report: Report, item: RankedVariant, front: CostFront) -> float:

@@ -8,6 +8,7 @@ from chatpipe.report.comparison_tables import seconds_of
 from chatpipe.report.formatting import FIGURES, amount, figure, per_cent, plain
 from chatpipe.report.schema import LearningCurve, RankedVariant, Report, Verdict
 from chatpipe.utils.quantities import in_time
+from chatpipe.utils.sentences import listed
 
 MOST_NAMED = 3
 
@@ -54,12 +55,11 @@ def _best(report: Report, heldout: str) -> str:
             f"On {heldout}, {best.configuration} is better than every other variant; than the "
             f"next, {following}: {lower}."
         )
-    names = ", ".join(item.configuration for item in close[:MOST_NAMED])
-    more = f" and {len(close) - MOST_NAMED} more" if len(close) > MOST_NAMED else ""
+    names = listed([item.configuration for item in close], MOST_NAMED)
     pair = pairs[close[0].configuration]
     verb = "is" if len(close) == 1 else "are"
     text = (
-        f"On {heldout}, {best.configuration} has the lowest figure, but {names}{more} {verb} not "
+        f"On {heldout}, {best.configuration} has the lowest figure, but {names} {verb} not "
         f"distinguishable from it ({_lower(pair)}{'' if len(close) == 1 else ' for the first'}; "
         f"it is the best with a probability of {per_cent(best.probability_of_best)})"
     )
@@ -144,12 +144,10 @@ def _missing(report: Report) -> Iterator[str]:
     """Name the models without figures."""
     if not report.missing:
         return
-    names = ", ".join(cell.name for cell in report.missing[:MOST_NAMED])
-    others = len(report.missing) - MOST_NAMED
-    more = f" and {others} more" if others > 0 else ""
+    names = listed([cell.name for cell in report.missing], MOST_NAMED)
     total = len(report.missing) + len(report.models)
     verb = "is" if len(report.missing) == 1 else "are"
-    yield f"{len(report.missing)} of {total} models {verb} missing in all figures: {names}{more}."
+    yield f"{len(report.missing)} of {total} models {verb} missing in all figures: {names}."
 
 
 def _seeds(verdicts: Sequence[Verdict]) -> Iterator[str]:

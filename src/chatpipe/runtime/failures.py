@@ -20,6 +20,7 @@ from chatpipe.errors import ChatpipeError, StepProcessError, error_from_name
 from chatpipe.store.disk_errors import as_disk_error
 from chatpipe.store.paths import home
 from chatpipe.utils.redaction import redact
+from chatpipe.utils.sentences import one_line
 
 LONGEST_SENTENCE = 600
 _WRITTEN_HERE = re.compile(r"-(\d{8}T\d{6}\.\d{6})-\d+\.log$")
@@ -44,7 +45,7 @@ class Failure(BaseModel):
         if expected is not None:
             message = redact(str(expected))
             return cls(type=type(expected).__name__, message=message, traceback=lines)
-        words = " ".join(str(error).split()) or "without a word"
+        words = one_line(error) or "without a word"
         if not isinstance(error, ValueError):
             words = f"{type(error).__name__}: {words}"
         sentence = f"the {kind} step failed: {_shortened(redact(words))}"
@@ -105,7 +106,7 @@ def write_traceback(kind: str, error: Exception) -> Path | None:
 
 def in_one_line(error: Exception) -> str:
     """Return the type and message of an error, shortened and without secrets."""
-    words = " ".join(str(error).split())
+    words = one_line(error)
     return _shortened(redact(f"{type(error).__name__}: {words}" if words else type(error).__name__))
 
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from chatpipe.config.base import Name, Section
-from chatpipe.config.parameter_merging import merge_sections, parse_section
-from chatpipe.config.schema import Variant
-from chatpipe.config.validation import fault_sentences
+from chatpipe.config.parameter_merging import merge_sections
+from chatpipe.config.schema import Study, Variant
+from chatpipe.config.validation import fault_sentences, parse_section
 from chatpipe.config.yaml_files import read_mapping
 from chatpipe.errors import ConfigError
 from chatpipe.server.schedule_checks import cron_fault, time_zone_fault
@@ -175,7 +175,7 @@ def _settings_of(name_or_path: str) -> Iterator[tuple[str, str, dict[str, Any]]]
     check_name(name_or_path)
     if is_study(name_or_path):
         study = load_study(name_or_path)
-        yield COMPARE, study.name, _study_settings(study.name, name_or_path)
+        yield COMPARE, study.name, _study_settings(study.name, study, name_or_path)
         variants = study_members(name_or_path)
     else:
         variants = [load_variant(name_or_path)]
@@ -183,8 +183,8 @@ def _settings_of(name_or_path: str) -> Iterator[tuple[str, str, dict[str, Any]]]
         yield FINETUNE, variant.name, variant.model_dump(mode="json")
 
 
-def _study_settings(name: str, origin: str) -> dict[str, Any]:
-    variants = study_variants(load_study(origin), origin=origin)
+def _study_settings(name: str, study: Study, origin: str) -> dict[str, Any]:
+    variants = study_variants(study, origin=origin)
     return {
         "study": name,
         "variants": [variant.model_dump(mode="json") for variant in variants],
@@ -244,7 +244,7 @@ def _fill_settings(deployment: Deployment, path: Path) -> Deployment:
     if deployment.entrypoint == FINETUNE:
         settings = load_variant(deployment.name).model_dump(mode="json")
     elif deployment.entrypoint == COMPARE:
-        settings = _study_settings(deployment.name, deployment.name)
+        settings = _study_settings(deployment.name, load_study(deployment.name), deployment.name)
     tags = _tags(deployment.entrypoint, settings) if settings else ()
     parameters = merge_sections(settings, deployment.parameters)
     _check_variants(parameters, flow, f"{path}: deployments.{deployment.name}.parameters")

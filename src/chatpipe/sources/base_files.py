@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chatpipe.utils.sentences import listed
+
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
@@ -208,12 +210,6 @@ def _not_in_shards(directory: Path, weights: Weights) -> list[str]:
     if not lacking or not weights.tensors:
         return []
     return [f"{named[lacking[0]]}: lacks {listed(lacking)}, which {INDEX} says it holds."]
-
-
-def listed(names: list[str], shown: int = 3) -> str:
-    """The first of some names, and how many more there are."""
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _pointer_or_empty(path: Path) -> str | None:

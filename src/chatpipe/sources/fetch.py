@@ -26,6 +26,7 @@ from chatpipe.store.artifact import Request
 from chatpipe.store.manifest import RESERVED_NAMES
 from chatpipe.store.store import store
 from chatpipe.utils.file_digests import file_digest
+from chatpipe.utils.sentences import listed
 from chatpipe.utils.user_paths import expanded, is_there
 
 PACKAGED = "packaged:"
@@ -114,7 +115,7 @@ class FetchDataset(Request):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
         if _rows_content(root, chosen) != self.content:
-            raise _changed(root)
+            raise SourceError.changed(root)
         left_out = {"left_out": chosen.left_out} if chosen.left_out else {}
         return {"source": "local", "path": self.path, "files": len(chosen.files), **left_out}
 
@@ -265,11 +266,11 @@ def _why_it_lacks(path: Path) -> str:
     """A sentence on what lies there instead, where that is known."""
     dangling = sorted(f.name for f in path.iterdir() if f.is_symlink() and not f.exists())
     if dangling:
-        return f" {base_files.listed(dangling)} is a link to a file that is not there."
+        return f" {listed(dangling)} is a link to a file that is not there."
     others = base_files.other_weights(path)
     if others and not any(path.glob("*.safetensors")):
         return (
-            f" Weights of another format ({base_files.listed(others)}) are not read; save the "
+            f" Weights of another format ({listed(others)}) are not read; save the "
             "model with save_pretrained."
         )
     if (path / "adapter_config.json").is_file():
@@ -299,11 +300,7 @@ def content_of(root: Path, root_files: list[Path]) -> str:
 def _check_unchanged(root: Path, root_files: list[Path], content: str | None) -> None:
     """SourceError where the files are not those any more that the request was made for."""
     if content_of(root, root_files) != content:
-        raise _changed(root)
-
-
-def _changed(root: Path) -> SourceError:
-    return SourceError(f"{root}: changed while it was being read; run the same command again.")
+        raise SourceError.changed(root)
 
 
 def _rows_content(root: Path, chosen: RowFiles) -> str:

@@ -54,9 +54,7 @@ class ReadSaved(Request):
         tables = saved_splits({name: folders[name] for name in split_names(self.split)}, self.path)
         rows = write_saved_rows(tables, self.split, into / ROWS, self.path)
         if _content(root, self.split) != self.content:
-            raise SourceError(
-                f"{root}: changed while it was being read; run the same command again."
-            )
+            raise SourceError.changed(root)
         return {
             "source": "local",
             "path": self.path,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from chatpipe.config.validation import suggest_name
-from chatpipe.config.yaml_files import read_mapping
+from chatpipe.config.yaml_files import is_yaml, read_mapping
 from chatpipe.errors import ConfigError
 from chatpipe.study.export import saved_variant
 from chatpipe.utils.user_paths import expanded
@@ -33,11 +33,6 @@ def deployments_dir() -> Path:
 def names(kind: str) -> list[str]:
     """The names of all "variants" or "studies"."""
     return sorted(path.stem for path in (deployments_dir() / kind).glob("*.yaml"))
-
-
-def is_yaml(name_or_path: str) -> bool:
-    """Whether it is a YAML file by its name."""
-    return Path(name_or_path).suffix in {".yaml", ".yml"}
 
 
 def find_file(kind: str, name_or_path: str) -> Path:

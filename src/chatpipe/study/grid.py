@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatpipe.config.schema import Variant
+from chatpipe.config.schema import Study, Variant
 from chatpipe.config.study_file import GRID_KEYS, MAX_CELLS, Member, StudyFile
 from chatpipe.config.validation import parse_section
-from chatpipe.config.yaml_files import read_mapping
+from chatpipe.config.yaml_files import is_yaml, read_mapping
 from chatpipe.errors import ConfigError
-from chatpipe.study.files import find_file, is_yaml, names
+from chatpipe.study.files import find_file, names
 from chatpipe.study.overrides import Override, paths_relative_to
 from chatpipe.study.runs import load_run
 from chatpipe.study.variants import load_file, parse_variant
@@ -26,23 +26,31 @@ Overrides = tuple[Override, ...]
 def find_cell(name: str) -> Variant | None:
     """Return the cell of that name of a study in the deployments' directory."""
     for study in names("studies"):
-        path = find_file("studies", study)
-        raw = {"name": study, **read_mapping(path)}
-        if not is_grid(raw):
-            continue
-        cells = study_grid(parse_section(raw, StudyFile, path), path).variants(must_exist=False)
+        file = read_study(find_file("studies", study))
+        cells = file.variants(must_exist=False) if isinstance(file, Grid) else []
         if match := next((cell for cell in cells if cell.name == name), None):
             return match
     return None
 
 
-def is_grid(raw: dict[str, Any]) -> bool:
-    """Whether the file is more than a list of names."""
+def read_study(path: Path) -> Study | Grid:
+    """Return what that file is: a list of names of variants, or a grid, which is more.
+
+    Raises:
+        ConfigError: A value is none that a study may have.
+    """
+    raw = {"name": path.stem, **read_mapping(path)}
+    if not _is_grid(raw):
+        return parse_section(Study, raw, str(path))
+    return _grid(parse_section(StudyFile, raw, str(path)), path)
+
+
+def _is_grid(raw: dict[str, Any]) -> bool:
     own = [m for m in _members(raw) if isinstance(m, dict) or is_yaml(str(m))]
     return bool(own or GRID_KEYS & raw.keys())
 
 
-def study_grid(file: StudyFile, path: Path) -> Grid:
+def _grid(file: StudyFile, path: Path) -> Grid:
     """Return the grid; ConfigError where it has more cells than a study may have."""
     lengths = [len(values) for values in file.vary.values()]
     lengths += [len(values) for values in list(file.vary_together.values())[:1]]

@@ -9,10 +9,9 @@ from typing import Any
 
 from chatpipe.config.merging import deep_merge
 from chatpipe.config.prompts import CHATS, TEMPLATES
-from chatpipe.config.yaml_files import read_value
+from chatpipe.config.yaml_files import is_yaml, read_value
 from chatpipe.data.catalog import DATASETS
 from chatpipe.errors import ConfigError
-from chatpipe.harness.fetch_task import is_file
 from chatpipe.sources.fetch import PACKAGED
 from chatpipe.utils.user_paths import expanded
 
@@ -118,7 +117,7 @@ def paths_relative_to(folder: Path, keys: tuple[str, ...], value: Any) -> Any:
 def tasks_relative_to(folder: Path, tasks: list[Any]) -> list[Any]:
     """Return `evaluation.tasks` with absolute paths of files."""
     return [
-        _absolute(folder, task) if isinstance(task, str) and is_file(task) else task
+        _absolute(folder, task) if isinstance(task, str) and is_yaml(task) else task
         for task in tasks
     ]
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from chatpipe.config.run_names import SEPARATOR, cell_name, parse_settings, plain_name
 from chatpipe.config.schema import Variant
+from chatpipe.config.yaml_files import is_yaml
 from chatpipe.errors import ConfigError
 from chatpipe.study.export import saved_variant
-from chatpipe.study.files import find_file, is_yaml
+from chatpipe.study.files import find_file
 from chatpipe.study.overrides import Override
 from chatpipe.study.variants import load_file
 

@@ -11,6 +11,7 @@ from chatpipe.config.schema import Variant
 from chatpipe.errors import ChatpipeError
 from chatpipe.study.lookup import LookUp
 from chatpipe.study.recipe import Recipe, Step
+from chatpipe.utils.unique import unique_by
 
 
 class Selection(NamedTuple):
@@ -41,12 +42,15 @@ def training_order(variants: Sequence[Variant]) -> list[Variant]:
     counts = Counter[str]()
     places: dict[str, int] = {}
     for variant in variants:
-        training = variant.training.model_copy(update={"seed": 0})
-        combination = variant.model_copy(update={"name": "", "training": training})
-        settings = combination.model_dump_json()
-        places[variant.name] = counts[settings]
-        counts[settings] += 1
+        combination = variant.settings_but_seed()
+        places[variant.name] = counts[combination]
+        counts[combination] += 1
     return sorted(variants, key=lambda variant: places[variant.name])
+
+
+def first_seeds(variants: Sequence[Variant]) -> list[Variant]:
+    """Return the first of all variants that differ by name and seed alone."""
+    return unique_by(variants, Variant.settings_but_seed)
 
 
 def trained_names(variants: Sequence[Variant]) -> set[str]:

@@ -7,27 +7,25 @@ from pathlib import Path
 
 from chatpipe.config.run_names import SEPARATOR
 from chatpipe.config.schema import Study, Variant
-from chatpipe.config.study_file import GRID_KEYS, StudyFile
-from chatpipe.config.validation import parse_section, suggest_name
-from chatpipe.config.yaml_files import read_mapping
+from chatpipe.config.study_file import GRID_KEYS
+from chatpipe.config.validation import suggest_name
+from chatpipe.config.yaml_files import is_yaml, read_mapping
 from chatpipe.errors import ConfigError
 from chatpipe.study.checks import study_faults
 from chatpipe.study.export import saved_variant
-from chatpipe.study.files import find_file, is_yaml, names
-from chatpipe.study.grid import is_grid, study_grid
+from chatpipe.study.files import find_file, names
+from chatpipe.study.grid import Grid, read_study
 from chatpipe.study.loading import load_variant
 from chatpipe.study.overrides import parse_override
 
 
 def load_study(name_or_path: str) -> Study:
     """Return the study of that name or file; of a grid, with the names of its cells."""
-    path = find_file("studies", name_or_path)
-    raw = {"name": path.stem, **read_mapping(path)}
-    if is_grid(raw):
-        file = parse_section(raw, StudyFile, path)
-        cells = study_grid(file, path).variants(must_exist=False)
-        return Study(name=file.name, variants=tuple(cell.name for cell in cells))
-    return parse_section(raw, Study, path)
+    study = read_study(find_file("studies", name_or_path))
+    if isinstance(study, Study):
+        return study
+    cells = study.variants(must_exist=False)
+    return Study(name=study.file.name, variants=tuple(cell.name for cell in cells))
 
 
 def load_variants(
@@ -56,10 +54,9 @@ def study_variants(
         must_exist: Whether the rows of the variants have to be there.
     """
     path = find_file("studies", origin) if origin else None
-    raw = {"name": path.stem, **read_mapping(path)} if path else {}
-    if path and is_grid(raw):
-        grid = study_grid(parse_section(raw, StudyFile, path), path)
-        variants = grid.variants([parse_override(text) for text in overrides], must_exist)
+    file = read_study(path) if path else study
+    if isinstance(file, Grid):
+        variants = file.variants([parse_override(text) for text in overrides], must_exist)
         faults: list[str] = []
     else:
         variants, faults = _listed_variants(study, overrides, path, must_exist)
@@ -72,11 +69,10 @@ def study_variants(
 
 def study_members(name_or_path: str) -> list[Variant]:
     """Return the variants that a study starts from: those of a grid without what it varies."""
-    path = find_file("studies", name_or_path)
-    raw = {"name": path.stem, **read_mapping(path)}
-    if is_grid(raw):
-        return study_grid(parse_section(raw, StudyFile, path), path).members()
-    return study_variants(load_study(name_or_path), origin=name_or_path)
+    study = read_study(find_file("studies", name_or_path))
+    if isinstance(study, Grid):
+        return study.members()
+    return study_variants(study, origin=name_or_path)
 
 
 def is_study(name_or_path: str) -> bool:

@@ -15,7 +15,7 @@ from chatpipe.config.merging import deep_merge
 from chatpipe.config.run_names import name_of_file, plain_name, rename_by_settings, rename_run
 from chatpipe.config.schema import AUTO, Variant
 from chatpipe.config.validation import fault_sentences, format_value, setting_origin
-from chatpipe.config.yaml_files import read_mapping
+from chatpipe.config.yaml_files import is_yaml, read_mapping
 from chatpipe.data.catalog import DATASETS
 from chatpipe.errors import ConfigError
 from chatpipe.sources.fetch import PACKAGED, WHEEL_MODELS, local_path
@@ -193,8 +193,7 @@ def _absolute(path: str, origin: str) -> str:
 
 def _folder(origin: str) -> Path:
     """The directory of the variant's file, or that of this process."""
-    of_a_file = Path(origin).suffix in {".yaml", ".yml"}
-    return Path(origin).absolute().parent if of_a_file else Path.cwd()
+    return Path(origin).absolute().parent if is_yaml(origin) else Path.cwd()
 
 
 def _missing_paths(raw: dict[str, Any], blamed: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 
-from chatpipe.utils.sentences import shortened
+from chatpipe.utils.sentences import one_line, shortened
 
 
 def template_fault(error: Exception) -> str:
@@ -13,7 +13,7 @@ def template_fault(error: Exception) -> str:
     error's first words: the same for all rows that fail alike."""
     from jinja2 import TemplateError
 
-    text = shortened(" ".join(str(error).split())) or type(error).__name__
+    text = shortened(one_line(error)) or type(error).__name__
     line = None if type(error) is TemplateError else next(_lines(error), None)
     return text if line is None else f"line {line}: {text}"
 

@@ -1,8 +1,21 @@
-"""Another library's text, shortened so that it can stand in a sentence."""
+"""Parts of sentences: lists of names, and another library's text shortened to stand in one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 LONGEST = 160  # characters
+
+
+def listed(names: Sequence[str], shown: int = 3) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def one_line(text: object) -> str:
+    """Return a text, or an error's, without line breaks and repeated spaces."""
+    return " ".join(str(text).split())
 
 
 def shortened(text: str, most: int = LONGEST) -> str:
