@@ -27,12 +27,12 @@ def row_texts(table: pa.Table) -> Iterator[str]:
         yield "\n".join([*earlier, *(text for text in row.values() if text)])
 
 
-def word_runs(words: Sequence[str], size: int, known: dict[str, int]) -> Hashes:
+def word_runs(words: Sequence[str], size: int, word_hashes: dict[str, int]) -> Hashes:
     """The different runs of that many words, as hashes, in order; of fewer words, the run of all.
 
-    known: hashes of words, which are added to it.
+    word_hashes: hashes of words, which are added to it.
     """
-    hashes = np.fromiter((_hash(word, known) for word in words), np.uint64, len(words))
+    hashes = np.fromiter((_hash(word, word_hashes) for word in words), np.uint64, len(words))
     size = min(size, len(words))
     runs = np.zeros(len(words) - size + 1, np.uint64)
     for place in range(size):
@@ -51,14 +51,14 @@ def runs_of(texts: Iterable[str], size: int, shorter: bool = True) -> Iterator[H
 
     shorter: whether all words of a text that has fewer are a run.
     """
-    known: dict[str, int] = {}
+    word_hashes: dict[str, int] = {}
     for text in texts:
         words = words_of(text)
         is_none = not shorter and len(words) < size
-        yield np.zeros(0, np.uint64) if is_none else word_runs(words, size, known)
+        yield np.zeros(0, np.uint64) if is_none else word_runs(words, size, word_hashes)
 
 
-def _hash(word: str, known: dict[str, int]) -> int:
-    if word not in known:
-        known[word] = xxh3_64_intdigest(word.encode("utf-8", "surrogatepass"))
-    return known[word]
+def _hash(word: str, word_hashes: dict[str, int]) -> int:
+    if word not in word_hashes:
+        word_hashes[word] = xxh3_64_intdigest(word.encode("utf-8", "surrogatepass"))
+    return word_hashes[word]

@@ -137,13 +137,13 @@ def _scale(task: Any, metric: str) -> str:
     nats), "bits" (a mean of nats, in bits) or "all" (of all items together)."""
     from lm_eval.api import metrics
 
-    known = {
+    scales = {
         metrics.mean: "mean",
         metrics.perplexity: "log",
         metrics.weighted_perplexity: "log",
         metrics.bits_per_byte: "bits",
     }
-    return known.get(task.aggregation().get(metric, metrics.mean), "all")
+    return scales.get(task.aggregation().get(metric, metrics.mean), "all")
 
 
 def _value_and_weight(item: Any, scale: str) -> tuple[float | None, float | None]:

@@ -83,10 +83,10 @@ def _figures(report: Report, model: Model) -> Iterator[CellFigure]:
         if scored:
             value = show.score(report.score(model.name, heldout.name))
             yield _line(model, f"Perplexity on {heldout.name}", value, scored)
-    asked = report.manifest(model.name, "generate")
-    if asked:
+    generated = report.manifest(model.name, "generate")
+    if generated:
         number = sum(answer.model == model.name for answer in report.answers)
-        yield _line(model, "Answers", show.count(number), asked)
+        yield _line(model, "Answers", show.count(number), generated)
 
 
 def _line(model: Model, figure: str, value: str, manifest: Manifest) -> CellFigure:

@@ -51,10 +51,10 @@ def _counts(
 ) -> list[tuple[int, int]]:
     """Of each held-out set and of the panel, how many texts share a run with the training rows, and
     how many there are. Remembered, as a study's table is made anew whenever a model is measured."""
-    known = training_runs(_texts(corpus.path / "train.parquet"))
+    trained_runs = training_runs(_texts(corpus.path / "train.parquet"))
     texts = [*(_texts(rows.path / "heldout.parquet") for rows in heldout), panel]
     runs = [[*_long_runs(of_set)] for of_set in texts]
-    return [(count_sharing(of_set, known), len(of_set)) for of_set in runs]
+    return [(count_sharing(of_set, trained_runs), len(of_set)) for of_set in runs]
 
 
 def training_runs(texts: Iterable[str]) -> Hashes:
@@ -62,9 +62,9 @@ def training_runs(texts: Iterable[str]) -> Hashes:
     return np.unique(np.concatenate([np.zeros(0, np.uint64), *_long_runs(texts)]))
 
 
-def count_sharing(texts: Sequence[Hashes], known: Hashes) -> int:
-    """Return how many of the texts have a run that is known."""
-    return sum(bool(np.isin(runs, known).any()) for runs in texts)
+def count_sharing(texts: Sequence[Hashes], trained_runs: Hashes) -> int:
+    """Return how many of the texts have one of these runs."""
+    return sum(bool(np.isin(runs, trained_runs).any()) for runs in texts)
 
 
 def _long_runs(texts: Iterable[str]) -> Iterator[Hashes]:

@@ -87,15 +87,15 @@ def _lower(pair: Verdict) -> str:
 
 def _cheaper(report: Report, best: RankedVariant, close: Sequence[RankedVariant]) -> str:
     seconds = {item.configuration: seconds_of(report, item) for item in (best, *close)}
-    known = {name: value for name, value in seconds.items() if value is not None}
-    fastest = min(known, key=lambda name: known[name], default=None)
-    if fastest is None or best.configuration not in known:
+    trained_s = {name: value for name, value in seconds.items() if value is not None}
+    fastest = min(trained_s, key=lambda name: trained_s[name], default=None)
+    if fastest is None or best.configuration not in trained_s:
         return ""
-    if known[fastest] >= 0.8 * known[best.configuration]:
+    if trained_s[fastest] >= 0.8 * trained_s[best.configuration]:
         return ""
     return (
-        f"; of these, {fastest} trained fastest ({in_time(known[fastest])}, against "
-        f"{in_time(known[best.configuration])})"
+        f"; of these, {fastest} trained fastest ({in_time(trained_s[fastest])}, against "
+        f"{in_time(trained_s[best.configuration])})"
     )
 
 

@@ -105,21 +105,21 @@ def _ranking(noise: NoiseModel, heldout: str, rows: PairedRows) -> Iterator[cont
 def _front(
     ranking: Sequence[contract.RankedVariant], groups: Groups
 ) -> Iterator[contract.CostFront]:
-    """The front of a ranking; none where some configuration's cost is not known."""
+    """The front of a ranking; none where some configuration's cost is not recorded."""
     models = [model for item in ranking for model in groups[item.configuration]]
     devices = set(recorded(models, "device"))
     cost: Literal["wall_s", "trained_tokens"] = "wall_s" if len(devices) < 2 else "trained_tokens"
-    costs = {
+    means = {
         item.configuration: mean(recorded(groups[item.configuration], cost)) for item in ranking
     }
-    known = {name: value for name, value in costs.items() if value is not None}
-    if len(known) < len(ranking):
+    costs = {name: value for name, value in means.items() if value is not None}
+    if len(costs) < len(ranking):
         return
     front: list[str] = []
     cheapest = float("inf")
     for item in ranking:  # from the lowest figure to the highest
-        if known[item.configuration] < cheapest:
-            cheapest = known[item.configuration]
+        if costs[item.configuration] < cheapest:
+            cheapest = costs[item.configuration]
             front.insert(0, item.configuration)
     yield contract.CostFront(heldout=ranking[0].heldout, cost=cost, configurations=front)
 
@@ -131,10 +131,10 @@ def _curves(
     if len(rows) < 2:
         return
     for shared, names in groups_by_share(groups).items():
-        sizes = {name: mean(recorded(groups[name], "rows_trained")) for name in names}
-        known = {name: float(size) for name, size in sizes.items() if size}
-        if len(set(known.values())) > 1:
-            curve = fit_learning_curve(noise, known)
+        means = {name: mean(recorded(groups[name], "rows_trained")) for name in names}
+        sizes = {name: float(rows) for name, rows in means.items() if rows}
+        if len(set(sizes.values())) > 1:
+            curve = fit_learning_curve(noise, sizes)
             yield contract.LearningCurve(
                 **vars(curve),
                 heldout=heldout,

@@ -87,14 +87,14 @@ def is_study(name_or_path: str) -> bool:
 
 def check_name(name_or_path: str) -> None:
     """ConfigError for a plain name that neither a variant nor a study has."""
-    known = [*names("variants"), *names("studies")]
+    existing = [*names("variants"), *names("studies")]
     is_plain = not any(mark in name_or_path for mark in (SEPARATOR, "/", "="))
-    if not is_plain or is_yaml(name_or_path) or name_or_path in known:
+    if not is_plain or is_yaml(name_or_path) or name_or_path in existing:
         return
     if not name_or_path.strip() or Path(name_or_path).exists():
         return  # `find_file` says what is wrong
     if not saved_variant(name_or_path).is_file():
-        hint = suggest_name(name_or_path, known)
+        hint = suggest_name(name_or_path, existing)
         end = "" if hint.endswith("?") else "."
         raise ConfigError([f"{name_or_path}: is no variant and no study; {hint}{end}"])
 
