@@ -11,7 +11,7 @@ from chatpipe.study.studies import load_variants
 ROOT = Path(__file__).parents[2]
 EXAMPLES = [
     pytest.param(text, id=f"{page.name}-{place}")
-    for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+    for page in (*sorted(ROOT.glob("README*.md")), *sorted(ROOT.glob("docs/*.md")))
     for place, text in enumerate(re.findall(r"```ya?ml\n(.*?)```", page.read_text("utf-8"), re.S))
 ]
 # What a part of a variant is completed with.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from chatpipe.cli.ask_file import FileOptions, answer_file, setting_changes
 from chatpipe.cli.errors import exit_on_error
-from chatpipe.cli.options import Overrides, VariantName
+from chatpipe.cli.options import Overrides, VariantName, VariantOrStudy
 from chatpipe.errors import ConfigError
 from chatpipe.utils.visible_text import visible
 
@@ -23,8 +25,8 @@ Seed = Annotated[int | None, typer.Option(help=f"Seed of the sampling. {DEFAULT}
 
 
 def ask(
-    variant: VariantName,
-    prompt: Annotated[str, typer.Argument(help="The instruction.")],
+    variant: VariantOrStudy,
+    prompt: Annotated[str | None, typer.Argument(help="The instruction.")] = None,
     input_text: Annotated[
         str, typer.Option("--input", help="Text that the instruction is about.")
     ] = "",
@@ -33,12 +35,31 @@ def ask(
     temperature: Temperature = None,
     seed: Seed = None,
     overrides: Overrides = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Answer all prompts of this JSONL or CSV file; of a study, by every variant."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="With --file: the answers, JSONL; the same command goes on with it."),
+    ] = None,
 ) -> None:
-    """Ask a variant one question, with the prompt template and settings of its panel."""
+    """Ask a variant one question, or those of a file, in the template of its training."""
     with exit_on_error():
-        if not prompt.strip():
-            raise ConfigError(["ask: the prompt is empty."])
         generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        if file is not None:
+            given = {"a prompt": prompt, "--input": input_text or None, "--system": system}
+            for option, value in given.items():
+                if value is not None:
+                    raise ConfigError([f"--file: goes without {option}; write it into the file."])
+            answer_file(variant, FileOptions(file, out, overrides or [], generation))
+            return
+        if out is not None:
+            raise ConfigError(["--out: goes with --file; name the file of prompts."])
+        if prompt is None or not prompt.strip():
+            raise ConfigError(["ask: the prompt is empty; write it, or name a file with --file."])
         conversation, settings = _conversation(variant, overrides or [], generation, system)
         for piece in conversation.reply(prompt, settings, input_text):
             typer.echo(visible(piece), nl=False)
@@ -96,10 +117,7 @@ def _conversation(
     from chatpipe.study.loading import load_variant
     from chatpipe.study.lookup import find_model
 
-    changes = [
-        f"generation.{key}={value}" for key, value in generation.items() if value is not None
-    ]
-    settings = load_variant(name, [*overrides, *changes]).generation
+    settings = load_variant(name, [*overrides, *setting_changes(generation)]).generation
     # Without these changes: they do not name another run, and the adapter is the same.
     variant = load_variant(name, overrides)
     model = find_model(variant)

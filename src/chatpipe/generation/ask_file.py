@@ -1,0 +1,101 @@
+"""A file of prompts answered by one model, in batches and in the file's order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from chatpipe.config.schema import Generation, Variant
+from chatpipe.errors import ChatpipeError, ConfigError
+from chatpipe.generation.answer_file import ANSWERED_BY, Expected
+from chatpipe.generation.ask import Ask
+from chatpipe.generation.batch import AT_ONCE, Question, complete_ids
+from chatpipe.generation.prompt_file import MOST_FAULTS, PromptRow
+from chatpipe.models.model_ref import ModelRef
+from chatpipe.tokenization.conversation import Conversation
+
+Answer = dict[str, Any]
+
+
+class FileAsk:
+    """The prompts of a file for one model; nothing is loaded before `answers` is called."""
+
+    def __init__(
+        self, variant: Variant, model: ModelRef, generation: Generation, rows: Sequence[PromptRow]
+    ) -> None:
+        self.name = variant.name
+        self.rows = rows
+        self._ask = Ask(
+            base=model.base,
+            adapter=model.adapter,
+            prompt_template=variant.prompt_template,
+            quantization=variant.quantization,
+            panel=(),
+            generation=generation,
+            asked=("template",),
+        )
+
+    def expected(self) -> list[Expected]:
+        """Return what the lines of the answers are, in their order."""
+        key = self._ask.key()
+        return [Expected(row.values, self.name, key) for row in self.rows]
+
+    def prompt_ids(self, path: Path) -> list[list[int]]:
+        """Return the token ids of the rows that the model goes on from.
+
+        ConfigError names the rows, with file and line, that the template cannot write or that
+        leave no room for an answer.
+        """
+        from chatpipe.models import loading
+        from chatpipe.models.base_checks import base_config
+        from chatpipe.models.positions import position_fault, positions_of
+
+        encoder = self._ask.encoder(loading.load_tokenizer(self._ask.base.path))
+        positions = positions_of(base_config(self._ask.base.path))
+        new_tokens = self._ask.generation.max_new_tokens
+        ids: list[list[int]] = []
+        faults: list[str] = []
+        for row in self.rows:
+            try:
+                [prompt] = encoder.prompt_ids([Conversation.of(row.prompt)])
+            except ChatpipeError as error:
+                faults.append(f"{path}: {row.position}: {error}")
+                continue
+            ids.append(prompt)
+            longest = len(prompt) + new_tokens
+            text = f"{path}: {row.position}: the prompt with generation.max_new_tokens"
+            fault = position_fault(positions, longest, text, "shorten it or lower max_new_tokens")
+            faults += [fault] if fault else []
+        if faults:
+            raise ConfigError([f"{fault} ({self.name})" for fault in faults[:MOST_FAULTS]])
+        return ids
+
+    def answers(self, ids: Sequence[list[int]], first: int) -> Iterator[list[Answer]]:
+        """Yield the answers from that row on, a batch at a time."""
+        from chatpipe.models import inference, loading
+
+        ask = self._ask
+        tokenizer = loading.load_tokenizer(ask.base.path)
+        stops = ask.encoder(tokenizer).renderer.stops
+        adapters = [ask.adapter.path] if ask.adapter else []
+        adapter = ask.adapter.key if ask.adapter else None
+        settings = ask.generation.model_dump()
+        by = ask.key()
+        with inference.cached_model(ask.base.path, adapters, ask.quantization) as model:
+            for begin in range(first, len(self.rows), AT_ONCE):
+                batch = range(begin, min(begin + AT_ONCE, len(self.rows)))
+                questions = [Question(ids[row], adapter, row) for row in batch]
+                completions = complete_ids(model, tokenizer, stops, questions, ask.generation)
+                yield [
+                    {
+                        **self.rows[row].values,
+                        "model": self.name,
+                        "answer": completion.text,
+                        "tokens": completion.tokens,
+                        "stop": completion.stop,
+                        "settings": settings,
+                        ANSWERED_BY: by,
+                    }
+                    for row, completion in zip(batch, completions, strict=True)
+                ]
