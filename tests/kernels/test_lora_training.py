@@ -5,9 +5,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from chatpipe.config.schema import Quantization
 from chatpipe.kernels import lora_training
 from chatpipe.kernels.lora_training import joined_products
 from chatpipe.kernels.sparse_dropout import use_sparse_dropout
+from chatpipe.models.loading import load_base
 
 IDS = torch.arange(3, 43).reshape(2, 20)
 
@@ -53,10 +55,13 @@ TARGETS = pytest.mark.parametrize(
 
 
 @TARGETS
-def test_losses_and_gradients_are_peft_s(base, targets):
+@pytest.mark.parametrize("method", ["none", "nf4"])
+def test_losses_and_gradients_are_peft_s(tiny_model_dir, targets, method):
+    base = load_base(tiny_model_dir, Quantization(method=method, compute_dtype="float32"))
     model = adapted(base, target_modules=targets)
     loss, expected = loss_and_gradients(model)
     with joined_products(model):
+        assert any(map(is_joined, model.modules()))
         joined_loss, found = loss_and_gradients(model)
     assert joined_loss == pytest.approx(loss, rel=1e-5)
     assert expected.keys() == found.keys()
@@ -91,35 +96,58 @@ def test_a_bias_of_the_base_is_added(base):
         assert torch.allclose(model(x), expected, atol=1e-6)
 
 
-def test_dropout_is_that_of_the_drawn_places_once_for_layers_that_read_the_same(base, monkeypatch):
-    """Against the expression itself, with the same places: y = x Wᵀ + s dropout(x) Aᵀ Bᵀ."""
+def by_indices(x, p):
+    """A CPU's: the elements that are dropped, and what is left unscaled."""
+    indices = torch.randint(x.numel(), (x.numel() // 4,))
+    kept = torch.ones(x.numel()).index_fill(0, indices, 0).view_as(x)
+    return (x * kept, indices), kept / (1 - p)
+
+
+def by_mask(x, p):
+    """A GPU's: torch's own."""
+    read, mask = torch.native_dropout(x, p, True)
+    return (read, mask), mask / (1 - p)
+
+
+@pytest.mark.parametrize("drawn", [by_indices, by_mask])
+def test_one_dropout_serves_the_layers_that_read_the_same(base, monkeypatch, drawn):
+    """Against the expression itself, with the same elements: y = x Wᵀ + s dropout(x) Aᵀ Bᵀ."""
     p = 0.25
     model = adapted(base, dropout=p)
     attention = model.get_base_model().model.layers[0].self_attn
     layers = [attention.q_proj, attention.k_proj, attention.v_proj]
     x = torch.randn(1, 10, layers[0].in_features, requires_grad=True)
-    places = torch.randint(x.numel(), (x.numel() // 4,))
-    drawn = []
-    monkeypatch.setattr(
-        lora_training, "sample_indices", lambda *asked: drawn.append(asked) or places
-    )
+    scales = []
+
+    def read(whole, dropout):
+        assert (len(whole), dropout) == (10, p)
+        result, scale = drawn(whole, dropout)
+        scales.append(scale)
+        return result
+
+    monkeypatch.setattr(lora_training, "_read", read)
     with joined_products(model):
         outputs = [layer(x) for layer in layers]
-    assert drawn == [(x.numel(), p)]
+    [scale] = scales
     weights = [torch.randn_like(output) for output in outputs]
     trained = [
         w for layer in layers for w in (*layer.lora_A.parameters(), *layer.lora_B.parameters())
     ]
     found = torch.autograd.grad(outputs, [x, *trained], weights)
 
-    kept = torch.ones(x.numel()).index_fill(0, places, 0).view_as(x) / (1 - p)
     plain = [
-        layer.base_layer(x) + 3.0 * layer.lora_B["default"](layer.lora_A["default"](x * kept))
+        layer.base_layer(x) + 3.0 * layer.lora_B["default"](layer.lora_A["default"](x * scale))
         for layer in layers
     ]
     expected = torch.autograd.grad(plain, [x, *trained], weights)
     for one, other in zip([*outputs, *found], [*plain, *expected], strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_elements_that_a_cpu_drops_are_as_many_as_asked_for():
+    read, indices = lora_training._read(torch.ones(1000, 100), 0.25)
+    assert (read == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(read.view(-1)[indices], torch.zeros(len(indices)))
 
 
 def test_without_training_nothing_is_dropped(base):

@@ -18,7 +18,12 @@ from chatpipe.models.memory import (
     training_flops,
     weight_bytes,
 )
-from chatpipe.models.placement import fit, needs_cpu_offload
+from chatpipe.models.placement import (
+    fit,
+    infers_dequantized,
+    needs_cpu_offload,
+    trains_dequantized,
+)
 from chatpipe.models.shapes import shapes_of, shapes_of_config
 from chatpipe.packing.batching import batching_for
 from chatpipe.runtime.processes import SHARDING
@@ -210,7 +215,33 @@ def test_a_shared_base_costs_its_share_and_the_layers_at_work():
     batch = Batch(tokens=256, scored=256)
     whole, shared = (estimate(shapes, variant(), batch, CUDA, shares) for shares in (1, 4))
     linear = whole.parts["linear layers"]
-    assert whole.total - shared.total == pytest.approx(linear * (1 - 1 / 4 - 3 / 40), rel=1e-6)
+    spared = linear * (1 - 1 / 4 - 3 / 40)
+    # Queries and values read one input, which every layer of a shared base keeps for itself.
+    kept = 1.1 * 256 * 40 * 5120 * (2 + 1)
+    assert whole.total - shared.total == pytest.approx(spared - kept, rel=1e-6)
+
+
+def test_a_gpu_keeps_a_4_bit_base_dequantized_where_batch_and_base_have_room(tmp_path, monkeypatch):
+    LLAMA_7B.save_pretrained(tmp_path)
+    asked, batch = variant(), Batch(tokens=2048, scored=1024)
+
+    def keeps(gib, asked=asked):
+        gpu = on_gpus(gib, 1)
+        return (
+            trains_dequantized(tmp_path, asked, batch, gpu),
+            infers_dequantized(tmp_path, asked.quantization, gpu),
+        )
+
+    assert keeps(80) == (True, True)
+    assert keeps(24) == (False, False)
+    shapes = shapes_of(tmp_path, asked.lora)
+    [quantized, plain] = (fit(shapes, asked, batch, on_gpus(gib, 1)) for gib in (24, 80))
+    layers = 6_738_415_616 - 2 * 32_000 * 4096 - 65 * 4096  # without embeddings and norms
+    assert plain.parts["linear layers"] == 2 * layers
+    assert plain.total - quantized.total == pytest.approx((2 - 0.51587) * layers, rel=1e-4)
+    assert keeps(80, variant(quantization=Quantization(method="none"))) == (False, False)
+    monkeypatch.setenv("CHATPIPE_KERNELS", "packing")
+    assert keeps(80) == (False, False)
 
 
 def test_a_base_is_left_in_main_memory_where_the_gpu_has_no_room_for_it(tmp_path, monkeypatch):

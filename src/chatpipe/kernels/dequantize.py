@@ -1,9 +1,9 @@
-"""NF4 weights on a CPU: dequantized once, where memory allows, instead of at every product.
+"""NF4 weights dequantized once, where memory allows, instead of at every product.
 
-The weights are the quantized ones to the last bit, so the numbers stay; scoring takes half the
-time, training three quarters. bitsandbytes' own layout for CPU inference rounds the quantization
-constants to bfloat16, and rounds them again whenever peft moves the model: figures would depend on
-what was loaded before.
+The weights are the quantized ones to the last bit, so the numbers stay; on a CPU scoring takes half
+the time, training three quarters. bitsandbytes' own layout for CPU inference rounds the
+quantization constants to bfloat16, and rounds them again whenever peft moves the model: figures
+would depend on what was loaded before.
 """
 
 from __future__ import annotations
@@ -24,17 +24,29 @@ def dequantize_if_it_fits(model: Any, dtype: torch.dtype) -> Any:
     model is left as it is where that would take more than half of the free memory."""
     if not is_enabled("dequantize"):
         return model
-    layers = {
+    layers = _quantized_layers(model).values()
+    needed = sum(layer.in_features * layer.out_features for layer in layers)
+    if SPARE * needed * dtype.itemsize <= psutil.virtual_memory().available:
+        dequantize(model, dtype)
+    return model
+
+
+def dequantize(model: Any, dtype: torch.dtype) -> Any:
+    """Replace every 4-bit layer by a plain one of the same weights in `dtype`, in place."""
+    layers = _quantized_layers(model)
+    model.is_dequantized = bool(layers)
+    note_dequantized(model)
+    while layers:
+        name, layer = layers.popitem()  # each layer's 4-bit weights are freed before the next
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, _plain(layer, dtype))
+    return model
+
+
+def _quantized_layers(model: Any) -> dict[str, Any]:
+    return {
         name: layer for name, layer in model.named_modules() if isinstance(layer, bnb.nn.Linear4bit)
     }
-    needed = sum(layer.in_features * layer.out_features for layer in layers.values())
-    if layers and SPARE * needed * dtype.itemsize <= psutil.virtual_memory().available:
-        model.is_dequantized = True
-        note_dequantized(model)
-        for name, layer in layers.items():
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, _plain(layer, dtype))
-    return model
 
 
 def note_dequantized(model: Any) -> None:
@@ -45,7 +57,21 @@ def note_dequantized(model: Any) -> None:
 
 def is_quantized(model: Any) -> bool:
     """Whether any layer still holds 4-bit weights."""
-    return any(isinstance(layer, bnb.nn.Linear4bit) for layer in model.modules())
+    return bool(_quantized_layers(model))
+
+
+def compute_dtype_of(layer: Any) -> torch.dtype:
+    """The type of a linear layer's products: a 4-bit one's weights are bytes."""
+    dtype: torch.dtype = layer.weight.dtype
+    return dtype if dtype.is_floating_point else layer.compute_dtype
+
+
+def dequantized_weight(layer: Any) -> torch.Tensor:
+    """The weight of a linear layer, (out, in), in the type of its products."""
+    if not isinstance(layer, bnb.nn.Linear4bit):
+        return layer.weight  # type: ignore[no-any-return]
+    weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return weight.to(compute_dtype_of(layer))  # type: ignore[no-any-return]
 
 
 def _plain(layer: Any, dtype: torch.dtype) -> torch.nn.Linear:

@@ -21,10 +21,10 @@ KERNELS = {
     "packing": "several rows in one forward pass, without padding, common beginnings once",
     "varlen_attention": "one attention kernel for all rows of a pack, on GPUs",
     "cross_entropy": "the loss of a large vocabulary in parts, its gradient in the logits' place",
-    "lora_training": "LoRA without casts; on CPUs layers that read one input computed together",
+    "lora_training": "LoRA without casts and copies, layers that read one input together",
     "lora_inference": "adapters stacked to two products a layer, also of several in one batch",
     "sparse_dropout": "LoRA's dropout on CPUs by the elements that are dropped",
-    "dequantize": "NF4 weights on CPUs dequantized once",
+    "dequantize": "NF4 weights dequantized once, on GPUs where there is room",
     "concurrency": "packs in parallel threads on CPUs",
 }
 

@@ -20,14 +20,16 @@ from chatpipe.store.artifact import Artifact
 def _load_for_inference(path: Path, quantization: Quantization) -> Any:
     """As load_fast_base, but a base that is too large for the GPU stays in main memory."""
     if torch.cuda.is_available():
-        from chatpipe.models.placement import needs_cpu_offload, this_device
+        from chatpipe.models.placement import infers_dequantized, needs_cpu_offload, this_device
 
-        if needs_cpu_offload(path, quantization, this_device(quantization)):
+        gpu = this_device(quantization)
+        if needs_cpu_offload(path, quantization, gpu):
             LOG.warning(
                 "the GPU has no room for this base: its layers stay in main memory and are "
                 "fetched for every pass, which is slow."
             )
             return load_streamed_base(path, quantization)
+        return load_fast_base(path, quantization, infers_dequantized(path, quantization, gpu))
     return load_fast_base(path, quantization)
 
 

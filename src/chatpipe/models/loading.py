@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from chatpipe.config.schema import Quantization
 from chatpipe.errors import ModelError
-from chatpipe.kernels.dequantize import dequantize_if_it_fits
+from chatpipe.kernels.dequantize import dequantize, dequantize_if_it_fits
 from chatpipe.models.base_checks import base_config, check_base, check_tokenizer
 from chatpipe.models.devices import compute_dtype, device
 from chatpipe.models.finite_weights import check_finite
@@ -88,13 +88,13 @@ def load_base(path: Path, quantization: Quantization, place: torch.device | None
     return model
 
 
-def load_fast_base(path: Path, quantization: Quantization) -> Any:
-    """As load_base with the same numbers; on a CPU the weights are dequantized once, where memory
-    allows, instead of at every product."""
+def load_fast_base(path: Path, quantization: Quantization, gpu_has_room: bool = False) -> Any:
+    """As load_base with the same numbers; the weights are dequantized once instead of at every
+    product, on a CPU where memory allows, on a GPU where that is said."""
     model = load_base(path, quantization)
-    if torch.cuda.is_available():
-        return model
-    return dequantize_if_it_fits(model, compute_dtype(quantization))
+    if not torch.cuda.is_available():
+        return dequantize_if_it_fits(model, compute_dtype(quantization))
+    return dequantize(model, compute_dtype(quantization)) if gpu_has_room else model
 
 
 def load_streamed_base(path: Path, quantization: Quantization) -> Any:

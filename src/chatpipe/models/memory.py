@@ -81,6 +81,7 @@ class MemoryEstimate(BaseModel):
 
     batch: Batch
     shares: int = 1
+    dequantized: bool = False  # a 4-bit base's weights are kept in the type of the products
     parts: dict[str, int]
 
     @computed_field  # type: ignore[prop-decorator]
@@ -96,9 +97,15 @@ class MemoryEstimate(BaseModel):
 
 
 def estimate(
-    shapes: Shapes, settings: Settings, batch: Batch, device: Device, shares: int = 1
+    shapes: Shapes,
+    settings: Settings,
+    batch: Batch,
+    device: Device,
+    shares: int = 1,
+    dequantized: bool = False,
 ) -> MemoryEstimate:
-    """The peak of training on that batch, the base's layers shared among so many devices."""
+    """The peak of training on that batch, the base's layers shared among so many devices, or each
+    kept dequantized (as always on a CPU: kernels/dequantize.py)."""
     other = shapes.parameters - shapes.linear_parameters
     activations = activation_bytes(shapes, settings, batch, device, shares)
     logits = logits_bytes(shapes, batch, device)
@@ -107,7 +114,7 @@ def estimate(
         # A layer is computed again when the logits' gradient is gone.
         logits = max(logits, batch.tokens * layer_bytes(shapes, settings, device, shares))
     parts = {
-        **_linear_layers(shapes, settings.quantization, device, shares),
+        **_linear_layers(shapes, settings.quantization, device, shares, dequantized),
         "embeddings and norms": other * device.compute_bytes,
         "adapter, gradients, Adam": shapes.lora_parameters * _adapter_bytes(device),
         ACTIVATIONS: activations,
@@ -117,20 +124,19 @@ def estimate(
         "CUDA context" if device.kind == "cuda" else "libraries": CONSTANT[device.kind],
     }
     whole = {name: round(size) for name, size in parts.items()}
-    return MemoryEstimate(batch=batch, shares=shares, parts=whole)
+    return MemoryEstimate(batch=batch, shares=shares, dequantized=dequantized, parts=whole)
 
 
 def _linear_layers(
-    shapes: Shapes, quantization: Quantization, device: Device, shares: int
+    shapes: Shapes, quantization: Quantization, device: Device, shares: int, dequantized: bool
 ) -> dict[str, float]:
     """The linear layers on one device."""
     linear = shapes.linear_parameters * weight_bytes(quantization, device)
     if shares > 1:
         gathered = linear * GATHERED / shapes.layers
         return {"linear layers, a share": linear / shares, "layers gathered": gathered}
-    if device.kind == "cpu":
-        # Dequantized once: see kernels/dequantize.py.
-        linear = float(shapes.linear_parameters * device.compute_bytes)
+    if device.kind == "cpu" or dequantized:
+        linear = dequantized_bytes(shapes, device)
     return {"linear layers": linear}
 
 
@@ -139,6 +145,11 @@ def base_bytes(shapes: Shapes, quantization: Quantization, device: Device) -> fl
     other = shapes.parameters - shapes.linear_parameters
     linear = shapes.linear_parameters * weight_bytes(quantization, device)
     return linear + other * device.compute_bytes
+
+
+def dequantized_bytes(shapes: Shapes, device: Device) -> float:
+    """The linear layers in the type of the products."""
+    return float(shapes.linear_parameters * device.compute_bytes)
 
 
 def weight_bytes(quantization: Quantization, device: Device) -> float:
@@ -183,15 +194,14 @@ def layer_bytes(shapes: Shapes, settings: Settings, device: Device, shares: int 
     - norms: two inputs and two inverse roots, in float32;
     - attention: queries, keys, values and its output, and the float32 log-sum of every head;
     - the gated product: the gate before and after its activation, and the other factor;
-    - every adapted layer (with a dequantized base on a CPU, every group that reads one input):
-      its input after dropout, the dropout's own mask; and the r products.
+    - every group of adapted layers that reads one input (where a base is shared out, every
+      layer): its input after dropout, the dropout's own mask; and the r products.
     """
     compute = device.compute_bytes
     norms = 2 * FLOAT32 * (shapes.hidden + 1)
     attention = _padded_attention_bytes if is_padded(shapes) else _attention_bytes
     gated = 3 * compute * shapes.intermediate
-    joined = device.kind == "cpu" and shares == 1
-    inputs = shapes.lora_joined_inputs if joined else shapes.lora_inputs
+    inputs = shapes.lora_joined_inputs if shares == 1 else shapes.lora_inputs
     adapted = inputs * (compute + _dropout_bytes(settings.lora.dropout, device))
     ranks = shapes.lora_modules * settings.lora.rank * compute
     return norms + attention(shapes, device) + gated + (adapted + ranks) / shapes.layers

@@ -1,4 +1,5 @@
-"""Whether a training fits the devices that there are, and whether its base must be shared out."""
+"""Whether a training fits the devices that there are, whether its base must be shared out, and
+whether there is room to keep a 4-bit base dequantized."""
 
 from __future__ import annotations
 
@@ -6,11 +7,21 @@ from pathlib import Path
 
 from chatpipe.config.schema import Lora, Quantization, Training
 from chatpipe.errors import ModelError
-from chatpipe.models.memory import Batch, Device, MemoryEstimate, Settings, base_bytes, estimate
+from chatpipe.kernels.switch import is_enabled
+from chatpipe.models.memory import (
+    Batch,
+    Device,
+    MemoryEstimate,
+    Settings,
+    base_bytes,
+    dequantized_bytes,
+    estimate,
+)
 from chatpipe.models.shapes import Shapes, shapes_of
 from chatpipe.runtime import processes
 
 BESIDE = 1.25  # how much of a GPU scoring and answering take, for every byte of the base
+BESIDE_DEQUANTIZED = 2.0  # the same, for a base that is dequantized only where there is room
 
 
 def this_device(quantization: Quantization) -> Device:
@@ -77,17 +88,44 @@ def uses_sharding(base: Path, settings: Settings, batch: Batch, device: Device) 
 
 
 def fit(shapes: Shapes, settings: Settings, batch: Batch, device: Device) -> MemoryEstimate:
-    """The peak with the whole base on every device or, where it is 4-bit and $CHATPIPE_SHARDING
-    or the memory of several GPUs asks for it, with a share of it on each."""
+    """The peak with the whole base on every device, 4-bit weights dequantized where a GPU has room
+    for that; or, where it is 4-bit and $CHATPIPE_SHARDING or the memory of several GPUs asks for
+    it, with a share of it on each."""
     whole = estimate(shapes, settings, batch, device)
-    if not _may_share(settings, device):
-        return whole
     lacking = (
         device.kind == "cuda" and device.free_bytes is not None and whole.total > device.free_bytes
     )
-    if _needs_sharding(lacking):
+    if _may_share(settings, device) and _needs_sharding(lacking):
         return estimate(shapes, settings, batch, device, device.count)
+    if _may_dequantize(settings.quantization, device):
+        larger = estimate(shapes, settings, batch, device, dequantized=True)
+        if device.free_bytes is not None and larger.total <= device.free_bytes:
+            return larger
     return whole
+
+
+def trains_dequantized(base: Path, settings: Settings, batch: Batch, device: Device) -> bool:
+    """Whether a GPU keeps a 4-bit base dequantized while it is trained on that batch."""
+    if not _may_dequantize(settings.quantization, device):
+        return False
+    shapes = known_shapes(base, settings.lora)
+    return shapes is not None and fit(shapes, settings, batch, device).dequantized
+
+
+def infers_dequantized(base: Path, quantization: Quantization, device: Device) -> bool:
+    """Whether a GPU keeps a 4-bit base dequantized where nothing is trained."""
+    if not _may_dequantize(quantization, device):
+        return False
+    try:
+        shapes = known_shapes(base, Lora())
+    except ModelError:
+        return False
+    needed = BESIDE_DEQUANTIZED * dequantized_bytes(shapes, device) if shapes else 0
+    return 0 < needed <= (device.free_bytes or 0)
+
+
+def _may_dequantize(quantization: Quantization, device: Device) -> bool:
+    return device.kind == "cuda" and quantization.method == "nf4" and is_enabled("dequantize")
 
 
 def _may_share(settings: Settings, device: Device) -> bool:

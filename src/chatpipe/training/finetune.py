@@ -26,6 +26,7 @@ from chatpipe.training.resuming import checkpoint_to_resume
 from chatpipe.training.rows import encode_training_rows, optimizer_steps
 
 if TYPE_CHECKING:
+    from chatpipe.models.memory import Batch
     from chatpipe.packing.batching import Batching
     from chatpipe.training.watch import TrainingWatch
 from chatpipe.models.lora import with_adapter
@@ -95,7 +96,7 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
     )
     check_positions(request.base.path, rows.longest, "the longest row", "lower training.max_length")
     shared = _is_shared(request, rows)
-    model = _shared_model(request) if shared else _whole_model(request)
+    model = _shared_model(request) if shared else _whole_model(request, rows)
     checkpoint = _agreed_checkpoint(work, request.lora.dropout > 0)
     clock = Clock(started, checkpoint.seconds if checkpoint else 0.0)
     if checkpoint:
@@ -132,21 +133,30 @@ def _is_shared(request: Finetune, rows: Tokenized) -> bool:
     """Return whether each process holds a share of the base; all processes get the same answer."""
     from accelerate.utils import gather_object
 
-    from chatpipe.models.placement import largest_pack, this_device, uses_sharding
+    from chatpipe.models.placement import this_device, uses_sharding
 
     device = this_device(request.quantization)
     if device.count == 1:
         return False
-    scored = rows.scored_tokens / rows.tokens
-    batch = largest_pack(request.training, len(rows.examples), rows.longest, scored)
+    batch = _largest_pack(request, rows)
     return any(gather_object([uses_sharding(request.base.path, request, batch, device)]))
 
 
-def _whole_model(request: Finetune) -> Any:
-    from chatpipe.models import loading
+def _largest_pack(request: Finetune, rows: Tokenized) -> Batch:
+    from chatpipe.models.placement import largest_pack
 
-    base = loading.load_fast_base(request.base.path, request.quantization)
-    return _with_adapter(base, request)
+    scored = rows.scored_tokens / rows.tokens
+    return largest_pack(request.training, len(rows.examples), rows.longest, scored)
+
+
+def _whole_model(request: Finetune, rows: Tokenized) -> Any:
+    from chatpipe.models import loading
+    from chatpipe.models.placement import this_device, trains_dequantized
+
+    path, quantization = request.base.path, request.quantization
+    device, batch = this_device(quantization), _largest_pack(request, rows)
+    gpu_has_room = trains_dequantized(path, request, batch, device)
+    return _with_adapter(loading.load_fast_base(path, quantization, gpu_has_room), request)
 
 
 def _shared_model(request: Finetune) -> Any:

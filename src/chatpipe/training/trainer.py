@@ -69,8 +69,8 @@ def _has_noise(config: Any) -> bool:
 def batch_training(model: Any, batching: Batching = PACKED) -> Iterator[None]:
     """Prepare a peft model for training on such batches, within this context.
 
-    Autocast alone casts inputs (peft would cast every layer's to float32, and autocast back). On
-    CPUs, the LoRA products of layers that read the same input are joined."""
+    Autocast alone casts inputs (peft would cast every layer's to float32, and autocast back), and
+    the LoRA products of layers that read the same input are joined."""
     with batching.attention(model), _fast_lora(model) if is_enabled(LORA) else nullcontext():
         yield
 
@@ -79,8 +79,8 @@ def batch_training(model: Any, batching: Batching = PACKED) -> Iterator[None]:
 def _fast_lora(model: Any) -> Iterator[None]:
     ran(LORA)
     on_cpu = next(model.parameters()).device.type == "cpu"
-    # Joined products drop places, not numbers.
-    joins = on_cpu and (is_enabled("sparse_dropout") or not _has_dropout(model))
+    # On CPUs joined products have the other kernel's dropout.
+    joins = not on_cpu or is_enabled("sparse_dropout") or not _has_dropout(model)
     with disable_input_dtype_casting(model), joined_products(model) if joins else nullcontext():
         yield
 
