@@ -13,7 +13,7 @@ from rich.text import Text
 
 from chatpipe.errors import ChatpipeError
 from chatpipe.formats.base import counted_reasons
-from chatpipe.report import Report, bits_rows, headline_rows, transfer_rows
+from chatpipe.report import Report, bits_rows, headline_rows, ratings_text, transfer_rows
 from chatpipe.report.comparability import statements
 from chatpipe.report.findings import summarize
 from chatpipe.store.disk_errors import as_disk_error
@@ -51,6 +51,15 @@ def print_report(report: Report) -> None:
         if rows:
             console.print(_table(title, rows))
     for line in (summarize(report), *statements(report), *_dropped_rows(report)):
+        console.print(visible_line(line), highlight=False, markup=False)
+
+
+def print_ratings(report: Report) -> None:
+    """Print what people and judges say of the answers."""
+    console = Console()
+    for title, rows in ratings_text.sections(report):
+        console.print(_table(title, rows))
+    for line in ratings_text.sentences(report):
         console.print(visible_line(line), highlight=False, markup=False)
 
 

@@ -1,31 +1,27 @@
 """The append-only history of evaluations: every figure, when it was checked, what was accepted.
 
-An append is one small Parquet file under `<home>/history/`: written under a hidden name, flushed,
-then renamed. So two writers do not conflict, and a file that is read is complete. Files are
-never rewritten or removed.
+It is a directory of small Parquet files, `<home>/history/` (`store/parquet_log.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.prompt_schema import PromptTemplate
 from chatpipe.config.schema import Variant
-from chatpipe.errors import ArtifactError, ConfigError
+from chatpipe.errors import ConfigError
 from chatpipe.report.build import figures
 from chatpipe.report.measured import Measured
 from chatpipe.store.artifact import Artifact
+from chatpipe.store.parquet_log import append_rows, files, read_file
 from chatpipe.store.paths import home
 
 Figure = tuple[str, str, str]  # variant, held-out set, metric
@@ -93,27 +89,12 @@ def folder() -> Path:
 
 def append(entries: Sequence[Entry]) -> Path:
     """Write the entries as one file, complete or not at all, and return its path."""
-    target = folder()
-    target.mkdir(parents=True, exist_ok=True)
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{uuid.uuid4().hex}.parquet"
-    partial = target / f".{name}.partial"
-    table = pa.Table.from_pylist([entry.model_dump() for entry in entries], schema=SCHEMA)
-    try:
-        with partial.open("wb") as file:
-            pq.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(target / name)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    _flush_directory(target)
-    return target / name
+    return append_rows(folder(), [entry.model_dump() for entry in entries], SCHEMA)
 
 
 def read(variant: str | None = None) -> list[Entry]:
     """Read all entries (of one variant), oldest first; ArtifactError names a damaged file."""
-    tables = [_read_file(file) for file in sorted(folder().glob("*.parquet"))]
+    tables = [read_file(file) for file in files(folder())]
     if not tables:
         return []
     rows = pa.concat_tables(tables, promote_options="default").to_pylist()
@@ -204,22 +185,3 @@ def scoring_settings(variant: Variant) -> str:
     for key, value in variant.quantization:
         settings[f"quantization.{key}"] = value
     return json.dumps(settings)
-
-
-def _read_file(file: Path) -> pa.Table:
-    try:
-        with file.open("rb") as opened:
-            return pq.read_table(opened)
-    except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(
-            f"{file}: is not a whole Parquet file ({error}); move it away to go on without it."
-        ) from None
-
-
-def _flush_directory(path: Path) -> None:
-    """Sync a directory, so that a rename in it is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

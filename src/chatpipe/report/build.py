@@ -54,7 +54,8 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 13
+    version: ClassVar[int] = 14
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"ratings"})
 
     study: str
     models: tuple[Measured, ...]
@@ -62,6 +63,7 @@ class MakeReport(Request):
     heldout: dict[str, Artifact]
     notes: tuple[str, ...] = ()  # sentences on what could not be measured
     missing: tuple[contract.MissingCell, ...] = ()  # the study's models that failed
+    ratings: contract.Ratings | None = None  # figures of the ratings, where there are any
 
     def build(self, into: Path) -> dict[str, Any]:
         report = build_report(self)
@@ -117,6 +119,7 @@ def build_report(request: MakeReport) -> contract.Report:
         missing=list(request.missing),
         manifests=list(manifests(models, request.examples, request.heldout)),
         task_scores=tasks,
+        ratings=request.ratings,
     )
 
 

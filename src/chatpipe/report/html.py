@@ -15,6 +15,7 @@ from chatpipe.report import (
     comparison_tables,
     findings,
     formatting,
+    ratings_text,
     study_charts,
     tables,
     task_text,
@@ -53,6 +54,7 @@ def render_html(report: Report) -> str:
             verdict_text=verdict_text,
             comparison_tables=comparison_tables,
             task_text=task_text,
+            ratings_text=ratings_text,
             heatmap=Markup(charts.heatmap(report, anchors)),  # charts escape their own text
             fronts=[Markup(study_charts.front_chart(report, each)) for each in report.fronts],
             curves=[

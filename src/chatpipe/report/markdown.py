@@ -11,6 +11,7 @@ from chatpipe.report import (
     comparison_tables,
     findings,
     formatting,
+    ratings_text,
     tables,
     task_text,
     verdict_text,
@@ -69,6 +70,9 @@ def _figures(report: Report) -> Iterator[str]:
     gains = tables.template_rows(report)
     yield from _section("The template's part of the gain", gains, findings.TEMPLATE)
     yield from _section(task_text.TITLE, task_text.task_rows(report), task_text.READING)
+    for title, rows in ratings_text.sections(report):
+        yield from _section(title, rows, ratings_text.READING)
+    yield from map(escape, ratings_text.sentences(report))
     if report.task_scores:
         yield from map(escape, task_text.worse_sentences(report))
     bits = tables.bits_rows(report)

@@ -12,6 +12,7 @@ VARIABLES = {
     "CHATPIPE_" + name
     for name in (
         *("HOME", "DEPLOYMENTS", "SHARED_STORE", "PROCESSES", "SHARDING", "KERNELS"),
+        *("API_KEY", "JUDGE_KEY"),
         *("CHILD", "STOP_FILE", "SERVICE"),  # set by chatpipe itself
     )
 }

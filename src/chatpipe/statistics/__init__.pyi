@@ -1,3 +1,11 @@
+from .agreement import Agreement as Agreement
+from .agreement import cohen_kappa as cohen_kappa
+from .agreement import krippendorff_alpha as krippendorff_alpha
+from .bradley_terry import Estimates as Estimates
+from .bradley_terry import Outcome as Outcome
+from .bradley_terry import fit_strengths as fit_strengths
+from .bradley_terry import strengths as strengths
+from .bradley_terry import win_rates as win_rates
 from .learning_curve import LearningCurve as LearningCurve
 from .learning_curve import fit_learning_curve as fit_learning_curve
 from .noise import Contrasts as Contrasts

@@ -35,6 +35,8 @@ from chatpipe.generation.replies import Reply
 from chatpipe.harness.fetch_task import FetchTask, task_name
 from chatpipe.harness.run_task import RunTask
 from chatpipe.models.model_ref import ModelRef
+from chatpipe.rating.pairs import Model as RatedName
+from chatpipe.rating.results import study_ratings
 from chatpipe.report import MissingCell
 from chatpipe.report.build import MakeReport
 from chatpipe.report.measured import Measured
@@ -201,6 +203,7 @@ class Recipe:
             heldout=heldout,
             missing=self.resolver.missing(),
             notes=tuple(own.notes),
+            ratings=study_ratings(study, map(_rated, results)),
         )
 
     def models(self, own: OwnTemplateBases) -> list[StudyModel]:
@@ -422,6 +425,11 @@ def _measured(model: StudyModel, heldout: Sequence[str], artifacts: Sequence[Art
         replies={name: next(remaining) for name in (heldout if evaluation.replies else ())},
         tasks=dict(zip(evaluation.tasks, remaining, strict=True)),
     )
+
+
+def _rated(model: Measured) -> RatedName:
+    """Return the model as ratings name it."""
+    return RatedName(model.name, model.adapter.digest if model.adapter else model.base_model)
 
 
 def _with_present_base(model: StudyModel, names: Set[str]) -> StudyModel:

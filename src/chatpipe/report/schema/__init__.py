@@ -11,6 +11,15 @@ from chatpipe.report.schema.comparisons import (
     Verdict,
 )
 from chatpipe.report.schema.models import LossPoint, Model, PaperRow
+from chatpipe.report.schema.ratings import (
+    JudgesRatings,
+    PeoplesRatings,
+    PositionBias,
+    RatedModel,
+    RaterAgreement,
+    RaterCount,
+    Ratings,
+)
 from chatpipe.report.schema.reading import json_schema, read_report
 from chatpipe.report.schema.report import Report
 from chatpipe.report.schema.scores import (
@@ -33,6 +42,7 @@ __all__ = [
     "Difference",
     "HeldoutSet",
     "JsonScalar",
+    "JudgesRatings",
     "LearningCurve",
     "LossPoint",
     "Manifest",
@@ -40,7 +50,13 @@ __all__ = [
     "MissingCell",
     "Model",
     "PaperRow",
+    "PeoplesRatings",
+    "PositionBias",
     "RankedVariant",
+    "RatedModel",
+    "RaterAgreement",
+    "RaterCount",
+    "Ratings",
     "Report",
     "RowAccountRow",
     "ScoreCell",

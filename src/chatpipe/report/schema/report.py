@@ -19,6 +19,7 @@ from chatpipe.report.schema.comparisons import (
 )
 from chatpipe.report.schema.earlier import upgrade
 from chatpipe.report.schema.models import Model, PaperRow
+from chatpipe.report.schema.ratings import Ratings
 from chatpipe.report.schema.scores import Difference, HeldoutSet, ScoreCell, TemplateGain
 from chatpipe.report.schema.study import Configuration, Manifest, MissingCell
 from chatpipe.report.schema.tasks import TaskScore
@@ -61,6 +62,7 @@ class Report(Contract):
     selections: list[Selection] = Field([])
     missing: list[MissingCell] = Field([])
     manifests: list[Manifest] = Field([])
+    ratings: Ratings | None = None
 
     @model_validator(mode="before")
     @classmethod

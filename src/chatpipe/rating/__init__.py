@@ -1,0 +1,5 @@
+"""Blind ratings of answers in pairs: by people, by a model as judge, and their figures."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+from .entries import Entry as Entry
+from .entries import RatingLog as RatingLog
+from .judge import Judge as Judge
+from .judge import judge_pairs as judge_pairs
+from .pairs import Pair as Pair
+from .pairs import make_pairs as make_pairs
+from .preferences import preference_rows as preference_rows
+from .results import study_ratings as study_ratings
+from .session import Session as Session

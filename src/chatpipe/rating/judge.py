@@ -1,0 +1,200 @@
+"""A model as judge: every pair is put to an OpenAI-compatible endpoint, in both orders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from chatpipe.errors import ServiceError
+from chatpipe.rating.entries import Entry, RatingLog, Verdict, valid_ratings
+from chatpipe.rating.pairs import Pair
+from chatpipe.rating.results import SWAPPED
+
+PARALLEL = 4  # pairs that are judged at once
+TIMEOUT_S = 180.0
+MAX_TOKENS = 512
+TRIES = 2
+MOST_FAILED = 5  # of the first pairs; if all of them fail, so will the others
+KEPT_LETTERS = 2_000  # of a reply
+REFUSALS = {401: "the key is not accepted", 403: "access is refused", 404: "there is no such place"}
+VERDICTS: dict[str, Verdict] = {"A": "a", "B": "b", "TIE": "tie", "BAD": "both_bad"}
+_VERDICT = re.compile(rf"\[\[({'|'.join(VERDICTS)})\]\]", re.IGNORECASE)
+
+
+class BadReplyError(Exception):
+    """A reply without a verdict, or none at all; the text is the reason, short enough to count."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The model of an endpoint such as http://127.0.0.1:8000/v1, and the key for it."""
+
+    url: str
+    model: str
+    key: str | None = None
+
+    @property
+    def settings(self) -> str:
+        """What its verdicts depend on beside its name, as JSON."""
+        parts = urlsplit(self.url)
+        place = f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path.rstrip('/')}"
+        prompt = hashlib.sha256(prompt_text().encode()).hexdigest()[:12]
+        return json.dumps({"endpoint": place, "prompt": prompt, "max_tokens": MAX_TOKENS})
+
+
+@dataclass
+class Judged:
+    """How many pairs have a verdict, of this run and before, and how many got none."""
+
+    total: int
+    before: int = 0
+    rated: int = 0
+    failed: int = 0
+
+
+def prompt_text() -> str:
+    """Return the prompt, with places for the texts."""
+    return (files("chatpipe.rating") / "judge_prompt.txt").read_text("utf-8")
+
+
+def judge_pairs(
+    judge: Judge, study: str, pairs: Sequence[Pair], on_progress: Callable[[Judged], None]
+) -> Judged:
+    """Have the judge rate the pairs that it has not rated, and store each verdict at once.
+
+    Raises ServiceError where the endpoint refuses, or none of the first pairs gets a verdict.
+    """
+    log = RatingLog(study)
+    rated = {
+        entry.pair
+        for entry in valid_ratings(log.entries())
+        if (entry.kind, entry.rater, entry.settings) == ("model", judge.model, judge.settings)
+    }
+    todo = [pair for pair in pairs if pair.id not in rated]
+    judged = Judged(total=len(pairs), before=len(pairs) - len(todo))
+    with httpx2.Client(timeout=TIMEOUT_S) as client:
+        for entry in _entries(judge, client, todo):
+            log.append(entry)
+            judged.rated += entry.record == "rated"
+            judged.failed += entry.record == "failed"
+            if not judged.rated and judged.failed >= MOST_FAILED:
+                raise ServiceError(
+                    f"{judge.model}: gave no verdict on the first {judged.failed} pairs: "
+                    f"{entry.remark}; judge with another model."
+                )
+            on_progress(judged)
+    return judged
+
+
+def _entries(judge: Judge, client: httpx2.Client, pairs: Sequence[Pair]) -> Iterator[Entry]:
+    """Yield the entry of every pair as soon as it is there."""
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        try:
+            for job in as_completed([pool.submit(_judged, judge, client, p) for p in pairs]):
+                yield job.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _judged(judge: Judge, client: httpx2.Client, pair: Pair) -> Entry:
+    """Return the judge's rating of a pair: a tie unless both orders have the same verdict."""
+    about = {"kind": "model", "settings": judge.settings}
+    try:
+        first, reasons = _verdict(judge, client, pair)
+        second, _ = _verdict(judge, client, pair.swapped())
+    except BadReplyError as error:
+        return pair.entry(judge.model, record="failed", remark=str(error), **about)
+    swapped = SWAPPED[second]
+    return pair.entry(
+        judge.model,
+        verdict=first if first == swapped else "tie",
+        verdict_first=first,
+        verdict_swapped=swapped,
+        remark=reasons[:KEPT_LETTERS],
+        **about,
+    )
+
+
+def _verdict(judge: Judge, client: httpx2.Client, pair: Pair) -> tuple[Verdict, str]:
+    """Return the verdict on a pair in this order, and the reply, or raise BadReplyError."""
+    for tries in range(1, TRIES + 1):
+        try:
+            reply = _reply(judge, client, judge_prompt(pair))
+            return read_verdict(reply), reply
+        except BadReplyError:
+            if tries == TRIES:
+                raise
+    raise AssertionError
+
+
+def _reply(judge: Judge, client: httpx2.Client, prompt: str) -> str:
+    body = {
+        "model": judge.model,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": MAX_TOKENS,
+    }
+    headers = {"Authorization": f"Bearer {judge.key}"} if judge.key else {}
+    url = f"{judge.url.rstrip('/')}/chat/completions"
+    try:
+        response = client.post(url, json=body, headers=headers)
+    except (httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+        raise ServiceError(
+            f"{judge.url}: cannot be reached ({error}); start the endpoint, or name another."
+        ) from None
+    except httpx2.TimeoutException:
+        raise BadReplyError(f"no reply within {TIMEOUT_S:.0f} s") from None
+    except httpx2.HTTPError as error:
+        raise BadReplyError(f"the connection failed ({type(error).__name__})") from None
+    if reason := REFUSALS.get(response.status_code):
+        raise ServiceError(
+            f"{judge.url}: {reason} (HTTP {response.status_code}); the address ends with /v1, the "
+            "model is one that the endpoint lists, and the key is in CHATPIPE_JUDGE_KEY."
+        )
+    if response.status_code != 200:
+        raise BadReplyError(f"HTTP {response.status_code}")
+    return _content(response)
+
+
+def _content(response: httpx2.Response) -> str:
+    try:
+        content: Any = response.json()["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError):
+        raise BadReplyError("the reply is no chat completion") from None
+    if not isinstance(content, str) or not content.strip():
+        raise BadReplyError("the reply is empty")
+    return content
+
+
+def read_verdict(reply: str) -> Verdict:
+    """Return the verdict on the reply's last line, or the only one in it."""
+    last = _VERDICT.findall(reply.strip().splitlines()[-1])
+    named = {name.upper() for name in last or _VERDICT.findall(reply)}
+    if not named:
+        raise BadReplyError("the reply has no verdict")
+    if len(named) > 1:
+        raise BadReplyError("the reply has several verdicts")
+    return VERDICTS[named.pop()]
+
+
+def judge_prompt(pair: Pair) -> str:
+    """Return the prompt about a pair, in its order."""
+    answer = pair.answer_a
+    turns = [f"{turn.role}: {turn.content}" for turn in answer.history]
+    parts = [answer.system or "", *turns, answer.instruction, answer.input]
+    texts = {
+        "prompt": "\n\n".join(part for part in parts if part),
+        "answer_a": pair.answer_a.text.strip() or "(empty)",
+        "answer_b": pair.answer_b.text.strip() or "(empty)",
+    }
+    # In one pass: a text may have the place of another one in it.
+    return re.sub(r"\{(prompt|answer_a|answer_b)\}", lambda m: texts[m[1]], prompt_text())

@@ -1,0 +1,244 @@
+"""The figures of a study's ratings, for its report."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from chatpipe.rating.entries import Entries, Entry, RatingLog, Verdict, failures, valid_ratings
+from chatpipe.rating.pairs import Model
+from chatpipe.report.schema.ratings import (
+    JudgesRatings,
+    PeoplesRatings,
+    PositionBias,
+    RatedModel,
+    RaterAgreement,
+    RaterCount,
+    Ratings,
+)
+from chatpipe.statistics import (
+    Agreement,
+    Outcome,
+    cohen_kappa,
+    fit_strengths,
+    krippendorff_alpha,
+    win_rates,
+)
+
+SHARES: dict[Verdict, float] = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
+SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a", "tie": "tie", "both_bad": "both_bad"}
+CATEGORIES: tuple[Verdict, ...] = ("a", "b", "tie", "both_bad")
+Z_95 = 1.959964
+CHANGED = "of models that were trained again or are not in the report"
+
+
+def study_ratings(study: str, models: Iterable[Model]) -> Ratings | None:
+    """Return the figures of a study's ratings of these models; None where nothing was rated."""
+    entries = RatingLog(study).entries()
+    present = set(models)
+    ratings = valid_ratings(entries)
+    counted = [entry for entry in ratings if present.issuperset(entry.models)]
+    failed = [entry for entry in failures(entries) if present.issuperset(entry.models)]
+    people = [entry for entry in counted if entry.kind == "person"]
+    judges = sorted({e.rater for e in (*counted, *failed) if e.kind == "model"})
+    if not ratings and not failed:
+        return None
+    left_out = {CHANGED: len(ratings) - len(counted)} if len(ratings) > len(counted) else {}
+    return Ratings(
+        people=_of_people(people) if people else None,
+        judges=[
+            _of_judge(
+                judge,
+                [e for e in counted if (e.kind, e.rater) == ("model", judge)],
+                [e for e in failed if e.rater == judge],
+                people,
+            )
+            for judge in judges
+        ],
+        left_out=left_out,
+    )
+
+
+def _of_people(ratings: Entries) -> PeoplesRatings:
+    raters = Counter(entry.rater for entry in ratings)
+    return PeoplesRatings(
+        raters=[RaterCount(name=name, ratings=n) for name, n in sorted(raters.items())],
+        ratings=len(ratings),
+        pairs=len({entry.pair for entry in ratings}),
+        prompts=len({entry.prompt for entry in ratings}),
+        models=rated_models(ratings),
+        alpha=_agreement(krippendorff_alpha(_verdicts(ratings), CATEGORIES)),
+        correctness_alpha=_agreement(
+            krippendorff_alpha(_correctness(ratings), range(1, 6), "ordinal")
+        ),
+        position=_position([entry.verdict for entry in ratings]),
+    )
+
+
+def _of_judge(name: str, ratings: Entries, failed: Entries, people: Entries) -> JudgesRatings:
+    # Shown second in the second order, the answer a is what a bias would take for b.
+    shown = [e.verdict_swapped and SWAPPED[e.verdict_swapped] for e in ratings]
+    agreement = _with_people(ratings, people)
+    kappa = cohen_kappa(agreement)
+    return JudgesRatings(
+        judge=name,
+        ratings=len(ratings),
+        prompts=len({entry.prompt for entry in ratings}),
+        flipped=sum(_is_flipped(entry) for entry in ratings),
+        failed=dict(sorted(Counter(entry.remark for entry in failed).items())),
+        models=rated_models(ratings),
+        position=_position([*(first_verdict(entry) for entry in ratings), *shown]),
+        agreed=sum(first == second for first, second in agreement),
+        compared=len(agreement),
+        kappa=_finite(kappa.value),
+    )
+
+
+def rated_models(ratings: Sequence[Entry]) -> list[RatedModel]:
+    """Return the figures of every model that was rated, the strongest one first."""
+    ratings = sorted(ratings, key=lambda entry: (entry.prompt, entry.pair, entry.rater, entry.kind))
+    names = sorted({name for entry in ratings for name, _ in entry.models})
+    if not names:
+        return []
+    place = {name: index for index, name in enumerate(names)}
+    prompts = {prompt: n for n, prompt in enumerate(sorted({e.prompt for e in ratings}))}
+    outcomes = [
+        Outcome(place[e.model_a], place[e.model_b], SHARES[e.verdict], prompts[e.prompt])
+        for e in ratings
+        if e.verdict
+    ]
+    rates = win_rates(outcomes, len(names))
+    fitted = fit_strengths(outcomes, len(names))
+    counts = _counts(ratings)
+    correctness = _correctness_of_models(ratings)
+    models = [
+        RatedModel(
+            model=name,
+            ratings=sum(counts[name].values()),
+            wins=counts[name]["win"],
+            losses=counts[name]["loss"],
+            ties=counts[name]["tie"],
+            both_bad=counts[name]["both_bad"],
+            win_rate=float(rates.values[index]),
+            low=_finite(rates.low[index]),
+            high=_finite(rates.high[index]),
+            strength=float(fitted.values[index]),
+            strength_low=_finite(fitted.low[index]),
+            strength_high=_finite(fitted.high[index]),
+            correctness=sum(values) / len(values) if (values := correctness[name]) else None,
+            correctness_ratings=len(values),
+        )
+        for name, index in place.items()
+    ]
+    return sorted(models, key=lambda model: (-model.strength, model.model))
+
+
+def _counts(ratings: Iterable[Entry]) -> dict[str, Counter[str]]:
+    counts: dict[str, Counter[str]] = {}
+    for entry in ratings:
+        for side, name in (("a", entry.model_a), ("b", entry.model_b)):
+            outcome = str(entry.verdict)
+            if entry.verdict in ("a", "b"):
+                outcome = "win" if entry.verdict == side else "loss"
+            counts.setdefault(name, Counter())[outcome] += 1
+    return counts
+
+
+def _correctness_of_models(ratings: Iterable[Entry]) -> dict[str, list[int]]:
+    values: dict[str, list[int]] = {}
+    for entry in ratings:
+        for name, value in ((entry.model_a, entry.correct_a), (entry.model_b, entry.correct_b)):
+            values.setdefault(name, []).extend([] if value is None else [value])
+    return values
+
+
+def is_swapped(entry: Entry) -> bool:
+    """Whether the answers were shown in the other order than the pair's own.
+
+    That order is drawn from the pair's texts. In the order of names, raters who prefer the better
+    model every time would seem to agree by chance.
+    """
+    return (entry.models[0] > entry.models[1]) != bool(int(entry.pair[-1], 16) % 2)
+
+
+def canonical(entry: Entry) -> Verdict:
+    """Return the verdict with the answers in the pair's own order."""
+    assert entry.verdict
+    return SWAPPED[entry.verdict] if is_swapped(entry) else entry.verdict
+
+
+def _verdicts(ratings: Iterable[Entry]) -> list[dict[str, Verdict]]:
+    units: dict[str, dict[str, Verdict]] = {}
+    for entry in ratings:
+        units.setdefault(entry.pair, {})[entry.rater] = canonical(entry)
+    return list(units.values())
+
+
+def _correctness(ratings: Iterable[Entry]) -> list[dict[str, int]]:
+    """Return what was said of every answer; the same one is in several pairs, each a unit."""
+    units: dict[tuple[str, str], dict[str, int]] = {}
+    for entry in ratings:
+        for name, value in ((entry.model_a, entry.correct_a), (entry.model_b, entry.correct_b)):
+            if value is not None:
+                units.setdefault((entry.pair, name), {})[entry.rater] = value
+    return list(units.values())
+
+
+def majority(ratings: Iterable[Entry]) -> dict[str, Verdict]:
+    """Return the verdict of most raters on every pair, in the pair's own order; a tie where no
+    verdict has most."""
+    votes: dict[str, Counter[Verdict]] = {}
+    for entry in ratings:
+        votes.setdefault(entry.pair, Counter())[canonical(entry)] += 1
+    decided: dict[str, Verdict] = {}
+    for pair, counts in votes.items():
+        (first, most), *others = counts.most_common()
+        decided[pair] = first if not others or others[0][1] < most else "tie"
+    return decided
+
+
+def _with_people(judged: Entries, people: Entries) -> list[tuple[str, str]]:
+    """(people's verdict, the judge's) on the pairs of both; two bad answers are a tie, as a judge
+    and people may draw that line elsewhere."""
+    of_people = majority(people)
+    both = [(of_people[e.pair], canonical(e)) for e in judged if e.pair in of_people]
+    merged = {"both_bad": "tie"}
+    return [(merged.get(first, first), merged.get(second, second)) for first, second in both]
+
+
+def first_verdict(entry: Entry) -> Verdict | None:
+    """Return a judge's verdict in the first order, before the second one was looked at."""
+    return entry.verdict_first or entry.verdict
+
+
+def _is_flipped(entry: Entry) -> bool:
+    return first_verdict(entry) != entry.verdict_swapped
+
+
+def _position(verdicts: Sequence[Verdict | None]) -> PositionBias | None:
+    first = sum(verdict == "a" for verdict in verdicts)
+    decided = sum(verdict in ("a", "b") for verdict in verdicts)
+    if not decided:
+        return None
+    low, high = wilson(first, decided)
+    return PositionBias(first=first, decided=decided, share=first / decided, low=low, high=high)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927)."""
+    share = successes / n
+    centre = share + Z_95**2 / (2 * n)
+    margin = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n * n))
+    scale = 1 + Z_95**2 / n
+    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+
+
+def _agreement(agreement: Agreement) -> RaterAgreement:
+    return RaterAgreement(
+        value=_finite(agreement.value), units=agreement.units, ratings=agreement.ratings
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

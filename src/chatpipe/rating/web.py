@@ -1,0 +1,132 @@
+"""The rating page's server: one static page, three calls, and nothing that names a model."""
+
+from __future__ import annotations
+
+import hmac
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import BaseModel, ConfigDict, Field
+
+from chatpipe.rating.session import Judgement, Session, StaleError
+from chatpipe.rating.texts import TEXTS
+
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+class Asked(BaseModel):
+    """Who wants a pair."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rater: str = Field(min_length=1, max_length=80, pattern=r"\S")
+
+
+class Rated(Judgement):
+    """A rating, with who says so."""
+
+    rater: str = Field(min_length=1, max_length=80, pattern=r"\S")
+
+
+def rating_app(
+    session: Session, lang: str = "en", rater: str | None = None, key: str | None = None
+) -> FastAPI:
+    """Return the app.
+
+    Args:
+        session: The pairs, and what is said of them.
+        rater: The one who rates; where left out, the page asks for a name.
+        key: What a request has to bring as its bearer token. Without one, only requests to this
+            machine's own names are answered, so that no other page can reach it by a name of its
+            own that leads here.
+    """
+    app = FastAPI(title="chatpipe rate", docs_url=None, redoc_url=None, openapi_url=None)
+
+    def check_key(authorization: Annotated[str, Header()] = "") -> None:
+        if key and not hmac.compare_digest(authorization.encode(), f"Bearer {key}".encode()):
+            raise HTTPException(401, "the key is not the right one")
+
+    @app.middleware("http")
+    async def add_headers(request: Request, answer: Any) -> Response:
+        if key is None and _host(request) not in LOOPBACK:
+            reply: Response = JSONResponse({"detail": "this host is not served"}, 421)
+        else:
+            reply = await answer(request)
+        reply.headers.update(PAGE_HEADERS)
+        return reply
+
+    @app.exception_handler(StaleError)
+    def stale(request: Request, error: StaleError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 409)
+
+    app.include_router(_static(_page(lang, rater or "", key is not None)))
+    app.include_router(_calls(session, rater), prefix="/api", dependencies=[Depends(check_key)])
+    return app
+
+
+def _static(page: str) -> APIRouter:
+    """Return the routes of the page and its files."""
+    router = APIRouter()
+
+    @router.get("/")
+    def show_page() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @router.get("/rate.js")
+    def script() -> Response:
+        return Response(_file("rate.js"), media_type="text/javascript")
+
+    @router.get("/rate.css")
+    def style() -> Response:
+        return Response(_file("rate.css"), media_type="text/css")
+
+    return router
+
+
+def _calls(session: Session, rater: str | None) -> APIRouter:
+    """Return the routes of what the page asks for and stores."""
+    router = APIRouter()
+
+    @router.post("/next")
+    def next_pair(asked: Asked) -> dict[str, Any]:
+        return session.state(rater or asked.rater.strip())
+
+    @router.post("/rate")
+    def rate(rated: Rated) -> dict[str, Any]:
+        judgement = Judgement(**rated.model_dump(exclude={"rater"}))
+        return session.rate(rater or rated.rater.strip(), judgement)
+
+    @router.post("/undo")
+    def undo(asked: Asked) -> dict[str, Any]:
+        return session.undo(rater or asked.rater.strip())
+
+    return router
+
+
+def _page(lang: str, rater: str, needs_key: bool) -> str:
+    engine = Environment(
+        loader=PackageLoader("chatpipe.rating", "page"), autoescape=True, undefined=StrictUndefined
+    )
+    template = engine.get_template("rate.html.j2")
+    return template.render(lang=lang, texts=TEXTS[lang], rater=rater, needs_key=needs_key)
+
+
+def _file(name: str) -> str:
+    return (files("chatpipe.rating") / "page" / name).read_text("utf-8")
+
+
+def _host(request: Request) -> str:
+    """Return the name of this machine that the request is for, without the port."""
+    host = request.headers.get("host", "")
+    return host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
