@@ -50,7 +50,8 @@ def kinds():
     return sorted(path.parent.name for path in store().all())
 
 
-OF_ONE = ["adapter", "generations", "report", "scores"]
+# The answers to the panel, and those to prompts of the held-out rows.
+OF_ONE = ["adapter", "generations", "generations", "report", "scores"]
 
 
 def forget(variant, kind="all"):
@@ -71,7 +72,7 @@ def test_all_of_one_variant_and_nothing_of_another(variants):
 def test_what_came_of_an_adapter_that_is_gone(variants):
     build_all(variants[0])
     assert forget(variants[0], "adapter") == ["adapter"]
-    assert forget(variants[0]) == ["generations", "report", "scores"]
+    assert forget(variants[0]) == OF_ONE[1:]
 
 
 def test_where_the_sources_and_the_adapter_are_gone(variants):
@@ -81,8 +82,8 @@ def test_where_the_sources_and_the_adapter_are_gone(variants):
     for kind in ("raw", "base", "corpus", "examples", "adapter"):
         for path in store().all(kind):
             shutil.rmtree(path)
-    assert forget(mine) == ["generations", "report", "scores"]
-    assert forget(other) == ["generations", "report", "scores"]
+    assert forget(mine) == OF_ONE[1:]
+    assert forget(other) == OF_ONE[1:]
 
 
 def test_where_the_directories_of_rows_and_base_are_gone(variants, chatpipe_home):
@@ -158,7 +159,7 @@ def test_what_ran_with_other_settings_is_shown_and_forgotten(variants, chatpipe_
     shown = chatpipe("show", path, "--set", "training.epochs=2")
     assert run.digest in shown.stdout and "mine+training.epochs=2" in shown.stdout
     done = chatpipe("forget", path, "--set", "training.epochs=2", "--kind", "all")
-    assert done.returncode == 0 and "forgotten: 4 artifacts" in done.stdout
+    assert done.returncode == 0 and "forgotten: 5 artifacts" in done.stdout
     assert "run `chatpipe run" in chatpipe("ask", path, "x", "--set", "training.epochs=2").stderr
 
 

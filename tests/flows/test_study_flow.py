@@ -72,6 +72,18 @@ def test_the_run_is_looked_up_as_it_was_built(study, variants):
         assert Recipe(variants, resolver).report("differently-measured") == study
 
 
+def test_every_model_answers_prompts_of_the_held_out_rows_too(study, report):
+    of_rows = [answer for answer in report.answers if answer.dataset]
+    prompts = {answer.instruction for answer in of_rows}
+    assert {answer.dataset for answer in of_rows} == {"rows"} and len(prompts) == 2
+    models = {model.name for model in report.models}
+    assert {(a.model, a.prompt_id) for a in of_rows} == {
+        (model, name) for model in models for name in ("heldout-1", "heldout-2")
+    }
+    page = (study.path / "report.html").read_text("utf-8")
+    assert page.count("a prompt of rows&#39;s held-out rows") == 2
+
+
 def scored_rows(study, template, max_length, adapter):
     """{row id: (nats, tokens)} of the responses, of whichever model of the study was scored with
     that."""

@@ -227,13 +227,14 @@ def test_another_process_of_another_hash_seed_gives_the_same_keys(tmp_path):
 
 @pytest.mark.parametrize("model", SECTIONS, ids=lambda model: model.__name__)
 def test_each_setting_alone_changes_the_key_of_what_it_decides(model):
-    """Those of the bootstrap decide the report alone, which holds the whole variant; tasks are
-    steps of their own, of which each has its key."""
+    """Those of the bootstrap decide the report alone, which holds the whole variant; tasks, and
+    answers to prompts of held-out rows, are steps of their own, of which each has its key."""
     plain = Variant(name="v", datasets=(Dataset(name="d", path="d.jsonl"),))
     name = next(n for n, f in Variant.model_fields.items() if f.annotation is model)
     unchanged = {request.kind: request.key() for request in steps_of(plain)}
     for setting in model.model_fields:
-        if setting in {"bootstrap_samples", "seed", "tasks"} and model is Evaluation:
+        of_other_steps = {"bootstrap_samples", "seed", "tasks", "panel_rows"}
+        if setting in of_other_steps and model is Evaluation:
             continue
         other = getattr(plain, name).model_copy(update={setting: another(model, setting)})
         changed = plain.model_copy(update={name: other})

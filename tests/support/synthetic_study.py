@@ -95,7 +95,7 @@ def _variant(cell: Cell, name: str) -> Variant:
         "datasets": [{"name": data, "path": f"{data}.jsonl"} for data in SETS],
         "training": {"learning_rate": cell.rate, "seed": cell.seed},
         "data_share": cell.share,
-        "evaluation": {"bootstrap_samples": 200},
+        "evaluation": {"bootstrap_samples": 200, "panel_rows": 0},
     }
     return Variant.model_validate(settings)
 

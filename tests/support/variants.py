@@ -18,7 +18,7 @@ def small_variant(model: Path, *datasets: dict[str, str], **sections: Any) -> di
         "datasets": list(datasets),
         "split": {"heldout": 0.3},
         "training": {"epochs": 1, "learning_rate": 0.01},
-        "evaluation": {"bootstrap_samples": 100},
+        "evaluation": {"bootstrap_samples": 100, "panel_rows": 0},
         "generation": {"max_new_tokens": 4},
         **sections,
     }

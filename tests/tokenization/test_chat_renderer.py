@@ -303,7 +303,7 @@ def test_panel_ask_chat_and_training_begin_with_the_same_ids(chatpipe_home, chat
         generation=Generation(),
         asked=("template", "raw"),
     )
-    templated, raw = panel.prompt_ids(tokenizer)
+    templated, raw = (question.ids for question in panel.questions(tokenizer))
     assert asked[0] == templated == trained.input_ids[: len(templated)]
     assert trained.labels[: len(templated)] == [IGNORED] * len(templated)
     assert trained.labels[len(templated)] != IGNORED

@@ -217,10 +217,15 @@ class Training(Section):
         return "every_reply" if value == "response" else value
 
 
+PANEL_ROWS = 2  # of each held-out set, beside the packaged panel
+
+
 class Evaluation(Section):
     """How the held-out rows are scored."""
 
-    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"replies", "tasks"})
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset(
+        {"replies", "tasks", "panel_rows"}
+    )
 
     batch_tokens: int = Field(
         4096, ge=16, description="tokens in one forward pass, shared beginnings counted once"
@@ -235,6 +240,14 @@ class Evaluation(Section):
     )
     tasks: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="of lm-evaluation-harness: names, or YAML files of your own"
+    )
+
+    panel_rows: int | None = Field(
+        None,
+        ge=0,
+        le=20,
+        description="prompts of each held-out set that models answer too; left out: 2, "
+        "or 0 beside a panel of one's own",
     )
 
     @field_validator("tasks")
@@ -329,6 +342,14 @@ class Variant(Section):
     def read_datasets(self) -> tuple[Dataset, ...]:
         """The data sets that it is trained on, and the held-out rows of one's own."""
         return (*self.datasets, *([self.heldout] if self.heldout else []))
+
+    @property
+    def panel_rows(self) -> int:
+        """How many prompts of each held-out set are asked beside the panel."""
+        rows = self.evaluation.panel_rows
+        if rows is not None:
+            return rows
+        return PANEL_ROWS if self.panel == _panel_default() else 0
 
     def settings_but_seed(self, *without: str) -> str:
         """Its settings as JSON, without name, `training.seed` and these keys: alike for variants

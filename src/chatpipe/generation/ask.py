@@ -1,4 +1,5 @@
-"""The prompt panel, asked of models of one base in one batch: raw and with the template."""
+"""The prompt panel and prompts of held-out rows, asked of models of one base in one batch: raw and
+with the template."""
 
 from __future__ import annotations
 
@@ -6,24 +7,37 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from chatpipe.config.prompt_schema import AnyTemplate, Prompt
 from chatpipe.config.prompts import raw_prompt
 from chatpipe.config.schema import Generation, Quantization, Variant
+from chatpipe.errors import ConfigError, DataError
 from chatpipe.generation.batch import Completion, Question, complete_ids, mixes_adapters
+from chatpipe.generation.heldout_prompts import heldout_prompts
 from chatpipe.models.model_ref import ModelRef
-from chatpipe.models.positions import check_positions
+from chatpipe.models.positions import check_positions, position_fault, positions_of
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.encoder import AskedPrompt, Encoder
 
 
+class AskedQuestion(NamedTuple):
+    """A prompt, how it is asked ("template" or "raw"), and the token ids that a model goes on
+    from."""
+
+    prompt: Prompt
+    asked: str
+    ids: list[int]
+
+
 class Ask(Request):
-    """One model on the panel. Raw: the prompt alone, as the paper asked its base models."""
+    """One model on the panel, or on prompts of a held-out set. Raw: the prompt alone, as the paper
+    asked its base models."""
 
     kind: ClassVar[str] = "generations"
     version: ClassVar[int] = 7
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"heldout", "rows"})
     oom_hint: ClassVar[str] = "lower generation.max_new_tokens or ask fewer prompts"
 
     base: Artifact
@@ -33,6 +47,8 @@ class Ask(Request):
     panel: tuple[Prompt, ...]
     generation: Generation
     asked: tuple[str, ...]  # "template", "raw" or both
+    heldout: Artifact | None = None  # whose rows are asked about, instead of a panel
+    rows: int = 0  # how many of them
 
     @classmethod
     def of(cls, variant: Variant, model: ModelRef, is_asked_raw: bool | None = None) -> Ask:
@@ -49,41 +65,72 @@ class Ask(Request):
             asked=("template", "raw") if raw else ("template",),
         )
 
+    @classmethod
+    def about_rows(cls, variant: Variant, model: ModelRef, heldout: Artifact) -> Ask:
+        """Return the request for the model's answers to some prompts of a held-out set."""
+        panel = cls.of(variant, model, is_asked_raw=False)
+        update = {"panel": (), "heldout": heldout, "rows": variant.panel_rows}
+        return panel.model_copy(update=update)
+
+    @property
+    def most_questions(self) -> int:
+        """How many questions there are at most."""
+        return len(self.asked) * (self.rows if self.heldout else len(self.panel))
+
     def build(self, into: Path) -> dict[str, Any]:
         return answered([self])[0].written(into)
-
-    def questions(self) -> list[tuple[Prompt, str]]:
-        """(prompt, how it is asked)."""
-        return [(prompt, asked) for asked in self.asked for prompt in self.panel]
 
     def encoder(self, tokenizer: Any) -> Encoder:
         """Return what turns its prompts into token ids."""
         return Encoder(tokenizer, self.prompt_template, "all", 1 << 20)
 
-    def prompt_ids(self, tokenizer: Any) -> list[list[int]]:
-        """For each of the questions, the token ids that the model goes on from.
+    def questions(self, tokenizer: Any) -> list[AskedQuestion]:
+        """Return what the model is asked.
 
-        Raises ModelError where one with its answer is too long for the base, and ConfigError where
-        the template does not work with it.
+        Raises ModelError where a prompt of the panel with its answer is too long for the base, and
+        ConfigError where the template does not work with it. Such rows of a held-out set are left
+        out.
         """
-        asked: list[AskedPrompt] = [
+        return self._panel(tokenizer) if self.heldout is None else self._rows(tokenizer)
+
+    def _panel(self, tokenizer: Any) -> list[AskedQuestion]:
+        pairs = [(prompt, asked) for asked in self.asked for prompt in self.panel]
+        prompts: list[AskedPrompt] = [
             raw_prompt(prompt) if asked == "raw" else Conversation.of(prompt)
-            for prompt, asked in self.questions()
+            for prompt, asked in pairs
         ]
-        ids = self.encoder(tokenizer).prompt_ids(asked)
+        ids = self.encoder(tokenizer).prompt_ids(prompts)
         check_positions(
             self.base.path,
             max(map(len, ids)) + self.generation.max_new_tokens,
             "the longest prompt of the panel with generation.max_new_tokens",
             "shorten it or lower max_new_tokens",
         )
-        return ids
+        parts = zip(pairs, ids, strict=True)
+        return [AskedQuestion(prompt, asked, row) for (prompt, asked), row in parts]
 
-    def answer(self, prompt: Prompt, asked: str, completion: Completion) -> dict[str, Any]:
+    def _rows(self, tokenizer: Any) -> list[AskedQuestion]:
+        from chatpipe.models.base_checks import base_config
+
+        assert self.heldout is not None
+        encoder = self.encoder(tokenizer)
+        positions = positions_of(base_config(self.base.path))
+        questions = []
+        for prompt in heldout_prompts(self.heldout.path, self.rows):
+            try:
+                [ids] = encoder.prompt_ids([Conversation.of(prompt)])
+            except (ConfigError, DataError):
+                continue
+            if not position_fault(positions, len(ids) + self.generation.max_new_tokens, "", ""):
+                questions.append(AskedQuestion(prompt, "template", ids))
+        return questions
+
+    def answer(self, question: AskedQuestion, completion: Completion) -> dict[str, Any]:
         """That answer as answers.json has it."""
+        prompt = question.prompt
         return {
             "prompt_id": prompt.id,
-            "asked": asked,
+            "asked": question.asked,
             "instruction": prompt.instruction,
             "input": prompt.input,
             **prompt.model_dump(include={"system", "history"}, exclude_defaults=True),
@@ -115,25 +162,25 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
 
     base, quantization, generation = asks[0].base, asks[0].quantization, asks[0].generation
     tokenizer = loading.load_tokenizer(base.path)
-    prompt_ids = [ask.prompt_ids(tokenizer) for ask in asks]
+    asked = [ask.questions(tokenizer) for ask in asks]
     stops = [tuple(ask.encoder(tokenizer).renderer.stops) for ask in asks]
     adapters = [ask.adapter for ask in asks if ask.adapter]
     completions: dict[int, list[Completion]] = {}
     together: dict[int, int] = {}
     with inference.recorded_model(base, adapters, quantization) as (model, details):
         for group in _groups(stops):
-            asked = [(asks[index], ids) for index in group for ids in prompt_ids[index]]
+            pairs = [(asks[index], question) for index in group for question in asked[index]]
             questions = [
-                Question(ids, ask.adapter.key if ask.adapter else None, place)
-                for place, (ask, ids) in enumerate(asked)
+                Question(question.ids, ask.adapter.key if ask.adapter else None, place)
+                for place, (ask, question) in enumerate(pairs)
             ]
             done = iter(complete_ids(model, tokenizer, stops[group[0]], questions, generation))
-            completions |= {index: [next(done) for _ in prompt_ids[index]] for index in group}
+            completions |= {index: [next(done) for _ in asked[index]] for index in group}
             together |= dict.fromkeys(group, len(group) if mixes_adapters(model) else 1)
     details["device"] = devices.device_name()
     return [
         Answers(
-            [ask.answer(*question, next(of_ask)) for question in ask.questions()],
+            [ask.answer(question, next(of_ask)) for question in asked[index]],
             {**details, "models_asked_together": together[index]},
         )
         for index, ask in enumerate(asks)

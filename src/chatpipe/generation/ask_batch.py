@@ -80,6 +80,6 @@ def _may_join(other: Ask, ask: Ask) -> bool:
 
 def _fit(asks: Iterable[Ask]) -> bool:
     """Whether they are a batch, with adapters that memory is sure to have room for."""
-    questions = sum(len(ask.asked) * len(ask.panel) for ask in asks)
+    questions = sum(ask.most_questions for ask in asks)
     size = sum(ask.adapter.size() for ask in asks if ask.adapter)
     return questions <= AT_ONCE and size <= ADAPTERS_BYTES

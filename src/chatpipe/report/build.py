@@ -254,8 +254,12 @@ def _model(model: Measured) -> contract.Model:
 
 
 def _answers(model: Measured) -> list[contract.Answer]:
-    answers = json.loads((model.generations.path / "answers.json").read_text("utf-8"))
-    return [contract.Answer(model=model.name, **answer) for answer in answers]
+    """Return the model's answers to the panel, then to prompts of each data set's held-out rows."""
+    return [
+        contract.Answer(model=model.name, dataset=dataset, **answer)
+        for dataset, artifact in [(None, model.generations), *model.row_answers.items()]
+        for answer in json.loads((artifact.path / "answers.json").read_text("utf-8"))
+    ]
 
 
 def _formats(request: MakeReport) -> list[str]:

@@ -26,6 +26,8 @@ def manifests(
         for name, artifact in model.scores.items():
             yield _manifest(model.name, "score", name, artifact)
         yield _manifest(model.name, "generate", None, model.generations)
+        for name, artifact in model.row_answers.items():
+            yield _manifest(model.name, "generate", name, artifact)
 
 
 def _manifest(model: str | None, step: Any, data: str | None, of: Artifact) -> contract.Manifest:

@@ -19,7 +19,9 @@ class Measured(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"replies", "tasks"})
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset(
+        {"replies", "tasks", "row_answers"}
+    )
 
     name: str
     base_model: str
@@ -27,8 +29,9 @@ class Measured(BaseModel):
     adapter: Artifact | None
     corpus: Artifact | None
     scores: dict[str, Artifact]  # data set -> nats of its held-out rows
-    generations: Artifact
+    generations: Artifact  # answers to the panel
     paper_reported: PaperReported | None = None
     own_template_base: str | None = None
+    row_answers: dict[str, Artifact] = {}  # data set -> answers to prompts of its held-out rows
     replies: dict[str, Artifact] = {}  # data set -> answers to its held-out rows
     tasks: dict[str, Artifact] = {}  # item of evaluation.tasks -> its results

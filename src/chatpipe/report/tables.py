@@ -230,9 +230,17 @@ def before_lines(answer: Answer) -> list[str]:
 
 
 def asked_note(report: Report, answers: Sequence[Answer]) -> str:
-    """Return in which form the models got the prompt."""
+    """Return in which form the models got the prompt, and which held-out rows it is of."""
     if answers[0].asked == "raw":
         return "as bare text"
+    if answers[0].dataset:
+        return (
+            f"{_template_note(report, answers)}; a prompt of {answers[0].dataset}'s held-out rows"
+        )
+    return _template_note(report, answers)
+
+
+def _template_note(report: Report, answers: Sequence[Answer]) -> str:
     own = {gain.own_template_base for gain in report.template_gains}
     names = [answer.model for answer in answers if answer.model in own]
     if not names:

@@ -117,6 +117,7 @@ def _settings(way: Variant, ways: Sequence[Variant]) -> dict[str, str]:
     settings["evaluation.batch_tokens"] = str(way.evaluation.batch_tokens)
     settings["evaluation.replies"] = str(way.evaluation.replies)
     settings["evaluation.tasks"] = ", ".join(map(task_name, way.evaluation.tasks)) or "none"
+    settings["evaluation.panel_rows"] = str(way.evaluation.panel_rows)
     return settings | {"panel": panel}
 
 

@@ -154,6 +154,16 @@ class StudyModel:
         """Return the step that has it answer the panel."""
         return Step(Ask.of(self.variant, self.ref, self.is_asked_raw), self.name)
 
+    def ask_row_steps(self, heldout: Mapping[str, Artifact]) -> list[Step]:
+        """Return the steps that have it answer prompts of held-out rows, one for each set; none
+        where the variant asks for none."""
+        if not self.variant.panel_rows:
+            return []
+        return [
+            Step(Ask.about_rows(self.variant, self.ref, rows), f"{self.name} on {dataset}")
+            for dataset, rows in heldout.items()
+        ]
+
 
 @dataclass(frozen=True)
 class OwnTemplateBases:
@@ -365,8 +375,8 @@ class Recipe:
     def evaluate(
         self, models: Sequence[StudyModel], heldout: Mapping[str, Artifact]
     ) -> list[Measured]:
-        """Score every model on every held-out set, and have it answer the panel and, where the
-        variant says so, held-out rows and tasks."""
+        """Score every model on every held-out set, and have it answer the panel with prompts of
+        held-out rows and, where the variant says so, many held-out rows and tasks."""
         tasks = self.tasks()
         jobs = [
             Job(
@@ -374,6 +384,7 @@ class Recipe:
                 (
                     *model.score_steps(heldout),
                     model.ask_step(),
+                    *model.ask_row_steps(heldout),
                     *model.reply_steps(heldout),
                     *model.task_steps(tasks),
                 ),
@@ -422,6 +433,9 @@ def _measured(model: StudyModel, heldout: Sequence[str], artifacts: Sequence[Art
         own_template_base=model.own_template_base,
         scores={name: next(remaining) for name in heldout},
         generations=next(remaining),
+        row_answers={
+            name: next(remaining) for name in (heldout if model.variant.panel_rows else ())
+        },
         replies={name: next(remaining) for name in (heldout if evaluation.replies else ())},
         tasks=dict(zip(evaluation.tasks, remaining, strict=True)),
     )

@@ -75,8 +75,8 @@ class CheckChatTemplate(Request):
             for tokenized in score.encoded(score.heldout_rows(), tokenizer).values():
                 for row in tokenized.examples:
                     yield from row.input_ids
-        for ids in self.ask.prompt_ids(tokenizer):
-            yield from ids
+        for question in self.ask.questions(tokenizer):
+            yield from question.ids
 
 
 def is_own_template(variant: Variant) -> bool:

@@ -17,7 +17,8 @@ class Turn(Contract):
 
 
 class Answer(Contract):
-    """One model's answer to one panel prompt; tokens: generated, EOS included.
+    """One model's answer to one prompt of the panel, or of a held-out row of `dataset`; tokens:
+    generated, EOS included.
 
     system, history: what stood before the instruction, where the prompt has that.
     asked: "template" is the training template, "raw" the bare text.
@@ -34,5 +35,6 @@ class Answer(Contract):
     tokens: int
     stop: Literal["eos", "length"]
     settings: dict[str, JsonScalar] = Field({})
+    dataset: str | None = None
     system: str | None = None
     history: list[Turn] = Field([])

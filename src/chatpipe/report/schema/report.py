@@ -174,7 +174,7 @@ def _question(answer: Answer) -> tuple[str, ...]:
     """Identify a prompt by its texts too: two variants may use one id for different texts."""
     earlier = [text for turn in answer.history for text in (turn.role, turn.content)]
     texts = (answer.instruction, answer.input, answer.system or "", *earlier)
-    return (answer.prompt_id, answer.asked, *texts)
+    return (answer.dataset or "", answer.prompt_id, answer.asked, *texts)
 
 
 def _all_same(row: dict[str, JsonScalar]) -> bool:
