@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from prefect import State
 from prefect.states import Failed
 
-from chatpipe.config.run_names import SEPARATOR
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ChatpipeError
 from chatpipe.generation.ask import Ask
@@ -17,6 +16,7 @@ from chatpipe.report.build import MakeReport
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.checks import check_study
 from chatpipe.study.export import export_report, export_variant
+from chatpipe.study.files import names
 from chatpipe.study.recipe import Job, Recipe, Resolver, Step
 from chatpipe.study.selection import first_seeds
 from flows.cells import INCOMPLETE, Cells
@@ -38,6 +38,9 @@ def run_study(
     check_home()
     check_study(variants)
     gpu.plan(variants)
+    for variant in variants:
+        if variant.name not in names("variants"):  # no file of that name says what is run
+            export_variant(variant)
     cells = Cells(study, variants)
     build = Build(gpu, cells=cells)
     try:
@@ -47,9 +50,6 @@ def run_study(
     finally:
         cells.table.show()
     showing.show_report(read_report(report.path), export_report(report, study))
-    for variant in variants:
-        if SEPARATOR in variant.name:  # no file of its own says what was run
-            export_variant(variant)
     error = cells.incomplete()
     return Failed(name=INCOMPLETE, message=str(error), data=error) if error else report
 

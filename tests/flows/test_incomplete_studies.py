@@ -14,6 +14,7 @@ from chatpipe.errors import IncompleteStudyError, ModelError
 from chatpipe.models import inference
 from chatpipe.report import read_report
 from chatpipe.study.export import report_directory
+from chatpipe.study.loading import load_variant
 from tests.support.bases import copy_of
 from tests.support.rows import alpaca_rows, write_jsonl
 from tests.support.variants import small_variant
@@ -96,6 +97,12 @@ def test_the_report_has_the_others_and_says_what_is_missing():
     assert len(report.bases) == 1
     [missing] = report.missing
     assert missing.name == "broken" and "finite" in missing.reason
+
+
+@pytest.mark.usefixtures("first_run")
+def test_every_variant_has_a_name_from_the_run_s_beginning_also_one_that_fails(variants):
+    assert [load_variant(variant.name) for variant in variants] == variants
+    assert load_variant("fine/seed=1") == variants[2]
 
 
 def test_a_table_in_the_dashboard_has_what_became_of_every_model(first_run):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from chatpipe.config.run_names import SEPARATOR
+from chatpipe.config.run_names import SEPARATOR, cell_name
 from chatpipe.data.merge import Merge
 from chatpipe.data.normalize import RowAccount
 from chatpipe.errors import ConfigError, DataError
@@ -102,6 +102,10 @@ def test_a_cell_is_the_run_of_that_name(study_file):
     assert load_variant("smol-merge/lr=1e-4/seed=1").name == (
         "smol-merge+training.learning_rate=0.0001+training.seed=1"
     )
+    assert (
+        cell_name("mine/lr=1e-3/epochs=2.0")
+        == "mine+training.learning_rate=0.001+training.epochs=2"
+    )
     short = load_variant("smol-merge/datasets=sample-alpaca/epochs=2/rank=4")
     assert (len(short.datasets), short.training.epochs, short.lora.rank) == (1, 2, 4)
 
@@ -147,7 +151,11 @@ def test_variants_stand_in_the_file_or_beside_it(study_file, tmp_path):
         ({"base": "gone.yaml"}, "gone.yaml: there is no such file"),
         ({"vary_together": {"lora.rank": [4, 8], "lora.alpha": [8]}}, "not equally long"),
         ({"vary_together": {"training.seed": [4, 8]}}, "training.seed is varied twice"),
-        ({"seeds": [1, 1]}, "seeds: names a seed more than once"),
+        ({"base": "smol-merge", "variants": []}, "give exactly one of base and variants"),
+        ({"seeds": [1, 1]}, "seeds: lists 1 more than once"),
+        ({"seeds": [0, -1]}, "seeds: -1 is no seed"),
+        ({"vary": {"lr": [1e-4, 0.0001]}}, "vary: training.learning_rate lists 0.0001 more than"),
+        ({"data_share": [1, 1.0]}, "data_share: lists 1.0 more than once"),
         ({"seeds": 0}, "seeds: expected"),
         ({"vary": {"lora.rank": list(range(1, 513))}}, "the study has 1,024 cells, and 1,000"),
         ({"vary": {"split.heldout": [0.1, 0.2]}}, "split differently"),
@@ -200,6 +208,12 @@ def test_commands_take_a_study(study_file, chatpipe_home, tiny_model_dir, tmp_pa
     }
     path = study_file({"base": base, "vary": {"lora.rank": [2, 4]}, "seeds": 2})
     assert "rates.yaml: fine" in invoke("validate", path).output
+    assert "name one of its variants, or use compare" in invoke("ask", path, "Hello").output
+    assert "rates.yaml varies lora.rank" in invoke("plan", path, "--set", "lora.rank=8").output
+    (tmp_path / "empty.jsonl").touch()
+    own = study_file({"base": base, "vary": {"rank": [2, 4]}, "heldout": "empty.jsonl"}, "own")
+    [fault] = invoke("validate", own).output.splitlines()
+    assert fault.startswith("mine+lora.rank=2 and 1 more: heldout: ") and "is empty." in fault
     planned = invoke("plan", path).output
     assert "mine/rank=4/seed=1" in planned
     assert "0 of 4 adapters are in the store. To come: 4 trainings, tokens " in planned, planned

@@ -93,17 +93,17 @@ def _notes_on_left(left: Sequence[Variant], variants: int) -> tuple[str, ...]:
 
 
 def check_variants(variants: Sequence[Variant]) -> None:
-    """ConfigError with all faults of the variants that can be found before a download."""
-    from chatpipe.planning.checks import check_variant
+    """ConfigError with all faults of the variants that can be found before a download; a fault that
+    several of them have is named once."""
+    from chatpipe.planning.checks import variant_faults
+    from chatpipe.utils.sentences import listed
 
-    faults: list[str] = []
+    names: dict[str, list[str]] = {}
     for variant in variants:
-        try:
-            check_variant(variant)
-        except ConfigError as error:
-            faults += error.faults
-    if faults:
-        raise ConfigError(list(dict.fromkeys(faults)))
+        for fault in dict.fromkeys(variant_faults(variant)):
+            names.setdefault(fault, []).append(variant.name)
+    if names:
+        raise ConfigError([f"{listed(of, 1)}: {fault}" for fault, of in names.items()])
 
 
 def _run_flow(run_flow: Callable[[], object], name: str, as_json: bool) -> None:

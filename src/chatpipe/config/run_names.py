@@ -48,7 +48,10 @@ def cell_name(name: str) -> str:
         return name
     pairs = [setting.split("=", 1) for setting in settings]
     return SEPARATOR.join(
-        [plain, *(f"{SHORT_KEYS.get(key, key)}={_as_list(key, value)}" for key, value in pairs)]
+        [
+            plain,
+            *(f"{SHORT_KEYS.get(key, key)}={_value_in_name(key, value)}" for key, value in pairs),
+        ]
     )
 
 
@@ -62,9 +65,14 @@ def short_cell_name(name: str) -> str:
     return short if cell_name(short) == name else name
 
 
-def _as_list(key: str, value: str) -> str:
-    is_list = key in _LIST_KEYS and not value.startswith("[")
-    return f"[{value}]" if is_list else value
+def _value_in_name(key: str, value: str) -> str:
+    """A value as a run's name has it: a list in brackets, 1e-3 as 0.001."""
+    if key in _LIST_KEYS and not value.startswith("["):
+        return f"[{value}]"
+    try:
+        return value if value.isdigit() else _plain_text(float(value))
+    except ValueError:
+        return value
 
 
 def find_plain_name(name: str, names: Iterable[str]) -> str | None:

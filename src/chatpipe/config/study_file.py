@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from chatpipe.config.base import Section
+from chatpipe.config.run_names import SHORT_KEYS
 from chatpipe.config.schema import RunName
 
 MAX_CELLS = 1000
@@ -45,21 +48,46 @@ class StudyFile(Section):
     @classmethod
     def _are_seeds(cls, value: Any) -> Any:
         """In one sentence, where pydantic has one for each type."""
-        listed = value if isinstance(value, list | tuple) else [value]
-        largest = MAX_SEED if isinstance(value, list | tuple) else MAX_SEEDS
-        least = 0 if isinstance(value, list | tuple) else 1
-        valid = [type(seed) is int and least <= seed <= largest for seed in listed]
-        if value is not None and not (valid and all(valid) and len(valid) <= MAX_SEEDS):
+        if value is None:
+            return value
+        if not isinstance(value, list | tuple) or not 1 <= len(value) <= MAX_SEEDS:
+            if type(value) is int and 1 <= value <= MAX_SEEDS:
+                return value
             raise ValueError(
-                f"expected how many seeds (1 to {MAX_SEEDS}), or a list of seeds, like [0, 1, 2]"
+                f"expected how many seeds (1 to {MAX_SEEDS}), or a list of as many, like [0, 1, 2]"
             )
-        if len(set(listed)) < len(listed):
-            raise ValueError("names a seed more than once")
+        for seed in value:
+            if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+                raise ValueError(f"{seed} is no seed; a seed is a whole number, 0 to {MAX_SEED:,}")
+        _check_unique(value)
         return value
+
+    @field_validator("vary", "vary_together", mode="before")
+    @classmethod
+    def _with_whole_keys(cls, value: Any) -> Any:
+        """The short keys of runs' names, such as `lr`, are understood here as well."""
+        if not isinstance(value, dict):
+            return value
+        return {SHORT_KEYS.get(key, key): values for key, values in value.items()}
+
+    @field_validator("vary")
+    @classmethod
+    def _values_differ(cls, vary: dict[str, Values]) -> dict[str, Values]:
+        for setting, values in vary.items():
+            _check_unique(values, f"{setting} ")
+        return vary
+
+    @field_validator("data_share")
+    @classmethod
+    def _shares_differ(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        _check_unique(shares)
+        return shares
 
     @model_validator(mode="after")
     def _is_one_grid(self) -> StudyFile:
-        if (self.base is None) == (not self.variants):
+        if (self.base is None) == (not self.variants) or {"base", "variants"} <= (
+            self.model_fields_set
+        ):
             raise ValueError("give exactly one of base and variants")
         if len({len(values) for values in self.vary_together.values()}) > 1:
             lengths = ", ".join(f"{key} {len(v)}" for key, v in self.vary_together.items())
@@ -78,3 +106,10 @@ class StudyFile(Section):
     def members(self) -> tuple[Member, ...]:
         """The variants that the study starts from."""
         return self.variants if self.base is None else (self.base,)
+
+
+def _check_unique(values: Sequence[Any], of: str = "") -> None:
+    """ValueError names the first value that is listed again; 1 and 1.0 are one value."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"{of}lists {json.dumps(value)} more than once")

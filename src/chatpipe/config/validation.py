@@ -85,7 +85,8 @@ def _message(group: Sequence[ErrorDetails], path: _Location, model: type[BaseMod
     if kind == "missing":
         return "this key is required"
     if kind == "value_error":
-        return _with_value(detail["msg"].removeprefix("Value error, "), detail.get("input"))
+        message, value = detail["msg"].removeprefix("Value error, "), detail.get("input")
+        return message if isinstance(value, list) else _with_value(message, value)
     if kind == "too_short":
         return f"at least {detail['ctx']['min_length']} is required"
     expected = list(dict.fromkeys(_expected(d, path, model) for d in group))

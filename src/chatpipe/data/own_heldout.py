@@ -26,7 +26,7 @@ from chatpipe.errors import DataError
 from chatpipe.formats.base import counted_reasons
 from chatpipe.store.artifact import Artifact, Request, recorded_manifest
 
-TRAINED_ON = "prompt is among the training rows of {}"
+TRAINED_ON = "with a prompt that is among the training rows of {}"
 
 
 class HoldOut(Request):

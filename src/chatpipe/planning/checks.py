@@ -30,6 +30,12 @@ DEFAULT_FILES = Dataset.model_fields["files"].default
 
 def check_variant(variant: Variant) -> None:
     """Raise ConfigError with every fault of the variant's local files and directories."""
+    if faults := variant_faults(variant):
+        raise ConfigError([f"{variant.name}: {fault}" for fault in faults])
+
+
+def variant_faults(variant: Variant) -> list[str]:
+    """Return every fault of the variant's local files and directories."""
     faults = [*_base_faults(variant), *_home_faults(variant), *_missing_extras(variant)]
     for dataset in variant.read_datasets:
         root = local_path(dataset.path or dataset.repo)
@@ -39,9 +45,10 @@ def check_variant(variant: Variant) -> None:
             if not looks_like_hub_id(dataset.repo or ""):
                 faults.append(f"{key}.repo: {dataset.repo} is neither a directory nor a hub id.")
             continue
-        faults += _dataset_faults(root, dataset)
-    if faults:
-        raise ConfigError([f"{variant.name}: {fault}" for fault in faults])
+        is_heldout = dataset == variant.heldout
+        for fault in _dataset_faults(root, dataset):
+            faults.append(f"heldout: {fault}" if is_heldout else fault)
+    return faults
 
 
 def _unused_settings(dataset: Dataset, root: Path | None) -> Iterator[str]:

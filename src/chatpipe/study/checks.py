@@ -72,8 +72,9 @@ def _heldout_faults(variants: Sequence[Variant]) -> Iterator[str]:
             if dataset.name in heldout:
                 yield (
                     f"variants {heldout[dataset.name]} and {variant.name}: {dataset.name} is held "
-                    "out by the one, and the other is trained on it; give one of the two another "
-                    "name."
+                    "out by the one, and the other is trained on it; where these are other rows, "
+                    "give them a name of their own, like "
+                    f"heldout: {{name: {dataset.name}-heldout, path: …}}."
                 )
 
 

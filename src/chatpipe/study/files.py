@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from chatpipe.config.schema import Variant
+from chatpipe.config.study_file import GRID_KEYS
 from chatpipe.config.validation import suggest_name
 from chatpipe.config.yaml_files import is_yaml, read_mapping
 from chatpipe.errors import ConfigError
@@ -45,14 +47,12 @@ def find_file(kind: str, name_or_path: str) -> Path:
     if kind == "variants" and saved_variant(name_or_path).is_file():
         return saved_variant(name_or_path)
     if is_yaml(name_or_path) or "/" in name_or_path or Path(name_or_path).exists():
-        return _existing_file(Path(name_or_path))
+        file = _existing_file(Path(name_or_path))
+        if kind == "variants" and is_study_file(file):
+            raise _is_a_study(name_or_path, file)
+        return file
     if kind == "variants" and name_or_path in names("studies"):
-        raise ConfigError(
-            [
-                f"{name_or_path}: is a study; name one of its variants"
-                f"{_listed_variants(name_or_path)}, or use compare."
-            ]
-        )
+        raise _is_a_study(name_or_path, deployments_dir() / "studies" / f"{name_or_path}.yaml")
     if kind == "studies" and name_or_path in names("variants"):
         raise ConfigError([f"{name_or_path}: is a variant; name a study, or use run."])
     hint = suggest_name(name_or_path, names(kind))
@@ -60,11 +60,25 @@ def find_file(kind: str, name_or_path: str) -> Path:
     raise ConfigError([f"{kind}: there is no {name_or_path!r} in {path.parent}; {hint}{end}"])
 
 
-def _listed_variants(study: str) -> str:
-    """The names that a study's file lists, in brackets; empty where it makes its variants."""
-    listed = read_mapping(deployments_dir() / "studies" / f"{study}.yaml").get("variants")
-    names_listed = [name for name in listed if isinstance(name, str)] if listed else []
-    return f" ({', '.join(names_listed)})" if names_listed else ""
+def is_study_file(path: Path) -> bool:
+    """Whether that YAML file is a study's, and not a variant's. Both may have `data_share`, a list
+    in a study and a number in a variant."""
+    raw = read_mapping(path)
+    only_studies = {"variants", *GRID_KEYS} - Variant.model_fields.keys()
+    return bool(only_studies & raw.keys()) or isinstance(raw.get("data_share"), list)
+
+
+def _is_a_study(name_or_path: str, file: Path) -> ConfigError:
+    """The error of a study where a variant is needed, with the variants that its file lists."""
+    listed = read_mapping(file).get("variants")
+    variants = [
+        str(member.get("name")) if isinstance(member, dict) else str(member)
+        for member in (listed if isinstance(listed, list) else [])
+    ]
+    shown = f" ({', '.join(variants)})" if variants else ""
+    return ConfigError(
+        [f"{name_or_path}: is a study; name one of its variants{shown}, or use compare."]
+    )
 
 
 def _existing_file(path: Path) -> Path:

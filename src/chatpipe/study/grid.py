@@ -78,7 +78,10 @@ class Grid:
         self, overrides: Sequence[Override] = (), must_exist: bool = True
     ) -> list[Variant]:
         """Return the variant of every cell, the cells of one member together."""
-        variants, faults = [], []
+        variants: list[Variant] = []
+        faults = [*self._repeated_names(), *self._varied_overrides(overrides)]
+        if faults:
+            raise ConfigError(faults)
         if self.file.heldout is not None:
             overrides = [self._override("heldout", self.file.heldout), *overrides]
         for place, member in enumerate(self.file.members):
@@ -94,6 +97,30 @@ class Grid:
         if faults:
             raise ConfigError(list(dict.fromkeys(faults)))
         return variants
+
+    def _repeated_names(self) -> Iterator[str]:
+        """Yield a sentence for each name that two of the file's own variants have."""
+        keys: dict[str, str] = {}
+        for place, member in enumerate(self.file.variants):
+            name = str(member.get("name")) if isinstance(member, dict) else member
+            first = keys.setdefault(name, f"variants.{place}")
+            if first != f"variants.{place}":
+                yield (
+                    f"{self.path}: {first} and variants.{place} are both named {name}; give one of "
+                    "them another name."
+                )
+
+    def _varied_overrides(self, overrides: Sequence[Override]) -> Iterator[str]:
+        """Yield a sentence for each override of a setting that the study varies."""
+        varied = {tuple(key.split(".")) for key in (*self.file.vary, *self.file.vary_together)}
+        varied |= {("data_share",)} if self.file.data_share else set()
+        varied |= {("training", "seed")} if self.file.seeds is not None else set()
+        for override in overrides:
+            if override.keys in varied:
+                yield (
+                    f"--set {override.text}: {self.path} varies {'.'.join(override.keys)}; change "
+                    "the file, or leave out --set."
+                )
 
     def members(self) -> list[Variant]:
         """Return the variants that the study starts from."""

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from chatpipe.config.run_names import SEPARATOR
 from chatpipe.config.schema import Study, Variant
-from chatpipe.config.study_file import GRID_KEYS
 from chatpipe.config.validation import suggest_name
-from chatpipe.config.yaml_files import is_yaml, read_mapping
+from chatpipe.config.yaml_files import is_yaml
 from chatpipe.errors import ConfigError
 from chatpipe.study.checks import study_faults
 from chatpipe.study.export import saved_variant
-from chatpipe.study.files import find_file, names
+from chatpipe.study.files import find_file, is_study_file, names
 from chatpipe.study.grid import Grid, read_study
 from chatpipe.study.loading import load_variant
 from chatpipe.study.overrides import parse_override
@@ -76,12 +75,9 @@ def study_members(name_or_path: str) -> list[Variant]:
 
 
 def is_study(name_or_path: str) -> bool:
-    """Whether that name or file is a study's, and not a variant's. Both may have `data_share`, a
-    list in a study and a number in a variant."""
+    """Whether that name or file is a study's, and not a variant's."""
     if is_yaml(name_or_path) and Path(name_or_path).is_file():
-        raw = read_mapping(Path(name_or_path))
-        only_studies = {"variants", *GRID_KEYS} - Variant.model_fields.keys()
-        return bool(only_studies & raw.keys()) or isinstance(raw.get("data_share"), list)
+        return is_study_file(Path(name_or_path))
     return name_or_path in names("studies") and name_or_path not in names("variants")
 
 
