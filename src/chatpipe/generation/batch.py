@@ -76,7 +76,7 @@ def written_ids(
     """The new token ids of every question. An answer goes on to one of the ids `stops`, or to where
     `has_ended` says so of its new ids; what follows in the list is of no account."""
     written: dict[int, list[int]] = {}
-    room = _room_tokens(model)
+    room = room_tokens(model)
     for together in _runs(model, questions):
         for batch in _batches(together, generation.max_new_tokens, room):
             answers = _complete_batch(model, stops, batch, generation, has_ended)
@@ -88,10 +88,10 @@ def mixes_adapters(model: Any) -> bool:
     """Whether prompts of different adapters are in one batch."""
     from chatpipe.kernels.lora_inference import can_mix
 
-    return _reads_packed(model) and can_mix(model)
+    return reads_packed(model) and can_mix(model)
 
 
-def _reads_packed(model: Any) -> bool:
+def reads_packed(model: Any) -> bool:
     """Whether prompts are read in packs, and then go on in batches padded on the left; models that
     cannot do the one may see the padding of the other."""
     from chatpipe.packing.batching import PACKED, batching_for
@@ -104,7 +104,7 @@ def _runs(model: Any, questions: Sequence[Question]) -> list[list[Question]]:
     of one adapter and length, which need no padding."""
     if mixes_adapters(model):
         return [list(questions)]
-    alike = _adapter_of if _reads_packed(model) else _adapter_and_length
+    alike = _adapter_of if reads_packed(model) else _adapter_and_length
     return [list(run) for _, run in groupby(sorted(questions, key=alike), alike)]
 
 
@@ -132,7 +132,7 @@ def _batches(
         yield batch
 
 
-def _room_tokens(model: Any) -> float:
+def room_tokens(model: Any) -> float:
     """Tokens whose keys and values take no more than a share of the memory that is free: a cache is
     copied as it grows."""
     from chatpipe.models.devices import free_memory_bytes
@@ -196,7 +196,7 @@ def _complete_batch(
             return torch.zeros(so_far.shape[0], dtype=torch.bool, device=so_far.device)
         return torch.tensor([*map(has_ended, so_far[:, width:].tolist())], device=so_far.device)
 
-    read = {"past_key_values": prefill(model, ids, adapters)} if _reads_packed(model) else {}
+    read = {"past_key_values": prefill(model, ids, adapters)} if reads_packed(model) else {}
     with torch.no_grad(), row_by_row(model, adapters):
         out = model.generate(
             input_ids=padded,

@@ -22,9 +22,17 @@ Layer = tuple[torch.Tensor, ...]  # its keys and its values
 def prefill(
     model: Any, prompts: Sequence[list[int]], adapters: Sequence[str | None]
 ) -> DynamicCache:
-    """What `generate` goes on from: in every layer keys and values (N, key heads, W - 1, size) of
-    N prompts, padded on the left to W tokens, without each prompt's last token. Padding is zeros,
-    which the attention mask hides. Each prompt is read through its adapter, or by the base."""
+    """What `generate` goes on from: the layers of `read_prompts` as a cache."""
+    return _cache_of(read_prompts(model, prompts, adapters))
+
+
+def read_prompts(
+    model: Any, prompts: Sequence[list[int]], adapters: Sequence[str | None]
+) -> list[Layer]:
+    """In every layer keys and values (N, key heads, W - 1, size) of N prompts, padded on the left
+    to W tokens, without each prompt's last token; no layer where no prompt has another. Padding is
+    zeros, which the attention mask hides. Each prompt is read through its adapter, or by the
+    base."""
     width = max(map(len, prompts)) - 1
     rows = [TokenizedRow(ids[:-1], [IGNORED] * (len(ids) - 1), n) for n, ids in enumerate(prompts)]
     device = next(model.parameters()).device
@@ -42,7 +50,7 @@ def prefill(
                     for padded, read in zip(whole, part, strict=True):
                         padded[row.index, :, width - len(places) :] = read[0, :, places]
             del layers  # the next pack's need the room
-    return _cache_of(cache_layers)
+    return cache_layers
 
 
 def _cache_of(layers: list[Layer]) -> DynamicCache:
@@ -58,10 +66,11 @@ def _packs(
     rows: Sequence[TokenizedRow], adapters: Sequence[str | None]
 ) -> list[tuple[str | None, list[TokenizedRow]]]:
     """What is read at once, and through what: rows of one adapter that have tokens."""
+    with_tokens = [row for row in rows if row.input_ids]
     return [
         (adapter, group)
-        for adapter, of_one in groupby(rows, lambda row: adapters[row.index])
-        for group in packs([row for row in of_one if row.input_ids], AT_ONCE)
+        for adapter, of_one in groupby(with_tokens, lambda row: adapters[row.index])
+        for group in packs(list(of_one), AT_ONCE)
     ]
 
 
