@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,8 +84,10 @@ def study(prefect, tmp_path_factory, tiny_model_dir):
         settings = small_variant(tiny_model_dir, data, training=training)
         write_settings(folder / f"{name}.yaml", settings)
     (folder / "both.yaml").write_text("variants: [one.yaml, two.yaml]\n")
-    done = invoke("compare", folder / "both.yaml")
+    done = invoke("compare", folder / "both.yaml", "--lang", "zh")
     assert done.exit_code == 0, done.stderr
+    page = Path(done.stdout.partition("report: ")[2].strip())
+    assert page.name == "report.zh.html" and "训练成本" in page.read_text("utf-8")
     return folder
 
 

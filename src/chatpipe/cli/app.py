@@ -20,6 +20,7 @@ from chatpipe.cli import (
     preview,
     rate,
     reevaluation,
+    report,
     server,
     standard_output,
     validate,
@@ -28,6 +29,7 @@ from chatpipe.cli import (
 from chatpipe.cli.errors import STOPPED_SENTENCE, exit_on_error
 from chatpipe.cli.options import (
     AsJson,
+    Lang,
     Limit,
     OptionalVariantOrStudy,
     Overrides,
@@ -75,9 +77,9 @@ def _options(
 
 
 @app.command()
-def demo(as_json: AsJson = False) -> None:
+def demo(as_json: AsJson = False, lang: Lang = "en") -> None:
     """Run the packaged study: a 135M base model trained on instructions, on dialogues, on both."""
-    compare("demo", as_json=as_json)
+    compare("demo", as_json=as_json, lang=lang)
 
 
 @app.command()
@@ -91,6 +93,7 @@ def compare(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what is missing, as without this option.")
     ] = False,
+    lang: Lang = "en",
 ) -> None:
     """Run every variant of a study and write one report; skips what is stored."""
     with exit_on_error():
@@ -99,7 +102,7 @@ def compare(
 
         study_settings = load_study(study)
         variants = study_variants(study_settings, overrides or [], study)
-        options = RunOptions(deployment, watch, as_json, limit)
+        options = RunOptions(deployment, watch, as_json, limit, lang)
         run_study(rename_study(study_settings, variants), variants, options)
 
 
@@ -110,13 +113,14 @@ def run(
     deployment: OnDeployment = False,
     watch: Watch = False,
     as_json: AsJson = False,
+    lang: Lang = "en",
 ) -> None:
     """Fine-tune a variant, score it, answer its prompts, write a report; skips cached steps."""
     with exit_on_error():
         from chatpipe.study.loading import load_variant
 
         variant_settings = load_variant(variant, overrides or [])
-        run_variant(variant_settings, RunOptions(deployment, watch, as_json))
+        run_variant(variant_settings, RunOptions(deployment, watch, as_json, lang=lang))
 
 
 @app.command()
@@ -151,6 +155,7 @@ for _command in (
     chat.chat,
     rate.rate,
     forget.forget,
+    report.report,
     server.deploy,
     server.up,
     server.down,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,6 +35,10 @@ Limit = Annotated[
         help="Of a study: train at most N variants now, the first seed of every combination first; "
         "the same command trains the next ones.",
     ),
+]
+Lang = Annotated[
+    Literal["en", "zh"],
+    typer.Option(help="zh: write the report's page and Markdown in Chinese, too."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VariantName = Annotated[

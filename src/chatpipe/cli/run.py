@@ -17,23 +17,32 @@ if TYPE_CHECKING:
 
     from chatpipe.config.schema import Study, Variant
     from chatpipe.report import Report
+    from chatpipe.utils.texts import Language
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """How to run: here or on a deployment, waiting for it or not; tables or JSON; of a study, how
-    many variants are trained at most."""
+    many variants are trained at most; the language of a further copy of the report."""
 
     deployment: bool = False
     watch: bool = False
     as_json: bool = False
     limit: int | None = None
+    lang: Language = "en"
 
     def __post_init__(self) -> None:
         """ConfigError where one option needs another."""
         if self.watch and not self.deployment:
             raise ConfigError(
                 ["--watch: needs --deployment; without it, the command waits for the run anyway."]
+            )
+        if self.deployment and self.lang != "en":
+            raise ConfigError(
+                [
+                    "--lang: goes without --deployment; when the run has ended, write "
+                    f"`chatpipe report NAME --lang {self.lang}`."
+                ]
             )
 
 
@@ -50,7 +59,7 @@ def run_variant(variant: Variant, options: RunOptions) -> None:
 
     from flows.finetune import finetune
 
-    _run_flow(lambda: finetune(**variant.sections()), variant.name, options.as_json)
+    _run_flow(lambda: finetune(**variant.sections()), variant.name, options)
 
 
 def run_study(study: Study, variants: list[Variant], options: RunOptions) -> None:
@@ -74,9 +83,7 @@ def run_study(study: Study, variants: list[Variant], options: RunOptions) -> Non
 
     from flows.compare import compare
 
-    _run_flow(
-        lambda: compare(study.name, selection.chosen, notes=notes), study.name, options.as_json
-    )
+    _run_flow(lambda: compare(study.name, selection.chosen, notes=notes), study.name, options)
     if not options.as_json:
         for note in notes:
             typer.echo(note)
@@ -106,13 +113,13 @@ def check_variants(variants: Sequence[Variant]) -> None:
         raise ConfigError([f"{listed(of, 1)}: {fault}" for fault, of in names.items()])
 
 
-def _run_flow(run_flow: Callable[[], object], name: str, as_json: bool) -> None:
+def _run_flow(run_flow: Callable[[], object], name: str, options: RunOptions) -> None:
     """Run a flow in this process; print its report's tables and path."""
     from chatpipe.cli.console import quiet_console
     from chatpipe.cli.interrupts import end_at_second_interrupt
     from chatpipe.cli.temporary_server import prepare_temporary_server
     from chatpipe.report import read_report
-    from chatpipe.study.export import report_directory
+    from chatpipe.study.export import report_directory, translate_report, translation
 
     end_at_second_interrupt()
     quiet_console()
@@ -123,17 +130,19 @@ def _run_flow(run_flow: Callable[[], object], name: str, as_json: bool) -> None:
     except IncompleteStudyError as error:  # raised below its report
         incomplete = error
     directory = report_directory(name)
+    if options.lang != "en":
+        translate_report(directory, options.lang)
     report = read_report(directory)
-    if as_json:
+    if options.as_json:
         typer.echo(report.model_dump_json(indent=1))
     else:
-        _print_report(report, directory)
+        _print_report(report, translation(directory, options.lang))
     if incomplete:
         raise incomplete
 
 
-def _print_report(report: Report, directory: Path) -> None:
-    """Print the report's tables and path, and how many steps were run."""
+def _print_report(report: Report, page: Path) -> None:
+    """Print the report's tables, how many steps were run, and where the page is."""
     from chatpipe.cli.console import print_report
     from chatpipe.utils.quantities import count_of
     from tasks.caching import BUILT, HITS
@@ -143,7 +152,7 @@ def _print_report(report: Report, directory: Path) -> None:
     steps = (
         f"{count_of(len(BUILT), 'step')} run, {cached} cached" if BUILT else "everything was cached"
     )
-    typer.echo(f"\n{steps}\nreport: {directory / 'report.html'}")
+    typer.echo(f"\n{steps}\nreport: {page}")
 
 
 def _submit(deployment: str, parameters: dict[str, Any], watch: bool) -> None:

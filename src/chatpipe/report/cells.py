@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import JsonScalar, Manifest, Model, Report
+from chatpipe.utils.texts import join, translate
 
 STORE = "../../store"  # as seen from reports/NAME in chatpipe's directory
 KEY_LENGTH = 12
@@ -73,20 +74,21 @@ def _figures(report: Report, model: Model) -> Iterator[CellFigure]:
     """The model's training, then its figures on each data set."""
     trained = report.manifest(model.name, "fine-tune")
     if trained:
-        cost = f"{show.duration(model.wall_s)}, {show.gibibytes(model.peak_memory_bytes)}"
-        yield _line(model, "Training", cost, trained)
+        cost = join([show.duration(model.wall_s), show.gibibytes(model.peak_memory_bytes)])
+        yield _line(model, translate("Training"), cost, trained)
     rows = report.manifest(model.name, "merge")
     if rows:
-        yield _line(model, "Training rows", show.count(model.rows_trained), rows)
+        yield _line(model, translate("Training rows"), show.count(model.rows_trained), rows)
     for heldout in report.heldout:
         scored = report.manifest(model.name, "score", heldout.name)
         if scored:
             value = show.score(report.score(model.name, heldout.name))
-            yield _line(model, f"Perplexity on {heldout.name}", value, scored)
+            figure = translate("Perplexity on {heldout}", heldout=heldout.name)
+            yield _line(model, figure, value, scored)
     generated = report.manifest(model.name, "generate")
     if generated:
         number = sum(answer.model == model.name for answer in report.answers)
-        yield _line(model, "Answers", show.count(number), generated)
+        yield _line(model, translate("Answers"), show.count(number), generated)
 
 
 def _line(model: Model, figure: str, value: str, manifest: Manifest) -> CellFigure:

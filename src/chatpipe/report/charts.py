@@ -9,11 +9,11 @@ from html import escape
 from chatpipe.report import drawing as draw
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import LossPoint, Model, Report, ScoreCell
+from chatpipe.utils.texts import translate
 
 MOST_POINTS = 240
 MOST_TALL = 12  # rows of a heatmap; of more, each is one line of text
 STRONGEST = 0.7  # opacity of a colour under text: keeps the contrast above 4.5 in both themes
-TIMES = " \u00d7 "
 
 
 def heatmap(report: Report, links: Mapping[str, str] | None = None) -> str:
@@ -51,7 +51,7 @@ def heatmap(report: Report, links: Mapping[str, str] | None = None) -> str:
         left + column_width * len(report.heldout) + 2,
         top + row_height * len(report.models) + 2,
     )
-    title = "Perplexity of every model on every held-out set"
+    title = translate("Perplexity of every model on every held-out set")
     return draw.svg("transfer", size, (title, _describe_transfer(report)), body)
 
 
@@ -67,14 +67,20 @@ def loss_curves(report: Report) -> str:
         draw.ticks(0.0, max(point.epoch for point in points)),
         draw.ticks(min(p.loss for p in points), max(p.loss for p in points)),
     )
-    body = draw.axes(plot, "epochs", "loss, nats per scored token")
+    body = draw.axes(plot, translate("epochs"), translate("loss, nats per scored token"))
     for index, (_, history) in enumerate(curves):
         body.append(draw.curve(plot, index, [(point.epoch, point.loss) for point in history]))
     legend, height = draw.legend([name for name, _ in curves], plot.box)
-    description = "; ".join(
-        f"{name} from {history[0].loss:.2f} to {history[-1].loss:.2f}" for name, history in curves
+    description = translate("; ").join(
+        translate(
+            "{name} from {first} to {last}",
+            name=name,
+            first=f"{history[0].loss:.2f}",
+            last=f"{history[-1].loss:.2f}",
+        )
+        for name, history in curves
     )
-    title = "Training loss of every variant over epochs"
+    title = translate("Training loss of every variant over epochs")
     return draw.svg("loss", (700, height), (title, description), body + legend)
 
 
@@ -90,8 +96,8 @@ def _cell(report: Report, box: draw.Box, cell: ScoreCell | None) -> str:
     value = f"{show.perplexity(cell.value)}{show.marks(cell)}"
     if box.height < 40:
         return colour + frame + draw.text(middle, center + 5, value, "value")
-    times = "" if ratio is None else f"{ratio:.2f}{TIMES}base"
-    under = "base" if _model(report, cell).is_base else times
+    times = "" if ratio is None else translate("{ratio} × base", ratio=f"{ratio:.2f}")
+    under = translate("base") if _model(report, cell).is_base else times
     labels = draw.text(middle, box.y + 25, value, "value") + draw.text(
         middle, box.y + 43, under, "note"
     )
@@ -118,7 +124,15 @@ def _shade(ratio: float) -> float:
 
 def _describe_transfer(report: Report) -> str:
     cells = (cell for cell in report.scores if cell.metric == "perplexity")
-    return "; ".join(f"{c.model} on {c.heldout}: {show.perplexity(c.value)}" for c in cells)
+    return translate("; ").join(
+        translate(
+            "{model} on {heldout}: {figure}",
+            model=cell.model,
+            heldout=cell.heldout,
+            figure=show.perplexity(cell.value),
+        )
+        for cell in cells
+    )
 
 
 def thin(points: Sequence[LossPoint], most: int = MOST_POINTS) -> list[LossPoint]:

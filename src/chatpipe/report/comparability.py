@@ -9,6 +9,7 @@ from chatpipe.report.findings import template_sentences
 from chatpipe.report.schema import FEW_ROWS, JsonScalar, Report
 from chatpipe.report.verdict_text import verdict_sentences
 from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY, TOO_LONG
+from chatpipe.utils.texts import join, translate
 
 MOST_NAMED = 6  # variants; of more, only the smallest and the largest value is named
 OF_THE_BUDGET = ("training.epochs", "training.global_batch_size")
@@ -45,17 +46,18 @@ def _training_budget(report: Report) -> Iterator[str]:
         "scored tokens": {m.name: m.scored_tokens for m in report.variants},
     }
     complete = {key: values for key, values in budget.items() if None not in values.values()}
-    same = [f"{key} ({_one(v)})" for key, v in complete.items() if len(set(v.values())) == 1]
-    unlike = [f"{key} ({_each(v)})" for key, v in complete.items() if len(set(v.values())) > 1]
+    equal = {key: len(set(values.values())) == 1 for key, values in complete.items()}
+    same = [_named(key, _one(v)) for key, v in complete.items() if equal[key]]
+    unlike = [_named(key, _each(v)) for key, v in complete.items() if not equal[key]]
     if same and unlike:
-        yield (
-            f"All variants were trained with the same {_listed(same)}, but not with the same "
-            f"{_listed(unlike)}."
-        )
+        text = "All variants were trained with the same {same}, but not with the same {unlike}."
     elif same:
-        yield f"All variants were trained with the same {_listed(same)}."
+        text = "All variants were trained with the same {same}."
     elif unlike:
-        yield f"The variants were not trained with the same {_listed(unlike)}."
+        text = "The variants were not trained with the same {unlike}."
+    else:
+        return
+    yield translate(text, same=_listed(same), unlike=_listed(unlike))
 
 
 def _training_rows(report: Report) -> Iterator[str]:
@@ -65,46 +67,53 @@ def _training_rows(report: Report) -> Iterator[str]:
         reasons = model.rows_left_out or {}
         left_out = sum(rows for reason, rows in reasons.items() if reason in OF_LENGTH)
         cut = model.rows_cut or 0
-        counts = [f"{left_out:,} left out"] * bool(left_out) + [f"{cut:,} cut"] * bool(cut)
+        counts = [translate("{number} left out", number=f"{left_out:,}")] * bool(left_out)
+        counts += [translate("{number} cut", number=f"{cut:,}")] * bool(cut)
         if counts:
             parts.append(f"{model.name} {_listed(counts)}")
     if parts:
-        yield f"Training rows longer than training.max_length: {', '.join(parts)}."
+        yield translate(
+            "Training rows longer than training.max_length: {counts}.", counts=join(parts)
+        )
     others = [
-        f"{model.name} {rows:,} ({reason})"
+        _named(f"{model.name} {rows:,}", translate(reason))
         for model in report.variants
         for reason, rows in (model.rows_left_out or {}).items()
         if reason not in OF_LENGTH
     ]
     if others:
-        yield f"Training rows that the template cannot write: {', '.join(others)}."
+        yield translate(
+            "Training rows that the template cannot write: {counts}.", counts=join(others)
+        )
 
 
 def _settings(report: Report) -> Iterator[str]:
     keys = dict.fromkeys(_section(key) for key in report.differing_settings())
     others = [key for key in keys if key not in ("datasets", *OF_THE_BUDGET, *OF_THE_INTERVALS)]
     if others:
-        yield f"Settings that differ between variants: {', '.join(others)}."
+        yield translate("Settings that differ between variants: {names}.", names=join(others))
     figures = [key for key in keys if key in OF_THE_FIGURES]
     if figures:
-        yield (
-            f"Variants that differ in {' or '.join(figures)} can be compared with their own base, "
-            "which was measured in the same way, but not with each other."
+        yield translate(
+            "Variants that differ in {names} can be compared with their own base, which was "
+            "measured in the same way, but not with each other.",
+            names=translate(" or ").join(figures),
         )
     intervals = [key for key in keys if key in OF_THE_INTERVALS]
     if intervals:
-        yield (
-            f"Intervals were computed with different {' and '.join(intervals)}; those of a base, "
-            "with the settings of its first variant."
+        yield translate(
+            "Intervals were computed with different {names}; those of a base, with the settings of "
+            "its first variant.",
+            names=_listed(intervals),
         )
 
 
 def _tokenizers(report: Report) -> Iterator[str]:
     if report.tokenizers:
-        groups = "; ".join(", ".join(group) for group in report.tokenizers)
-        yield (
-            f"The bases have different tokenizers ({groups}): compare perplexities only within "
-            "one of these groups, and bits per byte between them."
+        yield translate(
+            "The bases have different tokenizers ({groups}): compare perplexities only within one "
+            "of these groups, and bits per byte between them.",
+            groups=translate("; ").join(map(join, report.tokenizers)),
         )
 
 
@@ -112,12 +121,14 @@ def _few_rows(report: Report) -> Iterator[str]:
     rows = {heldout.name: heldout.rows for heldout in report.heldout if heldout.rows < FEW_ROWS}
     for cell in report.scores:
         if cell.rows < FEW_ROWS and cell.heldout not in rows:
-            rows[f"{cell.model} on {cell.heldout}"] = cell.rows
+            name = translate("{model} on {heldout}", model=cell.model, heldout=cell.heldout)
+            rows[name] = cell.rows
     if rows:
-        counts = ", ".join(f"{name} {count}" for name, count in rows.items())
-        yield (
-            f"Fewer than {FEW_ROWS} held-out rows ({counts}): intervals over so few are too "
-            "narrow; hold out a larger share (split.heldout) or add rows."
+        yield translate(
+            "Fewer than {few} held-out rows ({counts}): intervals over so few are too narrow; hold "
+            "out a larger share (split.heldout) or add rows.",
+            few=FEW_ROWS,
+            counts=join([f"{name} {count}" for name, count in rows.items()]),
         )
 
 
@@ -126,9 +137,12 @@ def _unequal_rows(report: Report) -> Iterator[str]:
         cells = [c for c in report.scores if c.heldout == heldout.name and c.metric == "perplexity"]
         counts: dict[str, JsonScalar] = {cell.model: cell.rows for cell in cells}
         if len(set(counts.values())) > 1:
-            yield (
-                f"On {heldout.name}, not all models were scored on the same rows, because some "
-                f"were left out ({show.LEFT_OUT}): {_each(counts)}."
+            yield translate(
+                "On {heldout}, not all models were scored on the same rows, because some were left "
+                "out ({mark}): {counts}.",
+                heldout=heldout.name,
+                mark=show.LEFT_OUT,
+                counts=_each(counts),
             )
 
 
@@ -144,9 +158,9 @@ def _section(key: str) -> str:
 
 def _each(values: Values) -> str:
     if len(values) <= MOST_NAMED:
-        return ", ".join(f"{name} {_number(value)}" for name, value in values.items())
+        return join([f"{name} {_number(value)}" for name, value in values.items()])
     numbers = [value for value in values.values() if isinstance(value, int | float)]
-    return f"{_number(min(numbers))} to {_number(max(numbers))}"
+    return translate("{low} to {high}", low=_number(min(numbers)), high=_number(max(numbers)))
 
 
 def _one(values: Values) -> str:
@@ -157,6 +171,10 @@ def _number(value: JsonScalar) -> str:
     return f"{value:,}" if isinstance(value, int) else show.setting(value)
 
 
+def _named(name: str, values: str) -> str:
+    return translate("{name} ({values})", name=translate(name), values=values)
+
+
 def _listed(parts: list[str]) -> str:
-    *first, last = parts
-    return f"{', '.join(first)} and {last}" if first else last
+    *first, last = parts or [""]
+    return translate(" and ").join([join(first), last]) if first else last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import Configuration, RankedVariant, Report, Verdict
+from chatpipe.utils.texts import translate
 
 MOST_OPEN = 12  # rows of a table that is not folded
 MOST_BEST = 5  # of a long ranking, on each data set
@@ -36,7 +37,9 @@ def ranking_rows(report: Report) -> list[Row]:
             "Figure": _figure(item),
             "Probability of being best": show.per_cent(item.probability_of_best),
             **_cost(report.configuration(item.configuration)),
-            "Pareto front": "yes" if (item.heldout, item.configuration) in front else show.MISSING,
+            "Pareto front": translate("yes")
+            if (item.heldout, item.configuration) in front
+            else show.MISSING,
         }
         for item in report.ranking
     ]
@@ -62,7 +65,7 @@ def verdict_rows(report: Report) -> list[Row]:
             "Compared with": pair.second,
             "Held-out set": pair.heldout,
             "Difference": _difference(pair),
-            "Verdict": pair.verdict,
+            "Verdict": translate(pair.verdict),
             "Would have been found": show.MISSING
             if pair.detectable is None
             else show.amount(pair.detectable, pair.unit),
@@ -100,7 +103,7 @@ def _cost(configuration: Configuration | None) -> Row:
 
 
 def _figure(item: RankedVariant) -> str:
-    unit = "" if item.unit == "tokens" else " bits per byte"
+    unit = "" if item.unit == "tokens" else translate(" bits per byte")
     value = show.figure(item.value, item.unit)
     if item.low is None or item.high is None:
         return f"{value}{unit}"

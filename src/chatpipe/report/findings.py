@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from chatpipe.report.formatting import MISSING, perplexity, share
 from chatpipe.report.schema import Difference, Report, TemplateGain
+from chatpipe.utils.texts import counted, join, translate
 
 MOST_SENTENCES = 6  # on template gains
+OTHER_PARTS = "The other variants' parts are in the table of template gains."
 
 READING = (
     "Perplexity is the number of equally likely next tokens between which a model chooses on "
@@ -56,8 +58,8 @@ LEFT_OUT = (
 def summarize(report: Report) -> str:
     """Return a sentence on the variants' own data and on data they were not trained on."""
     clauses = [_own_rows_clause(report), _transfer_clause(report)]
-    text = "; ".join(clause for clause in clauses if clause) + "."
-    return " ".join([text, *_seen_rows_sentences(report)])
+    text = translate("; ").join(clause for clause in clauses if clause) + translate(".")
+    return translate(" ").join([text, *_seen_rows_sentences(report)])
 
 
 def template_sentences(report: Report) -> list[str]:
@@ -67,7 +69,7 @@ def template_sentences(report: Report) -> list[str]:
     gains = [gain for gain in matches if gain]
     sentences = [_template_sentence(report, gain) for gain in gains[:MOST_SENTENCES]]
     if len(gains) > MOST_SENTENCES:
-        sentences.append("The other variants' parts are in the table of template gains.")
+        sentences.append(translate(OTHER_PARTS))
     return sentences
 
 
@@ -79,21 +81,40 @@ def _template_sentence(report: Report, gain: TemplateGain) -> str:
     total, template = (
         (gain.base_nats - nats) / gain.tokens for nats in (gain.nats, gain.own_template_nats)
     )
-    untrained = f"in its own chat template, untrained, the base has a perplexity of {own}"
+    untrained = translate(
+        "in its own chat template, untrained, the base has a perplexity of {own}", own=own
+    )
+    names = {"model": gain.model, "heldout": gain.heldout}
     if gain.share is None:
-        return (
-            f"{gain.model} gains nothing over its base on {gain.heldout} (perplexity {base} before "
-            f"training, {tuned} after); {untrained}."
+        return translate(
+            "{model} gains nothing over its base on {heldout} (perplexity {base} before training, "
+            "{tuned} after); {untrained}.",
+            **names,
+            base=base,
+            tuned=tuned,
+            untrained=untrained,
         )
-    change = f"perplexity {base} to {tuned}, {perplexity(total)} nats a token"
-    of_gain = f"{gain.model}'s gain over its base on {gain.heldout} ({change})"
+    change = translate(
+        "perplexity {base} to {tuned}, {total} nats a token",
+        base=base,
+        tuned=tuned,
+        total=perplexity(total),
+    )
+    of_gain = translate(
+        "{model}'s gain over its base on {heldout} ({change})", **names, change=change
+    )
     if gain.share <= 0:
-        return f"None of {of_gain} is the template: {untrained}."
-    if gain.share >= 1:
-        return f"All of {of_gain} is the template: {untrained}."
-    return (
-        f"Of {of_gain}, {perplexity(template)} nats ({share(gain.share)}) are the template: "
-        f"{untrained}."
+        text = "None of {gain} is the template: {untrained}."
+    elif gain.share >= 1:
+        text = "All of {gain} is the template: {untrained}."
+    else:
+        text = "Of {gain}, {template} nats ({share}) are the template: {untrained}."
+    return translate(
+        text,
+        gain=of_gain,
+        untrained=untrained,
+        template=perplexity(template),
+        share=share(gain.share),
     )
 
 
@@ -105,13 +126,15 @@ def _seen_rows_sentences(report: Report) -> Iterator[str]:
         wholly[pair] = wholly.get(pair, True) and cell.seen_in_training == cell.rows
     if not wholly:
         return
-    noun = "comparison rests" if len(wholly) == 1 else "comparisons rest"
+    comparisons = counted(len(wholly), "comparison rests", "comparisons rest")
     all_seen = sum(wholly.values())
-    if all_seen in (0, len(wholly)):
-        how = "wholly" if all_seen else "partly"
-        yield f"{len(wholly)} {noun} {how} on rows seen in training (†)."
+    if all_seen == len(wholly):
+        text = "{comparisons} wholly on rows seen in training (†)."
+    elif not all_seen:
+        text = "{comparisons} partly on rows seen in training (†)."
     else:
-        yield f"{len(wholly)} {noun} on rows seen in training (†), {all_seen} of them wholly."
+        text = "{comparisons} on rows seen in training (†), {wholly} of them wholly."
+    yield translate(text, comparisons=comparisons, wholly=all_seen)
 
 
 def _own_rows_clause(report: Report) -> str:
@@ -120,13 +143,14 @@ def _own_rows_clause(report: Report) -> str:
     matches = [report.difference(name, heldout.name) for name, heldout in own if heldout]
     diffs = [diff for diff in matches if diff]
     if not diffs:
-        return "No variant was compared with its base on its own held-out rows"
+        return translate("No variant was compared with its base on its own held-out rows")
     better = sum(diff.verdict == "better" for diff in diffs)
-    noun, verb = ("variant", "beats its") if total == 1 else ("variants", "beat their")
-    text = f"{better} of {total} {noun} {verb} base on their own held-out rows"
-    if total == 1:
-        text = text.replace("their own", "its own")
-    return text + _other_verdicts(diffs, total - len(diffs))
+    text = (
+        "{better} of {total} variant beats its base on its own held-out rows"
+        if total == 1
+        else "{better} of {total} variants beat their base on their own held-out rows"
+    )
+    return translate(text, better=better, total=total) + _other_verdicts(diffs, total - len(diffs))
 
 
 def _transfer_clause(report: Report) -> str:
@@ -138,13 +162,24 @@ def _transfer_clause(report: Report) -> str:
         return ""
     better = sum(diff.verdict == "better" for diff in diffs)
     noun = "comparison" if len(diffs) == 1 else "comparisons"
-    text = f"on data a variant was not trained on, {better} of {len(diffs)} {noun} with the base"
-    return f"{text} {'is' if better == 1 else 'are'} better{_other_verdicts(diffs, 0)}"
+    text = translate(
+        "on data a variant was not trained on, {better} of {total} {noun} with the base {verb} "
+        "better",
+        better=better,
+        total=len(diffs),
+        noun=noun,
+        verb="is" if better == 1 else "are",
+    )
+    return text + _other_verdicts(diffs, 0)
 
 
 def _other_verdicts(diffs: Sequence[Difference], missing: int) -> str:
     """Return the numbers of comparisons that are not better, in brackets."""
     verdicts = Counter(diff.verdict for diff in diffs)
-    notes = {"worse": verdicts["worse"], "undecided": verdicts["undecided"], "missing": missing}
-    parts = [f"{number} {verdict}" for verdict, number in notes.items() if number]
-    return f" ({', '.join(parts)})" if parts else ""
+    notes = {
+        "{number} worse": verdicts["worse"],
+        "{number} undecided": verdicts["undecided"],
+        "{number} missing": missing,
+    }
+    parts = [translate(text, number=number) for text, number in notes.items() if number]
+    return translate(" ({parts})", parts=join(parts)) if parts else ""

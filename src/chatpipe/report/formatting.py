@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 
 from chatpipe.report.schema import FEW_ROWS, BitsPerByte, Difference, JsonScalar, ScoreCell
-from chatpipe.utils.quantities import count_of
+from chatpipe.utils.texts import counted, join, translate
 
 MISSING = "—"
 SEEN = "†"
@@ -45,7 +45,9 @@ def left_out_mark(rows: int) -> str:
 
 def few_rows(rows: int | None) -> str:
     """Return the number of rows if there are fewer than FEW_ROWS, else nothing."""
-    return f" ({count_of(rows, 'row')})" if rows and rows < FEW_ROWS else ""
+    if not rows or rows >= FEW_ROWS:
+        return ""
+    return translate(" ({parts})", parts=counted(rows, "row"))
 
 
 def marks(cell: ScoreCell | None) -> str:
@@ -151,12 +153,24 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return MISSING
     if round(seconds, 1) < MINUTE:
-        return f"{seconds:.1f} s"
+        return translate("{seconds} s", seconds=f"{seconds:.1f}")
     if round(seconds) < HOUR:
         minutes, rest = divmod(round(seconds), MINUTE)
-        return f"{minutes} min {rest:02d} s"
+        return translate("{minutes} min {seconds} s", minutes=minutes, seconds=f"{rest:02d}")
     hours, minutes = divmod(round(seconds / MINUTE), 60)
-    return f"{hours:,} h {minutes:02d} min"
+    return translate("{hours} h {minutes} min", hours=f"{hours:,}", minutes=f"{minutes:02d}")
+
+
+def about_time(seconds: float) -> str:
+    """Format seconds in words of a sentence: 45 s, 2 min, 8 h 20 min, 3.5 days."""
+    minutes = round(seconds / MINUTE)
+    if seconds < 90:
+        return translate("{seconds} s", seconds=f"{seconds:.0f}")
+    if minutes < 60:
+        return translate("{minutes} min", minutes=minutes)
+    if minutes < 48 * 60:
+        return translate("{hours} h {minutes} min", hours=minutes // 60, minutes=minutes % 60)
+    return translate("{days} days", days=f"{seconds / 86400:,.1f}")
 
 
 def count(value: float | None) -> str:
@@ -172,7 +186,9 @@ def gibibytes(value: int | None) -> str:
 def counts(reasons: dict[str, int]) -> str:
     """Format counts by reason, largest first: 'duplicate 12, empty output 3'."""
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{reason} {number:,}" for reason, number in ordered if number) or MISSING
+    return join([f"{translate(reason)} {number:,}" for reason, number in ordered if number]) or (
+        MISSING
+    )
 
 
 def setting(value: JsonScalar) -> str:

@@ -21,12 +21,14 @@ from chatpipe.report import (
     task_text,
     verdict_text,
 )
+from chatpipe.report.notes_text import translated_note
 from chatpipe.report.schema import Report
+from chatpipe.utils.texts import Language, counted, html_language, in_language, translate
 from chatpipe.utils.visible_text import visible
 
 NUMBER = re.compile(
     rf"[+{formatting.MINUS}]?(\d[\d,]*(\.\d+)?|∞|{formatting.MISSING})"
-    r"( ?[\[†‡(].*| (s|min|h|GiB)\b.*)?$"
+    r"( ?[\[†‡(（].*| (s|min|h|GiB)\b.*| (秒|分|小时).*)?$"
 )
 MOST_IN_ONE_CHART = 6  # curves of loss; of more, each configuration has its own chart
 MARKS = (
@@ -35,8 +37,13 @@ MARKS = (
 )
 
 
-def render_html(report: Report) -> str:
+def render_html(report: Report, language: Language = "en") -> str:
     """Return the page; the template engine escapes all text of the report."""
+    with in_language(language):
+        return _page(report)
+
+
+def _page(report: Report) -> str:
     listed = cells.cells(report)
     anchors = cells.anchors(listed)
     verdicts = verdict_text.verdict_sentences(report)
@@ -85,6 +92,12 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    engine.globals.update(
+        translate=translate,
+        counted=counted,
+        translated_note=translated_note,
+        html_language=html_language(),
+    )
     engine.filters.update(
         marked=_marked,
         breakable=_breakable,
@@ -104,7 +117,7 @@ def _marked(cell: str) -> Markup:
     """Return a cell with †n and ‡n as links to footnotes, and its interval on its own line."""
     text = str(escape(visible(cell)))
     for mark, target, title in MARKS:
-        link = rf'<a class="seen" href="#{target}" title="{title}">{mark}\1</a>'
+        link = rf'<a class="seen" href="#{target}" title="{translate(title)}">{mark}\1</a>'
         text = re.sub(rf"{mark}([\d,]+)", link, text)
     return Markup(re.sub(r" (\[[^]]*\])$", r' <span class="interval">\1</span>', text))
 

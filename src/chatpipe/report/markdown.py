@@ -16,12 +16,19 @@ from chatpipe.report import (
     task_text,
     verdict_text,
 )
+from chatpipe.report.notes_text import translated_note
 from chatpipe.report.schema import Answer, Report
+from chatpipe.utils.texts import Language, in_language, translate
 from chatpipe.utils.visible_text import visible
 
 
-def render_markdown(report: Report) -> str:
+def render_markdown(report: Report, language: Language = "en") -> str:
     """Return the whole report; text of models is escaped."""
+    with in_language(language):
+        return _whole(report)
+
+
+def _whole(report: Report) -> str:
     parts = [
         f"# {escape(report.study)}",
         escape(findings.summarize(report)),
@@ -40,7 +47,7 @@ def markdown_table(rows: Sequence[tables.Row]) -> str:
         return ""
     head, *body = [
         " | ".join(escape(cell) for cell in cells)
-        for cells in (list(rows[0]), *(list(row.values()) for row in rows))
+        for cells in ([*map(translate, rows[0])], *(list(row.values()) for row in rows))
     ]
     lines = [head, " | ".join(["---"] * len(rows[0])), *body]
     return "\n".join(f"| {line} |" for line in lines)
@@ -55,16 +62,16 @@ def escape(text: str) -> str:
 
 def _figures(report: Report) -> Iterator[str]:
     yield from _section("Headline", tables.headline_rows(report), findings.READING)
-    yield escape(findings.PROTOCOL)
+    yield escape(translate(findings.PROTOCOL))
     if tables.in_paper(report):
-        yield escape(findings.PAPER)
+        yield escape(translate(findings.PAPER))
     yield from _section("Transfer: every model on every held-out set", tables.transfer_rows(report))
     yield from _section("Difference from the base", tables.difference_rows(report))
     ranking = comparison_tables.ranking_rows(report)
     yield from _section("Which variant is better", ranking, verdict_text.VERDICTS)
     yield markdown_table(comparison_tables.verdict_rows(report))
     if report.curves:
-        yield "## Learning curves"
+        yield f"## {translate('Learning curves')}"
         yield "\n".join(f"- {escape(line)}" for line in verdict_text.curve_sentences(report))
     yield from _section("Missing", comparison_tables.missing_rows(report))
     gains = tables.template_rows(report)
@@ -79,31 +86,31 @@ def _figures(report: Report) -> Iterator[str]:
     yield from _section("Bits per byte: models with different tokenizers", bits, findings.BITS)
     yield from _section("Bits per byte minus the base's", tables.bits_difference_rows(report))
     if report.seen():
-        yield escape(findings.SEEN)
+        yield escape(translate(findings.SEEN))
         yield "\n".join(f"- {escape(note)}" for note in tables.seen_notes(report))
     if notes := tables.left_out_notes(report):
-        yield escape(findings.LEFT_OUT)
+        yield escape(translate(findings.LEFT_OUT))
         yield "\n".join(f"- {escape(note)}" for note in notes)
     yield from _section("Training", tables.training_rows(report))
 
 
 def _panel(report: Report) -> Iterator[str]:
     if report.answers:
-        yield "## The panel: one prompt, every model"
+        yield f"## {translate('The panel: one prompt, every model')}"
     for answers in report.panel():
         first = answers[0]
         asked = " — ".join(part for part in (first.instruction, first.input) if part)
         yield f"### {escape(asked)}"
         if before := tables.before_lines(first):
-            yield "After:\n" + "\n".join(f"- {escape(line)}" for line in before)
-        yield f"Asked {tables.asked_note(report, answers)}."
+            yield translate("After:") + "\n" + "\n".join(f"- {escape(line)}" for line in before)
+        yield translate("Asked {form}.", form=tables.asked_note(report, answers))
         yield markdown_table([_answer(answer) for answer in answers])
 
 
 def _answer(answer: Answer) -> tables.Row:
     return {
         "Model": answer.model,
-        "Answer": answer.text.strip() or "(empty)",
+        "Answer": answer.text.strip() or translate("(empty)"),
         "Length": tables.answer_note(answer),
     }
 
@@ -111,7 +118,7 @@ def _answer(answer: Answer) -> tables.Row:
 def _details(report: Report) -> Iterator[str]:
     yield from _section("Held-out sets", tables.heldout_rows(report))
     yield from _section("Row accounts", tables.account_rows(report))
-    yield from (escape(note) for note in report.notes)
+    yield from (escape(translated_note(note)) for note in report.notes)
     yield from _section("Settings that differ", tables.setting_rows(report))
     yield from _section("Generation that differs", tables.generation_rows(report))
     yield from _section("Generation", tables.value_rows("Setting", report.generation))
@@ -123,4 +130,5 @@ def _details(report: Report) -> Iterator[str]:
 
 def _section(title: str, rows: Sequence[tables.Row], note: str = "") -> Iterator[str]:
     if rows:
-        yield from (f"## {title}", escape(note), markdown_table(rows))
+        head = f"## {translate(title)}", escape(translate(note) if note else "")
+        yield from (*head, markdown_table(rows))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import FEW_ROWS, Report
 from chatpipe.report.schema.ratings import JudgesRatings, PeoplesRatings, PositionBias, RatedModel
-from chatpipe.utils.quantities import count_of
+from chatpipe.utils.texts import counted, join, translate
 
 READING = (
     "Two answers to one prompt were shown without the names of their models, in an order drawn by "
@@ -21,7 +21,7 @@ Rows = list[dict[str, str]]
 def title(report: Report) -> str:
     """Return the heading of the section."""
     is_of_people = report.ratings is not None and report.ratings.people is not None
-    return "Ratings by people" if is_of_people else "Ratings by a model"
+    return translate("Ratings by people" if is_of_people else "Ratings by a model")
 
 
 def sections(report: Report) -> Iterator[tuple[str, Rows]]:
@@ -29,9 +29,9 @@ def sections(report: Report) -> Iterator[tuple[str, Rows]]:
     if report.ratings is None:
         return
     if people := report.ratings.people:
-        yield "Ratings by people", _rows(people.models)
+        yield translate("Ratings by people"), _rows(people.models)
     for judge in report.ratings.judges:
-        yield f"Ratings by the model {judge.judge}", _rows(judge.models)
+        yield translate("Ratings by the model {judge}", judge=judge.judge), _rows(judge.models)
 
 
 def sentences(report: Report) -> Iterator[str]:
@@ -43,7 +43,8 @@ def sentences(report: Report) -> Iterator[str]:
     for judge in report.ratings.judges:
         yield from _of_judge(judge)
     if report.ratings.left_out:
-        yield f"Ratings in none of these figures: {show.counts(report.ratings.left_out)}."
+        counts = show.counts(report.ratings.left_out)
+        yield translate("Ratings in none of these figures: {counts}.", counts=counts)
 
 
 def _rows(models: list[RatedModel]) -> Rows:
@@ -72,11 +73,13 @@ def _row(model: RatedModel, has_correctness: bool) -> dict[str, str]:
 
 
 def _of_people(people: PeoplesRatings) -> Iterator[str]:
-    raters = ", ".join(f"{rater.name} {rater.ratings:,}" for rater in people.raters)
-    yield (
-        f"{count_of(people.ratings, 'rating')} of {count_of(people.pairs, 'pair')} on "
-        f"{count_of(people.prompts, 'prompt')} by {count_of(len(people.raters), 'rater')}: "
-        f"{raters}."
+    yield translate(
+        "{ratings} of {pairs} on {prompts} by {raters}: {names}.",
+        ratings=counted(people.ratings, "rating"),
+        pairs=counted(people.pairs, "pair"),
+        prompts=counted(people.prompts, "prompt"),
+        raters=counted(len(people.raters), "rater"),
+        names=join([f"{rater.name} {rater.ratings:,}" for rater in people.raters]),
     )
     yield from _few_prompts(people.prompts)
     for name, agreement in (
@@ -84,57 +87,71 @@ def _of_people(people: PeoplesRatings) -> Iterator[str]:
         ("correctness", people.correctness_alpha),
     ):
         if agreement.value is not None:
-            yield (
-                f"Agreement of raters on {name}: Krippendorff's alpha {_two(agreement.value)} (1: "
-                f"all agree, 0: as by chance; {count_of(agreement.units, 'unit')} that two or more "
-                "rated)."
+            yield translate(
+                "Agreement of raters on {name}: Krippendorff's alpha {alpha} (1: all agree, 0: as "
+                "by chance; {units} that two or more rated).",
+                name=translate(name),
+                alpha=_two(agreement.value),
+                units=counted(agreement.units, "unit"),
             )
         elif name == "verdicts":
-            yield (
-                "Agreement of raters is not known: "
-                + (
-                    "all verdicts are the same."
-                    if agreement.units
-                    else "no pair was rated by two people."
-                )
+            yield translate(
+                "Agreement of raters is not known: all verdicts are the same."
+                if agreement.units
+                else "Agreement of raters is not known: no pair was rated by two people."
             )
     yield from _order(people.position)
 
 
 def _of_judge(judge: JudgesRatings) -> Iterator[str]:
-    name = f"The model {judge.judge}"
+    name = judge.judge
     shown = judge.ratings
-    yield (
-        f"{name} was shown {count_of(shown, 'pair')} in both orders; its verdict changed with the "
-        f"order in {judge.flipped:,} ({show.per_cent(judge.flipped / max(1, shown))}), which count "
-        "as ties."
+    yield translate(
+        "The model {name} was shown {pairs} in both orders; its verdict changed with the order in "
+        "{flipped} ({share}), which count as ties.",
+        name=name,
+        pairs=counted(shown, "pair"),
+        flipped=f"{judge.flipped:,}",
+        share=show.per_cent(judge.flipped / max(1, shown)),
     )
     if judge.failed:
-        yield f"{name} gave no verdict on {show.counts(judge.failed)}."
+        counts = show.counts(judge.failed)
+        yield translate("The model {name} gave no verdict on {counts}.", name=name, counts=counts)
     yield from _few_prompts(judge.prompts)
     if judge.compared:
-        share = show.per_cent(judge.agreed / judge.compared)
-        kappa = "not defined" if judge.kappa is None else _two(judge.kappa)
-        yield (
-            f"{name} and most people agree on {judge.agreed:,} of "
-            f"{count_of(judge.compared, 'pair')} ({share}); Cohen's kappa is {kappa}."
+        yield translate(
+            "The model {name} and most people agree on {agreed} of {pairs} ({share}); Cohen's "
+            "kappa is {kappa}.",
+            name=name,
+            agreed=f"{judge.agreed:,}",
+            pairs=counted(judge.compared, "pair"),
+            share=show.per_cent(judge.agreed / judge.compared),
+            kappa=translate("not defined") if judge.kappa is None else _two(judge.kappa),
         )
     else:
-        yield f"{name} and people rated no pair both, so their agreement is not known."
+        yield translate(
+            "The model {name} and people rated no pair both, so their agreement is not known.",
+            name=name,
+        )
     yield from _order(judge.position)
 
 
 def _few_prompts(prompts: int) -> Iterator[str]:
     if prompts < FEW_ROWS:
-        yield f"With {count_of(prompts, 'prompt')}, these intervals say little of other prompts."
+        yield translate(
+            "With {prompts}, these intervals say little of other prompts.",
+            prompts=counted(prompts, "prompt"),
+        )
 
 
 def _order(position: PositionBias | None) -> Iterator[str]:
     if position:
-        yield (
-            f"Of {count_of(position.decided, 'answer')} that were better, {position.first:,} were "
-            f"shown first ({show.per_cent(position.share)}"
-            f"{_per_cents(position.low, position.high)}; without a bias, 50 %)."
+        yield translate(
+            "Of {answers} that were better, {first} were shown first ({share}; without a bias, "
+            "50 %).",
+            answers=counted(position.decided, "answer"),
+            first=f"{position.first:,}",
+            share=show.per_cent(position.share) + _per_cents(position.low, position.high),
         )
 
 

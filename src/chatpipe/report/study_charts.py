@@ -15,6 +15,7 @@ from chatpipe.report.schema import (
     RankedVariant,
     Report,
 )
+from chatpipe.utils.texts import translate
 
 FRONT_LABELS = {
     "wall_s": "minutes of a training",
@@ -40,7 +41,8 @@ def front_chart(report: Report, front: CostFront) -> str:
         draw.ticks(0.0, max(costs)),
         draw.ticks(min(figures), max(figures)),
     )
-    body = draw.axes(plot, FRONT_LABELS[front.cost], show.FIGURES[ranking[0].unit])
+    figure_name = translate(show.FIGURES[ranking[0].unit])
+    body = draw.axes(plot, translate(FRONT_LABELS[front.cost]), figure_name)
     joined = [points[name] for name in front.configurations]
     if len(joined) > 1:
         body.append(draw.curve(plot, 0, joined))
@@ -50,11 +52,16 @@ def front_chart(report: Report, front: CostFront) -> str:
         if on_front:
             at = plot.x(point[0]), plot.y(point[1])
             body.append(draw.text(at[0], at[1] - 9, str(place), "head"))
-    described = "; ".join(
-        f"{name}: {show.perplexity(figure)} at {cost:.1f}"
+    described = translate("; ").join(
+        translate(
+            "{name}: {figure} at {cost}",
+            name=name,
+            figure=show.perplexity(figure),
+            cost=f"{cost:.1f}",
+        )
         for name, (cost, figure) in points.items()
     )
-    title = f"Cost and quality on {front.heldout}"
+    title = translate("Cost and quality on {heldout}", heldout=front.heldout)
     key = f"front-{[each.heldout for each in report.fronts].index(front.heldout)}"
     return draw.svg(key, (640, 310), (title, described), body)
 
@@ -88,7 +95,10 @@ def curve_chart(curve: LearningCurve, key: str) -> str:
             _bar(plot, right, _shown(ahead.low, curve.unit), _shown(ahead.high, curve.unit))
         )
     body += [draw.dot(plot, 0, point) for point in measured]
-    described = "; ".join(f"{2**x:,.0f} rows: {show.perplexity(y)}" for x, y in measured)
+    described = translate("; ").join(
+        translate("{rows} rows: {figure}", rows=f"{2**x:,.0f}", figure=show.perplexity(y))
+        for x, y in measured
+    )
     return draw.svg(key, SMALL_SIZE, (curve.configuration, described), body, "chart small")
 
 
@@ -121,10 +131,13 @@ def _loss_chart(
     name: str, histories: Sequence[Sequence[LossPoint]], plot: draw.Plot, key: str
 ) -> str:
     last = plot.across[-1]
-    body = _small_axes(plot, [(0.0, "0"), (last, f"{last:g} epochs")])
+    body = _small_axes(plot, [(0.0, "0"), (last, translate("{epochs} epochs", epochs=f"{last:g}"))])
     for index, history in enumerate(histories):
         body.append(draw.curve(plot, index, [(point.epoch, point.loss) for point in history]))
-    described = "; ".join(f"from {h[0].loss:.2f} to {h[-1].loss:.2f}" for h in histories)
+    described = translate("; ").join(
+        translate("from {first} to {last}", first=f"{h[0].loss:.2f}", last=f"{h[-1].loss:.2f}")
+        for h in histories
+    )
     return draw.svg(key, SMALL_SIZE, (name, described), body, "chart small")
 
 

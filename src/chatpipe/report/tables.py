@@ -14,7 +14,7 @@ from chatpipe.report.schema import (
     TemplateGain,
     TurnAccountRow,
 )
-from chatpipe.utils.quantities import count_of
+from chatpipe.utils.texts import counted, join, translate
 
 Row = dict[str, str]
 MOST_COLUMNS = 6  # of settings of variants
@@ -183,8 +183,13 @@ def device_rows(report: Report) -> list[Row]:
 def left_out_notes(report: Report) -> list[str]:
     """One note for every model and set with rows that were not scored."""
     return [
-        f"{cell.model} on {cell.heldout}: {cell.left_out:,} of {cell.left_out + cell.rows:,} rows "
-        "left out"
+        translate(
+            "{model} on {heldout}: {left_out} of {rows} rows left out",
+            model=cell.model,
+            heldout=cell.heldout,
+            left_out=f"{cell.left_out:,}",
+            rows=f"{cell.left_out + cell.rows:,}",
+        )
         for cell in report.scores
         if cell.left_out and cell.metric == "perplexity"
     ]
@@ -205,8 +210,13 @@ def paper_rows(report: Report) -> list[Row]:
 def seen_notes(report: Report) -> list[str]:
     """Return a note for every model and set with rows that are in the model's training data."""
     notes = (
-        f"{cell.model} on {cell.heldout}: {cell.seen_in_training:,} of {cell.rows:,} rows "
-        "are also in its training data"
+        translate(
+            "{model} on {heldout}: {seen} of {rows} rows are also in its training data",
+            model=cell.model,
+            heldout=cell.heldout,
+            seen=f"{cell.seen_in_training:,}",
+            rows=f"{cell.rows:,}",
+        )
         for cell in report.seen()
     )
     return list(dict.fromkeys(notes))
@@ -219,33 +229,41 @@ def in_paper(report: Report) -> bool:
 
 def answer_note(answer: Answer) -> str:
     """Return the length of an answer, and whether it was cut."""
-    tokens = count_of(answer.tokens, "token")
-    return tokens if answer.stop == "eos" else f"{tokens}, cut at the limit"
+    tokens = counted(answer.tokens, "token")
+    if answer.stop == "eos":
+        return tokens
+    return translate("{tokens}, cut at the limit", tokens=tokens)
 
 
 def before_lines(answer: Answer) -> list[str]:
     """What stood before the prompt, a line each: "system: …", "user: …", "assistant: …"."""
-    system = [f"system: {answer.system}"] if answer.system else []
-    return [*system, *(f"{turn.role}: {turn.content}" for turn in answer.history)]
+    system = [translate("system: {text}", text=answer.system)] if answer.system else []
+    texts = {"user": "user: {text}", "assistant": "assistant: {text}"}
+    return [*system, *(translate(texts[turn.role], text=turn.content) for turn in answer.history)]
 
 
 def asked_note(report: Report, answers: Sequence[Answer]) -> str:
     """Return in which form the models got the prompt, and which held-out rows it is of."""
     if answers[0].asked == "raw":
-        return "as bare text"
-    if answers[0].dataset:
-        return (
-            f"{_template_note(report, answers)}; a prompt of {answers[0].dataset}'s held-out rows"
-        )
-    return _template_note(report, answers)
+        return translate("as bare text")
+    template = _template_note(report, answers)
+    if answers[0].dataset is None:
+        return template
+    return translate(
+        "{template}; a prompt of {dataset}'s held-out rows",
+        template=template,
+        dataset=answers[0].dataset,
+    )
 
 
 def _template_note(report: Report, answers: Sequence[Answer]) -> str:
     own = {gain.own_template_base for gain in report.template_gains}
     names = [answer.model for answer in answers if answer.model in own]
     if not names:
-        return "in the training template"
-    return f"in the training template, and {', '.join(names)} in the base's own chat template"
+        return translate("in the training template")
+    return translate(
+        "in the training template, and {names} in the base's own chat template", names=join(names)
+    )
 
 
 def _headline(report: Report, model: Model) -> Row:
@@ -307,13 +325,18 @@ def _bits_difference(report: Report, model: str, heldout: str) -> str:
 def _turns(turns: TurnAccountRow | None) -> str:
     if turns is None:
         return show.MISSING
-    return f"{turns.kept:,} of {turns.read:,}, {count_of(turns.replies, 'reply', 'replies')}"
+    return translate(
+        "{kept} of {read}, {replies}",
+        kept=f"{turns.kept:,}",
+        read=f"{turns.read:,}",
+        replies=counted(turns.replies, "reply", "replies"),
+    )
 
 
 def _account(row: RowAccountRow) -> Row:
     return {
         "Data": row.name,
-        "Step": row.step,
+        "Step": translate(row.step),
         "Read": show.count(row.read),
         "Kept": show.count(row.kept),
         "Dropped": show.counts(row.dropped),

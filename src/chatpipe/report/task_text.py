@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import Report, TaskScore
+from chatpipe.utils.texts import join, translate
 
 TITLE = "What else changed: replies and tasks"
 READING = (
@@ -35,10 +36,12 @@ def worse_sentences(report: Report) -> Iterator[str]:
     worse: dict[str, list[str]] = {}
     for score in report.task_scores:
         if score.verdict == "worse":
-            figure = f"{_metric(score)} on {score.task}"
+            figure = translate("{measure} on {task}", measure=_metric(score), task=score.task)
             worse.setdefault(score.configuration, []).append(figure)
     for name, figures in worse.items():
-        yield f"{name} is worse than its base in {', '.join(figures)}."
+        yield translate(
+            "{name} is worse than its base in {figures}.", name=name, figures=join(figures)
+        )
 
 
 def _row(score: TaskScore) -> dict[str, str]:
@@ -49,12 +52,12 @@ def _row(score: TaskScore) -> dict[str, str]:
         "Figure": f"{show.perplexity(score.value)}{show.left_out_mark(score.left_out)}"
         f"{show.few_rows(score.rows)}{show.interval(score.low, score.high)}",
         "Minus the base's": _difference(score),
-        "Verdict": score.verdict or show.MISSING,
+        "Verdict": translate(score.verdict or show.MISSING),
     }
 
 
 def _metric(score: TaskScore) -> str:
-    return _METRICS.get(score.metric, score.metric)
+    return translate(_METRICS.get(score.metric, score.metric))
 
 
 def _difference(score: TaskScore) -> str:

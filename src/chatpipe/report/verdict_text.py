@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from chatpipe.report.comparison_tables import seconds_of
-from chatpipe.report.formatting import FIGURES, amount, figure, per_cent, plain
+from chatpipe.report.formatting import FIGURES, about_time, amount, figure, per_cent, plain
 from chatpipe.report.schema import LearningCurve, RankedVariant, Report, Verdict
-from chatpipe.utils.quantities import in_time
-from chatpipe.utils.sentences import listed
+from chatpipe.utils.texts import join, translate
 
 MOST_NAMED = 3
 
@@ -37,7 +36,7 @@ def verdict_sentences(report: Report) -> list[str]:
         for sentence in (_best(report, heldout), *_selection(report, heldout))
     ]
     curves = curve_sentences(report)[:MOST_NAMED]
-    chosen = [CHOICE] if any(len(s.comparisons) > 1 for s in report.selections) else []
+    chosen = [translate(CHOICE)] if any(len(s.comparisons) > 1 for s in report.selections) else []
     return [*_missing(report), *sentences, *chosen, *curves, *_seeds(report.verdicts)]
 
 
@@ -50,22 +49,34 @@ def _best(report: Report, heldout: str) -> str:
         following = others[0].configuration
         lower = _lower(pairs[following])
         if len(others) == 1:
-            return f"On {heldout}, {best.configuration} is better than {following}: {lower}."
-        return (
-            f"On {heldout}, {best.configuration} is better than every other variant; than the "
-            f"next, {following}: {lower}."
+            text = "On {heldout}, {best} is better than {other}: {lower}."
+        else:
+            text = (
+                "On {heldout}, {best} is better than every other variant; than the next, {other}: "
+                "{lower}."
+            )
+        return translate(
+            text, heldout=heldout, best=best.configuration, other=following, lower=lower
         )
-    names = listed([item.configuration for item in close], MOST_NAMED)
+    names = _listed([item.configuration for item in close])
     pair = pairs[close[0].configuration]
-    verb = "is" if len(close) == 1 else "are"
-    text = (
-        f"On {heldout}, {best.configuration} has the lowest figure, but {names} {verb} not "
-        f"distinguishable from it ({_lower(pair)}{'' if len(close) == 1 else ' for the first'}; "
-        f"it is the best with a probability of {per_cent(best.probability_of_best)})"
+    text = translate(
+        "On {heldout}, {best} has the lowest figure, but {names} {verb} not distinguishable from "
+        "it ({lower}{first}; it is the best with a probability of {probability})",
+        heldout=heldout,
+        best=best.configuration,
+        names=names,
+        verb="is" if len(close) == 1 else "are",
+        lower=_lower(pair),
+        first="" if len(close) == 1 else translate(" for the first"),
+        probability=per_cent(best.probability_of_best),
     )
     if pair.detectable is not None:
-        text += f"; the study would have found a difference of {amount(pair.detectable, pair.unit)}"
-    return text + _cheaper(report, best, close) + "."
+        text += translate(
+            "; the study would have found a difference of {amount}",
+            amount=amount(pair.detectable, pair.unit),
+        )
+    return text + _cheaper(report, best, close) + translate(".")
 
 
 def _pair(report: Report, best: RankedVariant, other: RankedVariant) -> Verdict:
@@ -78,11 +89,14 @@ def _pair(report: Report, best: RankedVariant, other: RankedVariant) -> Verdict:
 
 
 def _lower(pair: Verdict) -> str:
-    name = FIGURES[pair.unit]
+    values = {
+        "figure": translate(FIGURES[pair.unit]),
+        "amount": amount(-pair.value, pair.unit),
+    }
     if pair.low is None or pair.high is None:
-        return f"{name} lower by {amount(-pair.value, pair.unit)}"
+        return translate("{figure} lower by {amount}", **values)
     low, high = (plain(-end, pair.unit) for end in (pair.high, pair.low))
-    return f"{name} lower by {amount(-pair.value, pair.unit)} [{low}, {high}]"
+    return translate("{figure} lower by {amount} [{low}, {high}]", **values, low=low, high=high)
 
 
 def _cheaper(report: Report, best: RankedVariant, close: Sequence[RankedVariant]) -> str:
@@ -93,9 +107,11 @@ def _cheaper(report: Report, best: RankedVariant, close: Sequence[RankedVariant]
         return ""
     if trained_s[fastest] >= 0.8 * trained_s[best.configuration]:
         return ""
-    return (
-        f"; of these, {fastest} trained fastest ({in_time(trained_s[fastest])}, against "
-        f"{in_time(trained_s[best.configuration])})"
+    return translate(
+        "; of these, {name} trained fastest ({time}, against {other})",
+        name=fastest,
+        time=about_time(trained_s[fastest]),
+        other=about_time(trained_s[best.configuration]),
     )
 
 
@@ -106,10 +122,20 @@ def _selection(report: Report, heldout: str) -> Iterator[str]:
         return
     better = sum(pair.verdict == "better" for pair in chosen.comparisons)
     value, low, high = (figure(x, chosen.unit) for x in (chosen.value, chosen.low, chosen.high))
-    yield (
-        f"Chosen on one part of the held-out rows of {heldout} ({chosen.validation_rows:,}), "
-        f"{chosen.chosen} has {FIGURES[chosen.unit]} {value} [{low}, {high}] on the other part "
-        f"({chosen.rows:,}), and is better there than {better} of {len(chosen.comparisons)} others."
+    yield translate(
+        "Chosen on one part of the held-out rows of {heldout} ({validation}), {chosen} has "
+        "{figure} {value} [{low}, {high}] on the other part ({rows}), and is better there than "
+        "{better} of {others} others.",
+        heldout=heldout,
+        validation=f"{chosen.validation_rows:,}",
+        chosen=chosen.chosen,
+        figure=translate(FIGURES[chosen.unit]),
+        value=value,
+        low=low,
+        high=high,
+        rows=f"{chosen.rows:,}",
+        better=better,
+        others=len(chosen.comparisons),
     )
 
 
@@ -121,41 +147,76 @@ def curve_sentences(report: Report) -> list[str]:
 def curve_sentence(curve: LearningCurve) -> str:
     """Say what more data gives on one curve."""
     rows = [round(point.rows) for point in curve.points]
-    of = f"On {curve.heldout}, {curve.configuration}"
-    sizes = f"{len(rows)} sizes, {rows[0]:,} to {rows[-1]:,} rows"
-    if curve.shape == "not a line":
-        return f"{of}: the figures of {sizes}, do not lie on a line, so none is drawn further."
-    low, high = sorted((-curve.per_doubling.low, -curve.per_doubling.high))
-    value = amount(-curve.per_doubling.value, curve.unit)
-    text = (
-        f"{of}: twice the training rows lower {FIGURES[curve.unit]} by {value} "
-        f"[{plain(low, curve.unit)}, {plain(high, curve.unit)}] ({sizes})"
+    names = {"heldout": curve.heldout, "name": curve.configuration}
+    sizes = translate(
+        "{sizes} sizes, {least} to {most} rows",
+        sizes=len(rows),
+        least=f"{rows[0]:,}",
+        most=f"{rows[-1]:,}",
     )
+    if curve.shape == "not a line":
+        return translate(
+            "On {heldout}, {name}: the figures of {sizes}, do not lie on a line, so none is drawn "
+            "further.",
+            **names,
+            sizes=sizes,
+        )
+    low, high = sorted((-curve.per_doubling.low, -curve.per_doubling.high))
+    text = translate(
+        "On {heldout}, {name}: twice the training rows lower {figure} by {value} [{low}, {high}] "
+        "({sizes})",
+        **names,
+        figure=translate(FIGURES[curve.unit]),
+        value=amount(-curve.per_doubling.value, curve.unit),
+        low=plain(low, curve.unit),
+        high=plain(high, curve.unit),
+        sizes=sizes,
+    )
+    return text + _ahead(curve, 2 * rows[-1])
+
+
+def _ahead(curve: LearningCurve, rows: int) -> str:
+    """The end of a curve's sentence: what that many rows would give."""
     if curve.shape == "two points":
-        return f"{text}; two sizes do not show whether they lie on a line."
+        return translate("; two sizes do not show whether they lie on a line.")
     if curve.at_double is None:
-        return f"{text}."
+        return translate(".")
     ahead = curve.at_double
-    expected, *ends = (figure(x, curve.unit) for x in (ahead.value, ahead.low, ahead.high))
-    return f"{text}; {2 * rows[-1]:,} rows would give {expected} [{ends[0]}, {ends[1]}]."
+    value, low, high = (figure(x, curve.unit) for x in (ahead.value, ahead.low, ahead.high))
+    return translate(
+        "; {rows} rows would give {value} [{low}, {high}].",
+        rows=f"{rows:,}",
+        value=value,
+        low=low,
+        high=high,
+    )
 
 
 def _missing(report: Report) -> Iterator[str]:
     """Name the models without figures."""
     if not report.missing:
         return
-    names = listed([cell.name for cell in report.missing], MOST_NAMED)
-    total = len(report.missing) + len(report.models)
-    verb = "is" if len(report.missing) == 1 else "are"
-    yield f"{len(report.missing)} of {total} models {verb} missing in all figures: {names}."
+    yield translate(
+        "{missing} of {total} models {verb} missing in all figures: {names}.",
+        missing=len(report.missing),
+        total=len(report.missing) + len(report.models),
+        verb="is" if len(report.missing) == 1 else "are",
+        names=_listed([cell.name for cell in report.missing]),
+    )
 
 
 def _seeds(verdicts: Sequence[Verdict]) -> Iterator[str]:
     kinds = {verdict.seed_noise for verdict in verdicts}
     if "missing" in kinds:
-        yield (
+        yield translate(
             "Each variant was trained with one seed, so that the noise between seeds is not in "
             "these intervals: another seed may turn a verdict (set seeds in the study)."
         )
     elif kinds & {"own", "pooled"}:
-        yield "The noise between seeds is in these intervals."
+        yield translate("The noise between seeds is in these intervals.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Name the first ones, and say how many more there are."""
+    first, more = join(list(names[:MOST_NAMED])), len(names) - MOST_NAMED
+    return translate("{first} and {more} more", first=first, more=more) if more > 0 else first

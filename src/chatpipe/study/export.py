@@ -1,4 +1,5 @@
-"""Copies of artifacts where people look for them: reports/NAME, an adapter directory."""
+"""Copies of artifacts where people look for them: reports/NAME, an adapter directory; and a report
+in another language."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from pathlib import Path
 from chatpipe.config.schema import Variant
 from chatpipe.config.yaml_files import to_yaml
 from chatpipe.errors import ConfigError
+from chatpipe.report import read_report, render_html, render_markdown
 from chatpipe.sources.fetch import source_directories
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.disk_errors import disk_errors
 from chatpipe.store.manifest import RECORD
 from chatpipe.store.paths import home
 from chatpipe.utils.atomic_writes import write_atomically
+from chatpipe.utils.texts import Language
 
 
 def report_directory(name: str) -> Path:
@@ -24,7 +27,7 @@ def report_directory(name: str) -> Path:
 
 def export_report(report: Artifact, name: str) -> Path:
     """Copy a report to `<home>/reports/<name>/`, replacing an older one file by file; what is there
-    already is left alone."""
+    already is left alone. A Chinese one beside the older one is made anew."""
     target = report_directory(name)
     with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
@@ -32,7 +35,26 @@ def export_report(report: Artifact, name: str) -> Path:
             content, copy = source.read_bytes(), target / source.name
             if not (copy.is_file() and copy.read_bytes() == content):
                 write_atomically(copy, content)
+    if translation(target, "zh").is_file():
+        translate_report(target, "zh")
     return target
+
+
+def translation(directory: Path, language: Language) -> Path:
+    """Where the page of a report in that language is."""
+    suffix = "" if language == "en" else f".{language}"
+    return directory / f"report{suffix}.html"
+
+
+def translate_report(directory: Path, language: Language) -> Path:
+    """Write the page, and the Markdown, of the report in that directory in another language; return
+    the page's path."""
+    report = read_report(directory)
+    page = translation(directory, language)
+    with disk_errors(page):
+        write_atomically(page, render_html(report, language).encode())
+        write_atomically(page.with_suffix(".md"), render_markdown(report, language).encode())
+    return page
 
 
 def saved_variant(name: str) -> Path:

@@ -1,0 +1,46 @@
+"""The chat page's texts in Chinese, by the English ones."""
+
+PAGE = {
+    "Go to the prompt": "跳到提示词",
+    "Models and settings": "模型与设置",
+    "Language": "语言",
+    "Models, up to four": "模型（最多四个）",
+    "Settings": "设置",
+    "System prompt": "系统提示词",
+    "Temperature": "温度",
+    "Top p": "Top p",
+    "Most tokens": "最多 token 数",
+    "Seed": "种子",
+    "Temperature 0 always takes the likeliest token. An empty seed is drawn anew for each answer.": (
+        "温度为 0 时总是取最可能的 token。种子留空则每次回答另抽一个。"
+    ),
+    "API key": "API 密钥",
+    "Needed where the server asks for one; kept until this tab is closed.": (
+        "服务器要求时才需要；只保留到关闭此标签页为止。"
+    ),
+    "Conversations": "对话",
+    "New": "新建",
+    "Export as JSON": "导出为 JSON",
+    "They are kept in this browser only.": "只保存在这个浏览器里。",
+    "Sending replaces this question and what follows it.": "发送后将替换这个问题及其后的内容。",
+    "Keep it as it was": "保持原样",
+    "Prompt": "提示词",
+    "Input: text that the instruction is about": "输入：指令所针对的文本",
+    "Input": "输入",
+    "Send": "发送",
+    "Stop": "停止",
+    "Enter sends, Shift+Enter begins a line, Esc stops.": "Enter 发送，Shift+Enter 换行，Esc 停止。",
+    "Choose up to four models and ask them the same.": "选择最多四个模型，问它们同一个问题。",
+    "The server's models could not be listed: {reason}": "无法列出服务器的模型：{reason}",
+    "Edit": "编辑",
+    "Retry": "重试",
+    "{tokens} tokens, {seconds} s": "{tokens} 个 token，{seconds} 秒",
+    "Failed: {reason}": "失败：{reason}",
+    "stopped": "已停止",
+    "writing …": "正在写 …",
+    "{tokens}, cut at the limit": "{tokens}，到上限被截断",
+    "Delete: {title}": "删除：{title}",
+    "{name}: write a number from {least} to {most}.": "{name}：请填写 {least} 到 {most} 之间的数。",
+    "Write a prompt first.": "请先写提示词。",
+    "Choose a model first.": "请先选择模型。",
+}
