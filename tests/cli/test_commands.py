@@ -194,7 +194,7 @@ def test_what_is_missing_around_a_command_is_one_sentence(tmp_path):
             "was removed; change to another",
         ),
         (f"mkfifo {tmp_path}/a.yaml; chatpipe show {tmp_path}/a.yaml", "is a pipe or device"),
-        ("chatpipe ask smol-merge ' '", "ask: the prompt is empty."),
+        ("chatpipe ask smol-merge ' '", "ask: the prompt is empty;"),
     ):
         done = shell(f"timeout 60 {line}" if line.startswith("chatpipe") else line)
         assert words in done.stderr and done.stderr.count("\n") == bool(words), (line, done.stderr)
