@@ -4,10 +4,14 @@ import json
 
 import pytest
 
+from chatpipe.config.prompt_schema import Prompt
+from chatpipe.rating.pairs import make_pairs, models_of
+from chatpipe.rating.session import Judgement, Session
 from chatpipe.report import Report
 from chatpipe.store.manifest import MANIFEST
 from chatpipe.store.store import store
 from chatpipe.study.loading import load_variant
+from chatpipe.study.rated_answers import answers_to
 from tests.support.rows import alpaca_rows, dialogue_rows, write_jsonl
 from tests.support.variants import ALPACA, DIALOGUES, small_variant, write_settings
 
@@ -76,6 +80,37 @@ def test_a_new_name_rewrites_only_the_report(first, settings):
     report, built = run(variant(settings, "renamed"))
     assert built == ["report"]
     assert report.models[1].name == "renamed"
+
+
+def test_a_rating_rewrites_only_the_report_and_none_is_needed_to_have_it_cached(first, settings):
+    report, _ = first
+    session = Session("flows", make_pairs(models_of(report), report.answers, seed=0))
+    token = session.state("Ada")["pair"]["token"]
+    session.rate("Ada", Judgement(token=token, verdict="a"))
+    rated, built = run(variant(settings))
+    assert built == ["report"] and rated.ratings.people.ratings == 1
+    assert not rated.ratings.left_out and run(variant(settings))[1] == []
+    session.undo("Ada")
+    assert run(variant(settings))[1] == []  # the report without ratings is there
+
+
+@pytest.mark.usefixtures("steps_in_this_process")
+def test_prompts_of_a_file_are_answered_once_by_every_model_of_the_study(first, settings):
+    report, _ = first
+    prompts = [Prompt(id=f"line-{n}", instruction=f"Paint river {n}.") for n in range(18)]
+    steps = []
+    models, answers = answers_to(
+        report, [variant(settings)], prompts, lambda done, of: steps.append((done, of))
+    )
+    assert models == models_of(report) and steps == [(done, 4) for done in range(4)]
+    assert {(a.model, a.instruction) for a in answers} == {
+        (name, prompt.instruction) for name in models for prompt in prompts
+    }
+    stored = len(list(store().manifests("generations")))
+    assert answers_to(report, [variant(settings)], prompts, lambda *_: None)[1] == answers
+    assert len(list(store().manifests("generations"))) == stored
+    pairs = make_pairs(models, answers, seed=0)
+    assert len(pairs.rated) + pairs.same == 18
 
 
 @pytest.mark.usefixtures("first", "steps_in_this_process")

@@ -57,10 +57,13 @@ def print_report(report: Report) -> None:
 def print_ratings(report: Report) -> None:
     """Print what people and judges say of the answers."""
     console = Console()
-    for title, rows in ratings_text.sections(report):
-        console.print(_table(title, rows))
-    for line in ratings_text.sentences(report):
-        console.print(visible_line(line), highlight=False, markup=False)
+    for section in ratings_text.sections(report):
+        if section.rows:
+            console.print(_table(section.title, section.rows))
+        for line in section.sentences:
+            console.print(visible_line(line), highlight=False, markup=False)
+    if line := ratings_text.left_out(report):
+        console.print(line, highlight=False, markup=False)
 
 
 def _dropped_rows(report: Report) -> Iterator[str]:

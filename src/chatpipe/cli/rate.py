@@ -13,12 +13,20 @@ from chatpipe.cli.options import AsJson, VariantOrStudy
 from chatpipe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from chatpipe.rating.pairs import Pairs
-    from chatpipe.report import Report
+    from chatpipe.rating.pairs import Model, Pairs
+    from chatpipe.report import Answer, Report
 
 
 def rate(
     study: VariantOrStudy,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Rate answers to these prompts (JSONL or CSV), which are generated first; without "
+            "it, those to the study's panel.",
+        ),
+    ] = None,
     rater: Annotated[
         str | None, typer.Option(help="Your name; without it, the page asks for it.")
     ] = None,
@@ -57,9 +65,11 @@ def rate(
         elif export:
             _export(name, export, rater)
         elif judge and judge_model:
-            _judge(name, _pairs(name, report, seed), judge, judge_model)
+            _judge(name, _pairs(study, report, prompts, seed), judge, judge_model)
         else:
-            _serve(name, _pairs(name, report, seed), rater, (host, port, lang, seed))
+            key = _required_key(host)
+            pairs = _pairs(study, report, prompts, seed)
+            _serve(name, pairs, rater, (host, port, lang, seed, key))
 
 
 def _check_options(rater: str | None, judge: str | None, judge_model: str | None) -> None:
@@ -98,22 +108,49 @@ def _reported(name: str) -> tuple[str, Report]:
         ) from None
 
 
-def _pairs(name: str, report: Report, seed: int) -> Pairs:
+def _pairs(study: str, report: Report, prompts: Path | None, seed: int) -> Pairs:
+    """Return the pairs of answers to the panel, or to the prompts of that file."""
     from chatpipe.rating.pairs import make_pairs, models_of
 
-    pairs = make_pairs(models_of(report), report.answers, seed)
+    if prompts is None:
+        models, answers = models_of(report), report.answers
+    else:
+        models, answers = _file_answers(study, report, prompts)
+    pairs = make_pairs(models, answers, seed)
     if not pairs.rated:
-        raise ConfigError([f"{name}: no two of its models have different answers to one prompt."])
+        raise ConfigError([f"{study}: no two of its models have different answers to one prompt."])
     return pairs
 
 
-def _serve(name: str, pairs: Pairs, rater: str | None, settings: tuple[str, int, str, int]) -> None:
-    from chatpipe.rating.serving import required_key, serve_page
+def _file_answers(study: str, report: Report, file: Path) -> tuple[dict[str, Model], list[Answer]]:
+    """Generate the answers of the study's models to the prompts of a file."""
+    from chatpipe.generation.prompt_file import read_prompts
+    from chatpipe.study.rated_answers import answers_to
+    from chatpipe.study.studies import load_variants
+
+    prompts = [row.prompt for row in read_prompts(file)]
+    variants = load_variants(study, must_exist=False)
+
+    def show(done: int, steps: int) -> None:
+        typer.echo(f"{file}: answers, step {done + 1} of {steps}", err=True)
+
+    return answers_to(report, variants, prompts, show)
+
+
+def _required_key(host: str) -> str | None:
+    from chatpipe.rating.serving import required_key
+
+    return required_key(host)
+
+
+def _serve(
+    name: str, pairs: Pairs, rater: str | None, settings: tuple[str, int, str, int, str | None]
+) -> None:
+    from chatpipe.rating.serving import serve_page
     from chatpipe.rating.session import Session
     from chatpipe.rating.web import rating_app
 
-    host, port, lang, seed = settings
-    key = required_key(host)
+    host, port, lang, seed, key = settings
     session = Session(name, pairs, seed)
     session.counts()  # a damaged file is found before anyone rates
     same = f"; {pairs.same:,} more have the same answer twice" if pairs.same else ""

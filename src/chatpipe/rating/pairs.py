@@ -143,7 +143,7 @@ def _drawn(pairs: Sequence[Pair], key: str) -> list[Pair]:
 
 def _prompt_texts(answer: Answer) -> str:
     values = answer.model_dump(include={"system", "history", "instruction", "input"})
-    return json.dumps([answer.prompt_id, values], sort_keys=True)
+    return json.dumps(values, sort_keys=True)
 
 
 def _digest(value: object) -> str:

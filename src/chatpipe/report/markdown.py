@@ -77,9 +77,11 @@ def _figures(report: Report) -> Iterator[str]:
     gains = tables.template_rows(report)
     yield from _section("The template's part of the gain", gains, findings.TEMPLATE)
     yield from _section(task_text.TITLE, task_text.task_rows(report), task_text.READING)
-    for title, rows in ratings_text.sections(report):
-        yield from _section(title, rows, ratings_text.READING)
-    yield from map(escape, ratings_text.sentences(report))
+    for section in ratings_text.sections(report):
+        yield from _section(section.title, section.rows)
+        yield from map(escape, section.sentences)
+    if report.ratings:
+        yield from map(escape, (translate(ratings_text.READING), ratings_text.left_out(report)))
     if report.task_scores:
         yield from map(escape, task_text.worse_sentences(report))
     bits = tables.bits_rows(report)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from chatpipe.report import formatting as show
-from chatpipe.report.schema import FEW_ROWS, Report
+from chatpipe.report.schema import Report
 from chatpipe.report.schema.ratings import JudgesRatings, PeoplesRatings, PositionBias, RatedModel
 from chatpipe.utils.texts import counted, join, translate
 
@@ -15,6 +16,7 @@ READING = (
     "Strength is Bradley and Terry's, in log odds, with a mean of zero over the models: a model "
     "that is stronger by 1 is preferred in 73 % of comparisons. Intervals are 95 %, over prompts."
 )
+FEW_PROMPTS = 10
 Rows = list[dict[str, str]]
 
 
@@ -24,27 +26,32 @@ def title(report: Report) -> str:
     return translate("Ratings by people" if is_of_people else "Ratings by a model")
 
 
-def sections(report: Report) -> Iterator[tuple[str, Rows]]:
-    """Yield (title, rows) of each table: of people, then of each judge."""
+class Section(NamedTuple):
+    """A table of ratings, and what is said of them."""
+
+    title: str
+    rows: Rows
+    sentences: list[str]
+
+
+def sections(report: Report) -> Iterator[Section]:
+    """Yield the ratings of people, then those of each judge."""
     if report.ratings is None:
         return
     if people := report.ratings.people:
-        yield translate("Ratings by people"), _rows(people.models)
+        title = translate("Ratings by people")
+        yield Section(title, _rows(people.models), list(_of_people(people)))
     for judge in report.ratings.judges:
-        yield translate("Ratings by the model {judge}", judge=judge.judge), _rows(judge.models)
+        title = translate("Ratings by the model {judge}", judge=judge.judge)
+        yield Section(title, _rows(judge.models), list(_of_judge(judge)))
 
 
-def sentences(report: Report) -> Iterator[str]:
-    """Say how many ratings there are, how far raters agree, and whether the order mattered."""
-    if report.ratings is None:
-        return
-    if people := report.ratings.people:
-        yield from _of_people(people)
-    for judge in report.ratings.judges:
-        yield from _of_judge(judge)
-    if report.ratings.left_out:
-        counts = show.counts(report.ratings.left_out)
-        yield translate("Ratings in none of these figures: {counts}.", counts=counts)
+def left_out(report: Report) -> str:
+    """Say how many ratings are in none of the figures, and why; nothing where all are."""
+    if report.ratings is None or not report.ratings.left_out:
+        return ""
+    counts = show.counts(report.ratings.left_out)
+    return translate("Ratings in none of these figures: {counts}.", counts=counts)
 
 
 def _rows(models: list[RatedModel]) -> Rows:
@@ -137,7 +144,7 @@ def _of_judge(judge: JudgesRatings) -> Iterator[str]:
 
 
 def _few_prompts(prompts: int) -> Iterator[str]:
-    if prompts < FEW_ROWS:
+    if prompts < FEW_PROMPTS:
         yield translate(
             "With {prompts}, these intervals say little of other prompts.",
             prompts=counted(prompts, "prompt"),
@@ -166,4 +173,5 @@ def _signed(value: float, low: float | None, high: float | None) -> str:
 
 
 def _two(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.2f}".replace("-", show.MINUS)
+    rounded = round(value, 2) + 0.0  # no negative zero
+    return f"{rounded:{sign}.2f}".replace("-", show.MINUS)
