@@ -15,6 +15,7 @@ from chatpipe.errors import ConfigError
 if TYPE_CHECKING:
     from chatpipe.rating.pairs import Model, Pairs
     from chatpipe.report import Answer, Report
+    from chatpipe.utils.texts import Language
 
 
 def rate(
@@ -144,7 +145,7 @@ def _required_key(host: str) -> str | None:
 
 
 def _serve(
-    name: str, pairs: Pairs, rater: str | None, settings: tuple[str, int, str, int, str | None]
+    name: str, pairs: Pairs, rater: str | None, settings: tuple[str, int, Language, int, str | None]
 ) -> None:
     from chatpipe.rating.serving import serve_page
     from chatpipe.rating.session import Session

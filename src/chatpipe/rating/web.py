@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 
 from chatpipe.rating.session import Judgement, Session, StaleError
-from chatpipe.rating.texts import TEXTS
+from chatpipe.rating.texts import page_texts
+from chatpipe.utils.texts import Language, html_language, in_language
 
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -40,7 +41,7 @@ class Rated(Judgement):
 
 
 def rating_app(
-    session: Session, lang: str = "en", rater: str | None = None, key: str | None = None
+    session: Session, lang: Language = "en", rater: str | None = None, key: str | None = None
 ) -> FastAPI:
     """Return the app.
 
@@ -114,12 +115,14 @@ def _calls(session: Session, rater: str | None) -> APIRouter:
     return router
 
 
-def _page(lang: str, rater: str, needs_key: bool) -> str:
+def _page(lang: Language, rater: str, needs_key: bool) -> str:
     engine = Environment(
         loader=PackageLoader("chatpipe.rating", "page"), autoescape=True, undefined=StrictUndefined
     )
     template = engine.get_template("rate.html.j2")
-    return template.render(lang=lang, texts=TEXTS[lang], rater=rater, needs_key=needs_key)
+    with in_language(lang):
+        html_lang = html_language()
+    return template.render(lang=html_lang, texts=page_texts(lang), rater=rater, needs_key=needs_key)
 
 
 def _file(name: str) -> str:

@@ -9,11 +9,12 @@ from typing import Literal
 
 from chatpipe.utils.chinese_headings import HEADINGS
 from chatpipe.utils.chinese_page import PAGE
+from chatpipe.utils.chinese_rating import RATING
 from chatpipe.utils.chinese_reasons import REASONS
 from chatpipe.utils.chinese_report import REPORT
 
 Language = Literal["en", "zh"]
-CHINESE: dict[str, str] = {**REPORT, **HEADINGS, **REASONS, **PAGE}
+CHINESE: dict[str, str] = {**REPORT, **HEADINGS, **REASONS, **PAGE, **RATING}
 _LANGUAGE: ContextVar[Language] = ContextVar("language", default="en")
 
 
