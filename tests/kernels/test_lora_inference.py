@@ -17,6 +17,7 @@ from chatpipe.config.prompts import template
 from chatpipe.config.schema import BaseModelRef, Generation, Lora, Quantization
 from chatpipe.generation import batch
 from chatpipe.generation.batch import complete
+from chatpipe.generation.prefill import prefill
 from chatpipe.kernels.lora_inference import active, can_mix, row_by_row, through
 from chatpipe.models import devices, inference, loading
 from chatpipe.models.lora import lora_config
@@ -174,6 +175,25 @@ def test_each_model_writes_what_it_writes_alone(base, adapters, encoder, monkeyp
     apart = [answer for model in models for answer in alone(base, model, encoder)]
     assert together(base, adapters, encoder, models) == apart
     assert len({answer.text for answer in apart[:: len(PROMPTS)]}) == 3
+
+
+def test_prompts_of_several_adapters_in_any_order_are_read_in_one_pass(base, adapters, encoder):
+    """Those of one adapter share what they begin with, those of different ones do not."""
+    prompts = encoder.prompt_ids(PROMPTS * 3)
+    models = [adapters[0], None, adapters[1]]
+    names = [models[n % 3] and models[n % 3].key for n in range(len(prompts))]
+    passes = []
+    with lent(base, adapters) as model:
+        expected = [prefill(model, [ids], [name]) for ids, name in zip(prompts, names, strict=True)]
+        hook = model.register_forward_pre_hook(lambda *inputs: passes.append(inputs))
+        cache = prefill(model, prompts, names)
+        hook.remove()
+    assert len(passes) == 1
+    for layer, whole in enumerate(cache.layers):
+        for number, alone_cache in enumerate(expected):
+            of_one = alone_cache.layers[layer].keys[0]
+            found = whole.keys[number, :, -of_one.shape[1] :]
+            torch.testing.assert_close(found, of_one, rtol=1e-4, atol=1e-5)
 
 
 def test_sampled_text_depends_neither_on_who_else_is_asked_nor_on_memory(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 from transformers import DynamicCache
 
-from chatpipe.kernels.lora_inference import through
+from chatpipe.kernels.lora_inference import example_by_example
 from chatpipe.packing.packing import pack, packed_attention, packed_cache, packs, places_of_each
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 
@@ -38,9 +37,10 @@ def read_prompts(
     device = next(model.parameters()).device
     cache_layers: list[Layer] = []
     with torch.no_grad(), packed_attention(model):
-        for adapter, group in _packs(rows, adapters):
-            packed = send_to_device(pack(group), device)
-            with through(model, adapter):
+        for group in _packs(rows, adapters):
+            models = [adapters[row.index] for row in group]
+            packed = send_to_device(pack(group, models), device)
+            with example_by_example(model, models, packed["layout"]["lengths"]):
                 layers = packed_cache(model, packed)
             cache_layers = cache_layers or [
                 _padding(layer, len(prompts), width) for layer in layers
@@ -64,14 +64,25 @@ def _cache_of(layers: list[Layer]) -> DynamicCache:
 
 def _packs(
     rows: Sequence[TokenizedRow], adapters: Sequence[str | None]
-) -> list[tuple[str | None, list[TokenizedRow]]]:
-    """What is read at once, and through what: rows of one adapter that have tokens."""
-    with_tokens = [row for row in rows if row.input_ids]
-    return [
-        (adapter, group)
-        for adapter, of_one in groupby(with_tokens, lambda row: adapters[row.index])
-        for group in packs(list(of_one), AT_ONCE)
-    ]
+) -> list[list[TokenizedRow]]:
+    """What is read at once: rows that have tokens, those of one adapter next to each other, so that
+    they share what they begin with, and as many adapters as there is room for."""
+    of_adapters: dict[str | None, list[TokenizedRow]] = {}
+    for row in rows:
+        if row.input_ids:
+            of_adapters.setdefault(adapters[row.index], []).append(row)
+    groups: list[list[TokenizedRow]] = []
+    for of_one in of_adapters.values():
+        for group in packs(of_one, AT_ONCE):
+            if groups and _tokens(groups[-1]) + _tokens(group) <= AT_ONCE:
+                groups[-1] += group
+            else:
+                groups.append(group)
+    return groups
+
+
+def _tokens(rows: Sequence[TokenizedRow]) -> int:
+    return sum(len(row.input_ids) for row in rows)
 
 
 def _padding(layer: Layer, prompts: int, width: int) -> Layer:

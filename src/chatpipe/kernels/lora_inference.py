@@ -57,6 +57,17 @@ def row_by_row(model: Any, adapters: Sequence[str | None]) -> Iterator[None]:
 
 
 @contextmanager
+def example_by_example(
+    model: Any, adapters: Sequence[str | None], lengths: Sequence[int]
+) -> Iterator[None]:
+    """As row_by_row for examples of a packed row; lengths: how many tokens of each are computed."""
+    one = len(set(adapters)) == 1
+    layers = [] if one else _adapted(model)
+    with through(model, adapters[0]) if one else _joined(layers, adapters, lengths):
+        yield
+
+
+@contextmanager
 def switched_to(model: Any, adapter: str | None) -> Iterator[None]:
     """While this lasts, peft has that adapter on, or none."""
     before = active(model)
@@ -75,8 +86,11 @@ def switched_to(model: Any, adapter: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _joined(layers: Sequence[Any], adapters: Sequence[str | None]) -> Iterator[None]:
-    forwards = [(layer, _forward(layer, adapters)) for layer in layers]
+def _joined(
+    layers: Sequence[Any], adapters: Sequence[str | None], lengths: Sequence[int] | None = None
+) -> Iterator[None]:
+    masks = _Masks(adapters, lengths)
+    forwards = [(layer, _forward(layer, masks)) for layer in layers]
     if forwards:
         ran(LORA_INFERENCE)
     for layer, forward in forwards:
@@ -97,22 +111,40 @@ def _is_plain(layer: Any) -> bool:
     return type(layer) in (Linear, Linear4bit) and not others
 
 
-def _forward(layer: Any, adapters: Sequence[str | None]) -> Callable[[torch.Tensor], torch.Tensor]:
+class _Masks:
+    """Which of the joined adapters is each row's own: one tensor for all layers with the same."""
+
+    def __init__(self, adapters: Sequence[str | None], lengths: Sequence[int] | None) -> None:
+        self.adapters = adapters
+        self._lengths = None if lengths is None else torch.tensor(lengths)
+        self._masks: dict[Any, torch.Tensor] = {}
+
+    def mask(self, names: Sequence[str], ranks: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+        """(rows, 1, Σr), or (1, tokens, Σr) of a packed row: 1 at the own adapter, elsewhere 0."""
+        kind = (*names, *ranks, like.dtype, like.device)
+        if kind not in self._masks:
+            own = torch.tensor([[name == of_row for name in names] for of_row in self.adapters])
+            own = own.repeat_interleave(torch.tensor(ranks), dim=1)
+            if self._lengths is None:
+                own = own[:, None]
+            else:
+                own = own.repeat_interleave(self._lengths, dim=0)[None]
+            self._masks[kind] = own.to(like)
+        return self._masks[kind]
+
+
+def _forward(layer: Any, masks: _Masks) -> Callable[[torch.Tensor], torch.Tensor]:
     """What that layer computes for rows of these adapters."""
-    used = [name for name in dict.fromkeys(adapters) if name in layer.lora_A]
+    used = [name for name in dict.fromkeys(masks.adapters) if name in layer.lora_A]
     if not used:
         return layer.base_layer.__call__  # type: ignore[no-any-return]
     dtype = _computed_in(layer.base_layer)
     downs = [layer.lora_A[name].weight.detach() for name in used]
     ups = [layer.lora_B[name].weight.detach() * layer.scaling[name] for name in used]
     down, up = torch.cat(downs).to(dtype), torch.cat(ups, dim=1).to(dtype)
-    if len(set(adapters)) == 1:
-        return partial(_products, layer.base_layer, down, up, None)
-    own = torch.tensor([[name == of_row for name in used] for of_row in adapters])
-    ranks = torch.tensor([len(one) for one in downs])
-    return partial(
-        _products, layer.base_layer, down, up, own.repeat_interleave(ranks, dim=1)[:, None].to(down)
-    )
+    one = len(set(masks.adapters)) == 1
+    own = None if one else masks.mask(used, [len(of_one) for of_one in downs], down)
+    return partial(_products, layer.base_layer, down, up, own)
 
 
 def _computed_in(base: Any) -> torch.dtype:
@@ -125,7 +157,7 @@ def _products(
     base: Any, down: torch.Tensor, up: torch.Tensor, own: torch.Tensor | None, x: torch.Tensor
 ) -> torch.Tensor:
     """(rows, tokens, in) → (rows, tokens, out), or both with rows and tokens in one dimension, as
-    some models have it. down: (Σr, in); up: (out, Σr); own: (rows, 1, Σr), None for ones."""
+    some models have it. down: (Σr, in); up: (out, Σr); own: as `_Masks` has it, None for ones."""
     output: torch.Tensor = base(x)
     thin = x.to(down.dtype) @ down.T
     if own is not None:

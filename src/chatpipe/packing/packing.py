@@ -35,9 +35,10 @@ Pack = dict[str, Any]
 Places = npt.NDArray[np.int64]
 
 
-def pack(rows: Sequence[TokenizedRow]) -> Pack:
-    """One packed row. With T tokens that are computed, and S scored ones, of which U differ in
-    what they are or are predicted from:
+def pack(rows: Sequence[TokenizedRow], models: Sequence[str | None] | None = None) -> Pack:
+    """One packed row; where `models` says which model (an adapter's name) reads each example, those
+    of different models share nothing. With T tokens that are computed, and S scored ones, of which
+    U differ in what they are or are predicted from:
 
     input_ids, position_ids: (1, T), each example without what it shares with the one before, and
     up to the last token that a scored one is predicted from; layout: where the examples are;
@@ -48,6 +49,9 @@ def pack(rows: Sequence[TokenizedRow]) -> Pack:
     """
     ids = [_inputs(row) for row in rows]
     shared = [0, *(_shared(before, after) for before, after in pairwise(ids))]
+    if models is not None:
+        alike = [True, *(before == after for before, after in pairwise(models))]
+        shared = [common if same else 0 for common, same in zip(shared, alike, strict=True)]
     spans = [len(of_one) for of_one in ids]
     lengths = [span - common for span, common in zip(spans, shared, strict=True)]
     paths = _paths(shared, lengths)
