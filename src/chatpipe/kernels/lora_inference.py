@@ -135,7 +135,7 @@ class _Masks:
 
 def _forward(layer: Any, masks: _Masks) -> Callable[[torch.Tensor], torch.Tensor]:
     """What that layer computes for rows of these adapters."""
-    used = [name for name in dict.fromkeys(masks.adapters) if name in layer.lora_A]
+    used = [name for name in dict.fromkeys(masks.adapters) if name and name in layer.lora_A]
     if not used:
         return layer.base_layer.__call__  # type: ignore[no-any-return]
     dtype = _computed_in(layer.base_layer)
