@@ -179,6 +179,7 @@ def _complete_batch(
     from chatpipe.generation.prefill import prefill
     from chatpipe.generation.sampling import generation_arguments
     from chatpipe.kernels.lora_inference import row_by_row
+    from chatpipe.kernels.packed_weights import packed_weights
 
     ids = [question.ids for question in questions]
     adapters = [question.adapter for question in questions]
@@ -197,7 +198,7 @@ def _complete_batch(
         return torch.tensor([*map(has_ended, so_far[:, width:].tolist())], device=so_far.device)
 
     read = {"past_key_values": prefill(model, ids, adapters)} if reads_packed(model) else {}
-    with torch.no_grad(), row_by_row(model, adapters):
+    with torch.no_grad(), packed_weights(model), row_by_row(model, adapters):
         out = model.generate(
             input_ids=padded,
             attention_mask=mask,

@@ -59,6 +59,7 @@ class ChatSession:
         from chatpipe.generation.sampling import generation_arguments
         from chatpipe.generation.streaming import ReplyStreamer
         from chatpipe.kernels.lora_inference import active, through
+        from chatpipe.kernels.packed_weights import packed_weights
 
         renderer = self.encoder.renderer
         conversation = self.conversation(text, input_text)
@@ -94,7 +95,8 @@ class ChatSession:
 
         def generate() -> None:
             try:
-                with torch.no_grad(), through(self.model, active(self.model)):
+                adapted = through(self.model, active(self.model))
+                with torch.no_grad(), packed_weights(self.model), adapted:
                     written.extend(self.model.generate(**arguments)[0].tolist())
             except Exception as error:
                 failures.append(error)

@@ -29,6 +29,7 @@ from chatpipe.generation.next_tokens import Likelihood, Sampler, likelihood, nex
 from chatpipe.generation.prefill import read_prompts
 from chatpipe.generation.slot_cache import SlotCache
 from chatpipe.kernels.lora_inference import row_by_row
+from chatpipe.kernels.packed_weights import packed_weights
 from chatpipe.packing.padding import unwrapped
 
 RowId = Hashable
@@ -218,6 +219,7 @@ class _Group(ABC):
     def step(self) -> list[NewToken]:
         if self._adapters_on is None:
             with ExitStack() as stack:
+                stack.enter_context(packed_weights(self.model))
                 stack.enter_context(row_by_row(self.model, self.adapters))
                 self._adapters_on = stack.pop_all()
         with torch.no_grad():

@@ -21,6 +21,7 @@ from peft.tuners.lora import Linear, Linear4bit, LoraLayer
 from chatpipe.kernels.switch import is_enabled, ran
 
 LORA_INFERENCE = "lora_inference"
+FEW_TOKENS = 16  # of bfloat16 on a CPU
 
 
 def can_mix(model: Any) -> bool:
@@ -144,7 +145,10 @@ def _forward(layer: Any, masks: _Masks) -> Callable[[torch.Tensor], torch.Tensor
     down, up = torch.cat(downs).to(dtype), torch.cat(ups, dim=1).to(dtype)
     one = len(set(masks.adapters)) == 1
     own = None if one else masks.mask(used, [len(of_one) for of_one in downs], down)
-    return partial(_products, layer.base_layer, down, up, own)
+    products = partial(_products, layer.base_layer, down, up, own)
+    if dtype is not torch.bfloat16 or down.device.type != "cpu":
+        return products
+    return partial(_products_in_float32, products, layer.base_layer, down.float(), up.float(), own)
 
 
 def _computed_in(base: Any) -> torch.dtype:
@@ -159,9 +163,30 @@ def _products(
     """(rows, tokens, in) → (rows, tokens, out), or both with rows and tokens in one dimension, as
     some models have it. down: (Σr, in); up: (out, Σr); own: as `_Masks` has it, None for ones."""
     output: torch.Tensor = base(x)
-    thin = x.to(down.dtype) @ down.T
+    thin = torch.nn.functional.linear(x.to(down.dtype), down)
     if own is not None:
         thin = thin.view(len(own), -1, len(down)) * own
     thin, up = thin.view(-1, len(down)).to(output.dtype), up.to(output.dtype)
     output.view(-1, len(up)).addmm_(thin, up.T)
     return output
+
+
+def _products_in_float32(
+    many: Callable[[torch.Tensor], torch.Tensor],
+    base: Any,
+    down: torch.Tensor,
+    up: torch.Tensor,
+    own: torch.Tensor | None,
+    x: torch.Tensor,
+) -> torch.Tensor:
+    """As _products, which is `many`, for bfloat16 on a CPU: the thin products of few tokens are
+    computed in float32, which starts ten times as fast, and rounded at the same places. down and up
+    are float32."""
+    if x.numel() > FEW_TOKENS * x.shape[-1]:
+        return many(x)
+    output: torch.Tensor = base(x)
+    thin = torch.nn.functional.linear(x.float(), down).to(output.dtype)
+    if own is not None:
+        thin = thin.view(len(own), -1, len(down)) * own
+    sums = output.view(-1, len(up)).float().addmm_(thin.view(-1, len(down)).float(), up.T)
+    return sums.to(output.dtype).view_as(output)

@@ -25,6 +25,7 @@ KERNELS = {
     "lora_inference": "adapters stacked to two products a layer, also of several in one batch",
     "sparse_dropout": "LoRA's dropout on CPUs by the elements that are dropped",
     "dequantize": "NF4 weights dequantized once, on GPUs where there is room",
+    "packed_weights": "weights arranged once for products of few tokens, in bfloat16 on CPUs",
     "concurrency": "packs in parallel threads on CPUs",
 }
 
