@@ -34,6 +34,7 @@ PAGE = {
     "The server's models could not be listed: {reason}": "无法列出服务器的模型：{reason}",
     "Edit": "编辑",
     "Retry": "重试",
+    "1 token, {seconds} s": "1 个 token，{seconds} 秒",
     "{tokens} tokens, {seconds} s": "{tokens} 个 token，{seconds} 秒",
     "Failed: {reason}": "失败：{reason}",
     "stopped": "已停止",

@@ -1,0 +1,1 @@
+from .routes import page_router as page_router
