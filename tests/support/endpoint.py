@@ -5,6 +5,7 @@ import threading
 import time
 
 from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from chatpipe.config.schema import Generation
@@ -31,7 +32,15 @@ def endpoint(sessions: dict[str, ChatSession], key: str = "") -> FastAPI:
     async def complete(request: Request) -> StreamingResponse:
         body = await request.json()
         app.state.requests.append(body)
-        return StreamingResponse(events(body), media_type="text/event-stream")
+        return StreamingResponse(closed(events(body)), media_type="text/event-stream")
+
+    async def closed(pieces):
+        """The events; when the client has gone, the model stops."""
+        try:
+            while (piece := await run_in_threadpool(next, pieces, None)) is not None:
+                yield piece
+        finally:
+            await run_in_threadpool(pieces.close)
 
     def events(body):
         session = sessions[body["model"]]
