@@ -10,6 +10,7 @@ ChatpipeError
 ├── OutputError      a command's standard output cannot be written
 ├── ArtifactError    a stored artifact is missing, incomplete or changed
 ├── ModelError       a base model cannot be used in this way
+├── ExportError      a model cannot be exported, or what was written is not that model
 ├── TrainingError    training ended without a usable adapter
 ├── GPUMemoryError   a step needs more of a GPU's memory than is free
 ├── IncompleteStudyError  a report is without the models of which a step failed
@@ -86,6 +87,10 @@ class ModelError(ChatpipeError):
     """The base model cannot be used in this way."""
 
 
+class ExportError(ChatpipeError):
+    """A model cannot be exported in that form, or what was written is not that model."""
+
+
 class TrainingError(ChatpipeError):
     """Training ended without a usable adapter."""
 
@@ -131,6 +136,7 @@ _BY_NAME: dict[str, type[ChatpipeError]] = {
         ArtifactError,
         SharedStoreError,
         ModelError,
+        ExportError,
         TrainingError,
         GPUMemoryError,
         StepProcessError,

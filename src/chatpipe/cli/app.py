@@ -14,6 +14,7 @@ import typer
 
 from chatpipe.cli import (
     chat,
+    export,
     finetune,
     forget,
     plan,
@@ -154,6 +155,7 @@ for _command in (
     chat.ask,
     chat.chat,
     rate.rate,
+    export.export,
     forget.forget,
     report.report,
     server.deploy,

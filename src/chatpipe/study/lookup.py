@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import Dataset, Variant
 from chatpipe.errors import ArtifactError, ChatpipeError
+from chatpipe.evaluation.score import Score
 from chatpipe.harness.fetch_task import FetchTask
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.sources.fetch import FetchModel
@@ -69,6 +70,17 @@ def find_model(variant: Variant) -> ModelRef:
 def find_adapter(variant: Variant) -> Artifact:
     """Return the adapter of `find_model`."""
     return _adapter(adapter_request(variant), variant)
+
+
+def stored_scores(variant: Variant, model: ModelRef) -> dict[str, Artifact]:
+    """Return the scores of that model on the variant's held-out sets, those that are stored."""
+    scores: dict[str, Artifact] = {}
+    with suppress(ChatpipeError):  # rows that have changed, or are gone
+        for dataset, heldout in stored(variant).heldout_sets().items():
+            artifact = store().lookup(Score.of(variant, model, heldout))
+            if artifact is not None:
+                scores[dataset] = artifact
+    return scores
 
 
 def adapter_request(variant: Variant) -> Finetune:

@@ -162,14 +162,15 @@ class ChatText:
     def _with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages, with a system text at the beginning of the first question where the
         template has no turn for it."""
-        if messages[0].role != "system" or self._writes_system:
+        if messages[0].role != "system" or self.writes_system:
             return messages
         system, question, *others = messages
         joined = Message("user", f"{system.content}\n\n{question.content}")
         return [joined, *others]
 
     @cached_property
-    def _writes_system(self) -> bool:
+    def writes_system(self) -> bool:
+        """Whether the template has a turn for a system text."""
         if self.jinja == _WITHOUT_SYSTEM:
             return False
         try:

