@@ -174,7 +174,7 @@ def test_weights_in_another_order_are_refused(name, fault, header, tmp_path, mon
 @pytest.mark.parametrize(
     ("config_class", "changes", "sentence"),
     [
-        ("GPT2Config", {}, r"gpt2: not an architecture .* --to merged"),
+        ("GPT2Config", {}, r"gpt2: not an architecture .*--to merged"),
         ("LlamaConfig", {"hidden_act": "gelu"}, "its activation is gelu"),
         ("Gemma2Config", {**GEMMA, "query_pre_attn_scalar": 99}, "query_pre_attn_scalar is 99"),
     ],
@@ -267,13 +267,17 @@ def test_llama_cpp_has_the_tokenizers_ids(pre, tmp_path):
     assert checked_vocabulary(written, tokenizer, tmp_path) == written
     if pre == "qwen2":  # one that is named wrongly is found, and named rightly
         wrong = replace(written, pre="gpt-2")
-        assert checked_vocabulary(wrong, tokenizer, tmp_path).pre == pre
+        # Without a merge of digits, these two give the same ids.
+        assert checked_vocabulary(wrong, tokenizer, tmp_path).pre in ("llama-bpe", "qwen2")
 
 
 def test_a_tokenizer_that_llama_cpp_has_not_is_refused(tmp_path):
     from tokenizers import pre_tokenizers
 
-    tokenizer = byte_level(pre_tokenizers.Split("e", "isolated"))
+    tokenizer = byte_level()
+    backend = tokenizer.backend_tokenizer
+    parts = [pre_tokenizers.Split("e", "isolated"), backend.pre_tokenizer]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(parts)
     written = vocabulary(tokenizer, len(tokenizer), [1], False)
     with pytest.raises(ExportError, match="other ids than the base's own, as for"):
         checked_vocabulary(written, tokenizer, tmp_path)

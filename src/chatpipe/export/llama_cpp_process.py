@@ -92,9 +92,10 @@ def _greedy(address: str, ids: list[int], count: int) -> tuple[list[int], str]:
 
 
 def _distribution(address: str, ids: list[int]) -> Any:
-    """Log-probabilities (vocabulary,) of the token after those."""
+    """Log-probabilities (vocabulary,) of the token after those. They are of the logits as they are:
+    `ignore_eos` changes what is chosen, because llama.cpp tells none before an end."""
     body = {"prompt": ids, "n_predict": 1, "temperature": 0.0, "n_probs": 1 << 20}
-    answer = _post(address, "/completion", {**body, "cache_prompt": False})
+    answer = _post(address, "/completion", {**body, "cache_prompt": False, "ignore_eos": True})
     every = answer["completion_probabilities"][0]["top_logprobs"]
     values = np.full(len(every), -np.inf, np.float32)
     for token in every:

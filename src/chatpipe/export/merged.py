@@ -33,9 +33,14 @@ def adapted_model(base: Path, adapter: Path, quantization: Quantization) -> Any:
 def _float_base(base: Path, quantization: Quantization) -> Any:
     model = dequantize(load_base(base, quantization), torch.float32)
     torch.nn.Module.to(model, "cpu", torch.float32)  # transformers' own refuses quantized models
-    for name in ("quantization_config", "quantization_method"):
-        if hasattr(model.config, name):
-            delattr(model.config, name)
+    # What transformers marks a quantized model by, which it would neither cast nor save.
+    for marked, name in (
+        (model, "quantization_method"),
+        (model, "hf_quantizer"),
+        (model.config, "quantization_config"),
+    ):
+        if hasattr(marked, name):
+            delattr(marked, name)
     model.is_quantized = model.is_loaded_in_4bit = False
     return model
 
