@@ -30,8 +30,11 @@ def main() -> None:
     questions = request["questions"]
     with ThreadPoolExecutor(request["at_once"]) as pool:
         replies = list(pool.map(lambda question: _differences(address, question), questions))
+    chosen = _tokens(address, "a", special=False)[-1]
     distributions = {
-        f"{number}-{place}": _distribution(address, question["ids"] + question["reply"][:place])
+        f"{number}-{place}": _distribution(
+            address, question["ids"] + question["reply"][:place], chosen
+        )
         for number, question in enumerate(questions)
         for place in question["distributions_at"]
     }
@@ -60,6 +63,9 @@ def _load(request: dict[str, Any]) -> Any:
     settings.cache_prompt = False
     settings.cache_ram_mib = 0
     settings.use_jinja = True
+    # Keys and values in half precision would be most of a difference.
+    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     settings.verbosity = -1
     for threads in (settings.cpuparams, settings.cpuparams_batch):
         threads.n_threads = request["threads"]
@@ -91,11 +97,13 @@ def _greedy(address: str, ids: list[int], count: int) -> tuple[list[int], str]:
     return list(answer["tokens"]), str(answer["stop_type"])
 
 
-def _distribution(address: str, ids: list[int]) -> Any:
-    """Log-probabilities (vocabulary,) of the token after those. They are of the logits as they are:
-    `ignore_eos` changes what is chosen, because llama.cpp tells none before an end."""
+def _distribution(address: str, ids: list[int], chosen: int) -> Any:
+    """Log-probabilities (vocabulary,) of the token after those. They are of the logits as they are;
+    the bias has only `chosen` generated, as llama.cpp tells none of a token that ends the text or
+    that is a part of a character."""
     body = {"prompt": ids, "n_predict": 1, "temperature": 0.0, "n_probs": 1 << 20}
-    answer = _post(address, "/completion", {**body, "cache_prompt": False, "ignore_eos": True})
+    bias = {"logit_bias": [[chosen, 1e6]], "cache_prompt": False}
+    answer = _post(address, "/completion", {**body, **bias})
     every = answer["completion_probabilities"][0]["top_logprobs"]
     values = np.full(len(every), -np.inf, np.float32)
     for token in every:
