@@ -43,6 +43,7 @@ def is_loopback(host: str) -> bool:
 def serve_page(app: FastAPI, host: str, port: int, on_start: Callable[[str], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; `on_start` gets the page's address."""
     with _bound(host, port) as bound:
+        bound.listen()  # who opens the page at once waits, and is not refused
         name = f"[{host}]" if ":" in host else host
         on_start(f"http://{name}:{bound.getsockname()[1]}/")
         config = uvicorn.Config(app, log_level="warning", access_log=False)
