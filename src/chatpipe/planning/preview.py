@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
-from chatpipe.models.loading import load_tokenizer
 from chatpipe.planning.steps import DryRun, account_rows
 from chatpipe.planning.token_stats import full_lengths
 from chatpipe.sources.metadata import base_metadata
@@ -87,6 +86,8 @@ def preview(variant: Variant, rows: int) -> Preview:
     base = base_metadata(variant.base_model)
     if base.directory is None:
         raise ConfigError([f"{variant.name}: no row can be shown: {base.unknown}"])
+    from chatpipe.models.loading import load_tokenizer
+
     recipe.base(variant)
     return preview_rows(
         variant.name, recipe.finetune(variant), load_tokenizer(base.directory), rows
