@@ -17,7 +17,7 @@ from chatpipe.errors import (
     StoppedError,
 )
 from chatpipe.evaluation.metrics import METRICS
-from chatpipe.evaluation.row_scores import ModelScores
+from chatpipe.evaluation.row_scores import ScoreReader
 from chatpipe.evaluation.score import Score
 from chatpipe.report import MissingCell
 from chatpipe.store.artifact import Artifact
@@ -121,5 +121,5 @@ def _figures(job: Job, step: Step, artifact: Artifact) -> dict[str, str | float]
 
 def _perplexity(scores: Artifact) -> float:
     metric = METRICS["perplexity"]
-    rows = ModelScores({scores.key: scores}, (scores.key,)).labelled(metric.labels)
+    rows = ScoreReader().rows({scores.key: scores}, (scores.key,), metric.labels)
     return float(metric.measure(rows.nats, rows.tokens))

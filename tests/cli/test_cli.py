@@ -88,6 +88,17 @@ def test_neither_help_nor_a_refusal_imports_what_is_heavy(yaml_file):
         assert done.stdout.splitlines()[-1] == "[]", done.stdout
 
 
+def test_flows_are_imported_without_what_only_models_need():
+    """A run whose steps are all stored would wait for it: torch alone takes seconds."""
+    code = (
+        "import sys, flows.compare, flows.finetune, chatpipe.cli.console\n"
+        "heavy = {'torch', 'transformers', 'bitsandbytes', 'peft', 'datasets', 'pandas'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
+
+
 def test_an_unknown_variant_or_study():
     assert "did you mean smol-merge?" in refused("run", "smol-mergee")
     assert "did you mean demo?" in refused("compare", "demos")

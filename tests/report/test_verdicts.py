@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from chatpipe.evaluation.row_scores import ModelScores
+from chatpipe.evaluation.row_scores import ScoreReader
 from chatpipe.report import read_report, render_html, render_markdown
 from chatpipe.report.comparison_tables import ranking_rows, verdict_rows
 from chatpipe.report.verdict_text import verdict_sentences
@@ -77,11 +77,21 @@ def test_the_first_lines_say_which_is_better_by_how_much_and_how_sure(study):
     assert [row["Verdict"] for row in verdict_rows(report)] == ["better"]
 
 
+def test_scores_are_read_once_and_rows_of_the_same_ids_share_them(study):
+    measured, _ = study
+    reader = ScoreReader()
+    first, second = (reader.rows(model.scores, ("rows",), "response") for model in measured[:2])
+    assert first is reader.rows(measured[0].scores, ("rows",), "response")
+    assert first.ids is second.ids and not np.array_equal(first.nats, second.nats)
+    twice = reader.rows(measured[0].scores, ("rows", "rows"), "response")
+    assert twice.ids is first.ids and np.array_equal(twice.nats, first.nats)
+
+
 def test_two_groups_of_seeds_of_one_variant_are_not_distinguishable(study):
     measured, _ = study
     runs = []
     for model in measured[:SEEDS]:
-        rows = ModelScores(model.scores, ("rows",)).labelled("response")
+        rows = ScoreReader().rows(model.scores, ("rows",), "response")
         seed = model.variant.training.seed
         runs.append(Run(f"group {seed % 2}", seed, rows.ids, rows.nats, rows.tokens))
     [pair] = compare(NoiseModel.of(PairedRows.of(runs)))

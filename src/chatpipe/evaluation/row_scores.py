@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from xxhash import xxh3_128_digest
 
 from chatpipe.store.artifact import Artifact
 
@@ -36,27 +36,60 @@ class RowScores:
         return RowScores(self.ids[chosen], self.nats[chosen], self.tokens[chosen])
 
 
-@dataclass(frozen=True)
-class ModelScores:
-    """A model's nats of a set: the union of its parts, a row that stands in two of them once."""
+class ScoreReader:
+    """Models' nats of held-out rows, each file read once for all comparisons of a report.
 
-    scores: Mapping[str, Artifact]
-    parts: tuple[str, ...]
+    Models that were scored on the same rows share the array of their ids: texts take far more
+    memory than figures.
+    """
 
-    @cached_property
-    def _table(self) -> pa.Table:
-        parts = [pq.read_table(self.scores[part].path / "nats.parquet") for part in self.parts]
-        return pa.concat_tables(parts)
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str], RowScores] = {}  # by the file's artifact and the counting
+        self._ids: dict[bytes, Ids] = {}
+        self._in_training: dict[tuple[str, bytes], int] = {}
 
-    def labelled(self, labels: str) -> RowScores:
-        """The rows as that counting has them."""
-        table = self._table.filter(pc.equal(self._table["labels"], labels))
-        ids, first = np.unique(table["id"].to_numpy().astype(str), return_index=True)
-        return RowScores(
-            ids,
-            table["nats"].to_numpy().astype(np.float64)[first],
-            table["tokens"].to_numpy().astype(np.float64)[first],
+    def rows(self, scores: Mapping[str, Artifact], parts: Sequence[str], labels: str) -> RowScores:
+        """Return a model's rows of the union of these parts, as that counting has them; a row of
+        two parts is there once."""
+        of_parts = [self._of_part(scores[part], labels) for part in parts]
+        if len(of_parts) == 1:
+            return of_parts[0]
+        return self._distinct(
+            np.concatenate([rows.ids for rows in of_parts]),
+            np.concatenate([rows.nats for rows in of_parts]),
+            np.concatenate([rows.tokens for rows in of_parts]),
         )
+
+    def _of_part(self, scores: Artifact, labels: str) -> RowScores:
+        key = str(scores.path), labels
+        if key not in self._rows:
+            # Not by `read_table`, which imports pandas: a half second of a run that is all cached.
+            with pq.ParquetFile(scores.path / "nats.parquet") as file:
+                table = file.read()
+            for counting in {labels, *table["labels"].unique().to_pylist()}:
+                rows = table.filter(pc.equal(table["labels"], counting))
+                self._rows[key[0], counting] = self._distinct(
+                    rows["id"].to_numpy().astype(str),
+                    rows["nats"].to_numpy().astype(np.float64),
+                    rows["tokens"].to_numpy().astype(np.float64),
+                )
+        return self._rows[key]
+
+    def _distinct(self, ids: Ids, nats: Floats, tokens: Floats) -> RowScores:
+        ids, first = np.unique(ids, return_index=True)
+        shared = self._ids.setdefault(xxh3_128_digest(ids.tobytes()), ids)
+        return RowScores(shared, nats[first], tokens[first])
+
+    def count_in_training(self, corpus: Artifact | None, ids: Ids) -> int:
+        """Return how many of those rows stand in the training split of that corpus."""
+        if corpus is None:
+            return 0
+        key = str(corpus.path), xxh3_128_digest(ids.tobytes())
+        if key not in self._in_training:
+            train = pq.read_table(corpus.path / "train.parquet", columns=["id"])["id"]
+            is_trained = pc.is_in(pa.array(ids, pa.string()), train.combine_chunks())
+            self._in_training[key] = int(pc.sum(is_trained).as_py() or 0)
+        return self._in_training[key]
 
 
 def common_rows(first: RowScores, second: RowScores) -> tuple[RowScores, RowScores]:
@@ -95,12 +128,3 @@ def _same_tokens(first: RowScores, second: RowScores) -> bool:
     except ValueError:
         return False
     return True
-
-
-def count_in_training(corpus: Artifact | None, ids: Ids) -> int:
-    """How many of those rows stand in the training split of that corpus."""
-    if corpus is None:
-        return 0
-    train = pq.read_table(corpus.path / "train.parquet", columns=["id"])["id"]
-    in_training = pc.is_in(pa.array(ids, pa.string()), train.combine_chunks())
-    return int(pc.sum(in_training).as_py() or 0)

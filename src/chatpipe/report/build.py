@@ -17,9 +17,8 @@ from chatpipe.evaluation.metrics import METRICS
 from chatpipe.evaluation.perplexity import bits_per_byte, interval
 from chatpipe.evaluation.reply_bytes import ReplyBytes
 from chatpipe.evaluation.row_scores import (
-    ModelScores,
     RowScores,
-    count_in_training,
+    ScoreReader,
     groups_by_tokens,
 )
 from chatpipe.report.configurations import configurations, describe
@@ -78,9 +77,10 @@ def build_report(request: MakeReport) -> contract.Report:
     """Return the report of these artifacts."""
     models = request.models
     sets = _heldout_sets(models, request.heldout)
-    differences, notes = differences_from_bases(models, sets)
+    reader = ScoreReader()
+    differences, notes = differences_from_bases(models, sets, reader)
     groups = configurations(models)
-    compared = compare_configurations(groups, models, sets)
+    compared = compare_configurations(groups, models, sets, reader)
     tasks, task_notes = task_scores(models)
     warnings = [
         note for artifact in request.examples.values() for note in artifact.details()["warnings"]
@@ -96,7 +96,7 @@ def build_report(request: MakeReport) -> contract.Report:
             contract.HeldoutSet(name=set_name(parts), parts=list(parts), rows=len(replies))
             for parts, replies in sets.items()
         ],
-        scores=_score_cells(models, sets),
+        scores=_score_cells(models, sets, reader),
         differences=differences,
         answers=list(itertools.chain.from_iterable(map(_answers, models))),
         accounts=_accounts(request),
@@ -112,8 +112,8 @@ def build_report(request: MakeReport) -> contract.Report:
         ],
         versions=_shared([model.versions for model in adapted]),
         device="; ".join(dict.fromkeys(m.device for m in adapted if m.device)) or "unknown",
-        tokenizers=_tokenizers(models),
-        template_gains=list(template_gains(models, sets)),
+        tokenizers=_tokenizers(models, reader),
+        template_gains=list(template_gains(models, sets, reader)),
         configurations=list(describe(groups)),
         **vars(compared),
         missing=list(request.missing),
@@ -130,17 +130,17 @@ def figures(
 
     heldout: data set -> its held-out rows.
     """
-    return _score_cells(models, _heldout_sets(models, heldout))
+    return _score_cells(models, _heldout_sets(models, heldout), ScoreReader())
 
 
 def _score_cells(
-    models: Sequence[Measured], sets: Mapping[tuple[str, ...], ReplyBytes]
+    models: Sequence[Measured], sets: Mapping[tuple[str, ...], ReplyBytes], reader: ScoreReader
 ) -> list[contract.ScoreCell]:
     return [
         cell
         for model in models
         for parts, replies in sets.items()
-        for cell in _cells(model, parts, replies)
+        for cell in _cells(model, parts, replies, reader)
     ]
 
 
@@ -160,15 +160,14 @@ def _heldout_sets(
 
 
 def _cells(
-    model: Measured, parts: tuple[str, ...], replies: ReplyBytes
+    model: Measured, parts: tuple[str, ...], replies: ReplyBytes, reader: ScoreReader
 ) -> list[contract.ScoreCell]:
     """Return the model's figures on a set of rows, for each metric that has rows."""
     evaluation = model.variant.evaluation
-    scores = ModelScores(model.scores, parts)
     trained_on = {dataset.name for dataset in model.variant.datasets} if model.adapter else set()
     cells = []
     for name, metric in METRICS.items():
-        rows = scores.labelled(metric.labels)
+        rows = reader.rows(model.scores, parts, metric.labels)
         if not len(rows):
             continue
         value = interval(
@@ -185,7 +184,7 @@ def _cells(
                 rows=len(rows),
                 tokens=int(rows.tokens.sum()),
                 nats=float(rows.nats.sum()),
-                seen_in_training=count_in_training(model.corpus, rows.ids),
+                seen_in_training=reader.count_in_training(model.corpus, rows.ids),
                 own=set(parts) <= trained_on,
                 left_out=len(replies) - len(rows),
                 bits_per_byte=_bits(rows, replies, evaluation) if name == "perplexity" else None,
@@ -202,7 +201,7 @@ def _bits(rows: RowScores, replies: ReplyBytes, evaluation: Evaluation) -> contr
     return contract.BitsPerByte(**vars(value), bytes=int(reply_bytes.sum()))
 
 
-def _tokenizers(models: Sequence[Measured]) -> list[list[str]]:
+def _tokenizers(models: Sequence[Measured], reader: ScoreReader) -> list[list[str]]:
     """The bases, grouped by how many tokens they cut the replies into; nothing where all are
     alike.
 
@@ -217,7 +216,7 @@ def _tokenizers(models: Sequence[Measured]) -> list[list[str]]:
     )
     groups = groups_by_tokens(
         {
-            model.base_model: ModelScores(model.scores, tuple(model.scores)).labelled("response")
+            model.base_model: reader.rows(model.scores, tuple(model.scores), "response")
             for model in bases
         }
     )

@@ -9,12 +9,12 @@ from chatpipe.evaluation.metrics import METRICS
 from chatpipe.evaluation.perplexity import bits_per_byte
 from chatpipe.evaluation.perplexity import difference as paired_difference
 from chatpipe.evaluation.reply_bytes import ReplyBytes
-from chatpipe.evaluation.row_scores import ModelScores, common_rows
+from chatpipe.evaluation.row_scores import ScoreReader, common_rows
 from chatpipe.report.measured import Measured
 
 
 def differences_from_bases(
-    models: Sequence[Measured], sets: Mapping[tuple[str, ...], ReplyBytes]
+    models: Sequence[Measured], sets: Mapping[tuple[str, ...], ReplyBytes], reader: ScoreReader
 ) -> tuple[list[contract.Difference], list[str]]:
     """Return each variant minus its base on every set, and why some are missing."""
     bases = {model.base_model: model for model in models if model.adapter is None}
@@ -25,7 +25,7 @@ def differences_from_bases(
             continue
         for parts, replies in sets.items():
             try:
-                difference = _difference(model, base, parts, replies)
+                difference = _difference((model, base), parts, replies, reader)
             except ValueError as error:
                 pair = f"{model.name} and {base.name} on {set_name(parts)}"
                 notes.append(f"{pair}: not compared, because {error}.")
@@ -35,12 +35,16 @@ def differences_from_bases(
 
 
 def _difference(
-    model: Measured, base: Measured, parts: tuple[str, ...], replies: ReplyBytes
+    pair: tuple[Measured, Measured],
+    parts: tuple[str, ...],
+    replies: ReplyBytes,
+    reader: ScoreReader,
 ) -> contract.Difference | None:
     """Compare on the rows that both were scored on; None where there are none."""
+    model, base = pair
     metric = METRICS["perplexity"]
     evaluation = model.variant.evaluation
-    all_rows = [ModelScores(m.scores, parts).labelled(metric.labels) for m in (model, base)]
+    all_rows = [reader.rows(each.scores, parts, metric.labels) for each in pair]
     tuned, untuned = common_rows(*all_rows)
     if not len(tuned):
         return None

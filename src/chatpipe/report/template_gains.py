@@ -12,12 +12,12 @@ from chatpipe.config.schema import Evaluation
 from chatpipe.evaluation.perplexity import bits_per_byte
 from chatpipe.evaluation.perplexity import difference as paired_difference
 from chatpipe.evaluation.reply_bytes import ReplyBytes
-from chatpipe.evaluation.row_scores import Floats, ModelScores, RowScores
+from chatpipe.evaluation.row_scores import Floats, RowScores, ScoreReader
 from chatpipe.report.measured import Measured
 
 
 def template_gains(
-    models: Sequence[Measured], sets: Mapping[tuple[str, ...], ReplyBytes]
+    models: Sequence[Measured], sets: Mapping[tuple[str, ...], ReplyBytes], reader: ScoreReader
 ) -> Iterator[contract.TemplateGain]:
     """Yield the gains of the variants whose base was measured in its own chat template as well."""
     by_name = {model.name: model for model in models}
@@ -26,17 +26,19 @@ def template_gains(
         if model.adapter is None or base is None or own is None:
             continue
         for parts, replies in sets.items():
-            rows = _common_rows([model, base, own], parts)
+            rows = _common_rows([model, base, own], parts, reader)
             if len(rows[0]):
                 yield _gain((model, base, own), rows, " + ".join(parts), replies)
 
 
-def _common_rows(models: Sequence[Measured], parts: tuple[str, ...]) -> list[RowScores]:
+def _common_rows(
+    models: Sequence[Measured], parts: tuple[str, ...], reader: ScoreReader
+) -> list[RowScores]:
     """Return each model's scores of the rows that all of them were scored on, in one order.
 
     Their numbers of tokens may differ: templates end a reply with different tokens.
     """
-    scores = [ModelScores(model.scores, parts).labelled("response") for model in models]
+    scores = [reader.rows(model.scores, parts, "response") for model in models]
     ids = reduce(np.intersect1d, [rows.ids for rows in scores])
     return [rows.rows_of(ids) for rows in scores]
 

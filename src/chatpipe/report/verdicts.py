@@ -8,7 +8,7 @@ from typing import Literal
 
 from chatpipe import report as contract
 from chatpipe.evaluation.reply_bytes import ReplyBytes
-from chatpipe.evaluation.row_scores import ModelScores
+from chatpipe.evaluation.row_scores import ScoreReader
 from chatpipe.report.configurations import Groups, groups_by_share, mean, recorded
 from chatpipe.report.measured import Measured
 from chatpipe.statistics import (
@@ -37,7 +37,9 @@ class Compared:
     selections: list[contract.Selection] = field(default_factory=list)
 
 
-def compare_configurations(groups: Groups, models: Sequence[Measured], sets: Sets) -> Compared:
+def compare_configurations(
+    groups: Groups, models: Sequence[Measured], sets: Sets, reader: ScoreReader
+) -> Compared:
     """Return the comparisons of the configurations on each data set's held-out rows.
 
     One that is alone, and has several seeds, is compared with its base, one of `models`.
@@ -49,7 +51,9 @@ def compare_configurations(groups: Groups, models: Sequence[Measured], sets: Set
     if len(groups) < 2:
         return compared
     for parts, replies in sets.items():
-        rows = _paired_rows(groups, parts, replies) if len(parts) == 1 and len(replies) else None
+        if len(parts) > 1 or not len(replies):
+            continue
+        rows = _paired_rows(groups, parts, replies, reader)
         if rows is not None:
             _add(compared, parts[0], groups, rows)
     return compared
@@ -73,13 +77,15 @@ def _add(compared: Compared, heldout: str, groups: Groups, rows: PairedRows) -> 
         compared.selections.extend(_selection(heldout, rows))
 
 
-def _paired_rows(groups: Groups, parts: tuple[str, ...], replies: ReplyBytes) -> PairedRows | None:
+def _paired_rows(
+    groups: Groups, parts: tuple[str, ...], replies: ReplyBytes, reader: ScoreReader
+) -> PairedRows | None:
     """Return the common rows: over tokens where all count them alike, else over bytes; None where
     there are none."""
     runs = []
     for name, group in groups.items():
         for model in group:
-            rows = ModelScores(model.scores, parts).labelled("response")
+            rows = reader.rows(model.scores, parts, "response")
             seed = model.variant.training.seed if model.adapter else None
             runs.append(Run(name, seed, rows.ids, rows.nats, rows.tokens))
     try:
