@@ -20,6 +20,7 @@ from chatpipe.evaluation.metrics import METRICS
 from chatpipe.evaluation.row_scores import ScoreReader
 from chatpipe.evaluation.score import Score
 from chatpipe.report import MissingCell
+from chatpipe.runtime.failures import without_file
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.recipe import Job, Step
 from chatpipe.training.finetune import Finetune
@@ -91,7 +92,8 @@ class Cells:
     def missing(self) -> tuple[MissingCell, ...]:
         """Return the same for the report."""
         return tuple(
-            MissingCell(name=name, reason=one_line(error)) for name, error in self.errors.items()
+            MissingCell(name=name, reason=without_file(one_line(error)))
+            for name, error in self.errors.items()
         )
 
     def incomplete(self) -> IncompleteStudyError | None:

@@ -32,8 +32,8 @@ def run_study(
     """Run every step of these variants; return the report on them and their bases.
 
     A variant or base that fails is left out of the report, and the run ends Failed as "Incomplete".
-    Where no variant is left, there is no report, and the error is raised. `notes` are sentences for
-    the report.
+    Where no variant is left, there is no report, and the error is raised. `notes` are sentences on
+    what is not in the report yet.
     """
     check_home()
     check_study(variants)
@@ -45,7 +45,7 @@ def run_study(
     build = Build(gpu, cells=cells)
     try:
         request = _report_request(study, variants, build, cells)
-        request = request.model_copy(update={"notes": (*notes, *request.notes)})
+        request = request.model_copy(update={"unfinished": tuple(notes)})
         report = build.resolve(Step(request, study))
     finally:
         cells.table.show()

@@ -48,6 +48,24 @@ def test_planted_pairs_are_found_and_others_are_not():
     assert np.array_equal(first[:, 0], np.arange(0, 3000, 2))  # no pair is like another
 
 
+def test_a_row_that_is_similar_to_the_second_of_a_cluster_alone_is_in_it():
+    random_ = random.Random(5)
+    texts, alike = [], []
+    for _ in range(400):
+        words = [random_.choice(VOCABULARY) for _ in range(200)]
+        first, third = list(words), list(words)
+        first[random_.randrange(90)] = "first"
+        for place in random_.sample(range(100, 199), 7):
+            third[place] = random_.choice(VOCABULARY)
+        triple = [" ".join(each) for each in (first, words, third)]
+        if jaccard(triple[0], triple[2]) < 0.8 <= jaccard(triple[1], triple[2]):
+            texts += triple
+            alike.append(jaccard(triple[0], triple[1]) >= 0.8)
+    assert all(alike) and len(alike) > 100
+    clusters = first_similar(texts).reshape(-1, 3)
+    assert np.mean(clusters[:, 2] == clusters[:, 0]) >= 0.95
+
+
 def test_short_and_empty_texts_are_alike_where_all_their_words_are():
     texts = ["Yes.", "yes", "No", "", "?!", "Yes, sir.", "Name a prime.", "name a PRIME"]
     assert first_similar(texts).tolist() == [0, 0, 2, 3, 4, 5, 6, 6]

@@ -10,11 +10,18 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from chatpipe.config.run_names import short_cell_name
+from chatpipe.generation.replies import FILE as REPLIES
 from chatpipe.report import Report, read_report, render_html, render_markdown
+from chatpipe.report.build import build_report
 from chatpipe.report.comparison_tables import ranking_rows
+from chatpipe.report.first_lines import FURTHER, MOST, first_lines, further_lines
+from chatpipe.report.names import with_short_names
+from chatpipe.report.task_scores import REPLY_MEASURES, task_scores
 from chatpipe.report.verdict_text import CHOICE, verdict_sentences
 from chatpipe.statistics.selection import validation_mask
 from chatpipe.store.store import store
+from tests.support.measured import Tables
 from tests.support.synthetic_study import ALL_ROWS, GRIDS, SETS, synthetic_study
 
 CELLS = sorted(GRIDS)
@@ -116,7 +123,7 @@ def test_a_missing_cell_is_named_with_its_reason(report):
     assert first.startswith("2 of 13 models are missing in all figures: ")
     for text in (render_html(report), render_markdown(report).replace("\\", "")):
         assert "lower training.learning_rate" in text
-        assert all(name in text for name in failed)
+        assert all(short_cell_name(name) in text for name in failed)
 
 
 @of_cells(*CELLS)
@@ -152,7 +159,7 @@ def test_csv_and_parquet_have_all_figures_with_a_column_for_each_setting_that_va
 @of_cells(*CELLS)
 def test_the_page_begins_with_the_verdict_and_folds_what_is_long(report):
     page = render_html(report)
-    first = verdict_sentences(report)[0]
+    first = with_short_names(verdict_sentences(report)[0], report)
     order = [first, 'id="verdicts"', 'id="transfer"', 'id="training"', 'id="cells"']
     places = [page.index(part) for part in order]
     assert places == sorted(places)
@@ -176,3 +183,53 @@ def test_every_figure_links_to_its_manifest(report, reports):
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
     for chart in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(chart)
+
+
+@of_cells(*CELLS)
+def test_a_few_lines_come_first_and_the_others_are_folded(report):
+    left = "2 of 14 variants are not trained yet."
+    report = report.model_copy(update={"unfinished": [left]})
+    first, further = first_lines(report), further_lines(report)
+    assert len(first) <= MOST and first[0] == left
+    assert any(line.startswith("On sample-alpaca, ") for line in first)
+    assert {*first, *further} >= {*verdict_sentences(report)}
+    markdown, page = render_markdown(report), render_html(report)
+    assert markdown.index("## Headline") < markdown.index(f"## {FURTHER}")
+    assert f"<summary>{FURTHER}: {len(further)} more sentences</summary>" in page
+    assert "+training.learning_rate=" not in re.sub(r"<a href=[^>]*>", "", page)
+
+
+@of_cells(12)
+def test_the_rows_of_every_share_of_the_data_have_an_account(report):
+    names = {account.name for account in report.accounts}
+    assert {f"{' + '.join(SETS)} (hash{share})" for share in ("", ", 50 %")} <= names
+
+
+@pytest.mark.usefixtures("chatpipe_home")
+def test_the_same_training_under_two_names_is_one_run_of_its_configuration():
+    request = synthetic_study(3)
+    expected = build_report(request)
+    twice = request.models[-1]
+    variant = twice.variant.model_copy(update={"name": "x"})
+    twin = twice.model_copy(update={"name": "x", "variant": variant})
+    report = build_report(request.model_copy(update={"models": (*request.models, twin)}))
+    assert len(report.models) == len(expected.models) + 1
+    assert [pair.value for pair in report.verdicts] == [pair.value for pair in expected.verdicts]
+    assert [item.value for item in report.ranking] == [item.value for item in expected.ranking]
+    assert {each.cost.trainings for each in report.configurations} == {1}
+
+
+@pytest.mark.usefixtures("chatpipe_home")
+def test_shares_of_items_that_are_all_alike_have_wilsons_interval():
+    base, tuned, *_ = synthetic_study(3).models
+    columns = {
+        "id": [f"{row}" for row in range(20)],
+        **{measure: [0.0] * 20 for measure in REPLY_MEASURES},
+    }
+    replies = {"mine": Tables(tables={REPLIES: columns}, details={"left_out": {}})}
+    answered = {name: store().get_or_build(request) for name, request in replies.items()}
+    models = [model.model_copy(update={"replies": answered}) for model in (base, tuned)]
+    scores, _ = task_scores(models)
+    intervals = {score.metric: (score.low, score.high) for score in scores}
+    assert intervals["exact_match"] == pytest.approx((0, 0.1611), abs=1e-4)
+    assert intervals["rouge_l"] == (0, 0)  # no share of items

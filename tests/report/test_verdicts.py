@@ -72,7 +72,10 @@ def test_the_first_lines_say_which_is_better_by_how_much_and_how_sure(study):
     assert first.startswith("On rows, mine is better than mine+training.learning_rate=1e-05: ")
     assert seeds == "The noise between seeds is in these intervals."
     for page in (render_markdown(report), render_html(report)):
-        assert "On rows, mine is better than" in page and "Which variant is better" in page
+        assert (
+            "On rows, mine is better than mine/lr=1e-05" in page
+            and "Which variant is better" in page
+        )
     assert [row["Seeds"] for row in ranking_rows(report)] == ["6", "6"]
     assert [row["Verdict"] for row in verdict_rows(report)] == ["better"]
 

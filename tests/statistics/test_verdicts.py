@@ -1,5 +1,6 @@
 """Verdicts: how often they are wrong, how much they see, and Holm's correction."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -143,3 +144,10 @@ def test_the_figure_of_the_chosen_one_is_not_that_of_the_luckiest():
     error = np.std(reported) / np.sqrt(len(reported))
     assert np.mean(chosen_on) < -0.05  # the lowest of all figures: luck
     assert abs(np.mean(reported)) < 3 * error
+
+
+def test_configurations_with_the_same_figures_share_the_probability_of_being_best():
+    runs = simulated_runs(np.random.default_rng(2), {"a": 0.0, "b": 1.0}, seeds=1)
+    same = [dataclasses.replace(runs[0], configuration=name) for name in ("c", "d")]
+    ranking = rank(NoiseModel.of(PairedRows.of([*runs, *same])))
+    assert [item.probability_of_best for item in ranking] == pytest.approx([1 / 3] * 3 + [0])

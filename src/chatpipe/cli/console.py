@@ -14,8 +14,7 @@ from rich.text import Text
 from chatpipe.errors import ChatpipeError
 from chatpipe.formats.base import counted_reasons
 from chatpipe.report import Report, bits_rows, headline_rows, ratings_text, transfer_rows
-from chatpipe.report.comparability import statements
-from chatpipe.report.findings import summarize
+from chatpipe.report.first_lines import first_lines, further_lines
 from chatpipe.store.disk_errors import as_disk_error
 from chatpipe.store.paths import home
 from chatpipe.utils.quantities import count_of
@@ -50,7 +49,7 @@ def print_report(report: Report) -> None:
     ):
         if rows:
             console.print(_table(title, rows))
-    for line in (summarize(report), *statements(report), *_dropped_rows(report)):
+    for line in (*first_lines(report), *further_lines(report), *_dropped_rows(report)):
         console.print(visible_line(line), highlight=False, markup=False)
 
 

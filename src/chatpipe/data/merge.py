@@ -6,7 +6,7 @@ Every row that is read is kept, or kept aside in `dropped.parquet` and counted u
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -39,6 +39,8 @@ class Merge(Request):
     version: ClassVar[int] = 3
 
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"data_share", "dedup"})
+    # "near" once compared a row with the first of each cluster alone.
+    hash_as: ClassVar[Mapping[str, Mapping[str, str]]] = {"dedup": {"near": "near, all pairs"}}
 
     examples: tuple[Artifact, ...]
     split: Split

@@ -4,6 +4,13 @@ Candidates are found by MinHash (Broder 1997) in bands, as in locality-sensitive
 Motwani 1998), and each candidate is compared by the Jaccard similarity itself. So no pair below
 the threshold is called similar, and of pairs at the threshold 1 - (1 - 0.8**5)**20 = 99.96 % are
 candidates. A row takes about 8 bytes a word and 400 bytes more in memory.
+
+Measured on 6,000 planted pairs (1,503 at 0.8 or above): these bands give all of the 1,503 as
+candidates, and so do datasketch 2.0 and rensa 0.5 with as many hashes. But the libraries' own
+estimate of the similarity, of 100 hashes, then loses 6 % of the 1,503 (32 % of those at 0.80 to
+0.82) and takes 3 to 4 % of the pairs below 0.8. So rows must be compared by their words anyhow, and
+a library would only shorten the search, 0.5 s of the processor's 1.2 for these 12,000 rows to 0.2
+(rensa) or lengthen it to 2.2 (datasketch).
 """
 
 from __future__ import annotations
@@ -19,6 +26,8 @@ from chatpipe.data.word_runs import Hashes, runs_of
 WORDS = 3  # of a run; longer ones would make one other word in a short row too large a difference
 THRESHOLD = 0.8
 BANDS, BAND_HASHES = 20, 5
+# Of 100 hashes of a pair at the threshold, fewer agree once in a million pairs.
+LEAST_AGREEING = 60
 SEED = 20200704
 
 Places = npt.NDArray[np.int64]
@@ -33,7 +42,7 @@ def first_similar(texts: Iterable[str]) -> Places:
     for band in range(BANDS):
         columns = signatures[:, band * BAND_HASHES : (band + 1) * BAND_HASHES]
         for rows in _buckets(columns):
-            _join_similar(rows, runs, clusters)
+            _join_similar(rows, runs, signatures, clusters)
     return np.array([clusters.first(row) for row in range(len(runs))], np.int64)
 
 
@@ -63,18 +72,25 @@ def _buckets(columns: npt.NDArray[np.uint32]) -> Iterator[list[int]]:
     yield from (rows for rows in buckets.values() if len(rows) > 1)
 
 
-def _join_similar(rows: Sequence[int], runs: Sequence[Hashes], clusters: _Clusters) -> None:
-    """Join those rows of a bucket that are similar; each is compared with one of every cluster."""
-    leaders: list[int] = []
-    for row in rows:
-        for leader in leaders:
-            if clusters.first(row) == clusters.first(leader):
-                break
-            if similarity(runs[row], runs[leader]) >= THRESHOLD:
-                clusters.join(row, leader)
-                break
-        else:
-            leaders.append(row)
+def _join_similar(
+    rows: Sequence[int],
+    runs: Sequence[Hashes],
+    signatures: npt.NDArray[np.uint32],
+    clusters: _Clusters,
+) -> None:
+    """Join those rows of a bucket that are similar.
+
+    Every pair counts, not only those with the first row of a cluster: a row may be similar to the
+    second alone. Compared are those of other clusters whose signatures agree often enough.
+    """
+    of_bucket = signatures[rows]
+    for place, row in enumerate(rows[1:], 1):
+        agreeing = (of_bucket[:place] == of_bucket[place]).sum(axis=1)
+        nearest_first = np.argsort(-agreeing, kind="stable")[: np.sum(agreeing >= LEAST_AGREEING)]
+        for other in (rows[earlier] for earlier in nearest_first):
+            is_joined = clusters.first(row) == clusters.first(other)
+            if not is_joined and similarity(runs[row], runs[other]) >= THRESHOLD:
+                clusters.join(row, other)
 
 
 class _Clusters:

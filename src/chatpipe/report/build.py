@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from chatpipe import report as contract
-from chatpipe.config.schema import AUTO, Evaluation
+from chatpipe.config.schema import AUTO, Evaluation, Variant
 from chatpipe.data.columns import format_note
 from chatpipe.data.own_heldout import HoldOut
 from chatpipe.evaluation.metrics import METRICS
@@ -53,8 +53,8 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 14
-    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"ratings"})
+    version: ClassVar[int] = 15
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"ratings", "unfinished"})
 
     study: str
     models: tuple[Measured, ...]
@@ -62,6 +62,7 @@ class MakeReport(Request):
     heldout: dict[str, Artifact]
     notes: tuple[str, ...] = ()  # sentences on what could not be measured
     missing: tuple[contract.MissingCell, ...] = ()  # the study's models that failed
+    unfinished: tuple[str, ...] = ()  # sentences on variants that are left for later
     ratings: contract.Ratings | None = None  # figures of the ratings, where there are any
 
     def build(self, into: Path) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def build_report(request: MakeReport) -> contract.Report:
     reader = ScoreReader()
     differences, notes = differences_from_bases(models, sets, reader)
     groups = configurations(models)
-    compared = compare_configurations(groups, models, sets, reader)
+    compared = dict(vars(compare_configurations(groups, models, sets, reader)))
     tasks, task_notes = task_scores(models)
     warnings = [
         note for artifact in request.examples.values() for note in artifact.details()["warnings"]
@@ -100,7 +101,14 @@ def build_report(request: MakeReport) -> contract.Report:
         differences=differences,
         answers=list(itertools.chain.from_iterable(map(_answers, models))),
         accounts=_accounts(request),
-        notes=[*warnings, *request.notes, *contaminated, *notes, *task_notes],
+        notes=[
+            *warnings,
+            *request.notes,
+            *contaminated,
+            *compared.pop("notes"),
+            *notes,
+            *task_notes,
+        ],
         settings={m.name: settings(m.variant) for m in models if m.adapter},
         generation=_shared([model.generation for model in described]),
         paper=[
@@ -115,8 +123,9 @@ def build_report(request: MakeReport) -> contract.Report:
         tokenizers=_tokenizers(models, reader),
         template_gains=list(template_gains(models, sets, reader)),
         configurations=list(describe(groups)),
-        **vars(compared),
+        **compared,
         missing=list(request.missing),
+        unfinished=list(request.unfinished),
         manifests=list(manifests(models, request.examples, request.heldout)),
         task_scores=tasks,
         ratings=request.ratings,
@@ -277,9 +286,7 @@ def _accounts(request: MakeReport) -> list[contract.RowAccountRow]:
         for name, artifact in request.examples.items()
     ]
     corpora = {
-        set_name(d.name for d in m.variant.datasets) + f" ({m.variant.split.method})": m.corpus
-        for m in request.models
-        if m.corpus
+        _corpus_name(model.variant): model.corpus for model in request.models if model.corpus
     }
     own = {
         f"{name} (held out)": artifact
@@ -290,3 +297,10 @@ def _accounts(request: MakeReport) -> list[contract.RowAccountRow]:
         contract.RowAccountRow(name=name, step="merge", **artifact.details()["account"])
         for name, artifact in [*corpora.items(), *own.items()]
     ]
+
+
+def _corpus_name(variant: Variant) -> str:
+    """Name the rows that a variant is trained on by all that decides them."""
+    share = f", {100 * variant.data_share:g} %" if variant.data_share < 1 else ""
+    near = ", without near-duplicates" if variant.dedup == "near" else ""
+    return f"{set_name(d.name for d in variant.datasets)} ({variant.split.method}{share}{near})"

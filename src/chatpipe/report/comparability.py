@@ -30,7 +30,7 @@ def statements(report: Report) -> list[str]:
         *_training_rows(report),
         *_settings(report),
         *_tokenizers(report),
-        *_few_rows(report),
+        *few_rows(report),
         *_unequal_rows(report),
     ]
 
@@ -117,7 +117,8 @@ def _tokenizers(report: Report) -> Iterator[str]:
         )
 
 
-def _few_rows(report: Report) -> Iterator[str]:
+def few_rows(report: Report) -> Iterator[str]:
+    """Name the held-out sets of few rows."""
     rows = {heldout.name: heldout.rows for heldout in report.heldout if heldout.rows < FEW_ROWS}
     for cell in report.scores:
         if cell.rows < FEW_ROWS and cell.heldout not in rows:

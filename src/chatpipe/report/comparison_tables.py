@@ -33,9 +33,9 @@ def ranking_rows(report: Report) -> list[Row]:
         {
             "Variant": item.configuration,
             "Held-out set": item.heldout,
-            **_settings(report.configuration(item.configuration), report),
             "Figure": _figure(item),
             "Probability of being best": show.per_cent(item.probability_of_best),
+            **_settings(report.configuration(item.configuration), report),
             **_cost(report.configuration(item.configuration)),
             "Pareto front": translate("yes")
             if (item.heldout, item.configuration) in front

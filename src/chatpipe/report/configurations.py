@@ -84,7 +84,7 @@ def recorded(models: Sequence[Measured], figure: str) -> list[Any]:
 
 def _cost(models: Sequence[Measured]) -> contract.Cost:
     return contract.Cost(
-        trainings=len(models),
+        trainings=len({model.variant.training.seed for model in models}),
         wall_s=mean(recorded(models, "wall_s")),
         trained_tokens=mean(recorded(models, "trained_tokens")),
         peak_memory_bytes=max(recorded(models, "peak_memory_bytes"), default=None),

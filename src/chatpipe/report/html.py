@@ -8,12 +8,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from chatpipe.config.run_names import short_cell_name
 from chatpipe.report import (
     cells,
     charts,
-    comparability,
     comparison_tables,
     findings,
+    first_lines,
     formatting,
     ratings_text,
     study_charts,
@@ -21,6 +22,7 @@ from chatpipe.report import (
     task_text,
     verdict_text,
 )
+from chatpipe.report.names import with_short_names
 from chatpipe.report.notes_text import translated_note
 from chatpipe.report.schema import Report
 from chatpipe.utils.texts import Language, counted, html_language, in_language, translate
@@ -46,17 +48,15 @@ def render_html(report: Report, language: Language = "en") -> str:
 def _page(report: Report) -> str:
     listed = cells.cells(report)
     anchors = cells.anchors(listed)
-    verdicts = verdict_text.verdict_sentences(report)
-    return (
+    page = (
         environment()
         .get_template("template.html.j2")
         .render(
             report=report,
             cells=listed,
             anchors=anchors,
-            verdicts=verdicts,
             findings=findings,
-            statements=[s for s in comparability.statements(report) if s not in verdicts],
+            first_lines=first_lines,
             tables=tables,
             verdict_text=verdict_text,
             comparison_tables=comparison_tables,
@@ -71,6 +71,7 @@ def _page(report: Report) -> str:
             losses=_losses(report),
         )
     )
+    return with_short_names(page, report)
 
 
 def _losses(report: Report) -> list[tuple[str, Markup]]:
@@ -101,6 +102,7 @@ def environment() -> Environment:
     engine.filters.update(
         marked=_marked,
         breakable=_breakable,
+        key=_key,
         moment=formatting.moment,
         count=formatting.count,
         number_column=_is_number_column,
@@ -124,7 +126,12 @@ def _marked(cell: str) -> Markup:
 
 def _breakable(name: str) -> Markup:
     """Return a run's name that may be broken before each of its settings."""
-    return Markup(str(escape(visible(name))).replace("+", "<wbr>+"))
+    return Markup(re.sub(r"([+/])", r"<wbr>\1", str(escape(visible(short_cell_name(name))))))
+
+
+def _key(header: str) -> Markup:
+    """Return a column's header, which may be broken within a setting's dotted key."""
+    return Markup(re.sub(r"(?<=\w)([._])(?=\w)", r"\1<wbr>", str(escape(visible(header)))))
 
 
 def _is_number_column(rows: list[tables.Row], header: str) -> bool:

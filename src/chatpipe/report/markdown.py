@@ -7,15 +7,16 @@ import re
 from collections.abc import Iterator, Sequence
 
 from chatpipe.report import (
-    comparability,
     comparison_tables,
     findings,
+    first_lines,
     formatting,
     ratings_text,
     tables,
     task_text,
     verdict_text,
 )
+from chatpipe.report.names import with_short_names
 from chatpipe.report.notes_text import translated_note
 from chatpipe.report.schema import Answer, Report
 from chatpipe.utils.texts import Language, in_language, translate
@@ -31,14 +32,15 @@ def render_markdown(report: Report, language: Language = "en") -> str:
 def _whole(report: Report) -> str:
     parts = [
         f"# {escape(report.study)}",
-        escape(findings.summarize(report)),
-        *map(escape, comparability.statements(report)),
+        *map(escape, first_lines.first_lines(report)),
         f"{escape(formatting.moment(report.created))} · {escape(report.device)}",
         *_figures(report),
+        *_further(report),
         *_panel(report),
         *_details(report),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    page = "\n\n".join(part for part in parts if part) + "\n"
+    return with_short_names(page, report, escape)
 
 
 def markdown_table(rows: Sequence[tables.Row]) -> str:
@@ -94,6 +96,13 @@ def _figures(report: Report) -> Iterator[str]:
         yield escape(translate(findings.LEFT_OUT))
         yield "\n".join(f"- {escape(note)}" for note in notes)
     yield from _section("Training", tables.training_rows(report))
+
+
+def _further(report: Report) -> Iterator[str]:
+    lines = first_lines.further_lines(report)
+    if lines:
+        yield f"## {translate(first_lines.FURTHER)}"
+        yield "\n".join(f"- {escape(line)}" for line in lines)
 
 
 def _panel(report: Report) -> Iterator[str]:

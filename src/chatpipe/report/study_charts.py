@@ -38,7 +38,7 @@ def front_chart(report: Report, front: CostFront) -> str:
     costs, figures = zip(*points.values(), strict=True)
     plot = draw.Plot(
         draw.Box(64, 14, 560, 240),
-        draw.ticks(0.0, max(costs)),
+        _cost_ticks(costs),
         draw.ticks(min(figures), max(figures)),
     )
     figure_name = translate(show.FIGURES[ranking[0].unit])
@@ -64,6 +64,12 @@ def front_chart(report: Report, front: CostFront) -> str:
     title = translate("Cost and quality on {heldout}", heldout=front.heldout)
     key = f"front-{[each.heldout for each in report.fronts].index(front.heldout)}"
     return draw.svg(key, (640, 310), (title, described), body)
+
+
+def _cost_ticks(costs: Sequence[float]) -> list[float]:
+    """From nothing, or, where all costs are alike, from near the least, so that they are apart."""
+    least, most = min(costs), max(costs)
+    return draw.ticks(0.0 if least < most / 2 else least, most)
 
 
 def curve_chart(curve: LearningCurve, key: str) -> str:

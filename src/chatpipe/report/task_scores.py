@@ -18,6 +18,8 @@ from chatpipe.report.configurations import configurations
 from chatpipe.report.measured import Measured
 from chatpipe.report.schema import TaskScore
 from chatpipe.statistics import Comparison, NoiseModel, PairedRows, Run, compare
+from chatpipe.statistics.shares import wilson
+from chatpipe.utils.unique import unique_by
 
 # What of a variant changes no reply.
 WITHOUT_EFFECT = {"name", "panel", "tracking", "paper_reported"}
@@ -29,6 +31,7 @@ REPLY_MEASURES = {
     "characters": None,
     "ends": True,
 }
+SHARES = {"exact_match", "ends"}
 
 Groups = Mapping[str, Sequence[Measured]]
 
@@ -41,6 +44,11 @@ class Subject(NamedTuple):
     metric: str
     higher_is_better: bool | None
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of items, where every item has 0 or 1."""
+        return self.source == "task" or self.metric in SHARES
+
 
 def task_scores(models: Sequence[Measured]) -> tuple[list[TaskScore], list[str]]:
     """Return every measure of every configuration, beside its base; and why some are missing."""
@@ -51,7 +59,7 @@ def task_scores(models: Sequence[Measured]) -> tuple[list[TaskScore], list[str]]
         groups = _groups(measured)
         runs: dict[Subject, list[Run]] = {}
         for name, group in groups.items():
-            for model in group:
+            for model in unique_by(group, _seed):  # the same training may have two names
                 for subject, run in runs_of(name, model):
                     runs.setdefault(subject, []).append(run)
         for subject, of_subject in runs.items():
@@ -114,6 +122,13 @@ def _scores(subject: Subject, groups: Groups, runs: Sequence[Run]) -> Iterator[T
     rows = PairedRows.of(runs)
     noise = NoiseModel.of(rows)
     lows, highs = noise.intervals()
+    if subject.is_share and np.isin(rows.nats, (0, 1)).all():
+        # Of items that are all alike, a variance says nothing.
+        alike = noise.values == np.round(noise.values)
+        ends = np.array([wilson(value, len(rows)) for value in noise.values])
+        lows, highs = (
+            np.where(alike, end, other) for end, other in zip(ends.T, (lows, highs), strict=True)
+        )
     bases = {name: groups[name][0].base_model for name in noise.configurations}
     pairs = [(n, base) for n, base in bases.items() if base in noise.configurations and n != base]
     differences = {pair.first: pair for pair in compare(noise, pairs)}

@@ -30,14 +30,23 @@ def verdict_sentences(report: Report) -> list[str]:
     """Return what is missing, which variant is best on each data set, what more data gives, and
     whether seeds are in the intervals."""
     sets = dict.fromkeys(item.heldout for item in report.ranking)
-    sentences = [
-        sentence
-        for heldout in sets
-        for sentence in (_best(report, heldout), *_selection(report, heldout))
-    ]
+    chosen_sentences = [sentence for heldout in sets for sentence in _selection(report, heldout)]
     curves = curve_sentences(report)[:MOST_NAMED]
     chosen = [translate(CHOICE)] if any(len(s.comparisons) > 1 for s in report.selections) else []
-    return [*_missing(report), *sentences, *chosen, *curves, *_seeds(report.verdicts)]
+    return [
+        *missing_sentences(report),
+        *best_sentences(report),
+        *seed_sentences(report),
+        *chosen_sentences,
+        *chosen,
+        *curves,
+    ]
+
+
+def best_sentences(report: Report) -> list[str]:
+    """Say for each data set which variant is best, by how much and how sure that is."""
+    sets = dict.fromkeys(item.heldout for item in report.ranking)
+    return [_best(report, heldout) for heldout in sets]
 
 
 def _best(report: Report, heldout: str) -> str:
@@ -192,7 +201,7 @@ def _ahead(curve: LearningCurve, rows: int) -> str:
     )
 
 
-def _missing(report: Report) -> Iterator[str]:
+def missing_sentences(report: Report) -> Iterator[str]:
     """Name the models without figures."""
     if not report.missing:
         return
@@ -205,8 +214,9 @@ def _missing(report: Report) -> Iterator[str]:
     )
 
 
-def _seeds(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    kinds = {verdict.seed_noise for verdict in verdicts}
+def seed_sentences(report: Report) -> Iterator[str]:
+    """Say whether the noise between seeds is in the intervals."""
+    kinds = {verdict.seed_noise for verdict in report.verdicts}
     if "missing" in kinds:
         yield translate(
             "Each variant was trained with one seed, so that the noise between seeds is not in "

@@ -20,6 +20,7 @@ from chatpipe.statistics import (
     rank,
     select_best,
 )
+from chatpipe.utils.unique import unique_by
 
 MOST_PAIRED = 30  # configurations; of more, the report has only the pairs with the best one
 
@@ -28,13 +29,14 @@ Sets = Mapping[tuple[str, ...], ReplyBytes]
 
 @dataclass
 class Compared:
-    """A report's comparisons of configurations, on all sets."""
+    """A report's comparisons of configurations, on all sets; notes: why some are missing."""
 
     verdicts: list[contract.Verdict] = field(default_factory=list)
     ranking: list[contract.RankedVariant] = field(default_factory=list)
     fronts: list[contract.CostFront] = field(default_factory=list)
     curves: list[contract.LearningCurve] = field(default_factory=list)
     selections: list[contract.Selection] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def compare_configurations(
@@ -45,6 +47,11 @@ def compare_configurations(
     One that is alone, and has several seeds, is compared with its base, one of `models`.
     """
     compared = Compared()
+    # The same training under two names is one run of its configuration.
+    groups = {
+        name: unique_by(group, lambda model: model.variant.training.seed if model.adapter else None)
+        for name, group in groups.items()
+    }
     if len(groups) == 1 and len(next(iter(groups.values()))) > 1:
         base = next(iter(groups.values()))[0].base_model
         groups = groups | {model.name: [model] for model in models if model.name == base}
@@ -53,9 +60,12 @@ def compare_configurations(
     for parts, replies in sets.items():
         if len(parts) > 1 or not len(replies):
             continue
-        rows = _paired_rows(groups, parts, replies, reader)
-        if rows is not None:
-            _add(compared, parts[0], groups, rows)
+        try:
+            rows = _paired_rows(groups, parts, replies, reader)
+        except ValueError as error:
+            compared.notes.append(f"variants on {parts[0]}: not compared, because {error}.")
+            continue
+        _add(compared, parts[0], groups, rows)
     return compared
 
 
@@ -79,9 +89,9 @@ def _add(compared: Compared, heldout: str, groups: Groups, rows: PairedRows) -> 
 
 def _paired_rows(
     groups: Groups, parts: tuple[str, ...], replies: ReplyBytes, reader: ScoreReader
-) -> PairedRows | None:
-    """Return the common rows: over tokens where all count them alike, else over bytes; None where
-    there are none."""
+) -> PairedRows:
+    """Return the common rows: over tokens where all count them alike, else over bytes; ValueError
+    where there are none."""
     runs = []
     for name, group in groups.items():
         for model in group:
@@ -92,10 +102,7 @@ def _paired_rows(
         return PairedRows.of(runs)
     except ValueError:
         row_bytes = dict(zip(replies.ids, replies.bytes, strict=True))
-    try:
-        return PairedRows.of(runs, row_bytes)
-    except ValueError:
-        return None
+    return PairedRows.of(runs, row_bytes)
 
 
 def _ranking(noise: NoiseModel, heldout: str, rows: PairedRows) -> Iterator[contract.RankedVariant]:

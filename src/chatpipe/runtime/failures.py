@@ -115,6 +115,11 @@ def written_to(file: Path | None) -> str:
     return f"; the traceback is in {file}." if file else "."
 
 
+def without_file(sentence: str) -> str:
+    """Return the sentence without the file's name, for readers on other machines."""
+    return re.sub(r"; the traceback is in .*\.log\.$", ".", sentence)
+
+
 def _shortened(words: str) -> str:
     words = words.rstrip(".")
     return words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]} …"

@@ -10,6 +10,7 @@ from chatpipe.statistics.noise import NoiseModel
 from chatpipe.statistics.paired_rows import Floats
 
 DRAWS = 10_000
+SAME_FIGURE = 1e-9  # configurations whose trainings were the same share a win
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,12 @@ def rank(noise: NoiseModel, draws: int = DRAWS, seed: int = 0) -> list[RankedCon
         scale = np.broadcast_to(scale[:, :1], scale.shape)  # one variance for all
     spread = np.sqrt(noise.seed_variance / scale)
     drawn = drawn + spread * generator.standard_normal((draws, count))
-    wins = np.bincount(drawn.argmin(-1), minlength=count) / draws
+    is_best = drawn <= drawn.min(-1, keepdims=True) + SAME_FIGURE
+    wins = (is_best / is_best.sum(-1, keepdims=True)).mean(0)
     return [
-        RankedConfiguration(noise.configurations[place], float(noise.values[place]), wins[place])
+        RankedConfiguration(
+            noise.configurations[place], float(noise.values[place]), float(wins[place])
+        )
         for place in np.argsort(noise.values, kind="stable")
     ]
 

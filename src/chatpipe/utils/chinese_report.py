@@ -217,4 +217,6 @@ REPORT = {
     "ends by itself": "自行结束",
     "{measure} on {task}": "{task} 的 {measure}",
     "{name} is worse than its base in {figures}.": "{name} 在以下方面不如基座：{figures}。",
+    "Before comparing two figures": "比较两个数值之前",
+    "{further}: {number} more sentences": "{further}：另有 {number} 句",
 }

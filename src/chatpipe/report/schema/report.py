@@ -34,7 +34,7 @@ class Report(Contract):
     configurations: the fine-tuned models, grouped by seed. verdicts, ranking, fronts, curves and
     selections are of configurations, one data set's held-out rows at a time; they may also name a
     base. missing: the variants of the study that have no figures. manifests: of the artifacts that
-    the figures were computed from."""
+    the figures were computed from. unfinished: sentences on variants that are left for later."""
 
     schema_version: Literal[2] = 2
     study: str
@@ -63,6 +63,7 @@ class Report(Contract):
     missing: list[MissingCell] = Field([])
     manifests: list[Manifest] = Field([])
     ratings: Ratings | None = None
+    unfinished: list[str] = Field([])
 
     @model_validator(mode="before")
     @classmethod

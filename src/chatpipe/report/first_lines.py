@@ -1,0 +1,33 @@
+"""The first lines of a report, which nobody must miss, and what follows later."""
+
+from __future__ import annotations
+
+from chatpipe.report.comparability import few_rows, statements
+from chatpipe.report.findings import summarize
+from chatpipe.report.notes_text import translated_note
+from chatpipe.report.schema import Report
+from chatpipe.report.verdict_text import best_sentences, missing_sentences, seed_sentences
+
+FURTHER = "Before comparing two figures"
+MOST = 6
+MOST_BEST = 3  # data sets
+
+
+def first_lines(report: Report) -> list[str]:
+    """Return what is missing, which variant is best, how sure that is, and the summary."""
+    best = best_sentences(report)[:MOST_BEST]
+    lines = [
+        *map(translated_note, report.unfinished),
+        *missing_sentences(report),
+        *best,
+        *seed_sentences(report),
+        *few_rows(report),
+    ]
+    return [*lines[: MOST - 1], summarize(report)]
+
+
+def further_lines(report: Report) -> list[str]:
+    """Return what else one has to know before comparing two figures."""
+    first = {*first_lines(report)}
+    lines = (*map(translated_note, report.unfinished), *statements(report))
+    return [line for line in lines if line not in first]
