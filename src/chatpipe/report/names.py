@@ -16,7 +16,9 @@ def with_short_names(page: str, report: Report, escape: Callable[[str], str] = s
 
     escape: how the page writes a name. No other text is changed, such as an answer with `a+b=c`.
     """
-    named = [*report.models, *report.configurations, *report.missing]
-    names = {each.name for each in named} | {curve.configuration for curve in report.curves}
+    names = {model.name for model in report.models}
+    names |= {configuration.name for configuration in report.configurations}
+    names |= {cell.name for cell in report.missing}
+    names |= {curve.configuration for curve in report.curves}
     short_names = {escape(name): escape(short_cell_name(name)) for name in names}
     return _RUN_NAME.sub(lambda match: short_names.get(match[0], match[0]), page)
