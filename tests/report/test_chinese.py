@@ -19,6 +19,7 @@ from chatpipe.report import (
     verdict_text,
 )
 from chatpipe.report.build import build_report
+from chatpipe.report.names import with_short_names
 from chatpipe.report.schema import (
     JudgesRatings,
     PeoplesRatings,
@@ -94,7 +95,7 @@ def left_in_english(shown: str, report: Report) -> list[str]:
     reasons = [*(cell.reason for cell in report.missing), *report.notes]
     values = map(str, chain(chain.from_iterable(settings), chain.from_iterable(versions)))
     for text in sorted({*names, *texts, *devices, *values, *reasons, report.device}, key=len)[::-1]:
-        for part in visible(text).splitlines():
+        for part in visible(with_short_names(text, report)).splitlines():
             if ENGLISH.search(part):
                 for form in (part.strip(), part.strip().replace("\\", "")):  # as in Markdown
                     shown = shown.replace(form, "")
