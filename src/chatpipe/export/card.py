@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from chatpipe.config.schema import Variant
 from chatpipe.evaluation.metrics import METRICS
-from chatpipe.evaluation.row_scores import ModelScores
+from chatpipe.evaluation.row_scores import ScoreReader
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.store.store import store
 from chatpipe.study.lookup import stored_scores
@@ -121,7 +121,7 @@ def figures(variant: Variant, model: ModelRef) -> list[Figure]:
                 texts.append("–")
                 continue
             store().fetch(scores)
-            own = ModelScores({dataset: scores}, (dataset,)).labelled(metric.labels)
+            own = ScoreReader().rows({dataset: scores}, (dataset,), metric.labels)
             rows = len(own)
             texts.append(f"{float(metric.measure(own.nats, own.tokens)):.3f}")
         listed.append(Figure(dataset, rows, *texts))
