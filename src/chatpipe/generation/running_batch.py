@@ -89,11 +89,11 @@ class RunningBatch:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def has_room(self, request: RowRequest) -> bool:
-        """Whether one more row may join now: there are few enough, and memory for all of them at
-        their full length. An empty batch takes any row."""
-        rows = len(self) + 1
-        longest = max(r.most_tokens for r in (request, *self._requests.values()))
+    def has_room(self, request: RowRequest, beside: Sequence[RowRequest] = ()) -> bool:
+        """Whether one more row may join now, with those `beside` it: there are few enough, and
+        memory for all of them at their full length. An empty batch takes any row."""
+        rows = len(self) + len(beside) + 1
+        longest = max(r.most_tokens for r in (request, *beside, *self._requests.values()))
         return rows == 1 or (rows <= self._most_rows and rows * longest <= self._room_tokens)
 
     def join(self, requests: Sequence[RowRequest]) -> None:

@@ -42,16 +42,22 @@ def is_loopback(host: str) -> bool:
 
 def serve_page(app: FastAPI, host: str, port: int, on_start: Callable[[str], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; `on_start` gets the page's address."""
-    with _bound(host, port) as bound:
+    with bound_socket(host, port) as bound:
         bound.listen()  # who opens the page at once waits, and is not refused
-        name = f"[{host}]" if ":" in host else host
-        on_start(f"http://{name}:{bound.getsockname()[1]}/")
+        on_start(address_of(host, bound))
         config = uvicorn.Config(app, log_level="warning", access_log=False)
         with suppress(KeyboardInterrupt):  # which uvicorn raises again after it has ended
             uvicorn.Server(config).run(sockets=[bound])
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def address_of(host: str, bound: socket.socket) -> str:
+    """Return the address of a server of that socket."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{bound.getsockname()[1]}/"
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a socket there, 0 for any free port; ServiceError where there can be none."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         bound = socket.socket(family, socket.SOCK_STREAM)

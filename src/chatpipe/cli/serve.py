@@ -1,0 +1,78 @@
+"""The command `serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from chatpipe.cli.errors import exit_on_error
+from chatpipe.cli.options import VARIANT_HELP, complete_names
+from chatpipe.errors import ConfigError
+
+DEFAULT_PORT = 8000
+
+
+def serve(
+    variants: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[VARIANT]...", help=VARIANT_HELP, autocompletion=complete_names("variants")
+        ),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Serve all variants of this study.",
+            autocompletion=complete_names("studies"),
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(help="Where to listen; beyond this machine, CHATPIPE_API_KEY is required."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = DEFAULT_PORT,
+    queue: Annotated[
+        int, typer.Option(min=1, max=4096, help="How many replies may wait; more are refused.")
+    ] = 64,
+    print_vllm: Annotated[
+        bool, typer.Option("--print-vllm", help="Print the command that serves them by vLLM.")
+    ] = False,
+) -> None:
+    """Serve trained variants of one base over OpenAI's HTTP interface."""
+    with exit_on_error():
+        from chatpipe.rating.serving import required_key
+        from chatpipe.runtime.environment import prepare
+        from chatpipe.serving.served_models import served_base
+        from chatpipe.serving.vllm_command import vllm_command
+        from chatpipe.store.store import store
+        from chatpipe.study.loading import load_variant
+
+        api_key = required_key(host)
+        names = _variant_names(variants or [], study)
+        served = served_base([load_variant(name) for name in names])
+        for _, model in served.variants:
+            for artifact in model.artifacts():
+                store().fetch(artifact)
+        if print_vllm:
+            typer.echo(vllm_command(served))
+            return
+        prepare()
+        from chatpipe.serving.server import loaded, run
+
+        def announce(address: str) -> None:
+            typer.echo(f"{address}v1 serves {', '.join(service.models)}; Ctrl-C ends it.")
+
+        with loaded(served, queue) as service:
+            run(service, (host, port), api_key, announce)
+
+
+def _variant_names(variants: list[str], study: str | None) -> list[str]:
+    """Return the names that the command has, once each."""
+    from chatpipe.study.studies import load_study
+
+    names = [*variants, *(load_study(study).variants if study else ())]
+    if not names:
+        raise ConfigError(["serve: name at least one variant, or a study with --study NAME."])
+    return list(dict.fromkeys(names))

@@ -1,0 +1,313 @@
+"""The endpoint as the `openai` client meets it: a real server process with a tiny model."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import httpx2
+import openai
+import pytest
+
+from chatpipe.config.schema import Generation
+from chatpipe.errors import ConfigError
+from chatpipe.generation.batch import complete
+from chatpipe.models import inference, loading
+from chatpipe.models.model_ref import ModelRef
+from chatpipe.serving import served_models
+from chatpipe.serving.vllm_command import vllm_command
+from chatpipe.tokenization.conversation import Conversation
+from chatpipe.tokenization.encoder import Encoder
+from tests.support import tiny_server
+
+TEXTS = ["How are you?", "The quick brown fox jumps over", "a", "Be brief, and be kind."]
+KEY = "a-key"
+
+
+class Server:
+    """A server process."""
+
+    def __init__(self, directory, home, most_waiting=64, most_rows=64):
+        limits = map(str, (most_waiting, most_rows))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.tiny_server", directory, KEY, *limits],
+            env={**os.environ, "CHATPIPE_HOME": str(home)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.url = self.process.stdout.readline().strip().rstrip("/")
+        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0)
+
+    def counts(self):
+        return httpx2.get(f"{self.url}/health").json()
+
+    def wait_for(self, **expected):
+        deadline = time.monotonic() + 60
+        while not expected.items() <= self.counts().items():
+            assert time.monotonic() < deadline, self.counts()
+            time.sleep(0.02)
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model_dir, home):
+    running = Server(tiny_model_dir, home)
+    yield running
+    assert running.end() == 0
+
+
+@pytest.fixture(scope="module")
+def base_name(server):
+    """The base as it is asked for the variant `one`."""
+    one, two, first, second = (model.id for model in server.client.models.list())
+    assert (one, two) == ("one", "two") and first != second
+    return first
+
+
+@pytest.fixture(scope="module")
+def panel(server, tiny_model_dir, home):
+    """(model, text, most new tokens) → the greedy text that a panel has."""
+    before, os.environ["CHATPIPE_HOME"] = os.environ["CHATPIPE_HOME"], str(home)
+    served = tiny_server.served(tiny_model_dir)
+    os.environ["CHATPIPE_HOME"] = before
+    tokenizer = loading.load_tokenizer(served.base)
+    models = {variant.name: (variant, ref.adapter.key) for variant, ref in served.variants}
+    with inference.cached_model(served.base, served.adapters, served.quantization) as model:
+
+        def answer(name, text, most, is_raw=False):
+            variant, adapter = models.get(name, (served.variants[0][0], None))
+            encoder = Encoder(tokenizer, variant.prompt_template, "all", 1 << 20)
+            prompt = text if is_raw else Conversation(text)
+            [done] = complete(model, encoder, [prompt], Generation(max_new_tokens=most), [adapter])
+            return done
+
+        yield answer
+
+
+def chat(client, model, text, **settings):
+    messages = [{"role": "user", "content": text}]
+    return client.chat.completions.create(
+        model=model, messages=messages, **{"max_tokens": 12, **settings}
+    )
+
+
+def test_greedy_text_streamed_or_not_is_the_panel_s(server, panel, base_name):
+    for name in ("one", "two", base_name):
+        expected = panel(name, TEXTS[0], 12)
+        whole = chat(server.client, name, TEXTS[0])
+        [choice] = whole.choices
+        assert choice.message.content == expected.text
+        assert choice.finish_reason == {"eos": "stop"}.get(expected.stop, expected.stop)
+        assert whole.usage.completion_tokens == expected.tokens
+        assert whole.usage.total_tokens == whole.usage.prompt_tokens + expected.tokens
+        chunks = list(
+            chat(server.client, name, TEXTS[0], stream=True, stream_options={"include_usage": True})
+        )
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        assert text == expected.text and len(chunks) > 3
+        assert chunks[-1].usage == whole.usage
+    raw = server.client.completions.create(model="one", prompt=TEXTS[:2], max_tokens=6)
+    assert [choice.text.strip() for choice in raw.choices] == [
+        panel("one", text, 6, is_raw=True).text for text in TEXTS[:2]
+    ]
+
+
+def test_32_mixed_requests_at_once_are_all_answered_as_alone(server, panel, base_name):
+    client = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
+    asked = [
+        (name, TEXTS[n % 4], 8 + n)
+        for n in range(32)
+        for name in [("one", "two", base_name)[n % 3]]
+    ]
+
+    async def one(number, name, text, most):
+        messages = [{"role": "user", "content": text}]
+        if number % 2:
+            reply = await client.chat.completions.create(
+                model=name, messages=messages, max_tokens=most
+            )
+            return reply.choices[0].message.content
+        parts = await client.chat.completions.create(
+            model=name, messages=messages, max_tokens=most, stream=True
+        )
+        return "".join([part.choices[0].delta.content or "" async for part in parts])
+
+    async def every():
+        return await asyncio.gather(*(one(n, *request) for n, request in enumerate(asked)))
+
+    assert asyncio.run(every()) == [panel(*request).text for request in asked]
+
+
+def test_choices_seeds_stops_and_likelihoods(server, panel):
+    drawn = {"temperature": 1.0, "seed": 7}
+    several = chat(server.client, "one", TEXTS[1], n=3, **drawn)
+    texts = [choice.message.content for choice in several.choices]
+    assert len(set(texts)) == 3
+    again = chat(server.client, "one", TEXTS[1], n=3, **drawn)
+    assert [choice.message.content for choice in again.choices] == texts
+    unseeded = {
+        chat(server.client, "one", TEXTS[1], temperature=1.0).choices[0].message.content
+        for _ in range(3)
+    }
+    assert len(unseeded) > 1
+
+    text = panel("one", TEXTS[0], 12).text
+    stop = text[len(text) // 2 :][:2]
+    for is_streamed in (False, True):
+        reply = chat(server.client, "one", TEXTS[0], stop=[stop], stream=is_streamed)
+        if is_streamed:
+            cut = "".join(part.choices[0].delta.content or "" for part in reply)
+        else:
+            [choice] = reply.choices
+            cut = choice.message.content
+            assert choice.finish_reason == "stop"
+        assert cut == text[: text.index(stop)].strip()
+
+    likely = chat(server.client, "one", TEXTS[0], logprobs=True, top_logprobs=2)
+    entries = likely.choices[0].logprobs.content
+    assert all(entry.logprob == entry.top_logprobs[0].logprob <= 0 for entry in entries)
+    assert "".join(entry.token for entry in entries).strip() == text
+
+
+def test_several_turns_and_a_system_text_are_written_by_the_template(server):
+    turns = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hello?"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": [{"type": "text", "text": "Why?"}]},
+    ]
+    ask = server.client.chat.completions.create
+    long = ask(model="one", messages=turns, max_tokens=1).usage.prompt_tokens
+    tokenizer_text = ask(model="one", messages=turns[3:], max_tokens=1).usage.prompt_tokens
+    assert long > tokenizer_text
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"model": "three"}, 404, "there is no model 'three'; there are one, two"),
+        ({"messages": []}, 400, "messages"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, 400, "have to take turns"),
+        ({"messages": [{"role": "user", "content": " "}]}, 400, "last message is empty"),
+        ({"frequency_penalty": 0.5}, 400, "frequency_penalty: this server does not support it"),
+        ({"tools": [{"type": "function"}]}, 400, "tools: this server does not support it"),
+        ({"guided_json": {}}, 400, "guided_json: this server does not support it"),
+        ({"temperature": -1}, 400, "temperature"),
+        ({"max_tokens": 5000}, 400, "the base was made for 1,024"),
+        ({"n": 99}, 400, "n: "),
+        ({"stop": list("abcde")}, 400, "at most 4 texts"),
+        ({"frequency_penalty": 0, "user": "me", "tools": [], "top_k": -1}, 200, ""),
+    ],
+)
+def test_what_would_change_the_text_is_refused_with_a_sentence(server, change, status, message):
+    body = {"model": "one", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    url = f"{server.url}/v1/chat/completions"
+    reply = httpx2.post(url, json={**body, **change}, headers=headers)
+    assert reply.status_code == status
+    if message:
+        assert message in reply.json()["error"]["message"]
+
+
+def test_keys_hosts_and_bodies_of_other_pages_are_refused(server):
+    url, right = f"{server.url}/v1/models", {"Authorization": f"Bearer {KEY}"}
+    assert httpx2.get(url).status_code == 401
+    assert httpx2.get(url, headers={"Authorization": "Bearer other"}).status_code == 401
+    assert httpx2.get(url, headers=right).status_code == 200
+    assert httpx2.get(url, headers={**right, "Host": "example.org"}).status_code == 403
+    chat_url = f"{server.url}/v1/chat/completions"
+    assert httpx2.post(chat_url, content="{}", headers=right).status_code == 415
+    broken = {**right, "Content-Type": "application/json"}
+    assert httpx2.post(chat_url, content="{", headers=broken).status_code == 400
+    with pytest.raises(openai.NotFoundError):
+        server.client.embeddings.create(model="one", input="a")
+
+
+def test_a_client_that_goes_away_frees_its_place(server):
+    for is_streamed in (True, False):
+        body = {
+            "model": "one",
+            "messages": [{"role": "user", "content": "a"}],
+            "max_tokens": 900,
+            "temperature": 5,
+            "stream": is_streamed,
+            "n": 4,
+        }
+        headers = {"Authorization": f"Bearer {KEY}"}
+        with httpx2.Client(headers=headers) as client:
+            try:
+                with client.stream(
+                    "POST", f"{server.url}/v1/chat/completions", json=body, timeout=1
+                ) as reply:
+                    next(reply.iter_lines())
+            except httpx2.TimeoutException:
+                assert not is_streamed
+        server.wait_for(running=0, waiting=0)
+
+
+def test_a_full_queue_is_said_so_and_sigterm_finishes_what_runs(tiny_model_dir, home):
+    small = Server(tiny_model_dir, home, most_waiting=1, most_rows=1)
+    replies = []
+
+    def ask():
+        replies.append(chat(small.client, "one", "a", max_tokens=100, temperature=3.0, seed=1))
+
+    with pytest.raises(openai.BadRequestError, match="asks for 2 replies"):
+        chat(small.client, "one", "a", n=2)
+    asking = [threading.Thread(target=ask) for _ in range(2)]
+    for waiting, thread in enumerate(asking):
+        thread.start()
+        small.wait_for(running=1, waiting=waiting)
+    with pytest.raises(openai.RateLimitError, match="1 replies wait") as refused:
+        chat(small.client, "one", "a")
+    assert refused.value.response.headers["Retry-After"] == "1"
+    small.process.send_signal(signal.SIGTERM)
+    for thread in asking:
+        thread.join()
+    assert small.process.wait(60) == 0
+    assert [reply.usage.completion_tokens for reply in replies] == [100, 100]
+
+
+def test_what_cannot_be_served_is_said_before_anything_is_loaded(monkeypatch):
+    from typer.testing import CliRunner
+
+    from chatpipe.cli.app import app
+
+    def error(*arguments):
+        result = CliRunner().invoke(app, ["serve", *arguments])
+        assert result.exit_code
+        return result.output
+
+    assert "name at least one variant" in error()
+    assert "nobody" in error("nobody")
+    assert "run `chatpipe run smol-merge` first" in error("smol-merge")
+    assert "CHATPIPE_API_KEY" in error("smol-merge", "--host", "0.0.0.0")
+
+
+def test_variants_of_two_bases_are_refused(tiny_model_dir, chatpipe_home, monkeypatch):
+    (one, ref), (two, _) = tiny_server.served(tiny_model_dir).variants
+    other = ref.base.model_copy(update={"key": "0" * 40})
+    bases = {"one": ref, "two": ModelRef(other)}
+    monkeypatch.setattr(served_models, "find_model", lambda variant: bases[variant.name])
+    with pytest.raises(ConfigError, match="two and one are of different bases"):
+        served_models.served_base([one, two])
+
+
+def test_the_command_for_vllm_names_every_adapter(tiny_model_dir, chatpipe_home):
+    served = tiny_server.served(tiny_model_dir)
+    one, two = served.adapters
+    assert vllm_command(served) == (
+        f"vllm serve {served.base} --enable-lora --max-loras 2 --max-lora-rank 16 "
+        f"--lora-modules one={one} two={two}"
+    )
