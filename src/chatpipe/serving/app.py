@@ -21,7 +21,7 @@ from chatpipe.generation.running_batch import RowRequest
 from chatpipe.serving.access import Access
 from chatpipe.serving.answers import Answer
 from chatpipe.serving.bodies import Body, ChatBody, CompletionBody, read_body
-from chatpipe.serving.engine import Engine, Piece, QueueFullError, Reply
+from chatpipe.serving.engine import Engine, Piece, QueueFullError, ReplyJob
 from chatpipe.serving.http_errors import RequestError
 from chatpipe.serving.prompts import generations, prompt_ids
 from chatpipe.serving.reply_text import ReplyText
@@ -160,7 +160,7 @@ class _Pieces:
             for generation in generations(body, served, ids, service.positions)
         ]
         self._replies = [
-            Reply(
+            ReplyJob(
                 RowRequest((request_id, index), ids, served.adapter, stops, generation, body.top),
                 ReplyText(service.decoder, body.stops, is_stripped=is_chat),
                 self._receiver(index),

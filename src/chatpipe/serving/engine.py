@@ -42,7 +42,7 @@ class Piece:
 
 
 @dataclass
-class Reply:
+class ReplyJob:
     """A reply to be written. deliver: called in the engine's thread with every piece; it must not
     block. A reply that is not streamed is delivered as one piece."""
 
@@ -84,8 +84,8 @@ class Engine:
     ) -> None:
         self.most_waiting = most_waiting
         self._batch = RunningBatch(model, most_rows)
-        self._waiting: deque[Reply] = deque()
-        self._running: dict[RowId, Reply] = {}
+        self._waiting: deque[ReplyJob] = deque()
+        self._running: dict[RowId, ReplyJob] = {}
         self._gone: set[RowId] = set()
         self._is_stopping = False
         self._changed = threading.Condition()
@@ -101,7 +101,7 @@ class Engine:
             self._changed.notify()
         self._thread.join()
 
-    def submit(self, replies: Sequence[Reply]) -> None:
+    def submit(self, replies: Sequence[ReplyJob]) -> None:
         """Have replies written as soon as there is room; QueueFullError where too many wait."""
         with self._changed:
             if self._is_stopping or len(self._waiting) + len(replies) > self.most_waiting:
@@ -158,7 +158,7 @@ class Engine:
                 joining.append(more)
             self._batch.join([reply.request for reply in joining])
 
-    def _next_join(self, joining: Sequence[Reply] = ()) -> Reply | None:
+    def _next_join(self, joining: Sequence[ReplyJob] = ()) -> ReplyJob | None:
         with self._changed:
             if not self._waiting:
                 return None
