@@ -51,6 +51,7 @@ bench: $(STAMP) ## run the benchmarks (60 minutes) and write benchmarks/results/
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.evaluation --adapter
 	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.generation --models 4
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.orchestration

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from chatpipe.serving.reply_text import ReplyText
 
 LOG = logging.getLogger(__name__)
 MOST_WAITING = 64  # replies that wait for a place in the batch
+BURST_S, MOST_BURST_S = (
+    0.01,
+    0.1,
+)  # pause after which a burst of requests is over; and at the latest
 
 
 class QueueFullError(Exception):
@@ -139,7 +144,15 @@ class Engine:
                 if self._is_stopping:
                     return False
                 self._changed.wait()
+            if not self._running:
+                self._await_burst()
             return True
+
+    def _await_burst(self) -> None:
+        """Wait for requests that come at the same time: each time that rows join costs a little."""
+        deadline = time.monotonic() + MOST_BURST_S
+        while time.monotonic() < deadline and self._changed.wait(BURST_S):
+            pass
 
     def _admit(self) -> None:
         """Remove replies that nobody waits for, and let as many join as there is room for."""
