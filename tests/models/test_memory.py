@@ -15,6 +15,7 @@ from chatpipe.models.memory import (
     Device,
     estimate,
     layer_bytes,
+    logits_bytes,
     training_flops,
     weight_bytes,
 )
@@ -163,6 +164,15 @@ def test_memory_grows_with_tokens_and_scored_ones_and_shrinks_with_checkpointing
     sizes = [total(64, 0), total(64, 64), total(256, 64), total(2048, 512), total(65536, 65536)]
     assert sizes == sorted(sizes) and len(set(sizes)) == 5
     assert total(65536, 65536, gradient_checkpointing=True) < 0.8 * total(65536, 65536)
+
+
+def test_logits_in_float16_take_six_bytes_because_autocast_copies_them_to_float32():
+    shapes = shapes_of_config(LLAMA_7B, Lora())
+    batch = Batch(tokens=2048, scored=1000)
+    bfloat16 = logits_bytes(shapes, batch, CUDA)
+    float16 = logits_bytes(shapes, batch, CUDA.model_copy(update={"is_float16": True}))
+    assert bfloat16 - 128 * 4 * 32_000 == 2 * 1000 * 32_000
+    assert float16 - bfloat16 == 4 * 1000 * 32_000
 
 
 def test_a_7b_base_fits_a_24_gib_gpu_in_nf4_and_does_not_in_full_precision_beside_its_batch():

@@ -8,12 +8,14 @@ import shutil
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from chatpipe.config.prompts import CHATS, render
 from chatpipe.config.schema import Training
 from chatpipe.errors import ConfigError
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.models.memory import Device, training_flops
+from chatpipe.models.unused_gpu import gpu_without_kernels
 from chatpipe.planning import cost, planner
 from chatpipe.planning.cost import Need, lacking_room, measured_rate
 from chatpipe.planning.planner import plan, preflight
@@ -247,10 +249,51 @@ def test_time_follows_the_rate_that_was_measured_on_the_same_device(variant):
     assert measured_rate(LARGE.model_copy(update={"name": "another"}), base) is None
 
 
-def test_time_is_said_to_be_assumed_where_nothing_was_measured(variant):
-    made = plan(variant(), LARGE)
-    rate = cost.ASSUMED_FLOPS["cuda"] / training_flops(made.shapes, Training())
-    assert made.duration.tokens_per_s == rate and "assumed" in made.duration.basis
+def test_the_rate_of_several_gpus_is_not_that_of_one(variant):
+    base, _ = trained(variant("training.seed=7"), device=LARGE.name, tokens_per_s=90.0, processes=2)
+    alone, four = measured_rate(LARGE, base), measured_rate(of_gpus(4), base)
+    assert (alone.tokens_per_s, four.tokens_per_s) == (45.0, 180.0)
+    assert alone.basis.endswith("on 2 such GPUs, for 1")
+    trained(variant("training.seed=8"), device=LARGE.name, tokens_per_s=50.0)
+    rates = [measured_rate(of_gpus(count), base).tokens_per_s for count in (1, 2)]
+    assert rates == [50.0, 90.0]
+
+
+def of_gpus(count, name=LARGE.name):
+    return LARGE.model_copy(update={"count": count, "name": name})
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "tera", "basis"),
+    [
+        ("a large GPU", 1, 20, "20 TFLOP/s assumed; nothing was measured on this device yet"),
+        ("NVIDIA H100 80GB HBM3", 1, 247.25, "247.25 TFLOP/s assumed (25% of its peak); nothing "),
+        ("NVIDIA A100-SXM4-80GB", 2, 156, "78 TFLOP/s assumed (25% of its peak) on each of 2 GPUs"),
+        ("NVIDIA GeForce RTX 4090", 1, 41.25, "41.25 TFLOP/s assumed (25% of its peak)"),
+        ("NVIDIA L40", 1, 20, "20 TFLOP/s assumed; "),
+    ],
+)
+def test_time_is_said_to_be_assumed_where_nothing_was_measured(variant, name, count, tera, basis):
+    made = plan(variant(), of_gpus(count, name))
+    rate = 1e12 * tera / training_flops(made.shapes, Training())
+    assert made.duration.tokens_per_s == pytest.approx(rate)
+    assert made.duration.basis.startswith(basis)
+
+
+def test_a_gpu_that_torch_has_no_kernels_for_is_a_fault(variant, monkeypatch):
+    answers = {"is_available": True, "get_device_name": "NVIDIA H100", "get_arch_list": ["sm_75"]}
+    for name, answer in {**answers, "get_device_capability": (9, 0)}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr("chatpipe.models.devices.free_memory_bytes", lambda: 80 * 2**30)
+    [fault] = plan(variant(), LARGE).faults
+    assert fault.startswith(f"torch {torch.__version__} has no kernels for NVIDIA H100 (compute")
+    for lists in (["sm_90"], ["sm_80", "compute_80"], ["sm_90a"], []):
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda lists=lists: lists)
+        assert gpu_without_kernels() is None
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
+    for capability, runs in (((9, 0), True), ((9, 1), True), ((8, 9), False), ((10, 0), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda c=capability: c)
+        assert (gpu_without_kernels() is None) is runs
 
 
 def test_checkpoints_count_for_the_disk(variant):

@@ -57,16 +57,7 @@ def load_base(path: Path, quantization: Quantization, place: torch.device | None
         )
     check_finite(path)
     dtype = compute_dtype(quantization)
-    config = (
-        BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=quantization.double,
-            bnb_4bit_compute_dtype=dtype,
-        )
-        if quantization.method == "nf4"
-        else None
-    )
+    config = nf4_config(quantization, dtype) if quantization.method == "nf4" else None
     model, report = AutoModelForCausalLM.from_pretrained(
         path,
         quantization_config=config,
@@ -86,6 +77,16 @@ def load_base(path: Path, quantization: Quantization, place: torch.device | None
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
+
+
+def nf4_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """transformers' configuration of NF4 with products in `dtype`."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=quantization.double,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def load_fast_base(path: Path, quantization: Quantization, gpu_has_room: bool = False) -> Any:

@@ -49,6 +49,7 @@ class Device(BaseModel):
     compute_bytes: int  # of one element in matrix products: 2 or 4
     free_bytes: int | None = None
     count: int = 1  # of such devices, which train together
+    is_float16: bool = False  # products are in float16, whose logits autocast copies to float32
 
 
 class Settings(Protocol):
@@ -175,12 +176,14 @@ def logits_bytes(shapes: Shapes, batch: Batch, device: Device) -> float:
     Packed: the scored tokens' logits, which their gradient overwrites. Padded: the model's own
     forward pass computes logits of all tokens, and the backward pass holds two gradients of that
     size, with and without the last token of the rows. Both: the probabilities of a few tokens.
+    In float16 the Trainer's autocast copies the logits to float32, and both are held.
     """
     from chatpipe.kernels.cross_entropy import AT_ONCE
 
     tokens = 2 * batch.tokens if is_padded(shapes) else batch.scored
     at_once = min(batch.scored, AT_ONCE) * FLOAT32
-    return float(shapes.vocabulary * (tokens * device.compute_bytes + at_once))
+    element = device.compute_bytes + (FLOAT32 if device.is_float16 else 0)
+    return float(shapes.vocabulary * (tokens * element + at_once))
 
 
 def is_padded(shapes: Shapes) -> bool:

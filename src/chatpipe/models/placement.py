@@ -37,10 +37,12 @@ def this_device(quantization: Quantization) -> Device:
         # A base that is no longer used is in reference cycles, then in torch's cache.
         gc.collect()
         torch.cuda.empty_cache()
+    dtype = devices.compute_dtype(quantization)
     return Device(
         kind="cuda" if cuda else "cpu",
         name=devices.device_name(),
-        compute_bytes=devices.compute_dtype(quantization).itemsize,
+        compute_bytes=dtype.itemsize,
+        is_float16=dtype is torch.float16,
         free_bytes=devices.free_memory_bytes(),
         count=processes.processes(),
     )

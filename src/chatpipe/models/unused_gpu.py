@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +29,38 @@ def unused_gpu() -> str | None:
         f"({_reason()}), so all is computed on the CPU; install a driver and a torch that fit each "
         "other, or set CUDA_VISIBLE_DEVICES= (to nothing) if the CPU is what you want."
     )
+
+
+def gpu_without_kernels() -> str | None:
+    """A sentence on a GPU that torch was built without kernels for; None where it has them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    capability = torch.cuda.get_device_capability()
+    architectures = torch.cuda.get_arch_list()
+    if not architectures or any(_runs_on(name, capability) for name in architectures):
+        return None
+    return (
+        f"torch {torch.__version__} has no kernels for {torch.cuda.get_device_name()} (compute "
+        f"capability {capability[0]}.{capability[1]}; it has {', '.join(architectures)}); install "
+        "a torch that was built for it, or use another GPU."
+    )
+
+
+def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether code for that architecture runs on such a GPU: binaries (sm_86) on the same major
+    number and no smaller minor one, intermediate code (compute_90) on all later ones."""
+    kind, _, number = architecture.partition("_")
+    digits = re.match(r"\d+", number)
+    if digits is None:
+        return False
+    built_for = divmod(int(digits[0]), 10)
+    if not number.isdigit():  # sm_90a: for that one alone
+        return built_for == capability
+    if kind == "compute":
+        return built_for <= capability
+    return built_for[0] == capability[0] and built_for <= capability
 
 
 @cache

@@ -5,18 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.config.schema import Training
 from chatpipe.models.memory import FLOAT32, Device, training_flops
 from chatpipe.models.shapes import Shapes
+from chatpipe.planning.device_rates import assumed_rate
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.store import store
 from chatpipe.training.finetune import Finetune
 
-# Where nothing was measured yet: a guess to within a factor of three or so, and said to be one.
-ASSUMED_FLOPS = {"cuda": 20e12, "cpu": 200e9}  # a second, of a whole device
 MADE_OF_ROWS = 2  # examples and corpora, as a multiple of the source's files
 CHECKPOINTS = 3  # two are kept, and a third is written before the oldest goes
 
@@ -54,31 +54,41 @@ def duration(
     """Estimate the time by the rate of an adapter of the same base and device, or assume a rate."""
     measured = measured_rate(device, base) if base else None
     if measured:
-        return Duration(
-            tokens=tokens,
-            tokens_per_s=measured,
-            basis="the rate of the last adapter of this base on this device",
-        )
-    flops = ASSUMED_FLOPS[device.kind]
+        return Duration(tokens=tokens, tokens_per_s=measured.tokens_per_s, basis=measured.basis)
+    assumed = assumed_rate(device)
     return Duration(
         tokens=tokens,
-        tokens_per_s=flops / training_flops(shapes, training),
-        basis=f"{flops / 1e12:g} TFLOP/s assumed; nothing was measured on this device yet",
+        tokens_per_s=assumed.flops / training_flops(shapes, training),
+        basis=f"{assumed.basis}; nothing was measured on this device yet",
     )
 
 
-def measured_rate(device: Device, base: Artifact) -> float | None:
-    """Return tokens per second of the newest stored adapter of that base and device."""
-    newest, rate = "", None
+class Rate(NamedTuple):
+    """Tokens a second, and what the number comes from."""
+
+    tokens_per_s: float
+    basis: str
+
+
+def measured_rate(device: Device, base: Artifact) -> Rate | None:
+    """Return the rate of the newest stored adapter of that base on such a device: trained on as
+    many of them or, if there is none, on another number of GPUs, divided among these."""
+    rates: dict[int, tuple[str, float]] = {}  # by number of processes: when, tokens a second
     for manifest in store().manifests(Finetune.kind):
-        same = manifest["asked"]["base"]["digest"] == base.digest
-        if (
-            same
-            and manifest["details"].get("device") == device.name
-            and manifest["created"] > newest
-        ):
-            newest, rate = manifest["created"], float(manifest["details"]["tokens_per_s"])
-    return rate
+        details, created = manifest["details"], manifest["created"]
+        same_base = manifest["asked"]["base"]["digest"] == base.digest
+        count = details.get("processes", 1)
+        if same_base and details.get("device") == device.name:
+            entry = (created, float(details["tokens_per_s"]))
+            rates[count] = max(rates.get(count, entry), entry)
+    if device.count in rates:
+        basis = "the rate of the last adapter of this base on this device"
+        return Rate(rates[device.count][1], basis)
+    if not rates or device.kind != "cuda":
+        return None
+    count, (_, rate) = max(rates.items(), key=lambda item: item[1])
+    basis = f"the rate of the last adapter of this base on {count} such GPUs, for {device.count}"
+    return Rate(rate * device.count / count, basis)
 
 
 def adapter_bytes(shapes: Shapes, steps: int, training: Training) -> int:

@@ -19,7 +19,7 @@ from chatpipe.models.base_checks import base_faults
 from chatpipe.models.memory import Device
 from chatpipe.models.placement import this_device
 from chatpipe.models.shapes import Shapes, shapes_of
-from chatpipe.models.unused_gpu import unused_gpu
+from chatpipe.models.unused_gpu import gpu_without_kernels, unused_gpu
 from chatpipe.planning.capacity import Capacity, check_positions
 from chatpipe.planning.cost import (
     Duration,
@@ -122,6 +122,8 @@ class _Planner:
         unused = unused_gpu()
         if unused and self.device.kind == "cpu":
             self.messages.notes.append(unused)
+        if self.device.kind == "cuda" and (fault := gpu_without_kernels()):
+            self.messages.faults.append(fault)
         data = account_rows(self.recipe, self.variant)
         self.messages.notes += data.notes
         self.messages.faults += data.faults

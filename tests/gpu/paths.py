@@ -1,0 +1,334 @@
+"""chatpipe's own code on the fake GPU: trained, scored and answered as a step does it. Prints what
+happened as JSON; `test_fake_cuda.py` reads it.
+
+    python -m tests.gpu.paths DIRECTORY
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
+
+from tests.gpu import fake_device
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # a dispatch mode belongs to a thread
+fake_device.preload()
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from tests.gpu.fake_torch import fake_gpu, patch_libraries
+
+patch_libraries()
+
+import safetensors.torch
+from peft.utils import save_and_load
+from transformers import Trainer
+
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import Generation, Lora, Quantization
+from chatpipe.evaluation.score import row_nats
+from chatpipe.generation.batch import complete
+from chatpipe.kernels.switch import KERNELS, recorded_kernels
+from chatpipe.models import inference
+from chatpipe.models.loading import load_tokenizer
+from chatpipe.packing import attention, packing
+from chatpipe.store.store import store
+from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
+from chatpipe.training import finetune
+from chatpipe.training.finetune import Finetune
+from chatpipe.training.watch import TrainingWatch
+from tests.gpu.step_costs import predictions, step_costs, table
+from tests.gpu.watch import Watch
+from tests.support.adapters import RandomAdapter
+from tests.support.requests import finetune_request
+from tests.support.tiny import tiny_model
+
+AMPERE, TURING = (8, 9), (7, 5)  # the one computes in bfloat16, the other in float16
+# Where a card has no room for the dequantized base.
+IN_4_BITS = ",".join(kernel for kernel in KERNELS if kernel != "dequantize")
+PROMPTS = ("How are you?", "The quick brown fox jumps over the lazy dog.", "Why?")
+
+
+class Paths:
+    """The paths of one base on a GPU of one capability."""
+
+    def __init__(self, request: Finetune, adapters: Sequence[Path]) -> None:
+        self.request = request
+        self.adapters = adapters
+        self.base = request.base.path
+        self.tokenizer = load_tokenizer(self.base)
+
+    def train(self, **settings: Any) -> None:
+        """Build the adapter, from the stored rows to the check of what was trained."""
+        training = self.request.training.model_copy(update=settings)
+        request = self.request.model_copy(update={"training": training})
+        with without_files(), TemporaryDirectory() as folder:
+            details = finetune._finetune(request, Path(folder), Path(folder))
+        assert details["optimizer_steps"] > 1, details
+
+    def score(self) -> None:
+        """Score rows by the base, then by an adapter beside another one."""
+        for adapters in ([], self.adapters):
+            with self.model(adapters) as model:
+                assert len(row_nats(model, scored_rows(), 256)) == len(scored_rows())
+
+    def answer(self) -> None:
+        """Answer by two adapters and by the base in one batch, greedily and drawn."""
+        encoder = Encoder(self.tokenizer, template("alpaca"), "all", 1 << 20)
+        through = [self.adapters[0].name, None, self.adapters[1].name]
+        with self.model(self.adapters) as model:
+            for options in ({}, {"temperature": 0.7, "top_p": 0.9}):
+                generation = Generation(max_new_tokens=4, **options)
+                answers = complete(model, encoder, PROMPTS * 2, generation, through * 2)
+                assert len(answers) == 6
+
+    @contextmanager
+    def model(self, adapters: Sequence[Path]) -> Iterator[Any]:
+        """The base with those adapters, as scoring and answers load them."""
+        quantization = self.request.quantization
+        with inference.cached_model(self.base, adapters, quantization) as model:
+            yield model
+
+
+@contextmanager
+def without_files() -> Iterator[None]:
+    """A fake tensor has no bytes to be written: checkpoints and the adapter are left out."""
+    with (
+        mock.patch.object(Trainer, "_save_checkpoint", lambda *_, **__: None),
+        mock.patch.object(TrainingWatch, "on_save", lambda *_, **__: None),
+        mock.patch.object(finetune, "save_adapter", lambda *_: None),
+        mock.patch.object(finetune, "checkpoint_to_resume", lambda *_: None),
+    ):
+        yield
+
+
+def _load_adapter(path: str, device: Any = "cpu") -> dict[str, torch.Tensor]:
+    """safetensors reads to a device without asking torch."""
+    with _disable_current_modes():
+        weights = safetensors.torch.load_file(path)
+    return {name: weight.to(device) for name, weight in weights.items()}
+
+
+save_and_load.safe_load_file = _load_adapter
+
+
+def scored_rows() -> list[TokenizedRow]:
+    """Rows that begin alike, of which the end is scored."""
+    rows = [[*range(20, 60), *range(60 + n, 90 + 5 * n)] for n in range(9)]
+    return [TokenizedRow(ids, [*[IGNORED] * 50, *ids[50:]], n) for n, ids in enumerate(rows)]
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+Fault = Callable[[], Any]
+
+
+def _faulty(owner: Any, name: str, wrong: Callable[..., Any]) -> Fault:
+    """Replace a function by one that gets the original as its first argument."""
+    original = getattr(owner, name)
+    return lambda: mock.patch.object(
+        owner, name, lambda *args, **kwargs: wrong(original, *args, **kwargs)
+    )
+
+
+def _faults() -> dict[str, tuple[tuple[int, int], str, Fault]]:
+    """By what is wrong: the capability of the GPU, the path that must fail, and the fault."""
+    from chatpipe.generation import prefill, sampling
+    from chatpipe.kernels import cross_entropy, lora_inference, lora_training
+
+    return {
+        "keys in float32": (
+            AMPERE,
+            "train",
+            _faulty(
+                attention,
+                "_variable_length",
+                lambda of, query, key, *rest: of(query, key.float(), *rest),
+            ),
+        ),
+        "ends in int64": (
+            AMPERE,
+            "train",
+            _faulty(packing, "_ends", lambda of, sizes: of(sizes).long()),
+        ),
+        "a mask in main memory": (
+            TURING,
+            "score",
+            _faulty(attention, "_mask", lambda of, *args: of(*args).cpu()),
+        ),
+        "targets in main memory": (
+            AMPERE,
+            "train",
+            _faulty(
+                cross_entropy,
+                "_exponentials",
+                lambda of, logits, targets, nats: of(logits, targets.cpu(), nats),
+            ),
+        ),
+        "a dropout mask in main memory": (
+            AMPERE,
+            "train",
+            _faulty(
+                lora_training,
+                "_add_undropped",
+                lambda of, sums, left, right, drops, p: of(sums, left, right, drops.cpu(), p),
+            ),
+        ),
+        "a weight that stays in 4 bits": (
+            AMPERE,
+            "train",
+            _faulty(lora_training, "dequantized_weight", lambda of, layer: layer.weight),
+        ),
+        "adapters' rows in main memory": (
+            AMPERE,
+            "answer",
+            _faulty(
+                lora_inference,
+                "_products",
+                lambda of, base, down, up, own, x: of(
+                    base, down, up, None if own is None else own.cpu(), x
+                ),
+            ),
+        ),
+        "a cache that is too narrow": (
+            AMPERE,
+            "answer",
+            _faulty(
+                prefill,
+                "_padding",
+                lambda of, layer, prompts, width: of(layer, prompts, width - 1),
+            ),
+        ),
+        "noise in main memory": (
+            AMPERE,
+            "answer",
+            _faulty(
+                sampling.Noise,
+                "__call__",
+                lambda of, noise, ids, scores: scores - torch.rand(scores.shape).log(),
+            ),
+        ),
+        "the check's row in main memory": (
+            AMPERE,
+            "train",
+            _faulty(
+                finetune,
+                "check_adapter",
+                lambda of, model, row: model(input_ids=torch.tensor([row.input_ids])),
+            ),
+        ),
+    }
+
+
+# --- what is run ---------------------------------------------------------------------------------
+
+
+def observed(run: Callable[[], None]) -> dict[str, Any]:
+    """Run it under the watch, in the fake mode of this moment."""
+    watch = Watch()
+    started = time.process_time()
+    with recorded_kernels() as kernels, watch:
+        run()
+    return {
+        "kernels": sorted(kernels.ran),
+        "unused": kernels.unused,
+        "operations": dict(watch.kernels),
+        "syncs": dict(watch.syncs),
+        "products": sorted(watch.products),
+        "seconds": time.process_time() - started,
+    }
+
+
+def failure(paths: Paths, path: str, fault: Fault) -> str:
+    """The error that the fault makes of that path, or of the kernel that is then not used; nothing
+    where all goes through."""
+    with ExitStack() as stack:
+        stack.enter_context(fault())
+        try:
+            return "; ".join(observed(getattr(paths, path))["unused"].values())
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+
+def main(directory: Path) -> dict[str, Any]:
+    """Run every path on both kinds of GPU, then each fault."""
+    os.environ["CHATPIPE_HOME"] = str(directory / "home")
+    (directory / "home").mkdir(parents=True)
+    nf4, plain, adapters = _inputs(directory)
+    runs: dict[str, Any] = {}
+    faults: dict[str, str] = {}
+    gc.freeze()  # what was imported stays: chatpipe collects garbage before it asks for free memory
+    for capability in (AMPERE, TURING):
+        with fake_gpu(capability):
+            paths = Paths(nf4, adapters)
+            name = ".".join(map(str, capability))
+            if capability == AMPERE:
+                runs |= _observed(name, "", _runs(paths))
+                not_quantized = {"train": Paths(plain, adapters).train}
+                runs |= _observed(name, ", not quantized", not_quantized)
+                with mock.patch.dict(os.environ, CHATPIPE_KERNELS="off"):
+                    runs |= _observed(name, ", off", _runs(paths))
+            with mock.patch.dict(os.environ, CHATPIPE_KERNELS=IN_4_BITS):
+                inference._BASE_CACHE.clear()
+                runs |= _observed(name, ", in 4 bits", _runs(paths))
+                for fault, (where, path, planted) in _faults().items():
+                    if where == capability:
+                        faults[fault] = failure(paths, path, planted)
+        inference._BASE_CACHE.clear()
+    with fake_gpu(AMPERE):
+        costs = step_costs()
+    return {
+        "runs": runs,
+        "faults": faults,
+        "tables": {"costs": table(costs), "predictions": predictions(costs)},
+    }
+
+
+def _observed(gpu: str, how: str, runs: dict[str, Callable[[], None]]) -> dict[str, Any]:
+    return {f"{gpu} {path}{how}": observed(run) for path, run in runs.items()}
+
+
+def _runs(paths: Paths) -> dict[str, Callable[[], None]]:
+    return {
+        "train": paths.train,
+        "train, checkpointing": lambda: paths.train(gradient_checkpointing=True),
+        "score": paths.score,
+        "answer": paths.answer,
+    }
+
+
+def _inputs(directory: Path) -> tuple[Finetune, Finetune, list[Path]]:
+    """Requests for a training on a 4-bit base and on one that is not quantized, and two adapters,
+    made on the CPU."""
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
+    base = tiny_model(directory / "base", **shape)
+    with mock.patch("torch.cuda.is_available", lambda: False):
+        request = finetune_request(
+            directory / "home", base, 10, micro_batch_tokens=256, epochs=1, global_batch_size=4
+        )
+        loras = (Lora(rank=4), Lora(rank=8, target_modules=("q_proj", "v_proj")))
+        adapters = [
+            store().get_or_build(RandomAdapter(base=request.base, seed=n, lora=lora)).path
+            for n, lora in enumerate(loras)
+        ]
+    lora = request.lora.model_copy(update={"dropout": 0.05})
+    nf4, plain = (
+        request.model_copy(update={"quantization": Quantization(method=method), "lora": lora})
+        for method in ("nf4", "none")
+    )
+    return nf4, plain, adapters
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))

@@ -1,0 +1,184 @@
+"""What an optimizer step of LLaMA 7B costs on a GPU: kernels, bytes, operations, waits of the host,
+counted on fake tensors; and the tokens a second that follow by a roofline.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainingArguments
+
+from benchmarks.random_base import config_of, on_device
+from chatpipe.config.schema import Lora, Quantization
+from chatpipe.models.lora import with_adapter
+from chatpipe.packing.batching import batching_for
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
+from chatpipe.training.trainer import AdapterTrainer, BatchCollator, batch_training
+from tests.gpu.watch import Call, Watch
+
+LAYERS = 32
+VOCABULARY = 32_000
+TOKENS = 2048  # of a step, which is one pack
+
+# Steps of 16 rows of about the length of Alpaca's, or of one long one; half of each is scored. A base
+# that was dequantized once is computed as one that is not quantized.
+CASES = {
+    "16 rows of 128 tokens, NF4": (16, 128, Quantization()),
+    "16 rows of 128 tokens, dequantized once": (16, 128, Quantization(method="none")),
+    "1 row of 2,048 tokens, dequantized once": (1, 2048, Quantization(method="none")),
+}
+LAUNCH_S = 5e-6  # what torch needs, about, to launch a kernel
+MATRIX_SHARE, MEMORY_SHARE = 0.7, 0.8  # of its data sheet's peak that a kernel reaches
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Peaks of the data sheet: dense bfloat16 products in operations a second, bytes a second."""
+
+    name: str
+    flops: float
+    bandwidth: float
+
+
+GPUS = (
+    Gpu("H100 SXM", 989e12, 3.35e12),
+    Gpu("A100 80 GB", 312e12, 2.04e12),
+    Gpu("RTX 4090", 165e12, 1.01e12),
+)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The cost of one optimizer step of the whole model."""
+
+    calls: Mapping[Call, int]
+    syncs: int
+
+    @property
+    def kernels(self) -> int:
+        return sum(self.calls.values())
+
+    def gigabytes(self, *names: str) -> float:
+        """Bytes that kernels of these names move, or all kernels."""
+        chosen = (call for call in self.calls if not names or call.name in names)
+        return sum(call.moved * self.calls[call] for call in chosen) / 1e9
+
+    @property
+    def teraflops(self) -> float:
+        return sum(call.flops * count for call, count in self.calls.items()) / 1e12
+
+    def tokens_per_s(self, gpu: Gpu) -> float:
+        """Every kernel takes as long as its operations or its bytes, whichever is longer; a step
+        at least as long as the host needs to launch its kernels."""
+        seconds = sum(
+            count
+            * max(
+                call.flops / (MATRIX_SHARE * gpu.flops),
+                call.moved / (MEMORY_SHARE * gpu.bandwidth),
+            )
+            for call, count in self.calls.items()
+        )
+        return TOKENS / max(seconds, LAUNCH_S * self.kernels)
+
+
+def step_costs() -> dict[str, StepCost]:
+    """By the case; in the fake mode of this moment."""
+    costs = {}
+    for case, (rows, length, quantization) in CASES.items():
+        examples = [_row(number, length) for number in range(rows)]
+        one, two = (_of_layers(layers, examples, quantization) for layers in (1, 2))
+        syncs = _scaled(one.syncs, two.syncs)
+        costs[case] = StepCost(_scaled(one.calls, two.calls), sum(syncs.values()))
+    return costs
+
+
+def _scaled(one: Counter[Any], two: Counter[Any]) -> Counter[Any]:
+    """Counts of all layers, from those of one layer and of two: each further layer adds as much."""
+    return Counter({key: one[key] + (LAYERS - 1) * (two[key] - one[key]) for key in one | two})
+
+
+def _of_layers(layers: int, rows: list[TokenizedRow], quantization: Quantization) -> Watch:
+    """What a step costs: the difference between a training of two steps and one of one step."""
+    config = config_of("llama-7b", vocab_size=VOCABULARY, num_hidden_layers=layers)
+    with Watch():
+        bases = [on_device(config, quantization) for _ in range(2)]
+    first, both = (_trained(base, rows, steps) for steps, base in enumerate(bases, 1))
+    both.calls.subtract(first.calls)
+    both.syncs.subtract(first.syncs)
+    return both
+
+
+def _trained(base: Any, rows: list[TokenizedRow], steps: int) -> Watch:
+    """Train for so many steps, without a checkpoint; return what was counted."""
+    with Watch():
+        model = with_adapter(base, Lora())
+        batching = batching_for(model)
+    watch = Watch()
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        arguments = TrainingArguments(
+            folder,
+            max_steps=steps,
+            save_strategy="no",
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+        trainer = AdapterTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=[[row] for row in rows],
+            data_collator=BatchCollator(TOKENS, 1, batching),
+            global_batch_size=len(rows),
+        )
+        stack.enter_context(batch_training(model, batching))
+        stack.enter_context(watch)
+        trainer.train()
+    return watch
+
+
+def _row(number: int, length: int) -> TokenizedRow:
+    ids = [(7 * number + place) % (VOCABULARY - 10) + 5 for place in range(length)]
+    scored = length // 2
+    return TokenizedRow(ids, [*[IGNORED] * scored, *ids[scored:]], number)
+
+
+# --- the table of docs/gpu.md --------------------------------------------------------------------
+
+PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "gemm_4bit")
+DEQUANTIZE = ("dequantize_4bit", "dequantize_blockwise")
+ATTENTION = ("_varlen_attn", "_varlen_attn_backward")
+
+
+def table(costs: Mapping[str, StepCost]) -> str:
+    """The costs in Markdown."""
+    heads = ["a step", "kernels", "host syncs", "TFLOP", "GB moved"]
+    heads += ["… by products", "… dequantizing", "… by attention", "… by all others"]
+    lines = []
+    for rows, cost in costs.items():
+        parts = [cost.gigabytes(*names) for names in (PRODUCTS, DEQUANTIZE, ATTENTION)]
+        total = cost.gigabytes()
+        numbers = [f"{part:.1f}" for part in (cost.teraflops, total, *parts, total - sum(parts))]
+        lines.append([rows, f"{cost.kernels:,}", f"{cost.syncs}", *numbers])
+    return _markdown(heads, lines)
+
+
+def predictions(costs: Mapping[str, StepCost]) -> str:
+    """The predicted tokens a second in Markdown, to two digits."""
+    lines = [
+        [rows, *(f"{float(f'{cost.tokens_per_s(gpu):.2g}'):,.0f}" for gpu in GPUS)]
+        for rows, cost in costs.items()
+    ]
+    return _markdown(["predicted tokens/s", *(gpu.name for gpu in GPUS)], lines)
+
+
+def _markdown(heads: list[str], lines: list[list[str]]) -> str:
+    rows = ["| " + " | ".join(line) + " |" for line in (heads, *lines)]
+    return "\n".join([rows[0], "|---" * len(heads) + "|", *rows[1:]])

@@ -1,0 +1,105 @@
+"""The path of a GPU without a GPU: chatpipe's own code on a CUDA device that computes nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.gpu import fake_device
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(fake_device.compiler() is None, reason=fake_device.NO_COMPILER),
+]
+TRAINED = {"cross_entropy", "packing", "lora_training"}
+SCORED = {"cross_entropy", "packing", "lora_inference"}
+ANSWERED = {"packing", "lora_inference"}
+AMPERE = {"varlen_attention"}
+ON_CPUS = {"sparse_dropout", "concurrency"}  # nothing of a GPU is computed by these
+RUNS = {
+    "train": TRAINED,
+    "train, checkpointing": TRAINED,
+    "score": SCORED,
+    "answer": ANSWERED,
+}
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """All paths and faults, in one process: the device must be there before torch is imported."""
+    command = [sys.executable, "-m", "tests.gpu.paths", str(tmp_path_factory.mktemp("fake-cuda"))]
+    root = Path(__file__).parents[2]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def kernels(outcome, run):
+    observed = outcome["runs"][run]
+    assert observed["unused"] == {}
+    assert not ON_CPUS & {*observed["kernels"]}
+    return {*observed["kernels"]}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_path_goes_through_by_the_kernels_of_each_gpu(outcome, run):
+    """An 80 GiB card keeps the base dequantized; one of an older kind has no FlashAttention."""
+    assert kernels(outcome, f"8.9 {run}") == RUNS[run] | AMPERE | {"dequantize"}
+    assert kernels(outcome, f"8.9 {run}, in 4 bits") == RUNS[run] | AMPERE
+    assert kernels(outcome, f"7.5 {run}, in 4 bits") == RUNS[run]
+    assert kernels(outcome, f"8.9 {run}, off") == set()
+
+
+def test_training_uses_the_backward_pass_of_its_attention_and_4_bit_weights(outcome):
+    runs = {name: run["operations"] for name, run in outcome["runs"].items() if "train" in name}
+    for name, operations in runs.items():
+        flash = name.startswith("8.9") and not name.endswith("off")
+        assert ("_varlen_attn_backward" in operations) is flash, name
+        in_4_bits = name.endswith(("in 4 bits", "off"))
+        assert ("gemm_4bit" in operations) is in_4_bits, name
+
+
+def test_a_base_that_is_not_quantized_is_trained(outcome):
+    assert kernels(outcome, "8.9 train, not quantized") == TRAINED | AMPERE
+
+
+def test_products_are_in_the_half_precision_of_the_gpu(outcome):
+    for run, observed in outcome["runs"].items():
+        half = "torch.bfloat16" if run.startswith("8.9") else "torch.float16"
+        other = {"torch.bfloat16", "torch.float16"} - {half}
+        assert half in observed["products"] and not other & {*observed["products"]}, run
+
+
+FAULTS = {
+    "keys in float32": "_varlen_attn: operands of types ['torch.bfloat16', 'torch.float32']",
+    "ends in int64": "_varlen_attn: ends of type torch.int64",
+    "targets in main memory": "cuda:0 and cpu",
+    "a mask in main memory": "cuda:0 and cpu",
+    "a dropout mask in main memory": "cuda:0 and cpu",
+    "a weight that stays in 4 bits": "must match the size",
+    "adapters' rows in main memory": "cuda:0 and cpu",
+    "the check's row in main memory": "cuda:0 and cpu",
+    "noise in main memory": "cuda:0 and cpu",
+    "a cache that is too narrow": "The expanded size of the tensor",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_seen(outcome, fault):
+    assert FAULTS[fault] in outcome["faults"][fault]
+
+
+def test_every_fault_has_its_test(outcome):
+    assert outcome["faults"].keys() == FAULTS.keys()
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"
+
+
+@pytest.mark.parametrize("name", ["costs", "predictions"])
+def test_the_page_has_the_costs_of_a_step_as_they_are(outcome, name):
+    """Where one changed on purpose, write the new table into docs/gpu.md: it is in the message."""
+    table = outcome["tables"][name]
+    assert table in DOCS.read_text("utf-8"), f"docs/gpu.md needs this table:\n{table}"
