@@ -24,9 +24,8 @@ from tests.gpu.watch import Call, Watch
 LAYERS = 32
 VOCABULARY = 32_000
 TOKENS = 2048  # of a step, which is one pack
-
-# Steps of 16 rows of about the length of Alpaca's, or of one long one; half of each is scored. A base
-# that was dequantized once is computed as one that is not quantized.
+# Steps of 16 rows of about the length of Alpaca's, or of one long one; half of each is scored. A
+# base that was dequantized once is computed as one that is not quantized.
 CASES = {
     "16 rows of 128 tokens, NF4": (16, 128, Quantization()),
     "16 rows of 128 tokens, dequantized once": (16, 128, Quantization(method="none")),

@@ -14,6 +14,7 @@ import typer
 
 from chatpipe.cli import (
     chat,
+    doctor,
     export,
     finetune,
     forget,
@@ -167,6 +168,7 @@ for _command in (
     reevaluation.history,
     reevaluation.accept,
     verify.verify,
+    doctor.doctor,
 ):
     app.command()(_command)
 

@@ -2,7 +2,8 @@
 
 `auto` uses each where it knows the model and the device; `off` is the reference: padded batches,
 torch's attention, dropout and cross-entropy, peft's own forward pass, one thread of computation;
-names, separated by commas, use those alone.
+names, separated by commas, use those alone. `auto` leaves out kernels that `chatpipe doctor` has
+switched off on this machine.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from chatpipe.errors import ConfigError
+from chatpipe.kernels.switched_off import switched_off
 
 LOG = logging.getLogger(__name__)
 VARIABLE = "CHATPIPE_KERNELS"
@@ -28,6 +30,8 @@ KERNELS = {
     "packed_weights": "weights arranged once for products of few tokens, in bfloat16 on CPUs",
     "concurrency": "packs in parallel threads on CPUs",
 }
+
+_ALL = frozenset(KERNELS)
 
 
 def kernel_faults() -> list[str]:
@@ -47,7 +51,7 @@ def enabled_kernels() -> frozenset[str]:
     if faults := kernel_faults():
         raise ConfigError(faults)
     if value == "auto":
-        return frozenset(KERNELS)
+        return _ALL - switched_off().keys()
     return frozenset() if value == "off" else frozenset(_names(value))
 
 
@@ -65,7 +69,7 @@ class KernelRecord:
 
     def __init__(self) -> None:
         self.ran: set[str] = set()
-        self.unused: dict[str, str] = {}
+        self.unused = dict(switched_off())
 
     def details(self) -> dict[str, Any]:
         """As a manifest has it: `kernels`, and `kernels_unused` where a model is not known to

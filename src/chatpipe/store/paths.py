@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from chatpipe.utils.home import home as home
+
 WORK = ".work"  # the store's folder for checkpoints of unfinished steps
-
-
-def home() -> Path:
-    """Return chatpipe's own directory: $CHATPIPE_HOME, or ./.chatpipe."""
-    return Path(os.environ.get("CHATPIPE_HOME") or ".chatpipe").absolute()
 
 
 def store_directory() -> Path:

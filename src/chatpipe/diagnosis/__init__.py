@@ -1,0 +1,1 @@
+"""What this machine has, and whether its kernels compute what the plain path computes."""

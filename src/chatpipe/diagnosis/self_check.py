@@ -1,0 +1,195 @@
+"""Every kernel against the plain path, on this machine's device: a tiny model's training step,
+scores and answers.
+
+The bound is the plain path's own rounding: how far its numbers in the device's type are from those
+in float32.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatpipe.config.schema import Generation, Lora, Quantization
+from chatpipe.diagnosis.findings import Finding, fault, ok
+from chatpipe.evaluation.score import row_nats
+from chatpipe.generation.batch import Question, written_ids
+from chatpipe.kernels import switched_off
+from chatpipe.kernels.switch import KERNELS, VARIABLE, recorded_kernels
+from chatpipe.models.devices import compute_dtype
+from chatpipe.models.loading import load_fast_base
+from chatpipe.models.lora import with_adapter
+from chatpipe.packing.batching import batching_for
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
+from chatpipe.training.trainer import BatchCollator, batch_training, max_training_threads
+
+SHAPE = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+TOKENS = 512  # of a pack; all rows are in one
+NEW_TOKENS = 8
+# What a kernel needs beside itself to be used. Kernels draw other dropout, so there is none.
+WITH = {
+    "varlen_attention": ("packing",),
+    "concurrency": ("packing", "dequantize"),
+}
+TIMES_ROUNDING = 4.0
+LEAST_BOUND = 1e-3  # of float32, in which the plain path is compared with itself
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of a tiny model: nats of rows, the gradients of a step, the nats by which the plain path
+    would have written what was answered, and the kernels that ran."""
+
+    nats: torch.Tensor
+    gradients: torch.Tensor
+    answers: list[list[int]]
+    ran: frozenset[str]
+
+
+def check_kernels() -> list[Finding]:
+    """Compare every kernel with the plain path; switch off those that disagree, and switch on again
+    those that do not."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "base"
+        _write_base(base)
+        with _kernels("off"):
+            exact = _figures(base, "float32")
+            plain = _figures(base, "auto")
+        bound = max(LEAST_BOUND, TIMES_ROUNDING * _distance(plain, exact))
+        findings, wrong = [], {}
+        for kernel in KERNELS:
+            with _kernels(",".join((kernel, *WITH.get(kernel, ())))):
+                finding = _compared(kernel, base, plain, bound)
+            findings.append(finding)
+            if finding.state == "fault":
+                wrong[kernel] = finding.text
+    switched_off.record(wrong)
+    return findings
+
+
+def _compared(kernel: str, base: Path, plain: Figures, bound: float) -> Finding:
+    name = f"kernel {kernel}"
+    remedy = f"it is switched off on this machine; set {VARIABLE}={kernel} to use it all the same"
+    try:
+        figures = _figures(base, "auto")
+    except Exception as error:
+        return fault(name, f"fails: {type(error).__name__}: {str(error)[:200]}", remedy)
+    if kernel not in figures.ran:
+        return ok(name, "is not used on this device")
+    distance = _distance(figures, plain)
+    text = f"{distance:.1e} from the plain path, where {bound:.1e} is allowed"
+    if not distance <= bound:
+        return fault(name, text, remedy)
+    return ok(name, text)
+
+
+def _distance(figures: Figures, others: Figures) -> float:
+    """The largest of the relative distances of nats and gradients, and of the share of answers'
+    tokens that differ where more than one in four does: near ties are rounded either way."""
+    nats, gradients = (
+        float((one - other).norm() / other.norm())
+        for one, other in (
+            (figures.nats, others.nats),
+            (figures.gradients, others.gradients),
+        )
+    )
+    pairs = [
+        token == other
+        for answer, expected in zip(figures.answers, others.answers, strict=True)
+        for token, other in zip(answer[:2], expected[:2], strict=False)
+    ]
+    different = 1 - sum(pairs) / len(pairs)
+    return max(nats, gradients, different if different > 1 / 4 else 0.0)
+
+
+def _figures(base: Path, dtype: str) -> Figures:
+    quantization = Quantization.model_validate({"compute_dtype": dtype})
+    with recorded_kernels() as record:
+        torch.manual_seed(0)
+        gpu_has_room = torch.cuda.is_available() and "dequantize" in os.environ[VARIABLE]
+        model = with_adapter(
+            load_fast_base(base, quantization, gpu_has_room), Lora(rank=8, dropout=0.0)
+        )
+        _draw_adapter(model)
+        gradients = _gradients(model, quantization)
+        model.eval()
+        nats = torch.tensor(row_nats(model, _rows(), TOKENS))
+        through = ["default", None] * 2
+        questions = [
+            Question(row.input_ids[:12], adapter, place)
+            for place, (row, adapter) in enumerate(zip(_rows(), through, strict=False))
+        ]
+        answers = written_ids(
+            model, [SHAPE["vocab_size"] - 1], questions, Generation(max_new_tokens=NEW_TOKENS)
+        )
+    return Figures(nats, gradients, answers, frozenset(record.ran))
+
+
+def _gradients(model: Any, quantization: Quantization) -> torch.Tensor:
+    """The gradients of all adapter weights in one row."""
+    from accelerate.utils import send_to_device
+
+    batching = batching_for(model)
+    device = next(model.parameters()).device
+    half = compute_dtype(quantization) in (torch.bfloat16, torch.float16)
+    model.train()
+    threads = max_training_threads(model, 1, batching)
+    batches = BatchCollator(TOKENS, threads, batching)([[row] for row in _rows()])["batches"]
+    autocast = torch.autocast(device.type, compute_dtype(quantization), enabled=half)
+    with batch_training(model, batching):
+        for batch in batches:
+            with autocast:
+                nats = batching.nats(model, send_to_device(batch, device)).sum()
+            nats.backward()  # type: ignore[no-untyped-call]
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return torch.cat([weight.grad.float().cpu().flatten() for weight in trained])
+
+
+def _draw_adapter(model: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
+
+
+def _rows() -> Sequence[TokenizedRow]:
+    """Rows that begin alike, of which the end is scored."""
+    generator = torch.Generator().manual_seed(2)
+    begin = torch.randint(5, 500, (24,), generator=generator).tolist()
+    rows = []
+    for number, length in enumerate((40, 9, 31, 60)):
+        ids = begin + torch.randint(5, 500, (length,), generator=generator).tolist()
+        rows.append(TokenizedRow(ids, [*[IGNORED] * 20, *ids[20:]], number))
+    return rows
+
+
+def _write_base(path: Path) -> None:
+    """Save a random model whose logits are far apart, so that its answers are no near ties."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        **SHAPE, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.15
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+
+
+@contextmanager
+def _kernels(value: str) -> Iterator[None]:
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
