@@ -1,1 +1,5 @@
 """What this machine has, and whether its kernels compute what the plain path computes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

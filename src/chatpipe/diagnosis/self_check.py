@@ -38,6 +38,7 @@ WITH = {
     "varlen_attention": ("packing",),
     "concurrency": ("packing", "dequantize"),
 }
+FIGURES = ("scores", "gradients", "answers")
 TIMES_ROUNDING = 4.0
 LEAST_BOUND = 1e-3  # of float32, in which the plain path is compared with itself
 
@@ -62,11 +63,11 @@ def check_kernels() -> list[Finding]:
         with _kernels("off"):
             exact = _figures(base, "float32")
             plain = _figures(base, "auto")
-        bound = max(LEAST_BOUND, TIMES_ROUNDING * _distance(plain, exact))
+        bounds = [max(LEAST_BOUND, TIMES_ROUNDING * part) for part in _distances(plain, exact)]
         findings, wrong = [], {}
         for kernel in KERNELS:
             with _kernels(",".join((kernel, *WITH.get(kernel, ())))):
-                finding = _compared(kernel, base, plain, bound)
+                finding = _compared(kernel, base, plain, bounds)
             findings.append(finding)
             if finding.state == "fault":
                 wrong[kernel] = finding.text
@@ -74,7 +75,7 @@ def check_kernels() -> list[Finding]:
     return findings
 
 
-def _compared(kernel: str, base: Path, plain: Figures, bound: float) -> Finding:
+def _compared(kernel: str, base: Path, plain: Figures, bounds: Sequence[float]) -> Finding:
     name = f"kernel {kernel}"
     remedy = f"it is switched off on this machine; set {VARIABLE}={kernel} to use it all the same"
     try:
@@ -83,30 +84,35 @@ def _compared(kernel: str, base: Path, plain: Figures, bound: float) -> Finding:
         return fault(name, f"fails: {type(error).__name__}: {str(error)[:200]}", remedy)
     if kernel not in figures.ran:
         return ok(name, "is not used on this device")
-    distance = _distance(figures, plain)
-    text = f"{distance:.1e} from the plain path, where {bound:.1e} is allowed"
-    if not distance <= bound:
-        return fault(name, text, remedy)
-    return ok(name, text)
+    distances = _distances(figures, plain)
+    parts = [
+        f"{what} {distance:.1e} (at most {bound:.1e})"
+        for what, distance, bound in zip(FIGURES, distances, bounds, strict=True)
+    ]
+    text = f"distance from the plain path: {', '.join(parts)}"
+    if all(distance <= bound for distance, bound in zip(distances, bounds, strict=True)):
+        return ok(name, text)
+    return fault(name, text, remedy)
 
 
-def _distance(figures: Figures, others: Figures) -> float:
-    """The largest of the relative distances of nats and gradients, and of the share of answers'
-    tokens that differ where more than one in four does: near ties are rounded either way."""
-    nats, gradients = (
-        float((one - other).norm() / other.norm())
-        for one, other in (
-            (figures.nats, others.nats),
-            (figures.gradients, others.gradients),
-        )
-    )
+def _distances(figures: Figures, others: Figures) -> list[float]:
+    """The relative distances of nats and of gradients; and the share of the answers' first two
+    tokens that differ, if more than one in four does: near ties are rounded either way."""
     pairs = [
         token == other
         for answer, expected in zip(figures.answers, others.answers, strict=True)
         for token, other in zip(answer[:2], expected[:2], strict=False)
     ]
     different = 1 - sum(pairs) / len(pairs)
-    return max(nats, gradients, different if different > 1 / 4 else 0.0)
+    return [
+        _relative(figures.nats, others.nats),
+        _relative(figures.gradients, others.gradients),
+        different if different > 1 / 4 else 0.0,
+    ]
+
+
+def _relative(some: torch.Tensor, others: torch.Tensor) -> float:
+    return float((some - others).norm() / others.norm())
 
 
 def _figures(base: Path, dtype: str) -> Figures:
