@@ -78,7 +78,7 @@ FAULTS = {
     "ends in int64": "_varlen_attn: ends of type torch.int64",
     "targets in main memory": "cuda:0 and cpu",
     "a mask in main memory": "cuda:0 and cpu",
-    "a dropout mask in main memory": "cuda:0 and cpu",
+    "a dropout mask in main memory": "an operand is in main memory",
     "a weight that stays in 4 bits": "must have same reduction dim",
     "adapters' rows in main memory": "cuda:0 and cpu",
     "the check's row in main memory": "cuda:0 and cpu",
