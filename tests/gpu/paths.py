@@ -35,6 +35,7 @@ import safetensors.torch
 from peft.utils import save_and_load
 from transformers import Trainer
 
+from benchmarks.gpu import Card, measure_all
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.evaluation.score import row_nats
@@ -291,9 +292,12 @@ def main(directory: Path) -> dict[str, Any]:
         inference._BASE_CACHE.clear()
     with fake_gpu(AMPERE):
         costs = step_costs()
+        with Watch():
+            contenders = measure_all(Card("tiny", 1), long=64, new_tokens=2)
     return {
         "runs": runs,
         "faults": faults,
+        "contenders": contenders,
         "tables": {"costs": table(costs), "predictions": predictions(costs)},
     }
 

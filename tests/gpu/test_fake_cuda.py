@@ -17,7 +17,8 @@ TRAINED = {"cross_entropy", "packing", "lora_training"}
 SCORED = {"cross_entropy", "packing", "lora_inference"}
 ANSWERED = {"packing", "lora_inference"}
 AMPERE = {"varlen_attention"}
-ON_CPUS = {"sparse_dropout", "concurrency"}  # nothing of a GPU is computed by these
+# Nothing of a GPU is computed by these.
+ON_CPUS = {"sparse_dropout", "concurrency", "packed_weights"}
 RUNS = {
     "train": TRAINED,
     "train, checkpointing": TRAINED,
@@ -94,6 +95,12 @@ def test_a_planted_fault_is_seen(outcome, fault):
 
 def test_every_fault_has_its_test(outcome):
     assert outcome["faults"].keys() == FAULTS.keys()
+
+
+def test_the_benchmark_of_a_gpu_runs_each_contender(outcome):
+    names = [contender["contender"] for contender in outcome["contenders"]]
+    assert "short rows, NF4, transformers' Trainer" in names and len(names) == len({*names}) > 10
+    assert not [contender for contender in outcome["contenders"] if "error" in contender]
 
 
 DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"

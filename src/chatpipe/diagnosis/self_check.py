@@ -37,6 +37,7 @@ NEW_TOKENS = 8
 WITH = {
     "varlen_attention": ("packing",),
     "concurrency": ("packing", "dequantize"),
+    "packed_weights": ("dequantize",),
 }
 FIGURES = ("scores", "gradients", "answers")
 TIMES_ROUNDING = 4.0

@@ -1,0 +1,280 @@
+"""One card, in less than nine minutes: a base of LLaMA 7B's shape with random weights, made on the
+card; nothing is downloaded.
+
+    python -m benchmarks.gpu [--shape llama-7b] [--json FILE]
+
+Trains steps of Alpaca's length and of 2,048 tokens with all kernels, without each of them and with
+none, and by transformers' own Trainer; scores and answers. Every training is timed after a first
+step. Without a GPU, `--shape tiny` tries the script; its peak memory is the whole process's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from benchmarks import harness
+from benchmarks.padded import pad
+from benchmarks.random_base import SHAPES, config_of, on_device
+from chatpipe.config.schema import Generation, Lora, Quantization, Training
+from chatpipe.diagnosis.rates import matrix_rate, measured_rates
+from chatpipe.diagnosis.self_check import check_kernels
+from chatpipe.evaluation.score import row_nats
+from chatpipe.generation.batch import Question, written_ids
+from chatpipe.kernels.switch import KERNELS, VARIABLE
+from chatpipe.models.devices import compute_dtype, peak_memory_bytes
+from chatpipe.models.lora import with_adapter
+from chatpipe.models.memory import Batch, estimate, training_flops
+from chatpipe.models.placement import this_device
+from chatpipe.models.shapes import shapes_of_config
+from chatpipe.packing.batching import batching_for
+from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
+from chatpipe.training.trainer import AdapterTrainer, BatchCollator, batch_training
+
+VOCABULARY = 32_000
+PAPER = Lora(rank=8, target_modules=("q_proj", "v_proj"))
+NF4, PLAIN = Quantization(), Quantization(method="none")
+ON_GPUS = ("packing", "varlen_attention", "cross_entropy", "lora_training")
+MEMORY = ("peak_memory_bytes", "estimated_bytes")
+SECONDS = 500  # no training is started after so many
+Rows = list[TokenizedRow]
+Result = dict[str, Any]
+
+
+class Card:
+    """The base's configuration, and what all measurements need."""
+
+    def __init__(self, shape: str, steps: int) -> None:
+        self.config = config_of(shape, vocab_size=VOCABULARY)
+        self.steps = steps
+        self.peak_flops = matrix_rate()
+        self.results: list[Result] = []
+        self.started = time.monotonic()
+
+    def measure(self, name: str, run: Callable[[], Result]) -> None:
+        """Add the result of one contender; an error is its result, and the others go on."""
+        if time.monotonic() - self.started > SECONDS:
+            self.results.append({"contender": name, "error": "left out: no time"})
+            return
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            result = run()
+        except Exception as error:
+            result = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+        self.results.append({"contender": name, **result})
+        print(" | ".join(shown(self.results[-1]).values()), flush=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def train(
+        self,
+        rows: Rows,
+        lora: Lora = Lora(),  # noqa: B008 (frozen)
+        quantization: Quantization = NF4,
+        own: bool = True,
+    ) -> Result:
+        """Tokens a second of chatpipe's trainer, or of transformers' own."""
+        model = with_adapter(on_device(self.config, quantization), lora)
+        step_tokens = sum(len(row.input_ids) for row in rows)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = _own(model, rows, folder, self.steps) if own else _padded(model, rows, folder)
+            trainer.args.max_steps = self.steps + 1
+            clock = _Clock()
+            trainer.add_callback(clock)
+            with batch_training(model, trainer.batching) if own else nullcontext():
+                trainer.train()
+        rate = step_tokens * self.steps / clock.seconds()
+        shapes = shapes_of_config(self.config, lora)
+        batch = Batch(tokens=step_tokens, scored=step_tokens // 2)
+        settings = _Settings(quantization, lora)
+        expected = estimate(shapes, settings, batch, this_device(quantization))
+        return {
+            "tokens_per_s": rate,
+            "share_of_peak": rate * training_flops(shapes, Training()) / self.peak_flops,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "estimated_bytes": expected.total,
+        }
+
+    def score(self, rows: Rows) -> Result:
+        """Tokens a second of scoring by one adapter."""
+        model = with_adapter(on_device(self.config, NF4), Lora()).eval()
+        row_nats(model, rows[:2], 4096)
+        started = time.monotonic()
+        row_nats(model, rows, 4096)
+        return {
+            "tokens_per_s": sum(len(r.input_ids) for r in rows) / (time.monotonic() - started),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+    def answer(self, rows: Rows, new_tokens: int) -> Result:
+        """New tokens a second: half of the batch by an adapter, half by the base."""
+        model = with_adapter(on_device(self.config, NF4), Lora()).eval()
+        questions = [
+            Question(row.input_ids, "default" if place % 2 else None, place)
+            for place, row in enumerate(rows)
+        ]
+        started = time.monotonic()
+        written = written_ids(
+            model, [VOCABULARY - 1], questions, Generation(max_new_tokens=new_tokens)
+        )
+        tokens = sum(map(len, written))
+        return {
+            "tokens_per_s": tokens / (time.monotonic() - started),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+
+class _Settings:
+    """What the estimate of memory looks at."""
+
+    def __init__(self, quantization: Quantization, lora: Lora) -> None:
+        self.quantization, self.lora, self.training = quantization, lora, Training()
+
+
+def _own(model: Any, rows: Rows, folder: str, steps: int) -> Any:
+    batching = batching_for(model)
+    return AdapterTrainer(
+        model=model,
+        args=_arguments(folder, fp16=compute_dtype(NF4) is torch.float16),
+        train_dataset=[[row] for row in rows] * (steps + 1),
+        data_collator=BatchCollator(Training().micro_batch_tokens, 1, batching),
+        global_batch_size=len(rows),
+    )
+
+
+def _padded(model: Any, rows: Rows, folder: str) -> Any:
+    """transformers' Trainer: the step's rows in one padded batch."""
+    half = compute_dtype(NF4)
+    arguments = _arguments(
+        folder,
+        fp16=half is torch.float16,
+        bf16=half is torch.bfloat16,
+        per_device_train_batch_size=len(rows),
+    )
+    return Trainer(model=model, args=arguments, train_dataset=rows * 64, data_collator=pad)
+
+
+def _arguments(folder: str, **more: Any) -> TrainingArguments:
+    return TrainingArguments(
+        folder,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        dataloader_pin_memory=False,
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+        remove_unused_columns=False,
+        max_steps=1,
+        **more,
+    )
+
+
+class _Clock(TrainerCallback):  # type: ignore[misc]
+    """The time of a training without its first step."""
+
+    def __init__(self) -> None:
+        self.started = self.ended = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ended = time.monotonic()
+        if state.global_step == 1:
+            self.started = self.ended
+
+    def seconds(self) -> float:
+        return self.ended - self.started
+
+
+def rows_of(count: int, length: int) -> Rows:
+    """Random rows of about that length, half of each scored."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(length // 2, length * 3 // 2 + 1, (count,), generator=generator)
+    lengths = lengths if count > 1 else torch.tensor([length])
+    rows = []
+    for number, size in enumerate(lengths.tolist()):
+        ids = torch.randint(5, VOCABULARY - 5, (size,), generator=generator).tolist()
+        rows.append(TokenizedRow(ids, [*[IGNORED] * (size // 2), *ids[size // 2 :]], number))
+    return rows
+
+
+@contextmanager
+def kernels(value: str) -> Iterator[None]:
+    """While this lasts, those kernels are on."""
+    with mock.patch.dict(os.environ, {VARIABLE: value}):
+        yield
+
+
+def measure_all(card: Card, long: int = 2048, new_tokens: int = 64) -> list[Result]:
+    """Every contender on this card."""
+    short = rows_of(16, 128)  # of a step
+    one = rows_of(1, long)
+
+    def without(kernel: str) -> Result:
+        with kernels(",".join(name for name in KERNELS if name != kernel)):
+            return card.train(short)
+
+    def off() -> Result:
+        with kernels("off"):
+            return card.train(short)
+
+    card.measure("short rows, NF4", lambda: card.train(short))
+    card.measure("short rows, dequantized", lambda: card.train(short, quantization=PLAIN))
+    card.measure("1 long row, NF4", lambda: card.train(one))
+    card.measure("1 long row, dequantized", lambda: card.train(one, quantization=PLAIN))
+    card.measure("the paper's 2 rows", lambda: card.train(short[:2], PAPER))
+    for kernel in ON_GPUS:
+        card.measure(f"short rows, NF4, without {kernel}", lambda k=kernel: without(k))
+    card.measure("short rows, NF4, no kernel", off)
+    card.measure("short rows, NF4, transformers' Trainer", lambda: card.train(short, own=False))
+    card.measure("scoring 64 rows", lambda: card.score(rows_of(64, 128)))
+    card.measure("answers of 32", lambda: card.answer(rows_of(32, 64), new_tokens))
+    return card.results
+
+
+def shown(result: Result) -> dict[str, str]:
+    """A result as a line of the table."""
+    gib = {name: f"{result[name] / 2**30:.1f}" for name in MEMORY if name in result}
+    share = result.get("share_of_peak")
+    return {
+        "contender": result["contender"],
+        "tokens/s": result.get("error") or f"{result['tokens_per_s']:,.0f}",
+        "of the best product": "" if share is None else f"{share:.0%}",
+        "peak GiB": gib.get("peak_memory_bytes", ""),
+        "estimated GiB": gib.get("estimated_bytes", ""),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="llama-7b")
+    parser.add_argument("--steps", type=int, default=10, help="steps that are timed")
+    parser.add_argument("--json", type=Path, help="write the results there")
+    options = parser.parse_args()
+    findings = [*measured_rates(), *check_kernels()]
+    for finding in findings:
+        print(f"{finding.state}: {finding.name}: {finding.text}")
+    results = measure_all(Card(options.shape, options.steps))
+    print()
+    harness.table("On this card", [shown(result) for result in results])
+    if options.json:
+        content = {"check": [f.model_dump() for f in findings], "results": results}
+        options.json.write_text(json.dumps(content, indent=1), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
