@@ -1,12 +1,15 @@
 """The endpoint as the `openai` client meets it: a real server process with a tiny model."""
 
 import asyncio
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import httpx2
 import openai
@@ -306,8 +309,13 @@ def test_variants_of_two_bases_are_refused(tiny_model_dir, chatpipe_home, monkey
 
 def test_the_command_for_vllm_names_every_adapter(tiny_model_dir, chatpipe_home):
     served = tiny_server.served(tiny_model_dir)
-    one, two = served.adapters
-    assert vllm_command(served) == (
-        f"vllm serve {served.base} --enable-lora --max-loras 2 --max-lora-rank 16 "
-        f"--lora-modules one={one} two={two}"
-    )
+    (one, ref), second = served.variants
+    run = one.model_copy(update={"name": "one+training.epochs=1"})
+    command = vllm_command(replace(served, variants=((run, ref), second)))
+    first_path, second_path = served.adapters
+    assert shlex.split(command) == [
+        *("vllm", "serve", str(served.base), "--enable-lora", "--max-loras", "2"),
+        *("--max-lora-rank", "16", "--lora-modules"),
+        json.dumps({"name": run.name, "path": str(first_path)}),
+        f"two={second_path}",
+    ]

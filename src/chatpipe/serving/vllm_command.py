@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 from chatpipe.serving.served_models import ServedBase
@@ -18,6 +19,13 @@ def vllm_command(served: ServedBase) -> str:
     base = ["vllm", "serve", str(served.base)]
     if served.quantization.method == "nf4":
         base += ["--quantization", "bitsandbytes"]
-    modules = [f"{variant.name}={model.adapter_path}" for variant, model in adapted]
+    modules = [_module(variant.name, str(model.adapter_path)) for variant, model in adapted]
     lora = ["--enable-lora", "--max-loras", str(len(adapted)), "--max-lora-rank", str(largest)]
     return shlex.join([*base, *lora, "--lora-modules", *modules])
+
+
+def _module(name: str, path: str) -> str:
+    """Return an adapter as vLLM reads it: name=path, or JSON where it could be misread."""
+    plain = f"{name}={path}"
+    is_plain = plain.count("=") == 1 and "," not in plain
+    return plain if is_plain else json.dumps({"name": name, "path": path})
