@@ -7,9 +7,12 @@ import json
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 
-from chatpipe.config.schema import Variant
+from chatpipe.cli.errors import exit_on_error
+from chatpipe.cli.run import RunOptions, run_study
+from chatpipe.config.schema import Study, Variant
 from chatpipe.errors import IncompleteStudyError, ModelError
 from chatpipe.models import inference
 from chatpipe.report import read_report
@@ -128,6 +131,29 @@ def test_a_study_of_which_no_variant_is_left_raises_the_error(variants):
     with pytest.raises(ModelError):
         state.result()
     assert not report_directory("alone").exists()
+
+
+@pytest.mark.usefixtures("first_run")
+def test_the_command_prints_the_report_and_then_fails_with_what_is_missing(variants, capfd):
+    study = Study(name="rates", variants=tuple(variant.name for variant in variants))
+    with pytest.raises(typer.Exit) as end, exit_on_error():
+        run_study(study, variants, RunOptions())
+    printed = capfd.readouterr()
+    assert end.value.exit_code == 1
+    assert "1 of 5 models is missing in all figures: broken." in printed.out
+    assert "broken is missing from the report: " in printed.err and "run it again" in printed.err
+
+
+@pytest.mark.usefixtures("first_run")
+def test_with_a_limit_the_report_begins_with_what_is_left_for_later(variants, capfd):
+    left = "1 of 3 variants are not trained yet and not in this report; the same command trains "
+    later = variants[1].model_copy(update={"name": "later", "data_share": 0.5})
+    study = Study(name="limited", variants=("fine", "fine+training.seed=1", "later"))
+    run_study(study, [*variants[1:3], later], RunOptions(limit=0))
+    report = read_report(report_directory("limited"))
+    assert [model.name for model in report.variants] == ["fine", "fine+training.seed=1"]
+    assert report.unfinished == [f"{left}the next ones."]
+    assert left in capfd.readouterr().out
 
 
 @pytest.mark.usefixtures("first_run")
