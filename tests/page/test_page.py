@@ -10,10 +10,13 @@ from chatpipe.config.prompts import template
 from chatpipe.config.schema import Quantization
 from chatpipe.generation.chat import ChatSession
 from chatpipe.page.routes import FILES, HEADERS, PUBLIC_PATHS, page_router
+from chatpipe.serving.app import create_app
+from chatpipe.serving.server import loaded
 from chatpipe.utils.chinese_page import PAGE
 from tests.support.browsers import browser  # noqa: F401
 from tests.support.endpoint import endpoint
 from tests.support.rating import served
+from tests.support.tiny_server import served as tiny_variants
 
 STATIC = Path(__file__).parents[2] / "src" / "chatpipe" / "page" / "static"
 FULL = Quantization(method="none", compute_dtype="float32")
@@ -220,3 +223,31 @@ def test_nothing_is_wider_than_a_phone_and_all_is_reached_by_keyboard(open_page,
     )
     light, dark = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
     assert (light > dark) == (scheme == "light")
+
+
+def test_the_server_of_variants_has_the_page_and_its_calls_need_the_key(
+    browser,  # noqa: F811
+    tiny_model_dir,
+    tmp_path,
+    monkeypatch,
+):
+    monkeypatch.setenv("CHATPIPE_HOME", str(tmp_path))
+    page = browser.new_page()
+    with loaded(tiny_variants(tiny_model_dir)) as service:
+        app = create_app(service, api_key="k", routers=[page_router()], public_paths=PUBLIC_PATHS)
+        with served(app) as address:
+            page.goto(address)
+            page.wait_for_selector("#status.failed")
+            assert "the API key is missing or wrong" in page.text_content("#status")
+            page.fill("#key", "k")
+            page.press("#key", "Tab")
+            page.check("#models input[value=two]")
+            page.fill("#max_tokens", "6")
+            page.click("#input-fold summary")
+            page.fill("#input", "Two hills.")
+            ask(page, "Sum up.")
+            wait_for_answers(page)
+            assert page.locator(".answer h3").all_text_contents() == ["one", "two"]
+            assert "6 tokens" in page.locator(".answer .note").first.text_content()
+            assert all(texts(page))
+    page.close()

@@ -59,13 +59,15 @@ def serve(
             typer.echo(vllm_command(served))
             return
         prepare()
+        from chatpipe.page import page_router
+        from chatpipe.page.routes import PUBLIC_PATHS
         from chatpipe.serving.server import loaded, run
 
         def announce(address: str) -> None:
             typer.echo(f"{address}v1 serves {', '.join(service.models)}; Ctrl-C ends it.")
 
         with loaded(served, queue) as service:
-            run(service, (host, port), api_key, announce)
+            run(service, (host, port), api_key, announce, [page_router()], PUBLIC_PATHS)
 
 
 def _variant_names(variants: list[str], study: str | None) -> list[str]:

@@ -40,11 +40,12 @@ def run(
     api_key: str | None,
     on_start: Callable[[str], None],
     routers: Sequence[APIRouter] = (),
+    public_paths: Sequence[str] = (),
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is being answered. on_start is called with
     the server's address; port 0 is any that is free."""
     host, port = address
-    app = create_app(service, host, api_key, routers)
+    app = create_app(service, host, api_key, routers, public_paths)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="on"
     )
