@@ -273,10 +273,8 @@ def test_panel_ask_chat_and_training_begin_with_the_same_ids(chatpipe_home, chat
     session = ChatSession(chat_base, None, FULL, template, row.system)
     session.history = row.history
     asked = []
-    generate = session.model.generate
-    session.model.generate = lambda **arguments: (
-        asked.append(arguments["input_ids"][0].tolist()) or generate(**arguments)
-    )
+    join = session.rows.join
+    session.rows.join = lambda requests: asked.append(requests[0].ids) or join(requests)
     list(session.reply(row.instruction, Generation(max_new_tokens=1), row.input))
     list(session.reply("And?", Generation(max_new_tokens=1)))
     tokenizer = session.encoder.tokenizer

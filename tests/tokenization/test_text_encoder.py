@@ -170,10 +170,8 @@ def test_training_scoring_and_asking_begin_with_the_same_ids(tiny_model_dir, nam
         tiny_model_dir, None, Quantization(method="none", compute_dtype="float32"), template(name)
     )
     asked = []
-    generate = conversation.model.generate
-    conversation.model.generate = lambda **arguments: (
-        asked.append(arguments["input_ids"][0].tolist()) or generate(**arguments)
-    )
+    join = conversation.rows.join
+    conversation.rows.join = lambda requests: asked.append(requests[0].ids) or join(requests)
     list(conversation.reply(row["instruction"], Generation(max_new_tokens=1), row["input"]))
     tokenizer = conversation.encoder.tokenizer
     prompt = Conversation(row["instruction"], row["input"])

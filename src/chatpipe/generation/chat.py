@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Generation, Quantization
@@ -16,6 +16,9 @@ from chatpipe.models.base_checks import base_config
 from chatpipe.models.positions import position_fault, positions_of
 from chatpipe.tokenization.conversation import Conversation, Message
 from chatpipe.tokenization.encoder import Encoder
+
+if TYPE_CHECKING:
+    from chatpipe.generation.running_batch import RunningBatch
 
 
 class ChatSession:
@@ -47,6 +50,13 @@ class ChatSession:
 
         return inference.load_model(*self._of)
 
+    @cached_property
+    def rows(self) -> RunningBatch:
+        """What writes the replies: a batch of one row, which costs less a token than `generate`."""
+        from chatpipe.generation.running_batch import RunningBatch
+
+        return RunningBatch(self.model, most_rows=1)
+
     def conversation(self, text: str, input_text: str = "") -> Conversation:
         """Return the conversation so far with that question."""
         return Conversation(text, input_text, system=self.system, history=self.history)
@@ -56,10 +66,9 @@ class ChatSession:
         while it runs) stops the model; what was said so far stays in the conversation."""
         import torch
 
-        from chatpipe.generation.sampling import generation_arguments
+        from chatpipe.generation.running_batch import RowRequest
         from chatpipe.generation.streaming import ReplyStreamer
-        from chatpipe.kernels.lora_inference import active, through
-        from chatpipe.kernels.packed_weights import packed_weights
+        from chatpipe.kernels.lora_inference import active
 
         renderer = self.encoder.renderer
         conversation = self.conversation(text, input_text)
@@ -78,28 +87,23 @@ class ChatSession:
             raise ModelError(fault)
         streamer = ReplyStreamer(self.encoder.tokenizer, renderer.stops)
         stopped = Event()
-
-        def stop(so_far: Any, scores: Any, **_: Any) -> Any:
-            return torch.full((so_far.shape[0],), stopped.is_set(), device=so_far.device)
-
-        ids = torch.tensor([prompt], device=next(self.model.parameters()).device)
-        arguments = {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "streamer": streamer,
-            "stopping_criteria": [stop],
-            **generation_arguments(generation, [prompt], renderer.stops),
-        }
+        stops = frozenset(renderer.stops)
+        request = RowRequest("reply", prompt, active(self.model), stops, generation)
         written: list[int] = []
         failures: list[Exception] = []
 
         def generate() -> None:
             try:
-                adapted = through(self.model, active(self.model))
-                with torch.no_grad(), packed_weights(self.model), adapted:
-                    written.extend(self.model.generate(**arguments)[0].tolist())
+                self.rows.join([request])
+                streamer.put(torch.tensor(prompt))
+                while len(self.rows) and not stopped.is_set():
+                    [new] = self.rows.step()
+                    written.append(new.token)
+                    streamer.put(torch.tensor([new.token]))
             except Exception as error:
                 failures.append(error)
+            finally:
+                self.rows.clear()
                 streamer.end()
 
         thread = Thread(target=generate, daemon=True)
@@ -109,7 +113,7 @@ class ChatSession:
         finally:
             stopped.set()
             thread.join()
-            self._keep(conversation, written[len(prompt) :])
+            self._keep(conversation, written)
         if failures:
             raise failures[0]
 
