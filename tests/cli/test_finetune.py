@@ -47,6 +47,8 @@ def test_the_adapter_directory_loads_with_peft_unchanged(trained, tiny_model_dir
     tuned = PeftModel.from_pretrained(model, adapter)
     assert any("lora_B" in name and weight.any() for name, weight in tuned.named_parameters())
     assert not (adapter / "prefect-record").exists()
+    # The template of the training, for servers, and not the base's own.
+    assert "### Response:" in (adapter / "chat_template.jinja").read_text("utf-8")
     manifest = json.loads((adapter / "artifact.json").read_text())
     assert manifest["details"]["rows_trained"] + 1 < 31
 

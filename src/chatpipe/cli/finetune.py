@@ -56,7 +56,7 @@ def finetune(
         from chatpipe.config.validation import suggest_name
         from chatpipe.planning.row_checks import format_of, row_faults
         from chatpipe.study.export import check_target, export_directory, export_variant
-        from chatpipe.study.lookup import find_adapter
+        from chatpipe.study.lookup import find_model
         from chatpipe.study.variants import is_taken, parse_variant
 
         source = source_settings(dataset, config, split)
@@ -89,7 +89,10 @@ def finetune(
             check_variants([variant])
             check_rows_of(variant.datasets[0], drop_bad_rows)
         run_variant(variant, RunOptions(as_json=as_json))
-        export_directory(find_adapter(variant).path, adapter)
+        from chatpipe.export.source import Source
+
+        model = Source(variant, find_model(variant))
+        export_directory(model.adapter, adapter, model.write_tokenizer)
         saved = export_variant(variant)
         if not as_json:
             typer.echo(f"adapter: {adapter}\nvariant: {saved} (for run, ask and chat)")

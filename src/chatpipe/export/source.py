@@ -11,6 +11,7 @@ from typing import Any
 from chatpipe.config.schema import Quantization, Variant
 from chatpipe.export import comparison, prompts
 from chatpipe.export.jinja_template import jinja_text
+from chatpipe.export.model_files import write_tokenizer
 from chatpipe.models.base_checks import base_config
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.training.model_card import origin
@@ -70,6 +71,10 @@ class Source:
     def jinja(self) -> str:
         """The template that the adapter was trained in."""
         return jinja_text(self.tokenizer, self.variant.prompt_template)
+
+    def write_tokenizer(self, into: Path) -> None:
+        """Write the tokenizer's files, with the template of the training in place of the base's."""
+        write_tokenizer(self.base, into, self.jinja)
 
     @cached_property
     def prompt_ids(self) -> list[list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from chatpipe.config.schema import Variant
@@ -88,14 +89,19 @@ def check_target(target: Path, variant: Variant) -> None:
             )
 
 
-def export_directory(source: Path, target: Path) -> None:
-    """Copy an artifact; the target appears complete or not at all."""
+def export_directory(
+    source: Path, target: Path, finish: Callable[[Path], None] | None = None
+) -> None:
+    """Copy an artifact, and have `finish` change the copy; the target appears complete or not at
+    all."""
     target = target.absolute()
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     with disk_errors(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(source, partial, ignore=shutil.ignore_patterns(RECORD))
+            if finish:
+                finish(partial)
             if target.exists():
                 target.rmdir()  # the caller made sure that it is empty
             partial.rename(target)
