@@ -73,6 +73,7 @@ def test_a_model_is_exported(trained, settings, tmp_path):
     card = (out / "README.md").read_text("utf-8")
     assert "Not for commercial use: it was made with data set: rows (CC-BY-NC-4.0)." in card
     assert all(sentence in card for sentence in told)
+    assert "A reply ends at `</s>`." in card and ".. " not in card
     if settings.form != "adapter":
         assert "greedy tokens are the same" in told[0] and "KL" in told[0]
     if settings.form in ("adapter", "merged"):

@@ -15,7 +15,7 @@ from chatpipe.sources.base_files import read_weights
 Form = Literal["adapter", "merged", "gguf", "gguf-lora", "ollama"]
 Outtype = Literal["f16", "bf16", "f32", "q8_0"]
 FULL_PRECISION = Quantization(method="none")
-TEMPLATE_FILES = "`chat_template.jinja`, where servers read it."
+TEMPLATE_FILES = "`chat_template.jinja`, where servers read it"
 SCRATCH = ".check"  # a directory of what is only written to be compared
 
 
@@ -53,7 +53,7 @@ class Writer:
 
     def card(self, sentences: list[str]) -> Card:
         """What the model's card tells of this form."""
-        ends = [repr(self.source.tokenizer.convert_ids_to_tokens(n)) for n in self.source.stops]
+        ends = [self.source.tokenizer.convert_ids_to_tokens(n) for n in self.source.stops]
         what, use, places = self.described()
         return Card(what, use, places, " or ".join(f"`{end}`" for end in ends), sentences)
 

@@ -37,7 +37,7 @@ class GgufWriter(Writer):
             f"A whole model for llama.cpp: {self.source.base_name} with a LoRA adapter added to "
             f"its weights ({self.settings.outtype}). It was merged into {self.merged_into}.",
             f"`llama-server -m {self.file_name}`, or any other program that reads GGUF.",
-            "the file itself (`tokenizer.chat_template`).",
+            "the file itself (`tokenizer.chat_template`)",
         )
 
     def write(self, into: Path) -> list[str]:
@@ -113,7 +113,7 @@ class GgufLoraWriter(GgufWriter):
             "that base; it brings a template of its own, so name this one with "
             "`--chat-template-file chat_template.jinja`. The adapter was trained on "
             f"{self.merged_into}, and was compared on that.",
-            "`chat_template.jinja`.",
+            "`chat_template.jinja`",
         )
 
     def write(self, into: Path) -> list[str]:
@@ -151,7 +151,7 @@ class OllamaWriter(GgufWriter):
     def described(self) -> tuple[str, str, str]:
         what, _, _ = super().described()
         use = f"`ollama create {self.source.file_name} -f Modelfile`, in this directory."
-        return what, use, "the Modelfile, and in the GGUF file for other programs."
+        return what, use, "the Modelfile, and in the GGUF file for other programs"
 
     def check_first(self) -> None:
         super().check_first()
