@@ -61,10 +61,14 @@ def test_a_gpu_without_kernels_and_one_without_bfloat16_are_named(monkeypatch):
     assert first.remedy.startswith("install a torch that was built for it")
 
 
-def test_a_server_that_does_not_answer_is_a_fault(monkeypatch):
+def test_a_server_that_does_not_answer_is_a_fault_and_none_is_needed(monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     [none] = server_findings()
     assert none.state == "ok" and "is not set" in none.text
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    [gone] = server_findings()
+    assert gone.state == "fault" and "127.0.0.1:9/api: no server answers" in gone.text
+    assert not gone.text.endswith(".") and "chatpipe up" in gone.remedy
 
 
 def test_the_command_prints_lines_or_json_and_fails_for_a_fault(monkeypatch):

@@ -146,13 +146,13 @@ def test_the_command_prints_the_report_and_then_fails_with_what_is_missing(varia
 
 @pytest.mark.usefixtures("first_run")
 def test_with_a_limit_the_report_begins_with_what_is_left_for_later(variants, capfd):
-    left = "1 of 3 variants are not trained yet and not in this report; the same command trains "
+    left = "This report is without 1 of 3 variants, which the same command trains next."
     later = variants[1].model_copy(update={"name": "later", "data_share": 0.5})
     study = Study(name="limited", variants=("fine", "fine+training.seed=1", "later"))
     run_study(study, [*variants[1:3], later], RunOptions(limit=0))
     report = read_report(report_directory("limited"))
     assert [model.name for model in report.variants] == ["fine", "fine+training.seed=1"]
-    assert report.unfinished == [f"{left}the next ones."]
+    assert report.unfinished == [left]
     assert left in capfd.readouterr().out
 
 

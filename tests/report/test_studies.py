@@ -187,7 +187,7 @@ def test_every_figure_links_to_its_manifest(report, reports):
 
 @of_cells(*CELLS)
 def test_a_few_lines_come_first_and_the_others_are_folded(report):
-    left = "2 of 14 variants are not trained yet."
+    left = "This report is without 2 of 14 variants, which the same command trains next."
     report = report.model_copy(update={"unfinished": [left]})
     first, further = first_lines(report), further_lines(report)
     assert len(first) <= MOST and first[0] == left

@@ -94,8 +94,8 @@ def _notes_on_left(left: Sequence[Variant], variants: int) -> tuple[str, ...]:
     if not left:
         return ()
     return (
-        f"{len(left)} of {variants} variants are not trained yet and not in this report; the same "
-        "command trains the next ones.",
+        f"This report is without {len(left)} of {variants} variants, which the same command trains "
+        "next.",
     )
 
 

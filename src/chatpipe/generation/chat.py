@@ -52,7 +52,7 @@ class ChatSession:
 
     @cached_property
     def rows(self) -> RunningBatch:
-        """What writes the replies: a batch of one row, which costs less a token than `generate`."""
+        """What writes the replies: a batch of one row, as the server's."""
         from chatpipe.generation.running_batch import RunningBatch
 
         return RunningBatch(self.model, most_rows=1)

@@ -13,8 +13,7 @@ NOTES = (
     "are scored like the others.",
     "{pair}: not compared, because {reason}.",
     "{base} is not measured in its own chat template: {reason}",
-    "{left} of {total} variants are not trained yet and not in this report; the same command "
-    "trains the next ones.",
+    "This report is without {left} of {total} variants, which the same command trains next.",
 )
 PARTS = (
     "{sharing} of {rows} held-out rows of {name}",

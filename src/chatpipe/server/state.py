@@ -25,7 +25,7 @@ def server_findings() -> Iterator[Finding]:
             pools = client.read_work_pools()
     except Exception as error:
         sentence = server_error_sentence(error) or f"{type(error).__name__}: {error}"
-        yield fault(NAME, sentence, "`chatpipe up` starts one on this machine")
+        yield fault(NAME, sentence.rstrip("."), "`chatpipe up` starts one on this machine")
         return
     yield ok(NAME, f"answers, with {len(pools)} work pools")
     for pool in pools:

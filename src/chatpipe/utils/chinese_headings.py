@@ -233,8 +233,9 @@ HEADINGS = {
     "{base} is not measured in its own chat template: {reason}": (
         "{base} 没有用自己的聊天模板测量：{reason}"
     ),
-    "{left} of {total} variants are not trained yet and not in this report; the same command trains "
-    "the next ones.": "{total} 个变体中有 {left} 个尚未训练，不在本报告里；再次运行同一条命令会继续训练。",
+    "This report is without {left} of {total} variants, which the same command trains next.": (
+        "{total} 个变体中有 {left} 个尚未训练，不在本报告里；再次运行同一条命令会继续训练。"
+    ),
     # Ratings.
     "Two answers to one prompt were shown without the names of their models, in an order drawn by "
     "chance. The win rate is the share of wins and half the ties; two bad answers count as a tie. "
