@@ -10,6 +10,7 @@ import pytest
 from chatpipe.config.chat_templates import CHAT_TEMPLATES
 from chatpipe.config.prompt_schema import ChatTemplate, PromptTemplate
 from chatpipe.config.prompts import CHATS, any_template
+from chatpipe.config.schema import Generation
 from chatpipe.errors import ExportError
 from chatpipe.export import prompts
 from chatpipe.export.go_template import frame_of, go_template, modelfile
@@ -162,6 +163,8 @@ def test_a_template_that_counts_its_turns_has_no_go_text(tokenizer):
 
 def test_a_modelfile_names_the_file_the_template_and_the_end(tokenizer):
     write, checked = conversations(tokenizer, CHATS["chatml"])
-    text = modelfile("m.gguf", go_template(frame_of(write, checked), ""), ["</s>", "<|im_end|>"])
+    template = go_template(frame_of(write, checked), "")
+    text = modelfile("m.gguf", template, ["</s>", "<|im_end|>"], Generation(temperature=0.7))
     assert text.startswith('FROM ./m.gguf\nTEMPLATE """{{- $first := true }}')
-    assert text.endswith('PARAMETER stop "</s>"\nPARAMETER stop "<|im_end|>"\n')
+    assert 'PARAMETER stop "</s>"\nPARAMETER stop "<|im_end|>"\n' in text
+    assert text.endswith("temperature 0.7\nPARAMETER top_p 1\nPARAMETER repeat_penalty 1\n")

@@ -231,8 +231,14 @@ def test_keys_hosts_and_bodies_of_other_pages_are_refused(server):
     assert httpx2.get(url, headers={**right, "Host": "example.org"}).status_code == 403
     chat_url = f"{server.url}/v1/chat/completions"
     assert httpx2.post(chat_url, content="{}", headers=right).status_code == 415
-    broken = {**right, "Content-Type": "application/json"}
-    assert httpx2.post(chat_url, content="{", headers=broken).status_code == 400
+    json_right = {**right, "Content-Type": "application/json"}
+    assert httpx2.post(chat_url, content="{", headers=json_right).status_code == 400
+    assert httpx2.post(chat_url, content="[" * 200_000, headers=json_right).status_code == 400
+    chunks = iter([b"a" * (1 << 20)] * 9)  # without a size that is known before
+    assert httpx2.post(chat_url, content=chunks, headers=json_right).status_code == 413
+    for prompts in ([], ["a"] * 65):
+        with pytest.raises(openai.BadRequestError, match="expected 1 to 64 prompts"):
+            server.client.completions.create(model="one", prompt=prompts)
     with pytest.raises(openai.NotFoundError):
         server.client.embeddings.create(model="one", input="a")
 

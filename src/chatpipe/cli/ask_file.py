@@ -40,6 +40,8 @@ def answer_file(name: str, options: FileOptions) -> None:
     """Append to --out the answers that it lacks, model by model, each in the file's order."""
     if options.out is None:
         raise ConfigError(["--file: needs --out, the file that the answers are written to."])
+    if options.out.exists() and options.file.exists() and options.out.samefile(options.file):
+        raise ConfigError([f"--out {options.out}: is the file of prompts; name another file."])
     from chatpipe.generation.answer_file import ANSWER_KEYS, open_answers
     from chatpipe.generation.prompt_file import read_prompts
 

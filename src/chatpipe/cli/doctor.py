@@ -46,9 +46,11 @@ def _findings(check: bool | None) -> Iterator[Finding]:
     from chatpipe.diagnosis.machine import machine_findings
     from chatpipe.server.state import server_findings
 
-    yield from machine_findings()
+    machine = list(machine_findings())
+    yield from machine
     yield from server_findings()
-    if check or (check is None and torch.cuda.is_available()):
+    is_usable = not any(finding.state == "fault" for finding in machine)
+    if check or (check is None and torch.cuda.is_available() and is_usable):
         from chatpipe.diagnosis.rates import measured_rates
         from chatpipe.diagnosis.self_check import check_kernels
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from chatpipe.config.schema import Generation, Lora, Quantization
-from chatpipe.diagnosis.findings import Finding, fault, ok
+from chatpipe.diagnosis.findings import Finding, fault, ok, warning
 from chatpipe.evaluation.score import row_nats
 from chatpipe.generation.batch import Question, written_ids
 from chatpipe.kernels import switched_off
@@ -46,8 +46,8 @@ LEAST_BOUND = 1e-3  # of float32, in which the plain path is compared with itsel
 
 @dataclass(frozen=True)
 class Figures:
-    """Of a tiny model: nats of rows, the gradients of a step, the nats by which the plain path
-    would have written what was answered, and the kernels that ran."""
+    """Of a tiny model: nats of rows, the gradients of a step, the token ids of answers, and the
+    kernels that ran."""
 
     nats: torch.Tensor
     gradients: torch.Tensor
@@ -81,6 +81,8 @@ def _compared(kernel: str, base: Path, plain: Figures, bounds: Sequence[float]) 
     remedy = f"it is switched off on this machine; set {VARIABLE}={kernel} to use it all the same"
     try:
         figures = _figures(base, "auto")
+    except torch.OutOfMemoryError:
+        return warning(name, "not checked: the device is out of memory", "free some of it")
     except Exception as error:
         return fault(name, f"fails: {type(error).__name__}: {str(error)[:200]}", remedy)
     if kernel not in figures.ran:

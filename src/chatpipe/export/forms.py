@@ -14,7 +14,9 @@ from chatpipe.sources.base_files import read_weights
 
 Form = Literal["adapter", "merged", "gguf", "gguf-lora", "ollama"]
 Outtype = Literal["f16", "bf16", "f32", "q8_0"]
-FULL_PRECISION = Quantization(method="none")
+# The base as it was published, whatever type this machine computes in.
+FULL_PRECISION = Quantization(method="none", compute_dtype="float32")
+WEIGHT_BYTES = {"f16": 2, "bf16": 2, "f32": 4, "q8_0": 2}  # at most: some stay in 16 bits
 TEMPLATE_FILES = "`chat_template.jinja`, where servers read it"
 SCRATCH = ".check"  # a directory of what is only written to be compared
 
@@ -76,7 +78,7 @@ class Writer:
     @property
     def quantization(self) -> Quantization:
         """How the base is held that the adapter is merged into."""
-        return FULL_PRECISION if self.settings.into_original else self.source.variant.quantization
+        return FULL_PRECISION if self.settings.into_original else self.source.trained_quantization
 
     def parameters(self) -> int:
         """Of the base."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chatpipe.export import comparison, llama_cpp, prompts
-from chatpipe.export.forms import SCRATCH, Writer
+from chatpipe.export.forms import SCRATCH, WEIGHT_BYTES, Writer
 from chatpipe.export.go_template import Messages, frame_of, go_template, modelfile
 from chatpipe.training.adapter_files import CHAT_TEMPLATE
 
@@ -30,7 +30,8 @@ class GgufWriter(Writer):
         architecture_of(self.source.config)
 
     def needed_bytes(self) -> int:
-        return 2 * self.parameters() + 2 * super().needed_bytes()
+        weights = WEIGHT_BYTES[self.settings.outtype] * self.parameters()
+        return weights + 2 * super().needed_bytes()
 
     def described(self) -> tuple[str, str, str]:
         return (
@@ -63,7 +64,7 @@ class GgufWriter(Writer):
     def _trained_replies(self) -> list[comparison.Expected]:
         if not (self.settings.into_original and llama_cpp.is_installed()):
             return []
-        return self.source.expected(self.source.variant.quantization)
+        return self.source.expected(self.source.trained_quantization)
 
     def header(self, into: Path) -> Any:
         """What the file tells beside the weights, the tokenizer compared with llama.cpp's."""
@@ -104,7 +105,7 @@ class GgufLoraWriter(GgufWriter):
         return f"{self.source.file_name}-lora.gguf"
 
     def needed_bytes(self) -> int:
-        return super().needed_bytes() + 2 * self.parameters()
+        return super().needed_bytes() + WEIGHT_BYTES[self.settings.outtype] * self.parameters()
 
     def described(self) -> tuple[str, str, str]:
         return (
@@ -167,7 +168,7 @@ class OllamaWriter(GgufWriter):
         checked = [messages for messages, _ in prompts.template_conversations(self.source.encoder)]
         template = go_template(frame_of(self._text, checked), bos)
         stops = [str(tokenizer.convert_ids_to_tokens(number)) for number in self.source.stops]
-        return modelfile(self.file_name, template, stops)
+        return modelfile(self.file_name, template, stops, self.source.variant.generation)
 
     def _text(self, messages: Messages) -> str:
         """What the template of the training writes."""

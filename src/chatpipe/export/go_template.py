@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from chatpipe.config.schema import Generation
 from chatpipe.errors import ExportError
 
 Messages = Sequence[dict[str, str]]
@@ -100,10 +101,16 @@ def go_template(frame: Frame, bos: str) -> str:
     )
 
 
-def modelfile(gguf: str, template: str, stops: Sequence[str]) -> str:
-    """The Modelfile of a GGUF file beside it."""
+def modelfile(gguf: str, template: str, stops: Sequence[str], generation: Generation) -> str:
+    """The Modelfile of a GGUF file beside it. Generation is the variant's, which Ollama would
+    replace by a temperature and a penalty on repetition of its own."""
     lines = [f"FROM ./{gguf}", f'TEMPLATE """{template}"""']
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
+    lines += [
+        f"PARAMETER temperature {generation.temperature:g}",
+        f"PARAMETER top_p {generation.top_p:g}",
+        "PARAMETER repeat_penalty 1",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -20,6 +20,11 @@ _CHECKED = (
         "And a wolf?",
         history=(Message("user", "What is a fox?"), Message("assistant", "A small wild dog.")),
     ),
+    Conversation(
+        "And a wolf?",
+        system="You answer in one sentence.",
+        history=(Message("user", "What is a fox?"), Message("assistant", "A small wild dog.")),
+    ),
 )
 
 

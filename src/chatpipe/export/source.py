@@ -81,6 +81,15 @@ class Source:
         """Prompts that models are compared on."""
         return prompts.prompt_ids(self.encoder, self.variant.panel)
 
+    @property
+    def trained_quantization(self) -> Quantization:
+        """The quantization of the training, in the type that its machine computed in: 4-bit weights
+        made in another type are other weights."""
+        assert self.model.adapter
+        quantization = self.variant.quantization
+        recorded = self.model.adapter.details().get("compute_dtype", quantization.compute_dtype)
+        return quantization.model_copy(update={"compute_dtype": recorded})
+
     def expected(self, quantization: Quantization) -> list[comparison.Expected]:
         """What chatpipe's own model makes of them."""
         return comparison.expected_replies(

@@ -113,7 +113,8 @@ class ChatSession:
         finally:
             stopped.set()
             thread.join()
-            self._keep(conversation, written)
+            if not failures:
+                self._keep(conversation, written)
         if failures:
             raise failures[0]
 

@@ -11,6 +11,8 @@ import torch
 from chatpipe.config.schema import Generation
 from chatpipe.generation.sampling import generation_arguments
 
+LEAST_TEMPERATURE = 1e-5  # logits that are divided by less overflow; greedy is meant
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -26,7 +28,7 @@ class Sampler:
     and settings."""
 
     def __init__(self, generation: Generation, ids: list[int]) -> None:
-        self.is_greedy = generation.temperature == 0
+        self.is_greedy = generation.temperature < LEAST_TEMPERATURE
         self._processors: Any = (
             None
             if self.is_greedy

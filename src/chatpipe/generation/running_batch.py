@@ -100,7 +100,7 @@ class RunningBatch:
         """Read the prompts and add them as rows, whose first tokens the next `step` returns.
 
         ValueError for an adapter that the model does not have, and for an id that is in the batch.
-        An error leaves the batch as it was.
+        After another error, such as memory that is not there, `leave` removes those that joined.
         """
         for request in requests:
             if request.adapter not in self._adapters:

@@ -26,7 +26,7 @@ KERNELS = {
     "lora_training": "LoRA without casts and copies, layers that read one input together",
     "lora_inference": "adapters stacked to two products a layer, also of several in one batch",
     "sparse_dropout": "LoRA's dropout on CPUs by the elements that are dropped",
-    "dequantize": "NF4 weights dequantized once, on GPUs where there is room",
+    "dequantize": "NF4 weights dequantized once, where there is room",
     "packed_weights": "weights arranged once for products of few tokens, in bfloat16 on CPUs",
     "concurrency": "packs in parallel threads on CPUs",
 }
@@ -69,7 +69,8 @@ class KernelRecord:
 
     def __init__(self) -> None:
         self.ran: set[str] = set()
-        self.unused = dict(switched_off())
+        is_auto = os.environ.get(VARIABLE, "") in ("", "auto")
+        self.unused = dict(switched_off()) if is_auto else {}
 
     def details(self) -> dict[str, Any]:
         """As a manifest has it: `kernels`, and `kernels_unused` where a model is not known to

@@ -21,6 +21,9 @@ from chatpipe.models.shapes import Shapes, shapes_of
 from chatpipe.runtime import processes
 
 BESIDE = 1.25  # how much of a GPU scoring and answering take, for every byte of the base
+# Of a GPU's free memory, for a training that could also keep its base in 4 bits: the estimate was
+# never compared with a GPU, and a training that does not fit is lost.
+DEQUANTIZED_SHARE = 0.85
 BESIDE_DEQUANTIZED = 2.0  # the same, for a base that is dequantized only where there is room
 
 
@@ -101,7 +104,7 @@ def fit(shapes: Shapes, settings: Settings, batch: Batch, device: Device) -> Mem
         return estimate(shapes, settings, batch, device, device.count)
     if _may_dequantize(settings.quantization, device):
         larger = estimate(shapes, settings, batch, device, dequantized=True)
-        if device.free_bytes is not None and larger.total <= device.free_bytes:
+        if larger.total <= DEQUANTIZED_SHARE * (device.free_bytes or 0):
             return larger
     return whole
 

@@ -58,7 +58,9 @@ class Session:
         """
         with self._lock:
             pair = self._next(rater)
-            if pair is None or not hmac.compare_digest(self._token(rater, pair), judgement.token):
+            if pair is None or not hmac.compare_digest(
+                self._token(rater, pair).encode(), judgement.token.encode()
+            ):
                 raise StaleError("this pair is not the next one any more")
             values = judgement.model_dump(exclude={"token"})
             self.log.append(pair.entry(rater, **values))

@@ -31,7 +31,7 @@ class Access:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         fault = self._fault(scope) if scope["type"] == "http" else None
         if fault is None:
-            await self._app(scope, receive, send)
+            await self._app(scope, _limited(receive), send)
         else:
             await fault.response()(scope, receive, send)
 
@@ -40,7 +40,7 @@ class Access:
         if self._hosts is not None and _host_name(headers.get("host", "")) not in self._hosts:
             return RequestError(403, "the Host header names another machine than this one.")
         if int(headers.get("content-length") or 0) > LARGEST_BODY:
-            return RequestError(413, f"the body has more than {LARGEST_BODY:,} bytes.")
+            return _too_large()
         if self._key is None or scope["path"] in self._public_paths:
             return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -48,6 +48,26 @@ class Access:
         if scheme.lower() == "bearer" and is_right:
             return None
         return RequestError(401, "the API key is missing or wrong.", code="invalid_api_key")
+
+
+def _limited(receive: Asgi) -> Asgi:
+    """Return what receives a body of the largest size at most: one that is sent in chunks does not
+    say its size before."""
+    size = 0
+
+    async def receive_limited() -> Any:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > LARGEST_BODY:
+            raise _too_large()
+        return message
+
+    return receive_limited
+
+
+def _too_large() -> RequestError:
+    return RequestError(413, f"the body has more than {LARGEST_BODY:,} bytes.")
 
 
 def _host_name(header: str) -> str:

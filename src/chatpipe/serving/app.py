@@ -248,7 +248,7 @@ async def _events(
 
 
 def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    return f"data: {json.dumps(content)}\n\n"  # in ASCII: clients split lines at U+2028, too
 
 
 async def _until_gone(request: Request, pieces: _Pieces) -> list[Piece] | None:

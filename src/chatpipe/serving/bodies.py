@@ -136,7 +136,7 @@ async def read_body(request: Request, kind: type[BodyType]) -> BodyType:
         raise RequestError(415, "the body has to be JSON, with content-type application/json.")
     try:
         content = json.loads(await request.body())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON: {error}.") from None
     try:
         body = kind.model_validate(content)
@@ -145,6 +145,12 @@ async def read_body(request: Request, kind: type[BodyType]) -> BodyType:
         place = ".".join(map(str, first["loc"])) or "the body"
         raise RequestError(400, f"{place}: {first['msg']}.", place) from None
     _check_others(body.model_extra or {})
+    if isinstance(body, CompletionBody) and not 1 <= len(body.prompts) <= MOST_PROMPTS:
+        raise RequestError(
+            400,
+            f"prompt: expected 1 to {MOST_PROMPTS} prompts, not {len(body.prompts):,}.",
+            "prompt",
+        )
     if len(body.stops) > MOST_STOPS:
         raise RequestError(400, f"stop: at most {MOST_STOPS} texts.", "stop")
     return body

@@ -18,10 +18,8 @@ from chatpipe.serving.reply_text import ReplyText
 
 LOG = logging.getLogger(__name__)
 MOST_WAITING = 64  # replies that wait for a place in the batch
-BURST_S, MOST_BURST_S = (
-    0.01,
-    0.1,
-)  # pause after which a burst of requests is over; and at the latest
+BURST_S = 0.01  # pause after which a burst of requests is over
+MOST_BURST_S = 0.1  # when it is over at the latest
 
 
 class QueueFullError(Exception):
@@ -129,12 +127,10 @@ class Engine:
         while self._wait():
             try:
                 self._admit()
-                new_tokens = self._batch.step() if len(self._batch) else []
+                self._deliver(self._batch.step() if len(self._batch) else [])
             except Exception:
                 LOG.exception("the running batch failed; its replies end with an error.")
                 self._fail()
-                continue
-            self._deliver(new_tokens)
 
     def _wait(self) -> bool:
         """Wait until there is something to do; return whether there is."""
@@ -169,7 +165,23 @@ class Engine:
             while (more := self._next_join(joining)) is not None:
                 self._running[more.request.id] = more
                 joining.append(more)
-            self._batch.join([reply.request for reply in joining])
+            self._join(joining)
+
+    def _join(self, replies: Sequence[ReplyJob]) -> None:
+        """Let replies join the batch; one that cannot, for its memory or its prompt, ends with an
+        error, and the others go on."""
+        try:
+            self._batch.join([reply.request for reply in replies])
+        except Exception:
+            self._batch.leave([reply.request.id for reply in replies])
+            if len(replies) > 1:
+                for reply in replies:
+                    self._join([reply])
+                return
+            LOG.exception("a prompt could not be read; its reply ends with an error.")
+            with self._changed:
+                del self._running[replies[0].request.id]
+            replies[0].deliver(Piece(end="error"))
 
     def _next_join(self, joining: Sequence[ReplyJob] = ()) -> ReplyJob | None:
         with self._changed:

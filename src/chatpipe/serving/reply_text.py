@@ -54,8 +54,6 @@ class ReplyText:
         ends = [end for end in ends if end >= 0]
         if ends:
             self._text, self.has_stopped = self._text[: min(ends)], True
-        if self._is_stripped and not self._sent:
-            self._text = self._text.lstrip()
 
     def _certain(self) -> int:
         """Return how many characters are certain."""
@@ -69,5 +67,10 @@ class ReplyText:
         return len(text.rstrip() if self._is_stripped else text)
 
     def _send(self, end: int) -> str:
-        begin, self._sent = self._sent, max(self._sent, end)
-        return self._text[begin : self._sent]
+        begin = self._sent
+        if self._is_stripped and not begin:
+            begin = len(self._text) - len(self._text.lstrip())
+        if end <= begin:
+            return ""
+        self._sent = end
+        return self._text[begin:end]

@@ -18,7 +18,9 @@ let editing = null; // index of the turn that the form replaces
 let running = null; // AbortController of the answers that are being written
 
 function fresh() {
-  return { id: crypto.randomUUID(), created: new Date().toISOString(), turns: [] };
+  // crypto.randomUUID is missing where another machine reads the page by http.
+  const id = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16)).join("-");
+  return { id, created: new Date().toISOString(), turns: [] };
 }
 
 function make(tag, properties = {}, ...children) {
