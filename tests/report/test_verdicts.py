@@ -1,6 +1,7 @@
 """The verdicts of a report: real trainings of a tiny model with several seeds."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -106,10 +107,11 @@ def test_with_one_seed_the_report_says_that_seed_noise_is_missing(study):
     _, report = study
     [pair] = report.verdicts
     changed = dataclasses.replace(
-        pair, verdict="not distinguishable", seed_noise="missing", high=0.1
+        pair, verdict="not distinguishable", seed_noise="missing", corrected_high=0.1
     )
     first, seeds = verdict_sentences(report.model_copy(update={"verdicts": [changed]}))
     assert "not distinguishable from it" in first and "would have found a difference of" in first
+    assert re.search(r"lower by [\d.]+ % \[−[\d.]+, [\d.]+\]", first), first  # 0 is within
     assert "trained with one seed" in seeds and "not in these intervals" in seeds
 
 

@@ -98,14 +98,21 @@ def _pair(report: Report, best: RankedVariant, other: RankedVariant) -> Verdict:
 
 
 def _lower(pair: Verdict) -> str:
+    """By how much the first of the two is lower, with the interval of the verdict: 0 is in the
+    corrected one, and may not be in the pair's own, where they are not distinguishable."""
+    low, high = pair.low, pair.high
+    if pair.verdict == "not distinguishable":
+        low, high = pair.corrected_low, pair.corrected_high
     values = {
         "figure": translate(FIGURES[pair.unit]),
         "amount": amount(-pair.value, pair.unit),
     }
-    if pair.low is None or pair.high is None:
+    if low is None or high is None:
         return translate("{figure} lower by {amount}", **values)
-    low, high = (plain(-end, pair.unit) for end in (pair.high, pair.low))
-    return translate("{figure} lower by {amount} [{low}, {high}]", **values, low=low, high=high)
+    low_text, high_text = (plain(-end, pair.unit) for end in (high, low))
+    return translate(
+        "{figure} lower by {amount} [{low}, {high}]", **values, low=low_text, high=high_text
+    )
 
 
 def _cheaper(report: Report, best: RankedVariant, close: Sequence[RankedVariant]) -> str:
