@@ -60,7 +60,7 @@ def test_rows_whose_prompt_is_trained_on_are_dropped_and_counted(folder, split):
     assert kept == {(row["instruction"], row["input"]) for row in [*OWN, *SAME_PROMPTS]} - trained
     account = RowAccount.model_validate(own.details()["account"])
     assert account.read == 56 and account.dropped["duplicate"] == 1
-    of_a = account.dropped["prompt is among the training rows of a"]
+    of_a = account.dropped["with a prompt that is among the training rows of a"]
     assert of_a == 55 - account.kept == pq.read_metadata(own.path / "dropped.parquet").num_rows - 1
     assert of_a == 20 if split == "none" else 8 < of_a < 20
 
@@ -127,5 +127,7 @@ def test_two_sets_of_one_name_and_rows_of_which_none_is_left_are_refused(folder)
     assert any("b is held out by the one, and the other is trained on it" in f for f in faults)
     write_jsonl(folder / "own.jsonl", ROWS[:40])
     first = first.model_copy(update={"split": first.split.model_copy(update={"method": "none"})})
-    with pytest.raises(DataError, match="heldout own: none of 40 rows is left to score: 40 prompt"):
+    with pytest.raises(
+        DataError, match="heldout own: none of 40 rows is left to score: 40 with a prompt"
+    ):
         Recipe([first], StoreBuilder()).heldout_sets()

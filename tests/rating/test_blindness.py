@@ -67,6 +67,9 @@ def test_a_key_is_required_beyond_this_machine_and_then_of_every_call(monkeypatc
         assert httpx2.post(**call).status_code == 401
         assert httpx2.post(**call, headers={"Authorization": "Bearer other"}).status_code == 401
         assert httpx2.post(**call, headers={"Authorization": "Bearer sesame"}).status_code == 200
+        large = {**call, "json": {"rater": "Ada", "remark": "a" * (1 << 16)}}
+        assert httpx2.post(**large).status_code == 401  # before the body is read
+        assert httpx2.post(**large, headers={"Authorization": "Bearer sesame"}).status_code == 413
         assert 'id="key"' in httpx2.get(address).text
 
 

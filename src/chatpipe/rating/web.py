@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hmac
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +24,8 @@ PAGE_HEADERS = {
     "Cache-Control": "no-store",
 }
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+CALLS = "/api"
+LARGEST_BODY = 1 << 16  # bytes; a remark is the longest part
 
 
 class Asked(BaseModel):
@@ -54,16 +56,10 @@ def rating_app(
     """
     app = FastAPI(title="chatpipe rate", docs_url=None, redoc_url=None, openapi_url=None)
 
-    def check_key(authorization: Annotated[str, Header()] = "") -> None:
-        if key and not hmac.compare_digest(authorization.encode(), f"Bearer {key}".encode()):
-            raise HTTPException(401, "the key is not the right one")
-
     @app.middleware("http")
-    async def add_headers(request: Request, answer: Any) -> Response:
-        if key is None and _host(request) not in LOOPBACK:
-            reply: Response = JSONResponse({"detail": "this host is not served"}, 421)
-        else:
-            reply = await answer(request)
+    async def check_and_add_headers(request: Request, answer: Any) -> Response:
+        refusal = _refusal(request, key)  # before the body is read
+        reply: Response = JSONResponse(*refusal) if refusal else await answer(request)
         reply.headers.update(PAGE_HEADERS)
         return reply
 
@@ -72,8 +68,23 @@ def rating_app(
         return JSONResponse({"detail": str(error)}, 409)
 
     app.include_router(_static(_page(lang, rater or "", key is not None)))
-    app.include_router(_calls(session, rater), prefix="/api", dependencies=[Depends(check_key)])
+    app.include_router(_calls(session, rater), prefix=CALLS)
     return app
+
+
+def _refusal(request: Request, key: str | None) -> tuple[dict[str, str], int] | None:
+    """Return why a request is not answered, and the status that says so."""
+    if key is None and _host(request) not in LOOPBACK:
+        return {"detail": "this host is not served"}, 421
+    if not request.url.path.startswith(CALLS):
+        return None
+    authorization = request.headers.get("authorization", "")
+    if key and not hmac.compare_digest(authorization.encode(), f"Bearer {key}".encode()):
+        return {"detail": "the key is not the right one"}, 401
+    size = request.headers.get("content-length", "")
+    if not size.isdigit() or int(size) > LARGEST_BODY:
+        return {"detail": f"the body has to have at most {LARGEST_BODY:,} bytes"}, 413
+    return None
 
 
 def _static(page: str) -> APIRouter:
