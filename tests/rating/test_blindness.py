@@ -81,7 +81,7 @@ def test_without_a_key_only_names_of_this_machine_are_answered_and_no_other_page
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert "access-control-allow-origin" not in page.headers
         form = httpx2.post(f"{address}/api/next", content=json.dumps({"rater": "Ada"}))
-        assert form.status_code == 422  # a form of another page cannot send JSON
+        assert form.status_code == 415  # a form of another page cannot send JSON
         wrong = {"rater": "Ada", "token": "0" * 32, "verdict": "a"}
         assert httpx2.post(f"{address}/api/rate", json=wrong).status_code == 409
         for fault in ({"verdict": "c"}, {"correct_a": 6}, {"rater": " "}, {"extra": 1}):

@@ -81,6 +81,8 @@ def _refusal(request: Request, key: str | None) -> tuple[dict[str, str], int] | 
     authorization = request.headers.get("authorization", "")
     if key and not hmac.compare_digest(authorization.encode(), f"Bearer {key}".encode()):
         return {"detail": "the key is not the right one"}, 401
+    if request.headers.get("content-type") != "application/json":
+        return {"detail": "the body has to be JSON"}, 415  # a form of another page cannot send it
     size = request.headers.get("content-length", "")
     if not size.isdigit() or int(size) > LARGEST_BODY:
         return {"detail": f"the body has to have at most {LARGEST_BODY:,} bytes"}, 413

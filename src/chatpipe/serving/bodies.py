@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -14,6 +15,7 @@ MOST_CHOICES = 16
 MOST_PROMPTS = 64
 SEEDS = 2**31  # of a generation
 MOST_STOPS = 4  # as OpenAI has it
+BODY_S = 30  # for the body to arrive: the server's end waits for what is being read
 
 # Parameters that say nothing about the text.
 IGNORED = {"user", "metadata", "store", "service_tier", "parallel_tool_calls", "verbosity"}
@@ -135,7 +137,9 @@ async def read_body(request: Request, kind: type[BodyType]) -> BodyType:
     if media_type != "application/json":
         raise RequestError(415, "the body has to be JSON, with content-type application/json.")
     try:
-        content = json.loads(await request.body())
+        content = json.loads(await asyncio.wait_for(request.body(), BODY_S))
+    except TimeoutError:
+        raise RequestError(408, f"the body did not arrive within {BODY_S} s.") from None
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON: {error}.") from None
     try:
