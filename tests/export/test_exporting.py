@@ -6,12 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from chatpipe.config.schema import BaseModelRef, Dataset, Generation, Variant
 from chatpipe.errors import ConfigError, DiskError, ExportError
-from chatpipe.export import Settings, Source, directory, export, llama_cpp
+from chatpipe.export import Settings, Source, comparison, directory, export, llama_cpp
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.store.store import store
 from tests.support.requests import finetune_request
@@ -178,3 +179,15 @@ def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
         (into / "file").write_text("whole")
     assert (tmp_path / "out" / "file").read_text() == "whole"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "out2"]
+
+
+def test_a_comparison_says_where_the_adapter_changes_too_little_to_be_compared(trained):
+    replies = trained.expected(trained.trained_quantization)
+    effects = [one.effect for one in replies]
+    assert all(effect > 1e-3 for effect in effects)
+    compared = comparison.Comparison(
+        tokens=8, differences=[], divergence=0.005, largest=0.01, distributions=8,
+        effect=0.02, ended=0, endings=0,
+    )  # fmt: skip
+    assert "the adapter itself changes them by 0.02 only" in compared.sentence()
+    assert "adapter itself" not in replace(compared, effect=0.2).sentence()

@@ -18,6 +18,7 @@ from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import ExportError
 from chatpipe.export.prompts import NEW_TOKENS
 
+MUCH = 10.0  # times the divergence: what an adapter changes for its faults to be seen
 PLACES = (0, 8, 24, 48)  # of a reply, before whose tokens distributions are compared
 
 
@@ -43,12 +44,21 @@ class Expected:
     """What the model here makes of a prompt.
 
     ids: the prompt's; reply: its greedy tokens, the one that ends it included; log_probabilities:
-    (tokens of the reply, vocabulary), of each of them.
+    (tokens of the reply, vocabulary), of each of them; of_base: the same of the base alone, where
+    that was computed.
     """
 
     ids: list[int]
     reply: list[int]
     log_probabilities: torch.Tensor
+    of_base: torch.Tensor | None = None
+
+    @property
+    def effect(self) -> float:
+        """What the adapter changes: the mean KL divergence (nats) of the base's distributions."""
+        if self.of_base is None:
+            return float("nan")
+        return float(divergence(self.log_probabilities, self.of_base).mean())
 
     @property
     def places(self) -> list[int]:
@@ -71,8 +81,8 @@ class Comparison:
     """How the exported model compares.
 
     tokens: greedy tokens that were compared; divergence: the mean KL divergence (nats) of
-    `distributions` next-token distributions, from the model here to the exported one; ended:
-    replies that ended at their own end, of `endings`.
+    `distributions` next-token distributions, from the model here to the exported one; effect: the
+    same to the base without the adapter; ended: replies that ended at their own end, of `endings`.
     """
 
     tokens: int
@@ -80,6 +90,7 @@ class Comparison:
     divergence: float
     largest: float
     distributions: int
+    effect: float
     ended: int
     endings: int
 
@@ -97,6 +108,11 @@ class Comparison:
             f", KL {self.divergence:.2g} nats on average and {self.largest:.2g} at most "
             f"({self.distributions} distributions)"
         )
+        if self.effect < MUCH * self.divergence:
+            text += (
+                f"; the adapter itself changes them by {self.effect:.2g} only, so a fault in it "
+                "would hardly show here"
+            )
         if self.endings:
             text += f", {self.ended} of {self.endings} replies end at their end token"
         else:
@@ -115,6 +131,7 @@ def expected_replies(
     float32 where its weights are dequantized: half precision would be most of a difference."""
     from chatpipe.generation.batch import Question, written_ids
     from chatpipe.kernels.dequantize import is_quantized
+    from chatpipe.kernels.lora_inference import switched_to
     from chatpipe.models.inference import load_model
 
     model = load_model(base, adapter, quantization)
@@ -124,11 +141,12 @@ def expected_replies(
     through = adapter.name
     questions = [Question(ids, through, number) for number, ids in enumerate(prompts)]
     written = written_ids(model, stops, questions, greedy)
-    return [
-        Expected(ids, reply, log_probabilities(model, ids, reply))
-        for ids, every in zip(prompts, written, strict=True)
-        for reply in [_up_to_end(every[:NEW_TOKENS], stops)]
-    ]
+    replies = [_up_to_end(every[:NEW_TOKENS], stops) for every in written]
+    pairs = list(zip(prompts, replies, strict=True))
+    own = [log_probabilities(model, ids, reply) for ids, reply in pairs]
+    with switched_to(model, None):
+        of_base = [log_probabilities(model, ids, reply) for ids, reply in pairs]
+    return [Expected(*parts) for parts in zip(prompts, replies, own, of_base, strict=True)]
 
 
 def log_probabilities(model: Any, ids: list[int], reply: list[int]) -> torch.Tensor:
@@ -156,7 +174,7 @@ def compare_model(expected: Sequence[Expected], model: Any, stops: Sequence[int]
     wrong = {(d.prompt, d.place) for d in differences}
     ended = len([place for place in ends if place not in wrong])
     tokens = sum(len(one.reply) for one in expected)
-    return _comparison(tokens, differences, divergences, ended, len(ends))
+    return _comparison(expected, tokens, differences, divergences, ended, len(ends))
 
 
 def compare_llama_cpp(
@@ -180,7 +198,8 @@ def compare_llama_cpp(
         divergences.append(float(divergence(here, there)))
     ends = [number for number, one in enumerate(expected) if one.reply[-1] in stops]
     ended = len([number for number in ends if answers.stops[number] == "eos"])
-    return _comparison(sum(answers.compared), differences, divergences, ended, len(ends))
+    tokens = sum(answers.compared)
+    return _comparison(expected, tokens, differences, divergences, ended, len(ends))
 
 
 def check(comparison: Comparison, bounds: Bounds) -> None:
@@ -211,6 +230,7 @@ def divergence(here: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
 
 
 def _comparison(
+    expected: Sequence[Expected],
     tokens: int,
     differences: list[Difference],
     divergences: list[float],
@@ -223,6 +243,7 @@ def _comparison(
         divergence=sum(divergences) / len(divergences),
         largest=max(divergences),
         distributions=len(divergences),
+        effect=sum(one.effect for one in expected) / len(expected),
         ended=ended,
         endings=endings,
     )
