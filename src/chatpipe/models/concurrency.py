@@ -50,6 +50,18 @@ def thread_count(rows: Sequence[TokenizedRow], max_tokens: int, most: int) -> in
     )
 
 
+def leave_cores_to_another_thread() -> int:
+    """Return how many threads torch has here, and have it use one in this thread from now on.
+
+    OpenMP starts threads of its own for every Python thread that computes. Where these are more
+    than there are cores, it has them sleep after every operation, and small operations take twice
+    as long: so only one Python thread may compute in parallel.
+    """
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return cores
+
+
 def run_in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from chatpipe.generation.batch import AT_ONCE
 from chatpipe.generation.next_tokens import Likelihood
 from chatpipe.generation.running_batch import NewToken, RowId, RowRequest, RunningBatch
@@ -83,9 +85,14 @@ class Engine:
     """One model with its adapters, used by this engine's thread alone."""
 
     def __init__(
-        self, model: Any, most_waiting: int = MOST_WAITING, most_rows: int = AT_ONCE
+        self,
+        model: Any,
+        most_waiting: int = MOST_WAITING,
+        most_rows: int = AT_ONCE,
+        cores: int | None = None,
     ) -> None:
         self.most_waiting = most_waiting
+        self._cores = cores  # torch's threads in the engine's own; None: as many as it has anyway
         self._batch = RunningBatch(model, most_rows)
         self._waiting: deque[ReplyJob] = deque()
         self._running: dict[RowId, ReplyJob] = {}
@@ -124,6 +131,8 @@ class Engine:
             return {"running": len(self._running), "waiting": len(self._waiting)}
 
     def _run(self) -> None:
+        if self._cores:
+            torch.set_num_threads(self._cores)
         while self._wait():
             try:
                 self._admit()

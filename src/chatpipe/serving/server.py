@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 import uvicorn
 from fastapi import APIRouter
@@ -22,15 +23,22 @@ def loaded(
     served: ServedBase, most_waiting: int = MOST_WAITING, most_rows: int = AT_ONCE
 ) -> Iterator[Service]:
     """Load the base with its adapters; the service answers while this lasts."""
+    import torch
+
     from chatpipe.models import inference, loading
     from chatpipe.models.base_checks import base_config
+    from chatpipe.models.concurrency import leave_cores_to_another_thread
     from chatpipe.models.positions import positions_of
 
     tokenizer = loading.load_tokenizer(served.base)
     models = served_models(served, tokenizer)
     decoder = loading.load_tokenizer(served.base)
-    with inference.cached_model(served.base, served.adapters, served.quantization) as model:
-        engine = Engine(model, most_waiting, most_rows)
+    cores = leave_cores_to_another_thread()
+    loading_model = inference.cached_model(served.base, served.adapters, served.quantization)
+    with ExitStack() as stack:
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(cores,)) as pool:
+            model = pool.submit(stack.enter_context, loading_model).result()
+        engine = Engine(model, most_waiting, most_rows, cores)
         yield Service(engine, models, decoder, positions_of(base_config(served.base)))
 
 
