@@ -20,7 +20,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -172,17 +171,7 @@ def main() -> None:
     for result in (later for results in found.values() for later in results[1:]):
         result.pop("texts")
     different = partings(panel(load_fast_base, options), texts["fast-alone"], texts["ours"])
-    harness.table(
-        f"Generation, {PROMPTS} prompts, models: {options.models}",
-        [
-            {
-                "contender": name,
-                "tokens/s": f"{median(r['tokens_per_s'] for r in results):,.0f}",
-                "ours is faster by": harness.shown(ratios.get(name)),
-            }
-            for name, results in found.items()
-        ],
-    )
+    harness.rate_table(f"Generation, {PROMPTS} prompts, models: {options.models}", found)
     print(f"{PROMPTS - len(different)} of {PROMPTS} texts are those of fast-alone; the others:")
     for pair in different:
         print(f"  {pair['nats_apart']} nats between the tokens with which they part")

@@ -141,6 +141,20 @@ def table(title: str, rows: Sequence[dict[str, str]]) -> None:
     Console(width=110).print(made)
 
 
+def rate_table(title: str, rounds: Rounds) -> None:
+    """Print each contender's median tokens a second, and what ours is faster by."""
+    compared = ratios(rounds)
+    rows = [
+        {
+            "contender": name,
+            "tokens/s": f"{median(r['tokens_per_s'] for r in results):,.0f}",
+            "ours is faster by": shown(compared.get(name)),
+        }
+        for name, results in rounds.items()
+    ]
+    table(title, rows)
+
+
 def shown(found: Result | None) -> str:
     """A ratio as text; nothing for the one that is compared."""
     return f"{found['median']:.2f} [{found['least']:.2f}, {found['most']:.2f}]" if found else ""

@@ -15,7 +15,6 @@ import os
 import signal
 import threading
 import time
-from statistics import median
 from typing import Any
 
 import httpx2
@@ -63,7 +62,7 @@ def _by_requests(
         name: ServedModel(name, panel.encoder, adapter, settings) for adapter, name in names.items()
     }
     service = Service(Engine(panel.model), models, decoder, None)
-    asked = [
+    requests = [
         (names[adapter], prompt)
         for adapter, prompt in zip(panel.adapters, panel.prompts, strict=True)
     ]
@@ -71,7 +70,7 @@ def _by_requests(
 
     def ask(address: str) -> None:
         try:
-            results.append(asyncio.run(_ask(address, asked)))
+            results.append(asyncio.run(_ask(address, requests)))
         finally:
             os.kill(os.getpid(), signal.SIGTERM)  # ends the server
 
@@ -84,7 +83,7 @@ def _by_requests(
     return results[0]
 
 
-async def _ask(address: str, asked: list[tuple[str, str]]) -> tuple[list[str], int, float]:
+async def _ask(address: str, requests: list[tuple[str, str]]) -> tuple[list[str], int, float]:
     """The texts of all, their tokens, and the seconds from the first request to the last reply."""
     async with httpx2.AsyncClient(timeout=None) as client:
 
@@ -93,9 +92,9 @@ async def _ask(address: str, asked: list[tuple[str, str]]) -> tuple[list[str], i
             reply = await client.post(f"{address}v1/completions", json=body)
             return reply.raise_for_status().json()
 
-        await one(*asked[-1])  # the first one warms up
+        await one(*requests[-1])  # the first one warms up
         started = time.monotonic()
-        replies = await asyncio.gather(*(one(*request) for request in asked))
+        replies = await asyncio.gather(*(one(*request) for request in requests))
         seconds = time.monotonic() - started
     texts = [reply["choices"][0]["text"].strip() for reply in replies]
     return texts, sum(reply["usage"]["completion_tokens"] for reply in replies), seconds
@@ -114,27 +113,17 @@ def main() -> None:
         return
     passed = [f"--tokens={options.tokens}", f"--models={options.models}"]
     passed += [f"--base={options.base}"] if options.base else []
-    found = harness.contend("benchmarks.serving", CONTENDERS, options.rounds, passed)
-    texts = {name: results[0]["texts"] for name, results in found.items()}
-    for result in (one for results in found.values() for one in results):
+    rounds = harness.contend("benchmarks.serving", CONTENDERS, options.rounds, passed)
+    texts = {name: results[0]["texts"] for name, results in rounds.items()}
+    for result in (one for results in rounds.values() for one in results):
         result.pop("texts")
     equal = sum(map(str.__eq__, texts["batch"], texts["ours"]))
-    ratios = harness.ratios(found)
-    harness.table(
-        f"{generation.PROMPTS} requests at once, models: {options.models}",
-        [
-            {
-                "contender": name,
-                "tokens/s": f"{median(r['tokens_per_s'] for r in results):,.0f}",
-                "ours is faster by": harness.shown(ratios.get(name)),
-            }
-            for name, results in found.items()
-        ],
-    )
+    ratios = harness.ratios(rounds)
+    harness.rate_table(f"{generation.PROMPTS} requests at once, models: {options.models}", rounds)
     print(f"{equal} of {generation.PROMPTS} texts are those of the batch.")
     command = harness.command("benchmarks.serving", options.rounds, passed)
     several = f"_{options.models}_models" if options.models > 1 else ""
-    content = {"rounds": found, "ratios": ratios, "equal_texts": equal}
+    content = {"rounds": rounds, "ratios": ratios, "equal_texts": equal}
     harness.write(f"serving{several}", command, content)
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import prefect_server, steps
+from tests.support.browsers import browser as browser
 from tests.support.tiny import tiny_model
 
 # Markers and fixtures of tests that take long. Their sum is the weight of a test.

@@ -66,17 +66,17 @@ def variant_of(base, request, **changes):
     ids=lambda settings: f"{settings.form}-{settings.outtype}",
 )
 def test_a_model_is_exported(trained, settings, tmp_path):
-    told = []
+    sentences = []
     out = tmp_path / "new" / "out"
-    export(trained, out, settings, told.append)
+    export(trained, out, settings, sentences.append)
     files = {path.name for path in out.iterdir()}
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     card = (out / "README.md").read_text("utf-8")
     assert "Not for commercial use: it was made with data set: rows (CC-BY-NC-4.0)." in card
-    assert all(sentence in card for sentence in told)
+    assert all(sentence in card for sentence in sentences)
     assert "A reply ends at `</s>`." in card and ".. " not in card
     if settings.form != "adapter":
-        assert "greedy tokens are the same" in told[0] and "KL" in told[0]
+        assert "greedy tokens are the same" in sentences[0] and "KL" in sentences[0]
     if settings.form in ("adapter", "merged"):
         assert "the base's own" not in (out / "chat_template.jinja").read_text("utf-8")
         assert "chat_template" not in json.loads((out / "tokenizer_config.json").read_text())
@@ -84,11 +84,11 @@ def test_a_model_is_exported(trained, settings, tmp_path):
         assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == 1
         assert not any(name.startswith("adapter_") for name in files)
     if settings.into_original:
-        assert told[1].startswith("against the base as it was trained on")
+        assert sentences[1].startswith("against the base as it was trained on")
     if settings.form == "gguf-lora":
         assert {"tiny-alpaca-lora.gguf", "base-f16.gguf", "chat_template.jinja"} <= files
     with pytest.raises(ConfigError, match="exists already; name a new directory"):
-        export(trained, out, settings, told.append)
+        export(trained, out, settings, sentences.append)
 
 
 def exported(source, tmp_path, settings=None):

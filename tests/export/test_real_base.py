@@ -36,9 +36,9 @@ def test_the_embedded_base_and_its_adapter_are_the_same_in_llama_cpp(chatpipe_ho
         panel=PANEL,
     )
     source = Source(variant, ModelRef(base, store().get_or_build(request)))
-    told = []
-    export(source, tmp_path / "out", Settings("gguf-lora"), told.append)
-    [sentence] = told
+    sentences = []
+    export(source, tmp_path / "out", Settings("gguf-lora"), sentences.append)
+    [sentence] = sentences
     assert " greedy tokens are the same, KL " in sentence
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "Apache-2.0" in card and "Not for commercial use" not in card

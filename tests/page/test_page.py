@@ -13,7 +13,6 @@ from chatpipe.page.routes import FILES, HEADERS, PUBLIC_PATHS, page_router
 from chatpipe.serving.app import create_app
 from chatpipe.serving.server import loaded
 from chatpipe.utils.chinese_page import PAGE
-from tests.support.browsers import browser  # noqa: F401
 from tests.support.endpoint import endpoint
 from tests.support.rating import served
 from tests.support.tiny_server import served as tiny_variants
@@ -66,7 +65,7 @@ def address(app):
 
 
 @pytest.fixture
-def open_page(browser, address):  # noqa: F811
+def open_page(browser, address):
     contexts = []
 
     def opened(context=None, **settings):
@@ -226,7 +225,7 @@ def test_nothing_is_wider_than_a_phone_and_all_is_reached_by_keyboard(open_page,
 
 
 def test_the_server_of_variants_has_the_page_and_its_calls_need_the_key(
-    browser,  # noqa: F811
+    browser,
     tiny_model_dir,
     tmp_path,
     monkeypatch,

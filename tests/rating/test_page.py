@@ -1,28 +1,11 @@
 """The rating page in a real browser: by keyboard, undone, resumed, on a phone, in Chinese."""
 
-from pathlib import Path
-
 import pytest
 
 from chatpipe.rating.entries import RatingLog, valid_ratings
 from chatpipe.rating.session import Session
 from chatpipe.rating.web import rating_app
 from tests.support.rating import pairs_of, served
-
-CHROMIUM = Path("/usr/bin/chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ def _directory(name: str) -> Path:
     if (directory / REPORT).is_file():
         return directory
     study = is_study(name)
-    known = load_study(name).name if study else load_variants(name, must_exist=False)[0].name
-    directory = report_directory(known)
+    report_name = load_study(name).name if study else load_variants(name, must_exist=False)[0].name
+    directory = report_directory(report_name)
     if not (directory / REPORT).is_file():
         command = "compare" if study else "run"
         raise ConfigError([f"{name}: has no report yet; run `chatpipe {command} {name}` first."])

@@ -91,9 +91,9 @@ def licences(variant: Variant, model: ModelRef) -> list[Licence]:
     """The licences of the base and of every data set."""
     details = model.base.details()
     source = str(details.get("package") or details.get("repo") or "")
-    known = (text for begins, text in _BASES.items() if source.startswith(begins))
+    matching = (text for begins, text in _BASES.items() if source.startswith(begins))
     item = {**model.base.model_dump(), "details": details}
-    base = Licence(f"base model: {origin(item)}", next(known, _UNKNOWN))
+    base = Licence(f"base model: {origin(item)}", next(matching, _UNKNOWN))
     rows = [
         Licence(f"data set: {dataset.name}", dataset.licence or _UNKNOWN)
         for dataset in variant.datasets

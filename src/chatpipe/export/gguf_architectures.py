@@ -43,9 +43,9 @@ def architecture_of(config: Any) -> Architecture:
     cannot."""
     architecture = ARCHITECTURES.get(config.model_type)
     if architecture is None:
-        known = ", ".join(ARCHITECTURES)
+        written = ", ".join(ARCHITECTURES)
         raise ExportError(
-            f"{config.model_type}: not an architecture that is written as GGUF here ({known}); "
+            f"{config.model_type}: not an architecture that is written as GGUF here ({written}); "
             f"{ELSEWHERE}."
         )
     faults = [*_faults(config)]

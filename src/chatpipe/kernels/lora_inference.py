@@ -9,7 +9,7 @@ outputs: reading a text through an adapter took 1.4 times as long as through the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -18,6 +18,8 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear, Linear4bit, LoraLayer
 
+from chatpipe.kernels.dequantize import compute_dtype_of
+from chatpipe.kernels.forwards import Forward, replaced_forwards
 from chatpipe.kernels.switch import is_enabled, ran
 
 LORA_INFERENCE = "lora_inference"
@@ -94,13 +96,8 @@ def _joined(
     forwards = [(layer, _forward(layer, masks)) for layer in layers]
     if forwards:
         ran(LORA_INFERENCE)
-    for layer, forward in forwards:
-        layer.forward = forward
-    try:
+    with replaced_forwards(forwards):
         yield
-    finally:
-        for layer, _ in forwards:
-            del layer.forward
 
 
 def _adapted(model: Any) -> list[Any]:
@@ -134,12 +131,12 @@ class _Masks:
         return self._masks[kind]
 
 
-def _forward(layer: Any, masks: _Masks) -> Callable[[torch.Tensor], torch.Tensor]:
+def _forward(layer: Any, masks: _Masks) -> Forward:
     """What that layer computes for rows of these adapters."""
     used = [name for name in dict.fromkeys(masks.adapters) if name and name in layer.lora_A]
     if not used:
         return layer.base_layer.__call__  # type: ignore[no-any-return]
-    dtype = _computed_in(layer.base_layer)
+    dtype = compute_dtype_of(layer.base_layer)
     downs = [layer.lora_A[name].weight.detach() for name in used]
     ups = [layer.lora_B[name].weight.detach() * layer.scaling[name] for name in used]
     down, up = torch.cat(downs).to(dtype), torch.cat(ups, dim=1).to(dtype)
@@ -149,12 +146,6 @@ def _forward(layer: Any, masks: _Masks) -> Callable[[torch.Tensor], torch.Tensor
     if dtype is not torch.bfloat16 or down.device.type != "cpu":
         return products
     return partial(_products_in_float32, products, layer.base_layer, down.float(), up.float(), own)
-
-
-def _computed_in(base: Any) -> torch.dtype:
-    """The type of that layer's products: a 4-bit one's weights are bytes."""
-    dtype: torch.dtype = base.weight.dtype
-    return dtype if dtype.is_floating_point else base.compute_dtype
 
 
 def _products(
@@ -172,7 +163,7 @@ def _products(
 
 
 def _products_in_float32(
-    many: Callable[[torch.Tensor], torch.Tensor],
+    many: Forward,
     base: Any,
     down: torch.Tensor,
     up: torch.Tensor,

@@ -24,6 +24,7 @@ from peft.tuners.lora import Linear4bit as LoraLinear4bit
 from torch.autograd.function import once_differentiable
 
 from chatpipe.kernels.dequantize import compute_dtype_of, dequantized_weight
+from chatpipe.kernels.forwards import replaced_forwards
 from chatpipe.kernels.sparse_dropout import dropped, sample_indices
 
 # What transformers' models call the layers that read the same input.
@@ -37,15 +38,13 @@ def joined_products(model: torch.nn.Module) -> Iterator[None]:
     """While this lasts, adapted layers whose base is a linear layer, plain or 4-bit, are computed
     by groups; all others as peft does."""
     groups = [Group(layers) for layers in joined_layers(model)]
-    for group in groups:
-        for place, layer in enumerate(group.layers):
-            layer.forward = partial(group.output, place)
-    try:
+    forwards = [
+        (layer, partial(group.output, place))
+        for group in groups
+        for place, layer in enumerate(group.layers)
+    ]
+    with replaced_forwards(forwards):
         yield
-    finally:
-        for group in groups:
-            for layer in group.layers:
-                del layer.forward
 
 
 def joined_layers(model: torch.nn.Module) -> list[list[Any]]:

@@ -8,7 +8,7 @@ many tokens are taken in another order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,13 +16,12 @@ from typing import Any
 import psutil
 import torch
 
+from chatpipe.kernels.forwards import Forward, replaced_forwards
 from chatpipe.kernels.switch import is_enabled, ran
 
 PACKED_WEIGHTS = "packed_weights"
 SPARE = 2.0  # how many times the second copy must fit into the memory that is free
 MOST_TOKENS = 256  # of a product; larger ones are as fast with plain weights
-
-Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 @contextmanager
@@ -32,13 +31,8 @@ def packed_weights(model: Any) -> Iterator[None]:
     forwards = _packed_forwards(model) if is_enabled(PACKED_WEIGHTS) else []
     if forwards:
         ran(PACKED_WEIGHTS)
-    for layer, forward in forwards:
-        layer.forward = forward
-    try:
+    with replaced_forwards(forwards):
         yield
-    finally:
-        for layer, _ in forwards:
-            layer.__dict__.pop("forward", None)
 
 
 def _packed_forwards(model: Any) -> list[tuple[Any, Forward]]:

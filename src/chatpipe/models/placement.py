@@ -64,12 +64,18 @@ def needs_cpu_offload(base: Path, quantization: Quantization, device: Device) ->
     $CHATPIPE_SHARDING) is to be handled so."""
     if quantization.method != "nf4" or device.free_bytes is None:
         return False
-    try:
-        shapes = known_shapes(base, Lora())
-    except ModelError:
-        shapes = None  # rows of it cannot be packed, but it can be talked to
+    shapes = _inference_shapes(base)
     needed = BESIDE * base_bytes(shapes, quantization, device) if shapes else 0
     return _needs_sharding(device.kind == "cuda" and needed > device.free_bytes)
+
+
+def _inference_shapes(base: Path) -> Shapes | None:
+    """As known_shapes, without an adapter; None, too, for a base of which no model can be built
+    from its configuration: it may be loaded all the same."""
+    try:
+        return known_shapes(base, Lora())
+    except ModelError:
+        return None
 
 
 def known_shapes(base: Path, lora: Lora) -> Shapes | None:
@@ -121,10 +127,7 @@ def infers_dequantized(base: Path, quantization: Quantization, device: Device) -
     """Whether a GPU keeps a 4-bit base dequantized where nothing is trained."""
     if not _may_dequantize(quantization, device):
         return False
-    try:
-        shapes = known_shapes(base, Lora())
-    except ModelError:
-        return False
+    shapes = _inference_shapes(base)
     needed = BESIDE_DEQUANTIZED * dequantized_bytes(shapes, device) if shapes else 0
     return 0 < needed <= (device.free_bytes or 0)
 

@@ -28,7 +28,7 @@ CALLS = "/api"
 LARGEST_BODY = 1 << 16  # bytes; a remark is the longest part
 
 
-class Asked(BaseModel):
+class RaterBody(BaseModel):
     """Who wants a pair."""
 
     model_config = ConfigDict(extra="forbid")
@@ -36,7 +36,7 @@ class Asked(BaseModel):
     rater: str = Field(min_length=1, max_length=80, pattern=r"\S")
 
 
-class Rated(Judgement):
+class RatingBody(Judgement):
     """A rating, with who says so."""
 
     rater: str = Field(min_length=1, max_length=80, pattern=r"\S")
@@ -113,17 +113,17 @@ def _calls(session: Session, rater: str | None) -> APIRouter:
     router = APIRouter()
 
     @router.post("/next")
-    def next_pair(asked: Asked) -> dict[str, Any]:
-        return session.state(rater or asked.rater.strip())
+    def next_pair(body: RaterBody) -> dict[str, Any]:
+        return session.state(rater or body.rater.strip())
 
     @router.post("/rate")
-    def rate(rated: Rated) -> dict[str, Any]:
-        judgement = Judgement(**rated.model_dump(exclude={"rater"}))
-        return session.rate(rater or rated.rater.strip(), judgement)
+    def rate(body: RatingBody) -> dict[str, Any]:
+        judgement = Judgement(**body.model_dump(exclude={"rater"}))
+        return session.rate(rater or body.rater.strip(), judgement)
 
     @router.post("/undo")
-    def undo(asked: Asked) -> dict[str, Any]:
-        return session.undo(rater or asked.rater.strip())
+    def undo(body: RaterBody) -> dict[str, Any]:
+        return session.undo(rater or body.rater.strip())
 
     return router
 

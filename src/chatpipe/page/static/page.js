@@ -12,7 +12,7 @@ const DEFAULTS = { system: "", temperature: "0", top_p: "1", max_tokens: "256", 
 const LARGEST_SEED = 2 ** 31 - 1;
 
 const at = (id) => document.getElementById(id);
-let known = []; // names of the server's models
+let modelNames = []; // names of the server's models
 let conversation = fresh();
 let editing = null; // index of the turn that the form replaces
 let running = null; // AbortController of the answers that are being written
@@ -56,9 +56,9 @@ function keepSettings() {
 }
 
 function showModels() {
-  const before = readSettings().models.filter((name) => known.includes(name));
-  const on = before.length ? before : known.slice(0, 1);
-  const boxes = known.map((name) => {
+  const before = readSettings().models.filter((name) => modelNames.includes(name));
+  const on = before.length ? before : modelNames.slice(0, 1);
+  const boxes = modelNames.map((name) => {
     const box = make("input", { type: "checkbox", value: name, checked: on.includes(name) });
     box.addEventListener("change", () => { limitModels(); keepSettings(); });
     return make("label", {}, box, make("span", { textContent: name }));
@@ -74,7 +74,7 @@ function limitModels() {
 
 async function findModels() {
   try {
-    known = (await server.models(at("key").value)).map((model) => model.id);
+    modelNames = (await server.models(at("key").value)).map((model) => model.id);
     say("");
   } catch (error) {
     say(t("The server's models could not be listed: {reason}", { reason: error.message }), true);
