@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner
 
 from chatpipe.cli.app import app
@@ -61,12 +62,13 @@ def test_a_gpu_without_kernels_and_one_without_bfloat16_are_named(monkeypatch):
     assert first.remedy.startswith("install a torch that was built for it")
 
 
-def test_a_server_that_does_not_answer_is_a_fault_and_none_is_needed(monkeypatch):
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    [none] = server_findings()
+def test_a_server_that_does_not_answer_is_a_fault_and_none_is_needed():
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        [none] = server_findings()
     assert none.state == "ok" and "is not set" in none.text
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    [gone] = server_findings()
+    # Prefect's own setting, which a profile may hold as well as the environment.
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        [gone] = server_findings()
     assert gone.state == "fault" and "127.0.0.1:9/api: no server answers" in gone.text
     assert not gone.text.endswith(".") and "chatpipe up" in gone.remedy
 

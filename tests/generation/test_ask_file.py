@@ -119,6 +119,7 @@ def test_a_file_is_answered_in_order_and_gone_on_with(study, tmp_path):
     done = invoke(*command, out)
     assert "has 1 answer already" in done.stderr and out.read_bytes() == whole
     # Other settings, another model, other prompts, another file: refused, and left as they are.
+    other = write_jsonl(tmp_path / "other.jsonl", PROMPTS)
     for refused, reason in (
         (invoke(*command, out, "--seed", 3), "by another model or with other settings than one"),
         (invoke("ask", study / "two.yaml", *command[2:], out), "other settings than two"),
@@ -126,11 +127,12 @@ def test_a_file_is_answered_in_order_and_gone_on_with(study, tmp_path):
             invoke(*command[:3], write_jsonl(tmp_path / "q.jsonl", PROMPTS[2:]), "--out", out),
             "answers another prompt",
         ),
-        (invoke(*command, prompts), "no answer that `chatpipe ask --file` has written"),
+        (invoke(*command, prompts), "is the file of prompts; name another file"),
+        (invoke(*command, other), "no answer that `chatpipe ask --file` has written"),
     ):
         assert refused.exit_code == 2 and reason in refused.stderr
     assert out.read_bytes() == whole
-    assert lines(prompts) == PROMPTS
+    assert lines(prompts) == PROMPTS and lines(other) == PROMPTS
 
 
 @pytest.mark.slow

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from urllib.parse import urlsplit
 
 from chatpipe.errors import ConfigError
 
 
 def require_server() -> None:
-    """ConfigError where PREFECT_API_URL is not set: Prefect would start a temporary server."""
-    if not os.environ.get("PREFECT_API_URL"):
+    """ConfigError where PREFECT_API_URL is not set, in the environment or in Prefect's profile:
+    Prefect would start a temporary server."""
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
         raise ConfigError(
             ["PREFECT_API_URL: is not set; set it to a server's address; `chatpipe up` starts one."]
         )

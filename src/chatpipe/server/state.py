@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from chatpipe.diagnosis.findings import Finding, fault, ok, warning
@@ -12,8 +11,9 @@ NAME = "Prefect server"
 
 def server_findings() -> Iterator[Finding]:
     """Yield a finding for the server, and one for each of its work pools."""
-    url = os.environ.get("PREFECT_API_URL")
-    if not url:
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
         yield ok(NAME, "PREFECT_API_URL is not set: every command starts a server of its own")
         return
     from prefect.client.orchestration import get_client
