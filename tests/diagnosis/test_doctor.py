@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner
 
 from chatpipe.cli.app import app
-from chatpipe.diagnosis import self_check
+from chatpipe.diagnosis import machine, self_check
 from chatpipe.diagnosis.machine import machine_findings
 from chatpipe.kernels import cross_entropy, switched_off
 from chatpipe.kernels.switch import KERNELS, VARIABLE, enabled_kernels, recorded_kernels
@@ -26,6 +26,7 @@ def home(chatpipe_home, monkeypatch):
 
 def test_every_line_of_a_cpu_is_ok_or_says_what_to_do(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     findings = {finding.name: finding for finding in machine_findings()}
     assert [*findings] == [
         "GPU", "memory", "bitsandbytes", "disk", "hub", "hub's token", "kernels",
@@ -35,9 +36,13 @@ def test_every_line_of_a_cpu_is_ok_or_says_what_to_do(monkeypatch):
     assert findings["hub's token"].state == "ok"
     assert all(bool(finding.remedy) is (finding.state != "ok") for finding in findings.values())
     assert "hf_secret" not in repr(findings)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as the CPU worker beside those of GPUs
+    assert next(machine_findings()).text.startswith("CUDA_VISIBLE_DEVICES hides all")
 
 
-def test_a_gpu_without_kernels_and_one_without_bfloat16_are_named(monkeypatch):
+def test_a_gpu_without_kernels_and_one_without_bfloat16_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "DRIVER", tmp_path / "version")
+    machine.DRIVER.write_text("570.86.15\n")
     answers = {
         "is_available": True,
         "get_device_name": "Tesla T4",
@@ -52,12 +57,14 @@ def test_a_gpu_without_kernels_and_one_without_bfloat16_are_named(monkeypatch):
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
     findings = {finding.name: finding for finding in machine_findings()}
+    assert next(iter(findings)) == "driver"
+    assert findings["driver"].text == "NVIDIA 570.86.15"
     assert "1 × Tesla T4, compute capability 7.5" in findings["GPU"].text
     assert findings["bfloat16"].state == "warning"
     assert "on Tesla T4, products in float16" in findings["memory"].text
     assert findings["bitsandbytes"].state == "fault"  # the one of a machine without CUDA
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
-    first = next(machine_findings())
+    first = list(machine_findings())[1]
     assert first.state == "fault" and first.text.endswith("it has sm_90)")
     assert first.remedy.startswith("install a torch that was built for it")
 

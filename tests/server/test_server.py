@@ -126,6 +126,14 @@ def report(site, name):
     return json.loads((site.home / "reports" / name / "report.json").read_text())
 
 
+def test_the_dashboard_shows_what_the_worker_found_of_its_machine(site):
+    deadline = time.monotonic() + 60
+    while not (pages := [a for a in site.ask("artifacts/filter") if a["key"].endswith("-cpu")]):
+        assert time.monotonic() < deadline, "no artifact of the worker"
+        time.sleep(0.5)
+    assert "| ok | bitsandbytes |" in pages[0]["data"] and TOKEN not in pages[0]["data"]
+
+
 def test_a_section_given_in_part_keeps_the_rest_of_the_deployments(site):
     code, output = run_deployment(
         site, "finetune/smol-merge", training={"epochs": 2}, evaluation={"bootstrap_samples": 100}

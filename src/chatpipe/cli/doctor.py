@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from chatpipe.cli.errors import exit_on_error
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from chatpipe.diagnosis.findings import Finding
 
 
 def doctor(
@@ -27,32 +22,15 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say what this machine has and what is wrong with it; exit code 1 if anything is a fault."""
+    from chatpipe.server.findings import all_findings
+
     with exit_on_error():
         findings = []
-        for finding in _findings(check):
+        for finding in all_findings(check):
             findings.append(finding)
             if not as_json:
-                remedy = f"; {finding.remedy}" if finding.remedy else ""
-                typer.echo(f"{finding.state:8}{finding.name}: {finding.text}{remedy}")
+                typer.echo(f"{finding.state:8}{finding.sentence()}")
         if as_json:
             typer.echo(json.dumps([finding.model_dump() for finding in findings], indent=1))
         if any(finding.state == "fault" for finding in findings):
             raise typer.Exit(1)
-
-
-def _findings(check: bool | None) -> Iterator[Finding]:
-    import torch
-
-    from chatpipe.diagnosis.machine import machine_findings
-    from chatpipe.server.state import server_findings
-
-    machine = list(machine_findings())
-    yield from machine
-    yield from server_findings()
-    is_usable = not any(finding.state == "fault" for finding in machine)
-    if check or (check is None and torch.cuda.is_available() and is_usable):
-        from chatpipe.diagnosis.rates import measured_rates
-        from chatpipe.diagnosis.self_check import check_kernels
-
-        yield from measured_rates()
-        yield from check_kernels()

@@ -19,6 +19,10 @@ class Finding(BaseModel):
     text: str
     remedy: str = ""
 
+    def sentence(self) -> str:
+        """Return its name, what there is, and what to do about it."""
+        return f"{self.name}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
+
 
 def ok(name: str, text: str) -> Finding:
     """Return a finding that is as it should be."""

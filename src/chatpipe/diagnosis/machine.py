@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 from chatpipe.config.schema import Quantization
 from chatpipe.diagnosis.findings import Finding, fault, ok, warning
 from chatpipe.kernels.switched_off import record_file, switched_off
 from chatpipe.planning.cost import free_bytes
 from chatpipe.store.paths import home
+from chatpipe.utils import nvidia_smi
 from chatpipe.utils.quantities import in_bytes
 
 LITTLE_MEMORY = 4 << 30  # a 4-bit base of 7B parameters alone
 LITTLE_DISK = 20 << 30  # a base of 7B parameters in half precision, and its rows
 HUB_ANSWERS_WITHIN_S = 5.0
+DRIVER = Path("/sys/module/nvidia/version")
 
 
 def machine_findings() -> Iterator[Finding]:
     """Yield a finding for each part of this machine, without computing anything."""
+    yield from _driver()
     yield from _gpu()
     yield _memory()
     yield _bitsandbytes()
@@ -27,6 +31,16 @@ def machine_findings() -> Iterator[Finding]:
     yield _hub()
     yield _token()
     yield _kernels()
+
+
+def _driver() -> Iterator[Finding]:
+    """NVIDIA's driver, where there is one: whether torch can use it is the next finding."""
+    try:
+        number = DRIVER.read_text("ascii").strip()
+    except OSError:  # not Linux's own module, or not shown to this container
+        number = next(iter(nvidia_smi.query("driver_version")), "")
+    if number:
+        yield ok("driver", f"NVIDIA {number}")
 
 
 def _gpu() -> Iterator[Finding]:
@@ -37,6 +51,9 @@ def _gpu() -> Iterator[Finding]:
     unused = unused_gpu()
     if unused:
         yield fault("GPU", *unused.rsplit("; ", 1))
+        return
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        yield ok("GPU", "CUDA_VISIBLE_DEVICES hides all of them; all is computed on the CPU")
         return
     if not torch.cuda.is_available():
         yield warning(

@@ -1,11 +1,12 @@
 """Kernels that computed something else than the plain path on a device of this machine.
 
-`chatpipe doctor` records them in `$CHATPIPE_HOME/kernels/MACHINE.json`, by device; machines may
-share a home.
+`chatpipe doctor` records them in `$CHATPIPE_HOME/kernels/MACHINE.json`, by device: machines may
+share a home, and of two equal GPUs one may be broken.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -49,10 +50,12 @@ def _switched_off(_home: str) -> Mapping[str, str]:
 
 def record(kernels: Mapping[str, str]) -> None:
     """Record these kernels, with the reasons, as all that are switched off on this device."""
-    recorded = {**_recorded(), _device(): dict(kernels)}
     if kernels or record_file().is_file():
         record_file().parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(record_file(), json.dumps(recorded, indent=1).encode())
+        with record_file().with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of several GPUs record at once
+            recorded = {**_recorded(), _device(): dict(kernels)}
+            write_atomically(record_file(), json.dumps(recorded, indent=1).encode())
     _switched_off.cache_clear()
 
 
@@ -67,4 +70,7 @@ def _recorded() -> dict[str, Any]:
 def _device() -> str:
     import torch
 
-    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else CPU
+    if not torch.cuda.is_available():
+        return CPU
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return f"{properties.name} {getattr(properties, 'uuid', '')}".strip()

@@ -26,6 +26,7 @@ from chatpipe.server.processes import (
 )
 from chatpipe.store.paths import home
 from chatpipe.study.files import deployments_dir
+from chatpipe.utils import nvidia_smi
 
 HOST = "127.0.0.1"  # a server without accounts listens to this machine only
 STARTS_WITHIN_S = 120
@@ -172,16 +173,7 @@ def gpus() -> list[str]:
     if visible is not None:
         devices = [device.strip() for device in visible.split(",")]
         return [device for device in devices if device not in ("", "-1")]
-    try:
-        output = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return output.stdout.split() if output.returncode == 0 else []
+    return nvidia_smi.query("index")
 
 
 def _server(port: int) -> Service:

@@ -1,4 +1,5 @@
-"""A process worker of Prefect whose runs end with it, and which writes no environment to a file.
+"""A process worker of Prefect whose runs end with it, which writes no environment to a file, and
+checks its machine when it is started.
 
 With Prefect's own worker, a run survives a killed worker, and the run's whole environment, tokens
 included, stays in a file of a temporary directory.
@@ -10,13 +11,18 @@ import os
 import runpy
 import sys
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 from prefect.utilities.processutils import command_to_string
-from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
+from prefect.workers.process import (
+    ProcessJobConfiguration,
+    ProcessWorker,
+    ProcessWorkerResult,
+)
 
 from chatpipe.runtime.variables import variable_faults
 from chatpipe.server.environment import bypass_proxies, make_paths_absolute
+from chatpipe.server.machine_check import MachineCheck, worker_name
 from chatpipe.server.processes import service_directory
 from chatpipe.utils.import_path import leave_current_directory
 
@@ -45,6 +51,13 @@ class WatchedRunWorker(ProcessWorker):
 
     type = "process"
     job_configuration = WatchedRunConfiguration
+    check: ClassVar[MachineCheck | None] = None
+
+    async def run(self, *args: Any, **kwargs: Any) -> ProcessWorkerResult:
+        """Run a flow; on a GPU, when that is checked."""
+        if self.check is not None:
+            await self.check.wait()
+        return await super().run(*args, **kwargs)
 
 
 def prepare() -> None:
@@ -65,4 +78,8 @@ def prepare() -> None:
 
 if __name__ == "__main__":
     prepare()
+    name = worker_name(sys.argv[1:])
+    if name is not None:
+        WatchedRunWorker.check = MachineCheck(name)
+        WatchedRunWorker.check.start()
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)
