@@ -1,5 +1,7 @@
 """A conversation: the panel's text, streamed; stopped where its iterator is closed."""
 
+import signal
+
 import pytest
 
 from chatpipe.config.prompts import template
@@ -32,12 +34,33 @@ def test_a_reply_is_what_the_panel_gets(base, temperature):
     assert [turn.content for turn in session.history] == ["How are you?", answer.text]
 
 
-def test_a_closed_reply_stops_the_model_and_stays_in_the_conversation(base):
-    session = ChatSession(base.path, None, EXACT, template("alpaca"))
-    reply = session.reply("How are you?", Generation(max_new_tokens=400))
-    first = next(piece for piece in reply if piece)
-    reply.close()
-    assert len(session.rows) == 0
-    assert session.history[1].content.startswith(first.strip())
-    assert list(session.reply("And now?", Generation(max_new_tokens=4)))
-    assert len(session.history) == 4
+def test_a_stopped_reply_stays_in_the_conversation_which_goes_on(base):
+    """Stopped by closing its iterator between two pieces, and by Ctrl-C within a step."""
+    adapter = store().get_or_build(RandomAdapter(base=base, seed=1))
+    session = ChatSession(base.path, adapter.path, EXACT, template("alpaca"))
+    layer = next(m for name, m in session.model.named_modules() if name.endswith("layers.1"))
+    steps = []
+
+    def interrupt(*_):
+        steps.append(1)
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    for is_closed in (True, False):
+        reply = session.reply("How are you?", Generation(max_new_tokens=400))
+        pieces = [next(piece for piece in reply if piece)]
+        if is_closed:
+            reply.close()
+        else:
+            hook = layer.register_forward_pre_hook(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                pieces.extend(reply)
+            hook.remove()
+        assert len(session.rows) == 0
+        assert not any("forward" in module.__dict__ for module in session.model.modules())
+        assert session.history[-1].content.startswith("".join(pieces).strip())
+    again = ChatSession(base.path, adapter.path, EXACT, template("alpaca"))
+    again.history = session.history
+    generation = Generation(max_new_tokens=4)
+    assert list(again.reply("And now?", generation)) == list(session.reply("And now?", generation))
+    assert len(session.history) == 6

@@ -5,10 +5,10 @@ import queue
 import pytest
 
 from chatpipe.config.schema import Generation, Quantization
+from chatpipe.generation.reply_text import ReplyText
 from chatpipe.generation.running_batch import RowRequest
 from chatpipe.models.loading import load_base, load_tokenizer
 from chatpipe.serving.engine import Engine, ReplyJob
-from chatpipe.serving.reply_text import ReplyText
 
 
 class Letters:

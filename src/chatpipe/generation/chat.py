@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import ModelError
 from chatpipe.generation.batch import completion_of
+from chatpipe.generation.reply_text import ReplyText
 from chatpipe.models.base_checks import base_config
 from chatpipe.models.positions import position_fault, positions_of
 from chatpipe.tokenization.conversation import Conversation, Message
@@ -63,16 +63,28 @@ class ChatSession:
 
     def reply(self, text: str, generation: Generation, input_text: str = "") -> Iterator[str]:
         """The model's reply, piece by piece as it is written. Closing the iterator (or Ctrl-C
-        while it runs) stops the model; what was said so far stays in the conversation."""
-        import torch
+        while it runs) stops the model; what was said so far stays in the conversation.
 
-        from chatpipe.generation.running_batch import RowRequest
-        from chatpipe.generation.streaming import ReplyStreamer
-        from chatpipe.kernels.lora_inference import active
-
-        renderer = self.encoder.renderer
+        All is computed in the calling thread: `models.concurrency` says what a second one costs.
+        """
         conversation = self.conversation(text, input_text)
         [prompt] = self.encoder.prompt_ids([conversation])
+        self._check_length(prompt, generation)
+        written: list[int] = []
+        try:
+            yield from self._pieces(prompt, generation, written)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, or the iterator was closed
+            self._keep(conversation, written)
+            raise
+        else:
+            self._keep(conversation, written)
+        finally:
+            self.rows.clear()
+
+    def _check_length(self, prompt: list[int], generation: Generation) -> None:
+        """ModelError where the prompt and its reply are longer than the model's positions."""
         fault = position_fault(
             self.positions,
             len(prompt) + generation.max_new_tokens,
@@ -85,38 +97,24 @@ class ChatSession:
         )
         if fault:
             raise ModelError(fault)
-        streamer = ReplyStreamer(self.encoder.tokenizer, renderer.stops)
-        stopped = Event()
-        stops = frozenset(renderer.stops)
-        request = RowRequest("reply", prompt, active(self.model), stops, generation)
-        written: list[int] = []
-        failures: list[Exception] = []
 
-        def generate() -> None:
-            try:
-                self.rows.join([request])
-                streamer.put(torch.tensor(prompt))
-                while len(self.rows) and not stopped.is_set():
-                    [new] = self.rows.step()
-                    written.append(new.token)
-                    streamer.put(torch.tensor([new.token]))
-            except Exception as error:
-                failures.append(error)
-            finally:
-                self.rows.clear()
-                streamer.end()
+    def _pieces(
+        self, prompt: list[int], generation: Generation, written: list[int]
+    ) -> Iterator[str]:
+        """Yield the reply's text as it becomes certain; its new tokens are added to `written`."""
+        from chatpipe.generation.running_batch import RowRequest
+        from chatpipe.kernels.lora_inference import active
 
-        thread = Thread(target=generate, daemon=True)
-        thread.start()
-        try:
-            yield from streamer
-        finally:
-            stopped.set()
-            thread.join()
-            if not failures:
-                self._keep(conversation, written)
-        if failures:
-            raise failures[0]
+        stops = frozenset(self.encoder.renderer.stops)
+        text = ReplyText(self.encoder.tokenizer, (), is_stripped=True)
+        self.rows.join([RowRequest("reply", prompt, active(self.model), stops, generation)])
+        while len(self.rows):
+            [new] = self.rows.step()
+            written.append(new.token)
+            if new.end != "eos" and (piece := text.add(new.token)):
+                yield piece
+        if rest := text.end():
+            yield rest
 
     def _keep(self, conversation: Conversation, written: list[int]) -> None:
         """Add the question and what was written after it to the conversation."""

@@ -14,10 +14,10 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 @contextmanager
 def replaced_forwards(forwards: Sequence[tuple[Any, Forward]]) -> Iterator[None]:
     """While this lasts, each layer is computed by the function beside it; afterwards by its own
-    forward again, also after an error."""
-    for layer, forward in forwards:
-        layer.forward = forward
+    forward again, also after an error or Ctrl-C."""
     try:
+        for layer, forward in forwards:
+            layer.forward = forward
         yield
     finally:
         for layer, _ in forwards:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from chatpipe.generation.reply_text import ReplyText
 from chatpipe.generation.running_batch import RowRequest
 from chatpipe.serving.access import Access
 from chatpipe.serving.answers import Answer
@@ -24,7 +25,6 @@ from chatpipe.serving.bodies import Body, ChatBody, CompletionBody, read_body
 from chatpipe.serving.engine import Engine, Piece, QueueFullError, ReplyJob
 from chatpipe.serving.http_errors import RequestError
 from chatpipe.serving.prompts import generations, prompt_ids
-from chatpipe.serving.reply_text import ReplyText
 from chatpipe.serving.served_models import ServedModel
 
 PUBLIC_PATHS = ("/health",)

@@ -15,8 +15,8 @@ import torch
 
 from chatpipe.generation.batch import AT_ONCE
 from chatpipe.generation.next_tokens import Likelihood
+from chatpipe.generation.reply_text import ReplyText
 from chatpipe.generation.running_batch import NewToken, RowId, RowRequest, RunningBatch
-from chatpipe.serving.reply_text import ReplyText
 
 LOG = logging.getLogger(__name__)
 MOST_WAITING = 64  # replies that wait for a place in the batch
