@@ -9,10 +9,11 @@ import pytest
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Quantization
 from chatpipe.generation.chat import ChatSession
-from chatpipe.page.routes import FILES, HEADERS, PUBLIC_PATHS, page_router
+from chatpipe.page.routes import FILES, PUBLIC_PATHS, page_router
 from chatpipe.serving.app import create_app
 from chatpipe.serving.server import loaded
 from chatpipe.utils.chinese_page import PAGE
+from chatpipe.web.access import REPLY_HEADERS
 from tests.support.endpoint import endpoint
 from tests.support.rating import served
 from tests.support.tiny_server import served as tiny_variants
@@ -43,8 +44,8 @@ def test_the_page_loads_nothing_from_elsewhere_and_writes_answers_as_text_only()
             r"https?://|innerHTML|outerHTML|insertAdjacent|document\.write", source
         )
         assert not re.search(r"\son\w+=|\sstyle=|<script(?! type=\"module\" src)", source), name
-    assert "unsafe" not in HEADERS["Content-Security-Policy"]
-    assert HEADERS["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "unsafe" not in REPLY_HEADERS["Content-Security-Policy"]
+    assert REPLY_HEADERS["Content-Security-Policy"].startswith("default-src 'none'")
     assert {route.path for route in page_router().routes} == set(PUBLIC_PATHS)
 
 

@@ -6,9 +6,7 @@ from collections import Counter
 import httpx2
 import pytest
 
-from chatpipe.errors import ConfigError
 from chatpipe.rating.entries import RatingLog, valid_ratings
-from chatpipe.rating.serving import required_key
 from chatpipe.rating.session import Session
 from chatpipe.rating.texts import ENGLISH, page_texts
 from chatpipe.rating.web import rating_app
@@ -55,13 +53,7 @@ def test_no_response_names_a_model_and_no_order_follows_one():
     assert all(abs(firsts[name] - 16) <= 2 for name in MODELS), firsts
 
 
-def test_a_key_is_required_beyond_this_machine_and_then_of_every_call(monkeypatch):
-    monkeypatch.delenv("CHATPIPE_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match="a key is required; set CHATPIPE_API_KEY"):
-        required_key("0.0.0.0")
-    assert required_key("127.0.0.1") is None and required_key("::1") is None
-    monkeypatch.setenv("CHATPIPE_API_KEY", "sésame")
-    assert required_key("0.0.0.0") == "sésame"
+def test_a_key_is_required_of_every_call_and_not_of_the_page():
     with served(rating_app(Session("study", pairs_of()), key="sesame")) as address:
         call = {"url": f"{address}/api/next", "json": {"rater": "Ada"}}
         assert httpx2.post(**call).status_code == 401

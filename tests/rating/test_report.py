@@ -1,7 +1,12 @@
 """Ratings stand in the report, change no other key, and are exported and printed by the command."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
+import httpx2
 import pytest
 
 from chatpipe import report as contract
@@ -100,6 +105,27 @@ def test_the_command_prints_the_figures_and_writes_rows_that_our_readers_know(de
     checked = checked_rows(file, dataset.format, dataset.columns)
     assert checked.bad == 0 and checked.rows == len(rows)
     assert any("rejected is not trained on" in warning for warning in checked.warnings)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_ends_by_a_signal_with_what_was_rated(demo, number):
+    command = [sys.executable, "-m", "chatpipe", "rate", "demo", "--port", "0"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CHATPIPE_HOME": str(demo), "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        pairs, address = process.stdout.readline(), process.stdout.readline().split()[0]
+        assert pairs.startswith("12 pairs") and httpx2.get(address).status_code == 200
+        process.send_signal(number)
+        out, log = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, log) == (0, "")
+    assert "Ada: 12 of 12 pairs rated" in out and "--results" in out
 
 
 @pytest.mark.parametrize(

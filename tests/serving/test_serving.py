@@ -228,7 +228,7 @@ def test_keys_hosts_and_bodies_of_other_pages_are_refused(server):
     assert httpx2.get(url).status_code == 401
     assert httpx2.get(url, headers={"Authorization": "Bearer other"}).status_code == 401
     assert httpx2.get(url, headers=right).status_code == 200
-    assert httpx2.get(url, headers={**right, "Host": "example.org"}).status_code == 403
+    assert httpx2.get(url, headers={**right, "Host": "example.org"}).status_code == 421
     chat_url = f"{server.url}/v1/chat/completions"
     assert httpx2.post(chat_url, content="{}", headers=right).status_code == 415
     json_right = {**right, "Content-Type": "application/json"}

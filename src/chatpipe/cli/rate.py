@@ -68,7 +68,9 @@ def rate(
         elif judge and judge_model:
             _judge(name, _pairs(study, report, prompts, seed), judge, judge_model)
         else:
-            key = _required_key(host)
+            from chatpipe.web.listening import required_key
+
+            key = required_key(host)
             pairs = _pairs(study, report, prompts, seed)
             _serve(name, pairs, rater, (host, port, lang, seed, key))
 
@@ -138,29 +140,23 @@ def _file_answers(study: str, report: Report, file: Path) -> tuple[dict[str, Mod
     return answers_to(report, variants, prompts, show)
 
 
-def _required_key(host: str) -> str | None:
-    from chatpipe.rating.serving import required_key
-
-    return required_key(host)
-
-
 def _serve(
     name: str, pairs: Pairs, rater: str | None, settings: tuple[str, int, Language, int, str | None]
 ) -> None:
-    from chatpipe.rating.serving import serve_page
     from chatpipe.rating.session import Session
     from chatpipe.rating.web import rating_app
+    from chatpipe.web.server import serve_until_signal
 
     host, port, lang, seed, key = settings
     session = Session(name, pairs, seed)
     session.counts()  # a damaged file is found before anyone rates
     same = f"; {pairs.same:,} more have the same answer twice" if pairs.same else ""
-    app = rating_app(session, lang, rater, key)
+    app = rating_app(session, lang, rater, key, host)
 
     def announce(address: str) -> None:
         typer.echo(f"{len(pairs.rated):,} pairs{same}\n{address}  (Ctrl-C ends it)")
 
-    serve_page(app, host, port, announce)
+    serve_until_signal(app, (host, port), announce)
     counts = session.counts()
     for one, rated in sorted(counts.items()):
         typer.echo(f"{one}: {rated:,} of {len(pairs.rated):,} pairs rated")

@@ -42,12 +42,12 @@ def serve(
 ) -> None:
     """Serve trained variants of one base over OpenAI's HTTP interface."""
     with exit_on_error():
-        from chatpipe.rating.serving import required_key
         from chatpipe.runtime.environment import prepare
         from chatpipe.serving.served_models import served_base
         from chatpipe.serving.vllm_command import vllm_command
         from chatpipe.store.store import store
         from chatpipe.study.loading import load_variant
+        from chatpipe.web.listening import required_key
 
         api_key = required_key(host)
         names = _variant_names(variants or [], study)

@@ -13,21 +13,22 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from chatpipe.generation.reply_text import ReplyText
 from chatpipe.generation.running_batch import RowRequest
-from chatpipe.serving.access import Access
 from chatpipe.serving.answers import Answer
 from chatpipe.serving.bodies import Body, ChatBody, CompletionBody, read_body
 from chatpipe.serving.engine import Engine, Piece, QueueFullError, ReplyJob
-from chatpipe.serving.http_errors import RequestError
 from chatpipe.serving.prompts import generations, prompt_ids
 from chatpipe.serving.served_models import ServedModel
+from chatpipe.web.access import Access
+from chatpipe.web.app import web_app
+from chatpipe.web.http_errors import RequestError
 
 PUBLIC_PATHS = ("/health",)
+LARGEST_BODY = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -79,31 +80,13 @@ def create_app(
         finally:
             await run_in_threadpool(service.engine.stop)
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    access = Access(host, api_key, {*PUBLIC_PATHS, *public_paths}, LARGEST_BODY)
+    app = web_app(access, [_router, *routers], lifespan)
     app.state.service = service
-    app.include_router(_router)
-    for router in routers:
-        app.include_router(router)
-    app.add_exception_handler(RequestError, _refusal)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(
-        Access, host=host, api_key=api_key, public_paths={*PUBLIC_PATHS, *public_paths}
-    )
     return app
 
 
 _router = APIRouter()
-
-
-async def _refusal(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
-    return error.response()
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    path = f"{request.method} {request.url.path}"
-    return RequestError(error.status_code, f"{path}: {error.detail}.").response()
 
 
 @_router.get("/health")
@@ -219,9 +202,7 @@ async def _answer(request: Request, body: Body) -> Response:
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
         events = _events(pieces, answer, wants_likelihoods, usage)
-        return StreamingResponse(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
+        return StreamingResponse(events, media_type="text/event-stream")
     whole = await _until_gone(request, pieces)
     if whole is None:
         return Response(status_code=499)  # nobody reads it

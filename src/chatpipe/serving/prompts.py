@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from chatpipe.config.schema import Generation
 from chatpipe.errors import ChatpipeError
 from chatpipe.serving.bodies import SEEDS, Body, ChatBody, CompletionBody
-from chatpipe.serving.http_errors import RequestError
 from chatpipe.serving.served_models import ServedModel
 from chatpipe.tokenization.conversation import Conversation, Message
 from chatpipe.tokenization.encoder import AskedPrompt
+from chatpipe.web.http_errors import RequestError
 
 LARGEST_REPLY = 8192  # tokens, of Generation
 

@@ -1,21 +1,18 @@
-"""The server process: a model loaded, an application, and signals."""
+"""The server process: a model loaded, and its application served."""
 
 from __future__ import annotations
 
-import signal
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
-import uvicorn
 from fastapi import APIRouter
 
 from chatpipe.generation.batch import AT_ONCE
-from chatpipe.rating.serving import address_of, bound_socket
 from chatpipe.serving.app import Service, create_app
 from chatpipe.serving.engine import MOST_WAITING, Engine
 from chatpipe.serving.served_models import ServedBase, served_models
+from chatpipe.web.server import serve_until_signal
 
 
 @contextmanager
@@ -52,33 +49,5 @@ def run(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is being answered. on_start is called with
     the server's address; port 0 is any that is free."""
-    host, port = address
-    app = create_app(service, host, api_key, routers, public_paths)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, lifespan="on"
-    )
-    with bound_socket(host, port) as bound:
-        _Server(config, lambda: on_start(address_of(host, bound))).run(sockets=[bound])
-
-
-class _Server(uvicorn.Server):
-    """Ends by returning, also after a signal."""
-
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_start = on_start
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if not self.should_exit:
-            self._on_start()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        ending = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in ending}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    app = create_app(service, address[0], api_key, routers, public_paths)
+    serve_until_signal(app, address, on_start)

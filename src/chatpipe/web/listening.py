@@ -1,15 +1,10 @@
-"""Serves the rating page until it is told to stop."""
+"""Where a server listens, and the key that other machines need."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
-
-import uvicorn
-from fastapi import FastAPI
 
 from chatpipe.errors import ConfigError, ServiceError
 
@@ -19,7 +14,8 @@ KEY_VARIABLE = "CHATPIPE_API_KEY"
 def required_key(host: str) -> str | None:
     """Return the key that requests to that address have to bring; None on this machine alone.
 
-    ConfigError where other machines can reach it and no key is set.
+    ConfigError where other machines can reach it and no key is set, and for a key that clients
+    could not send.
     """
     key = os.environ.get(KEY_VARIABLE, "").strip() or None
     if key is None and not is_loopback(host):
@@ -27,6 +23,13 @@ def required_key(host: str) -> str | None:
             [
                 f"--host {host}: other machines can reach this address, so a key is required; set "
                 f"{KEY_VARIABLE}, or leave --host out."
+            ]
+        )
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            [
+                f"{KEY_VARIABLE}: browsers and clients cannot send this key in a header; use ASCII "
+                "letters, digits and signs."
             ]
         )
     return key
@@ -38,16 +41,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def serve_page(app: FastAPI, host: str, port: int, on_start: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM; `on_start` gets the page's address."""
-    with bound_socket(host, port) as bound:
-        bound.listen()  # who opens the page at once waits, and is not refused
-        on_start(address_of(host, bound))
-        config = uvicorn.Config(app, log_level="warning", access_log=False)
-        with suppress(KeyboardInterrupt):  # which uvicorn raises again after it has ended
-            uvicorn.Server(config).run(sockets=[bound])
 
 
 def address_of(host: str, bound: socket.socket) -> str:
