@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two files of tests at once, in the order of tests/conftest.py: those that last come first.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-fast test-live test-pythons test-prefect check deploy bench format clean
+.PHONY: help demo test test-fast test-live test-pythons test-prefect test-liger check deploy bench format clean
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -33,6 +33,9 @@ test-pythons: ## run the tests that need no torch on Python 3.12 and 3.13, if th
 
 test-prefect: $(STAMP) ## run tests of flows with the newest Prefect, if it installs
 	@.ci/newest-prefect
+
+test-liger: $(STAMP) ## run the tests of Liger's kernels by Triton's interpreter (installs 1 GB for them)
+	@.ci/liger
 
 check: $(STAMP) ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

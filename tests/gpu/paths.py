@@ -40,6 +40,7 @@ from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.evaluation.score import row_nats
 from chatpipe.generation.batch import complete
+from chatpipe.kernels import liger
 from chatpipe.kernels.switch import KERNELS, recorded_kernels
 from chatpipe.models import inference
 from chatpipe.models.loading import load_tokenizer
@@ -265,6 +266,7 @@ def failure(paths: Paths, path: str, fault: Fault) -> str:
 def main(directory: Path) -> dict[str, Any]:
     """Run every path on both kinds of GPU, then each fault."""
     os.environ["CHATPIPE_HOME"] = str(directory / "home")
+    liger.is_installed = lambda: False  # what it launches is in liger_costs
     (directory / "home").mkdir(parents=True)
     nf4, plain, adapters = _inputs(directory)
     runs: dict[str, Any] = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chatpipe.config.schema import Quantization
 from chatpipe.diagnosis.findings import Finding, fault, ok, warning
+from chatpipe.kernels import liger
 from chatpipe.kernels.switched_off import record_file, switched_off
 from chatpipe.planning.cost import free_bytes
 from chatpipe.store.paths import home
@@ -74,6 +75,7 @@ def _gpu() -> Iterator[Finding]:
         f"{torch.__version__} for CUDA {torch.version.cuda} with kernels for "
         f"{', '.join(torch.cuda.get_arch_list())}",
     )
+    yield _liger()
     if torch.cuda.is_bf16_supported(including_emulation=False):
         yield ok("bfloat16", "products are computed in bfloat16")
     else:
@@ -82,6 +84,17 @@ def _gpu() -> Iterator[Finding]:
             "this GPU has none; products are computed in float16, which can overflow",
             "set quantization.compute_dtype to float32 if a loss is not finite",
         )
+
+
+def _liger() -> Finding:
+    if liger.is_installed():
+        return ok("Liger", "computes norms, rotary positions and gated units")
+    return warning(
+        "Liger",
+        "is not installed; norms, rotary positions and gated units are computed in several passes, "
+        "which is slower",
+        "pip install 'chatpipe[gpu]'",
+    )
 
 
 def _memory() -> Finding:

@@ -159,6 +159,7 @@ def _computed(
     """Return what `compute` gives for each row of a batch, in the order of `rows`."""
     from accelerate.utils import send_to_device
 
+    from chatpipe.kernels.liger import fused_layers
     from chatpipe.kernels.lora_inference import active, through
     from chatpipe.models.concurrency import max_threads, run_in_threads, thread_count
     from chatpipe.packing.batching import batching_for
@@ -176,7 +177,7 @@ def _computed(
         return compute(batching, model, send_to_device(batching.collate(group), device))
 
     done = 0
-    with batching.attention(model), through(model, active(model)):
+    with batching.attention(model), fused_layers(model), through(model, active(model)):
         for group, values in zip(groups, run_in_threads(of_group, groups, threads), strict=True):
             for row, value in zip(group, values, strict=True):
                 results[row.index] = value

@@ -25,6 +25,7 @@ KERNELS = {
     "cross_entropy": "the loss of a large vocabulary in parts, its gradient in the logits' place",
     "lora_training": "LoRA without casts and copies, layers that read one input together",
     "lora_inference": "adapters stacked to two products a layer, also of several in one batch",
+    "liger": "norms, rotary positions and gated units by Liger's kernels, on GPUs (extra gpu)",
     "sparse_dropout": "LoRA's dropout on CPUs by the elements that are dropped",
     "dequantize": "NF4 weights dequantized once, where there is room",
     "packed_weights": "weights arranged once for products of few tokens, in bfloat16 on CPUs",

@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 
+from chatpipe.kernels.liger import fused_layers
 from chatpipe.kernels.lora_training import joined_products
 from chatpipe.kernels.sparse_dropout import seeded
 from chatpipe.kernels.switch import is_enabled, ran
@@ -69,9 +70,11 @@ def _has_noise(config: Any) -> bool:
 def batch_training(model: Any, batching: Batching = PACKED) -> Iterator[None]:
     """Prepare a peft model for training on such batches, within this context.
 
-    Autocast alone casts inputs (peft would cast every layer's to float32, and autocast back), and
-    the LoRA products of layers that read the same input are joined."""
-    with batching.attention(model), _fast_lora(model) if is_enabled(LORA) else nullcontext():
+    Autocast alone casts inputs (peft would cast every layer's to float32, and autocast back), the
+    LoRA products of layers that read the same input are joined, and on GPUs Liger computes what it
+    can."""
+    lora = _fast_lora(model) if is_enabled(LORA) else nullcontext()
+    with batching.attention(model), fused_layers(model), lora:
         yield
 
 

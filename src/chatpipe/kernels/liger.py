@@ -1,0 +1,131 @@
+"""RMS norms, rotary positions and gated units in one kernel each, forward and backward, on GPUs: by
+Liger (https://github.com/linkedin/Liger-Kernel, the extra `gpu`).
+
+torch computes each of them in several passes over all hidden states: six for a norm, four for a
+rotation, two for a gated unit. Only what is computed as in LLaMA is replaced: a class whose forward
+pass has LLaMA's instructions (Mistral's, Qwen's, SmolLM's and others), in the type of its input.
+Everything else is computed by transformers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch.nn import SiLU
+from transformers.models.llama import modeling_llama as llama
+
+from chatpipe.kernels.forwards import Forward, replaced_forwards
+from chatpipe.kernels.switch import is_enabled, ran
+
+LIGER = "liger"
+ROTATION = "apply_rotary_pos_emb"  # what transformers' modules call the function
+
+
+def is_installed() -> bool:
+    """Whether Liger and Triton are."""
+    return all(find_spec(name) for name in ("liger_kernel", "triton"))
+
+
+@contextmanager
+def fused_layers(model: torch.nn.Module) -> Iterator[None]:
+    """While this lasts, the model's norms, rotations and gated units that are computed as LLaMA's
+    are computed by Liger, on a GPU."""
+    is_used = _is_on_gpu(next(model.parameters())) and is_enabled(LIGER) and is_installed()
+    forwards = _forwards(model) if is_used else []
+    if not forwards:
+        yield
+        return
+    ran(LIGER)
+    with replaced_forwards(forwards), _rotations(model):
+        yield
+
+
+def _is_on_gpu(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cuda"
+
+
+def _forwards(model: torch.nn.Module) -> list[tuple[Any, Forward]]:
+    forwards: list[tuple[Any, Forward]] = []
+    for module in model.modules():
+        forward = type(module).forward
+        if "forward" in vars(module):
+            continue  # accelerate's, which fetches weights
+        if _has_code_of(llama.LlamaRMSNorm.forward, forward):
+            forwards.append((module, partial(_norm, module)))
+        elif _has_code_of(llama.LlamaMLP.forward, forward) and isinstance(module.act_fn, SiLU):
+            forwards.append((module, partial(_gated, module)))
+    return forwards
+
+
+def _has_code_of(reference: Callable[..., Any], function: Any) -> bool:
+    """Whether the function has the same instructions, on the same names and numbers."""
+    code, other = reference.__code__, getattr(function, "__code__", None)
+    return other is not None and _instructions(code) == _instructions(other)
+
+
+def _instructions(code: Any) -> tuple[Any, ...]:
+    constants = [constant for constant in code.co_consts if not isinstance(constant, str)]
+    return code.co_code, code.co_names, constants
+
+
+def _norm(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """(..., features) → the same. The gradient gets memory of its own: it may be that of another
+    sum, too, where a norm's output is added to something."""
+    from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+
+    if layer.weight.dtype is not x.dtype:  # transformers' result has the wider type
+        return type(layer).forward(layer, x)  # type: ignore[no-any-return]
+    return LigerRMSNormFunction.apply(  # type: ignore[no-any-return]
+        x, layer.weight, layer.variance_epsilon, 0.0, "llama", False
+    )
+
+
+def _gated(unit: Any, x: torch.Tensor) -> torch.Tensor:
+    """(..., features) → the same."""
+    from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+
+    product = LigerSiLUMulFunction.apply(unit.gate_proj(x), unit.up_proj(x))
+    return unit.down_proj(product)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _rotations(model: torch.nn.Module) -> Iterator[None]:
+    """Replace the function in the modules of the model's classes, where they look it up."""
+    modules = {sys.modules[type(module).__module__] for module in model.modules()}
+    functions: dict[Any, Any] = {module: getattr(module, ROTATION, None) for module in modules}
+    plain = {
+        module: function
+        for module, function in functions.items()
+        if _has_code_of(llama.apply_rotary_pos_emb, function)
+    }
+    for module, function in plain.items():
+        setattr(module, ROTATION, partial(_rotated, function))
+    try:
+        yield
+    finally:
+        for module, function in plain.items():
+            setattr(module, ROTATION, function)
+
+
+def _rotated(
+    plain: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    unsqueeze_dim: int = 1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """query, key (batch, heads, tokens, size); cos, sin (batch, tokens, size). Another model's may
+    be in main memory."""
+    from liger_kernel.ops.rope import LigerRopeFunction
+
+    one_type = query.dtype is key.dtype is cos.dtype
+    if not _is_on_gpu(query) or unsqueeze_dim != 1 or not one_type:
+        return plain(query, key, cos, sin, unsqueeze_dim)
+    return LigerRopeFunction.apply(query, key, cos, sin)  # type: ignore[no-any-return]
