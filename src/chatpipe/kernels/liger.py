@@ -17,13 +17,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch.nn import SiLU
+from transformers.activations import SiLUActivation
 from transformers.models.llama import modeling_llama as llama
 
 from chatpipe.kernels.forwards import Forward, replaced_forwards
 from chatpipe.kernels.switch import is_enabled, ran
 
 LIGER = "liger"
+SILUS = (torch.nn.SiLU, SiLUActivation)
 ROTATION = "apply_rotary_pos_emb"  # what transformers' modules call the function
 
 
@@ -58,7 +59,7 @@ def _forwards(model: torch.nn.Module) -> list[tuple[Any, Forward]]:
             continue  # accelerate's, which fetches weights
         if _has_code_of(llama.LlamaRMSNorm.forward, forward):
             forwards.append((module, partial(_norm, module)))
-        elif _has_code_of(llama.LlamaMLP.forward, forward) and isinstance(module.act_fn, SiLU):
+        elif _has_code_of(llama.LlamaMLP.forward, forward) and type(module.act_fn) in SILUS:
             forwards.append((module, partial(_gated, module)))
     return forwards
 
