@@ -1,3 +1,5 @@
 """What the HTTP servers share: where they listen, who may ask, what replies have, how they end."""
 
-from __future__ import annotations
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
