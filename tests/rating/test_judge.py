@@ -4,17 +4,18 @@ import json
 import re
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from fastapi import FastAPI, HTTPException, Request
 
-from chatpipe.errors import ServiceError
+from chatpipe.errors import ConfigError, ServiceError
 from chatpipe.rating.entries import RatingLog
 from chatpipe.rating.judge import BadReplyError, Judge, judge_pairs, judge_prompt, read_verdict
 from chatpipe.rating.pairs import for_rater
 from chatpipe.rating.results import study_ratings
 from chatpipe.rating.session import Judgement, Session
-from tests.support.rating import MODELS, NAMES, pairs_of, served
+from tests.support.rating import MODELS, NAMES, answers_of, pairs_of, served
 
 ANSWERS = re.compile(r"<<<ANSWER (\w)\n(.*?)\nANSWER", re.DOTALL)
 
@@ -77,15 +78,41 @@ def test_a_verdict_needs_both_orders_and_agrees_with_people_where_they_do():
     assert body["temperature"] == 0 and headers["authorization"] == "Bearer secret"
     sent = json.dumps([body for body, _ in rules.requests])
     assert not [part for model in MODELS.values() for part in model if part in sent]
-    judge = study_ratings("study", MODELS.values()).judges[0]
+    judge = study_ratings("study", MODELS.values(), answers_of()).judges[0]
     assert (judge.judge, judge.ratings, judge.flipped) == ("a-judge", 12, 3)
     assert [model.model for model in judge.models] == list(NAMES[::-1])
     assert judge.models[0].ties == 2  # of the flipped prompt
     assert (judge.agreed, judge.compared) == (9, 12) and 0 < judge.kappa < 1
     # 9 pairs in both orders are shown first once; the flipped 3 twice.
     assert (judge.position.first, judge.position.decided) == (9 + 6, 24)
-    again, _ = judged_by(rule, pairs)  # at another address: its verdicts replace those before
-    assert again.rated == 12 and study_ratings("study", MODELS.values()).judges[0].ratings == 12
+
+
+def test_another_judge_needs_a_name_of_its_own():
+    pairs = pairs_of()
+    with judging(longer) as (judge, _):
+        judge_pairs(judge, "study", pairs.rated[:4], lambda _: None)
+        others = [replace(judge, url=judge.url + "/"), replace(judge, key="k")]  # are the same
+        assert [
+            judge_pairs(o, "study", pairs.rated[:4], lambda _: None).before for o in others
+        ] == [
+            4,
+            4,
+        ]
+        other = replace(judge, model="larger", name="a-judge")
+        with pytest.raises(ConfigError, match="model a-judge, now larger.*--judge-name"):
+            judge_pairs(other, "study", pairs.rated, lambda _: None)
+        judge_pairs(replace(other, name="b"), "study", pairs.rated, lambda _: None)
+    with judging(longer) as (elsewhere, _):
+        with pytest.raises(ConfigError, match="endpoint http://.*, now http://"):
+        judge_pairs(elsewhere, "study", pairs.rated, lambda _: None)
+    judges = study_ratings("study", MODELS.values(), answers_of()).judges
+    assert [(judge.judge, judge.ratings) for judge in judges] == [("a-judge", 4), ("b", 12)]
+    log = RatingLog("study")  # of a version that let the newer one take the place of the older
+    for pair in pairs.rated:
+        log.append(elsewhere.entry(pair, verdict="tie", verdict_first="a", verdict_swapped="b"))
+    judges = study_ratings("study", MODELS.values(), answers_of()).judges
+    assert sorted(judge.ratings for judge in judges) == [4, 12, 12]
+    assert sum(judge.judge.startswith("a-judge (endpoint http://") for judge in judges) == 2
 
 
 def test_bad_replies_are_tried_twice_counted_and_tried_again_by_the_next_run():
@@ -105,14 +132,14 @@ def test_bad_replies_are_tried_twice_counted_and_tried_again_by_the_next_run():
     with judging(rule) as (judge, rules):
         judged = judge_pairs(judge, "study", pairs.rated, lambda _: None)
         assert (judged.rated, judged.failed) == (6, 6)
-        failed = study_ratings("study", MODELS.values()).judges[0].failed
+        failed = study_ratings("study", MODELS.values(), answers_of()).judges[0].failed
         assert failed == {"HTTP 500": 3, "the reply has no verdict": 3}
         assert all(calls[prompt] == 2 for prompt in calls if "What is 1" in prompt)
         rules.rule, asked = longer, len(rules.requests)
         judged = judge_pairs(judge, "study", pairs.rated, lambda _: None)
         assert (judged.before, judged.rated, judged.failed) == (6, 6, 0)
         assert len(rules.requests) - asked == 12
-    judge = study_ratings("study", MODELS.values()).judges[0]
+    judge = study_ratings("study", MODELS.values(), answers_of()).judges[0]
     assert judge.failed == {} and judge.ratings == 12
 
 

@@ -10,7 +10,7 @@ from chatpipe.errors import ArtifactError
 from chatpipe.rating.entries import RatingLog, valid_ratings
 from chatpipe.rating.pairs import Model, for_rater, make_pairs
 from chatpipe.rating.preferences import preference_rows
-from chatpipe.rating.results import CHANGED, study_ratings
+from chatpipe.rating.results import CHANGED, CHANGED_ANSWERS, study_ratings
 from chatpipe.rating.session import Judgement, Session, StaleError
 from tests.support.rating import MODELS, NAMES, answers_of, pairs_of
 
@@ -121,7 +121,7 @@ def test_figures_are_those_of_the_ratings():
     session = Session("study", pairs_of())
     rate_by_name(session, "Ada", NAMES, correct=5)
     rate_by_name(session, "Grace", NAMES)
-    ratings = study_ratings("study", MODELS.values())
+    ratings = study_ratings("study", MODELS.values(), answers_of())
     people = ratings.people
     assert (people.ratings, people.pairs, people.prompts) == (24, 12, 4)
     assert [model.model for model in people.models] == list(NAMES)
@@ -141,9 +141,23 @@ def test_ratings_of_a_model_that_was_trained_again_are_left_out_and_counted():
     session = Session("study", pairs_of(prompts=2))
     rate_by_name(session, "Ada", NAMES)
     models = {**MODELS, NAMES[0]: Model(NAMES[0], "another digest")}
-    ratings = study_ratings("study", models.values())
+    ratings = study_ratings("study", models.values(), answers_of(2))
     assert ratings.people.ratings == 2 and ratings.left_out == {CHANGED: 4}
-    assert study_ratings("another study", models.values()) is None
+    assert study_ratings("another study", models.values(), answers_of(2)) is None
+
+
+def test_changed_answers_are_rated_again_and_ratings_of_the_old_ones_left_out_and_counted():
+    rate_by_name(Session("study", pairs_of(prompts=2)), "Ada", NAMES)
+    first, *others = answers_of(2)
+    answers = [first.model_copy(update={"text": "It is 7."}), *others]
+    session = Session("study", make_pairs(MODELS, answers, 0), seed=1)  # of the same rater
+    assert session.state("Ada")["done"] == 4 and session.counts() == {"Ada": 4}
+    ratings = study_ratings("study", MODELS.values(), answers)
+    assert ratings.people.ratings == 4 and ratings.left_out == {CHANGED_ANSWERS: 2}
+    rate_by_name(session, "Ada", NAMES)
+    for known in (answers, []):  # those to the prompts of a file are in no report
+        ratings = study_ratings("study", MODELS.values(), known)
+        assert ratings.people.ratings == 6 and ratings.left_out == {CHANGED_ANSWERS: 2}
 
 
 def test_pairs_become_rows_of_preferences_where_most_prefer_one():

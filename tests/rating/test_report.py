@@ -43,7 +43,7 @@ def rated(tmp_path_factory):
             Model(m.name, m.adapter.digest if m.adapter else m.base_model) for m in request.models
         ]
         assert set(models) == set(models_of(report).values())
-        yield request, study_ratings(request.study, models)
+        yield request, study_ratings(request.study, models, report.answers)
 
 
 def test_the_report_has_a_section_of_ratings_where_there_are_any(rated):
@@ -134,6 +134,7 @@ def test_the_command_ends_by_a_signal_with_what_was_rated(demo, number):
         (["nothing"], "is no variant and no study"),
         (["rates"], "has no answers to rate yet; run `chatpipe compare rates` first."),
         (["demo", "--judge", "http://x/v1"], "go together; add --judge-model NAME"),
+        (["demo", "--judge-name", "b"], "--judge-name goes with --judge"),
         (["demo", "--rater", " "], "--rater: the name is empty"),
         (["demo", "--host", "0.0.0.0"], "so a key is required; set CHATPIPE_API_KEY"),
         (["demo", "--host", "192.0.2.1", "--port", "8000"], "192.0.2.1"),

@@ -13,6 +13,7 @@ from chatpipe.cli.options import AsJson, VariantOrStudy
 from chatpipe.errors import ConfigError
 
 if TYPE_CHECKING:
+    from chatpipe.rating.judge import Judge, Judged
     from chatpipe.rating.pairs import Model, Pairs
     from chatpipe.report import Answer, Report
     from chatpipe.utils.texts import Language
@@ -56,17 +57,25 @@ def rate(
     judge_model: Annotated[
         str | None, typer.Option(metavar="NAME", help="With --judge: the model's name there.")
     ] = None,
+    judge_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --judge: its name in the figures."),
+    ] = None,
 ) -> None:
     """Rate the answers of a study's models in pairs, without seeing whose they are, on a page."""
     with exit_on_error():
-        _check_options(rater, judge, judge_model)
+        _check_options(rater, judge, judge_model, judge_name)
         name, report = _reported(study)
         if results:
             _print_results(name, report, as_json)
         elif export:
             _export(name, export, rater)
         elif judge and judge_model:
-            _judge(name, _pairs(study, report, prompts, seed), judge, judge_model)
+            from chatpipe.rating.judge import Judge
+
+            key = os.environ.get("CHATPIPE_JUDGE_KEY") or None
+            pairs = _pairs(study, report, prompts, seed)
+            _judge(name, pairs, Judge(judge, judge_model, key, judge_name))
         else:
             from chatpipe.web.listening import required_key
 
@@ -75,10 +84,14 @@ def rate(
             _serve(name, pairs, rater, (host, port, lang, seed, key))
 
 
-def _check_options(rater: str | None, judge: str | None, judge_model: str | None) -> None:
+def _check_options(
+    rater: str | None, judge: str | None, judge_model: str | None, judge_name: str | None
+) -> None:
     if (judge is None) != (judge_model is None):
         missing = "--judge URL" if judge is None else "--judge-model NAME"
         raise ConfigError([f"rate: --judge and --judge-model go together; add {missing}."])
+    if judge_name is not None and judge is None:
+        raise ConfigError(["rate: --judge-name goes with --judge; add --judge URL."])
     if rater is not None and not rater.strip():
         raise ConfigError(["--rater: the name is empty; leave the option out."])
 
@@ -164,18 +177,17 @@ def _serve(
         typer.echo(f"figures: `chatpipe rate {name} --results`, and in the next report.")
 
 
-def _judge(name: str, pairs: Pairs, url: str, model: str) -> None:
-    from chatpipe.rating.judge import Judge, Judged, judge_pairs
+def _judge(name: str, pairs: Pairs, judge: Judge) -> None:
+    from chatpipe.rating.judge import judge_pairs
 
     def show(judged: Judged) -> None:
         done = judged.before + judged.rated + judged.failed
         if done % 10 == 0 or done == judged.total:
             typer.echo(f"{done:,} of {judged.total:,} pairs", err=True)
 
-    judge = Judge(url, model, os.environ.get("CHATPIPE_JUDGE_KEY") or None)
     judged = judge_pairs(judge, name, pairs.rated, show)
     typer.echo(
-        f"{model}: {judged.rated:,} pairs judged, {judged.before:,} before, "
+        f"{judge.rater}: {judged.rated:,} pairs judged, {judged.before:,} before, "
         f"{judged.failed:,} without a verdict (the same command tries these again)"
     )
 
@@ -206,7 +218,7 @@ def _print_results(name: str, report: Report, as_json: bool) -> None:
     from chatpipe.rating.pairs import models_of
     from chatpipe.rating.results import study_ratings
 
-    ratings: Any = study_ratings(name, models_of(report).values())
+    ratings: Any = study_ratings(name, models_of(report).values(), report.answers)
     if ratings is None:
         raise ConfigError([f"{name}: has no ratings yet; rate with `chatpipe rate {name}`."])
     if as_json:

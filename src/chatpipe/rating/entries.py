@@ -5,6 +5,7 @@ An entry has the texts that were rated, so that it means the same after a model 
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -55,7 +56,7 @@ class Entry(BaseModel):
     as JSON. verdict_first, verdict_swapped: a judge's verdicts with the answers in this order and
     in the other one, both in the names of this one. correct_a, correct_b: 1 to 5. remark: a
     person's; a judge's reply, or why there is none. undoes: the id of the rating. settings: of a
-    judge, the endpoint and prompt.
+    judge, the endpoint, model and prompt as JSON.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,6 +92,18 @@ class Entry(BaseModel):
         """(name, identity) of both models."""
         return (self.model_a, self.identity_a), (self.model_b, self.identity_b)
 
+    @property
+    def answers(self) -> tuple[str, str]:
+        return self.answer_a, self.answer_b
+
+    @property
+    def judge(self) -> tuple[tuple[str, object], ...]:
+        """What tells a judge from another one of the same name; nothing of a person. Before
+        judges had names of their own, a judge's name was its model's."""
+        if self.settings is None:
+            return ()
+        return tuple(sorted({"model": self.rater, **json.loads(self.settings)}.items()))
+
     def undone(self) -> Entry:
         """Return the entry that takes this rating back."""
         values = self.model_dump(exclude={"id", "at", "record"})
@@ -124,10 +137,10 @@ def ratings_folder(study: str) -> Path:
 
 def valid_ratings(entries: Iterable[Entry]) -> Entries:
     """Return the newest rating of every rater and pair that was not taken back; entries are given
-    the oldest first."""
-    ratings: dict[tuple[str, str, str], Entry] = {}
+    the oldest first. Two judges of one name are two raters."""
+    ratings: dict[tuple[object, ...], Entry] = {}
     for entry in entries:
-        key = (entry.kind, entry.rater, entry.pair)
+        key = (entry.kind, entry.rater, entry.judge, entry.pair)
         if entry.record == "rated":
             ratings.pop(key, None)  # the newest one is the last
             ratings[key] = entry

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from chatpipe.errors import ServiceError
+from chatpipe.errors import ConfigError, ServiceError
 from chatpipe.rating.entries import Entry, RatingLog, Verdict, valid_ratings
 from chatpipe.rating.pairs import Pair
 from chatpipe.rating.results import SWAPPED
@@ -36,19 +36,35 @@ class BadReplyError(Exception):
 
 @dataclass(frozen=True)
 class Judge:
-    """The model of an endpoint such as http://127.0.0.1:8000/v1, and the key for it."""
+    """The model of an endpoint such as http://127.0.0.1:8000/v1, and the key for it. name: in
+    figures; None for the model's."""
 
     url: str
     model: str
     key: str | None = None
+    name: str | None = None
 
     @property
-    def settings(self) -> str:
-        """What its verdicts depend on beside its name, as JSON."""
+    def rater(self) -> str:
+        return self.name or self.model
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What its verdicts depend on."""
         parts = urlsplit(self.url)
-        place = f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path.rstrip('/')}"
+        address = f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path.rstrip('/')}"
         prompt = hashlib.sha256(prompt_text().encode()).hexdigest()[:12]
-        return json.dumps({"endpoint": place, "prompt": prompt, "max_tokens": MAX_TOKENS})
+        return {
+            "endpoint": address,
+            "model": self.model,
+            "prompt": prompt,
+            "max_tokens": MAX_TOKENS,
+        }
+
+    def entry(self, pair: Pair, **values: object) -> Entry:
+        """Return an entry of this judge about a pair."""
+        settings = json.dumps(self.settings)
+        return pair.entry(self.rater, kind="model", settings=settings, **values)
 
 
 @dataclass
@@ -71,14 +87,17 @@ def judge_pairs(
 ) -> Judged:
     """Have the judge rate the pairs that it has not rated, and store each verdict at once.
 
-    Raises ServiceError where the endpoint refuses, or none of the first pairs gets a verdict.
+    Raises ConfigError where another judge has this one's name, and ServiceError where the endpoint
+    refuses, or none of the first pairs gets a verdict.
     """
     log = RatingLog(study)
-    rated = {
-        entry.pair
+    of_name = [
+        entry
         for entry in valid_ratings(log.entries())
-        if (entry.kind, entry.rater, entry.settings) == ("model", judge.model, judge.settings)
-    }
+        if (entry.kind, entry.rater) == ("model", judge.rater)
+    ]
+    _check_name(judge, of_name)
+    rated = {entry.pair for entry in of_name}
     todo = [pair for pair in pairs if pair.id not in rated]
     judged = Judged(total=len(pairs), before=len(pairs) - len(todo))
     with httpx2.Client(timeout=TIMEOUT_S) as client:
@@ -88,11 +107,29 @@ def judge_pairs(
             judged.failed += entry.record == "failed"
             if not judged.rated and judged.failed >= MOST_FAILED:
                 raise ServiceError(
-                    f"{judge.model}: gave no verdict on the first {judged.failed} pairs: "
+                    f"{judge.rater}: gave no verdict on the first {judged.failed} pairs: "
                     f"{entry.remark}; judge with another model."
                 )
             on_progress(judged)
     return judged
+
+
+def _check_name(judge: Judge, ratings: Sequence[Entry]) -> None:
+    """Raise ConfigError where ratings of this name are another judge's."""
+    for entry in ratings:
+        before, settings = dict(entry.judge), judge.settings
+        changed = [
+            f"{name} {before.get(name)}, now {value}"
+            for name, value in settings.items()
+            if before.get(name) != value
+        ]
+        if changed:
+            raise ConfigError(
+                [
+                    f"{judge.rater}: is the name of another judge of this study already "
+                    f"({'; '.join(changed)}); give this one a name of its own with --judge-name."
+                ]
+            )
 
 
 def _entries(judge: Judge, client: httpx2.Client, pairs: Sequence[Pair]) -> Iterator[Entry]:
@@ -107,20 +144,18 @@ def _entries(judge: Judge, client: httpx2.Client, pairs: Sequence[Pair]) -> Iter
 
 def _judged(judge: Judge, client: httpx2.Client, pair: Pair) -> Entry:
     """Return the judge's rating of a pair: a tie unless both orders have the same verdict."""
-    about = {"kind": "model", "settings": judge.settings}
     try:
         first, reasons = _verdict(judge, client, pair)
         second, _ = _verdict(judge, client, pair.swapped())
     except BadReplyError as error:
-        return pair.entry(judge.model, record="failed", remark=str(error), **about)
+        return judge.entry(pair, record="failed", remark=str(error))
     swapped = SWAPPED[second]
-    return pair.entry(
-        judge.model,
+    return judge.entry(
+        pair,
         verdict=first if first == swapped else "tie",
         verdict_first=first,
         verdict_swapped=swapped,
         remark=reasons[:KEPT_LETTERS],
-        **about,
     )
 
 

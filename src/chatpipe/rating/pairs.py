@@ -39,9 +39,7 @@ class Pair:
     @property
     def prompt(self) -> str:
         """A digest of the texts of the prompt."""
-        answer = self.answer_a
-        turns = [[turn.role, turn.content] for turn in answer.history]
-        return _digest([answer.system, turns, answer.instruction, answer.input])
+        return prompt_digest(self.answer_a)
 
     @property
     def models(self) -> tuple[Model, Model]:
@@ -82,6 +80,12 @@ class Pairs(NamedTuple):
 
     rated: tuple[Pair, ...]
     same: int
+
+
+def prompt_digest(answer: Answer) -> str:
+    """Return a digest of the texts of the prompt that was answered."""
+    turns = [[turn.role, turn.content] for turn in answer.history]
+    return _digest([answer.system, turns, answer.instruction, answer.input])
 
 
 def models_of(report: Report) -> dict[str, Model]:

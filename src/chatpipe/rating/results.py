@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from chatpipe.rating.entries import Entries, Entry, RatingLog, Verdict, failures, valid_ratings
-from chatpipe.rating.pairs import Model
+from chatpipe.rating.pairs import Model, prompt_digest
+from chatpipe.report.schema import Answer
 from chatpipe.report.schema.ratings import (
     JudgesRatings,
     PeoplesRatings,
@@ -31,33 +32,75 @@ SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a", "tie": "tie", "both_bad":
 CATEGORIES: tuple[Verdict, ...] = ("a", "b", "tie", "both_bad")
 Z_95 = 1.959964
 CHANGED = "of models that were trained again or are not in the report"
+CHANGED_ANSWERS = "of answers that have changed since"
 
 
-def study_ratings(study: str, models: Iterable[Model]) -> Ratings | None:
-    """Return the figures of a study's ratings of these models; None where nothing was rated."""
+def study_ratings(study: str, models: Iterable[Model], answers: Iterable[Answer]) -> Ratings | None:
+    """Return the figures of a study's ratings of these models; None where nothing was rated.
+
+    answers: those of the models to the study's panel, which is read only where there are ratings.
+    """
     entries = RatingLog(study).entries()
-    present = set(models)
-    ratings = valid_ratings(entries)
-    counted = [entry for entry in ratings if present.issuperset(entry.models)]
-    failed = [entry for entry in failures(entries) if present.issuperset(entry.models)]
-    people = [entry for entry in counted if entry.kind == "person"]
-    judges = sorted({e.rater for e in (*counted, *failed) if e.kind == "model"})
+    ratings, failed = valid_ratings(entries), failures(entries)
     if not ratings and not failed:
         return None
-    left_out = {CHANGED: len(ratings) - len(counted)} if len(ratings) > len(counted) else {}
+    present = set(models)
+    of_present = [entry for entry in ratings if present.issuperset(entry.models)]
+    failed = [entry for entry in failed if present.issuperset(entry.models)]
+    texts = _present_texts([*of_present, *failed], answers)
+    counted = [entry for entry in of_present if _is_present(entry, texts)]
+    failed = [entry for entry in failed if _is_present(entry, texts)]
+    people = [entry for entry in counted if entry.kind == "person"]
+    left_out = {
+        CHANGED: len(ratings) - len(of_present),
+        CHANGED_ANSWERS: len(of_present) - len(counted),
+    }
     return Ratings(
         people=_of_people(people) if people else None,
-        judges=[
+        judges=_of_judges([entry for entry in counted if entry.kind == "model"], failed, people),
+        left_out={reason: number for reason, number in left_out.items() if number},
+    )
+
+
+Texts = dict[tuple[str, str], set[str]]  # prompt and model → answers
+
+
+def _present_texts(entries: Iterable[Entry], answers: Iterable[Answer]) -> Texts:
+    """Return the present answers: those given; to other prompts, of a file, those rated last."""
+    texts: Texts = {}
+    for entry in sorted(entries, key=lambda entry: entry.at):
+        for (model, _), text in zip(entry.models, entry.answers, strict=True):
+            texts[entry.prompt, model] = {text}
+    given: Texts = {}
+    for answer in answers:
+        if answer.asked == "template":
+            given.setdefault((prompt_digest(answer), answer.model), set()).add(answer.text)
+    return texts | given
+
+
+def _is_present(entry: Entry, texts: Texts) -> bool:
+    """Whether both answers are those that the models give now."""
+    pairs = zip(entry.models, entry.answers, strict=True)
+    return all(text in texts[entry.prompt, model] for (model, _), text in pairs)
+
+
+def _of_judges(ratings: Entries, failed: Entries, people: Entries) -> list[JudgesRatings]:
+    """Return the figures of every judge. Two of one name, of a time when that was possible, stand
+    apart by what they are."""
+    judges = sorted({(e.rater, e.judge) for e in (*ratings, *failed)}, key=repr)
+    names = Counter(rater for rater, _ in judges)
+    figures = []
+    for rater, judge in judges:
+        settings = "; ".join(f"{name} {value}" for name, value in judge)
+        figures.append(
             _of_judge(
-                judge,
-                [e for e in counted if (e.kind, e.rater) == ("model", judge)],
-                [e for e in failed if e.rater == judge],
+                rater if names[rater] == 1 else f"{rater} ({settings})",
+                [entry for entry in ratings if (entry.rater, entry.judge) == (rater, judge)],
+                [entry for entry in failed if (entry.rater, entry.judge) == (rater, judge)],
                 people,
             )
-            for judge in judges
-        ],
-        left_out=left_out,
-    )
+        )
+    return figures
 
 
 def _of_people(ratings: Entries) -> PeoplesRatings:

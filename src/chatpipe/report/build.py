@@ -99,7 +99,7 @@ def build_report(request: MakeReport) -> contract.Report:
         ],
         scores=_score_cells(models, sets, reader),
         differences=differences,
-        answers=list(itertools.chain.from_iterable(map(_answers, models))),
+        answers=list(itertools.chain.from_iterable(map(panel_answers, models))),
         accounts=_accounts(request),
         notes=[
             *warnings,
@@ -261,7 +261,7 @@ def _model(model: Measured) -> contract.Model:
     )
 
 
-def _answers(model: Measured) -> list[contract.Answer]:
+def panel_answers(model: Measured) -> list[contract.Answer]:
     """Return the model's answers to the panel, then to prompts of each data set's held-out rows."""
     return [
         contract.Answer(model=model.name, dataset=dataset, **answer)

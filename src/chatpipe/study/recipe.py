@@ -20,7 +20,7 @@ every key:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -37,8 +37,8 @@ from chatpipe.harness.run_task import RunTask
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.rating.pairs import Model as RatedName
 from chatpipe.rating.results import study_ratings
-from chatpipe.report import MissingCell
-from chatpipe.report.build import MakeReport
+from chatpipe.report import Answer, MissingCell
+from chatpipe.report.build import MakeReport, panel_answers
 from chatpipe.report.measured import Measured
 from chatpipe.sources.base_files import has_chat_template
 from chatpipe.sources.fetch import FetchModel
@@ -213,7 +213,7 @@ class Recipe:
             heldout=heldout,
             missing=self.resolver.missing(),
             notes=tuple(own.notes),
-            ratings=study_ratings(study, map(_rated, results)),
+            ratings=study_ratings(study, map(_rated, results), _stored_answers(results)),
         )
 
     def models(self, own: OwnTemplateBases) -> list[StudyModel]:
@@ -444,6 +444,16 @@ def _measured(model: StudyModel, heldout: Sequence[str], artifacts: Sequence[Art
 def _rated(model: Measured) -> RatedName:
     """Return the model as ratings name it."""
     return RatedName(model.name, model.adapter.digest if model.adapter else model.base_model)
+
+
+def _stored_answers(results: Iterable[Measured]) -> Iterator[Answer]:
+    """Yield the models' answers to the panel, as far as they are stored."""
+    for model in results:
+        artifacts = [model.generations, *model.row_answers.values()]
+        if not any(artifact.is_pending for artifact in artifacts):
+            for artifact in artifacts:
+                store().fetch(artifact)
+            yield from panel_answers(model)
 
 
 def _with_present_base(model: StudyModel, names: Set[str]) -> StudyModel:

@@ -26,6 +26,7 @@ RATING = {
     "The server does not answer. Nothing was stored; try again.": "服务器没有响应，未保存任何内容；请重试。",
     "The key is not the right one.": "密钥不正确。",
     "of models that were trained again or are not in the report": "所评模型已重新训练或不在报告中",
+    "of answers that have changed since": "所评回答此后已改变",
     "the reply has no verdict": "回复中没有判断",
     "the reply has several verdicts": "回复中有多个判断",
     "the reply is empty": "回复为空",
