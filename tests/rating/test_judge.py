@@ -92,18 +92,16 @@ def test_another_judge_needs_a_name_of_its_own():
     with judging(longer) as (judge, _):
         judge_pairs(judge, "study", pairs.rated[:4], lambda _: None)
         others = [replace(judge, url=judge.url + "/"), replace(judge, key="k")]  # are the same
-        assert [
-            judge_pairs(o, "study", pairs.rated[:4], lambda _: None).before for o in others
-        ] == [
-            4,
-            4,
-        ]
+        again = [judge_pairs(same, "study", pairs.rated[:4], lambda _: None) for same in others]
+        assert [judged.before for judged in again] == [4, 4]
         other = replace(judge, model="larger", name="a-judge")
-        with pytest.raises(ConfigError, match="model a-judge, now larger.*--judge-name"):
+        with pytest.raises(ConfigError, match=r"model a-judge, now larger.*--judge-name"):
             judge_pairs(other, "study", pairs.rated, lambda _: None)
         judge_pairs(replace(other, name="b"), "study", pairs.rated, lambda _: None)
-    with judging(longer) as (elsewhere, _):
-        with pytest.raises(ConfigError, match="endpoint http://.*, now http://"):
+    with (
+        judging(longer) as (elsewhere, _),
+        pytest.raises(ConfigError, match=r"endpoint http://.*, now http://"),
+    ):
         judge_pairs(elsewhere, "study", pairs.rated, lambda _: None)
     judges = study_ratings("study", MODELS.values(), answers_of()).judges
     assert [(judge.judge, judge.ratings) for judge in judges] == [("a-judge", 4), ("b", 12)]
