@@ -12,6 +12,7 @@ from chatpipe.config.schema import (
     Dedup,
     Evaluation,
     Generation,
+    ImportedAdapter,
     Lora,
     PaperReported,
     Quantization,
@@ -46,6 +47,7 @@ def finetune(
     heldout: Dataset | None = None,
     tracking: Tracker = "none",
     paper_reported: PaperReported | None = None,
+    imported: ImportedAdapter | None = None,
     gpu_workers: str | None = None,
 ) -> Artifact | State[Artifact]:
     """Fine-tune a variant, score it and its base, answer its prompts, write a report.
@@ -68,6 +70,7 @@ def finetune(
         heldout: Held-out rows of one's own, scored beside those of the data sets.
         tracking: Where the training is logged; it changes no result.
         paper_reported: Figures of the 2023 study, printed beside the measured ones.
+        imported: An adapter that was trained elsewhere; nothing is trained.
         gpu_workers: Deployment whose workers run the steps for GPUs; default: this run.
     """
     parameters = run_parameters(locals())

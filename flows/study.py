@@ -61,7 +61,8 @@ def _report_request(
     recipe = Recipe(variants, build)
     for variant in variants:
         with cells.recorded(variant.name):
-            recipe.finetune(variant)
+            recipe.adapter_request(variant)
+            recipe.import_adapter(variant)
             for dataset in variant.datasets:
                 recipe.heldout(dataset, variant.split)
             for task in variant.evaluation.tasks:  # what is wrong with one is found before training

@@ -26,6 +26,7 @@ from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
 from chatpipe.study.template_check import CheckChatTemplate
 from chatpipe.training.finetune import Finetune
+from chatpipe.training.import_adapter import ImportAdapter
 from tasks.caching import find_without_task, step
 from tasks.showing import progress_shown
 
@@ -85,6 +86,12 @@ def hold_out(request: HoldOut, label: str) -> Artifact:
 def finetune_adapter(request: Finetune, label: str) -> Artifact:
     """Train the adapter in a worker process."""
     return _in_worker(request, f"fine-tune {label}")
+
+
+@step(task_run_name="import {label}")
+def import_adapter(request: ImportAdapter, label: str) -> Artifact:
+    """Store a copy of an adapter that was trained elsewhere, its base checked."""
+    return _in_worker(request, f"import {label}")
 
 
 # Within `EVAL_WORKER.keep_alive()`, a base is loaded once for all scores and answers.
@@ -152,6 +159,7 @@ TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
     Merge: merge,
     HoldOut: hold_out,
     Finetune: finetune_adapter,
+    ImportAdapter: import_adapter,
     CheckChatTemplate: check_template,
     Score: score,
     Reply: reply,

@@ -10,6 +10,7 @@ ChatpipeError
 ├── OutputError      a command's standard output cannot be written
 ├── ArtifactError    a stored artifact is missing, incomplete or changed
 ├── ModelError       a base model cannot be used in this way
+├── AdapterError     an adapter that was trained elsewhere cannot be used
 ├── ExportError      a model cannot be exported, or what was written is not that model
 ├── TrainingError    training ended without a usable adapter
 ├── GPUMemoryError   a step needs more of a GPU's memory than is free
@@ -87,6 +88,10 @@ class ModelError(ChatpipeError):
     """The base model cannot be used in this way."""
 
 
+class AdapterError(ChatpipeError):
+    """An adapter that was trained elsewhere cannot be used."""
+
+
 class ExportError(ChatpipeError):
     """A model cannot be exported in that form, or what was written is not that model."""
 
@@ -136,6 +141,7 @@ _BY_NAME: dict[str, type[ChatpipeError]] = {
         ArtifactError,
         SharedStoreError,
         ModelError,
+        AdapterError,
         ExportError,
         TrainingError,
         GPUMemoryError,

@@ -20,6 +20,7 @@ from chatpipe.config.schema import (
     Evaluation,
     Fallback,
     Generation,
+    ImportedAdapter,
     Lora,
     Quantization,
     Split,
@@ -32,6 +33,8 @@ from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.replies import Reply
 from chatpipe.models.model_ref import ModelRef
+from chatpipe.report.build import MakeReport
+from chatpipe.report.measured import Measured
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.hub_splits import FindSplits, ReadSplit
 from chatpipe.sources.saved_rows import ReadSaved
@@ -283,6 +286,35 @@ def test_a_panel_without_system_and_earlier_turns_has_the_key_that_it_had_before
         for panel in ({}, {"panel": [{"id": "p", "instruction": "Hi", "system": "Be kind."}]})
     }
     assert "dfd03847bb34c5c97f5380dbd586e3f93f4d69d1" in keys and len(keys) == 2
+
+
+def test_a_variant_that_is_trained_here_has_the_key_that_it_had_before_there_were_others(
+    monkeypatch,
+):
+    monkeypatch.setattr(MakeReport, "version", 15)  # the only step with a whole variant in its key
+    some = Artifact(kind="scores", key="0" * 40, digest="0" * 40)
+    here = Variant(name="v", datasets=(Dataset(name="d", path="d.jsonl"),))
+    elsewhere = {"imported": ImportedAdapter(path="a", content="1")}
+    keys = [
+        MakeReport(
+            study="s",
+            models=(
+                Measured(
+                    name="v",
+                    base_model="b",
+                    variant=variant,
+                    adapter=some,
+                    corpus=some,
+                    scores={"d": some},
+                    generations=some,
+                ),
+            ),
+            examples={},
+            heldout={},
+        ).key()
+        for variant in (here, here.model_copy(update=elsewhere))
+    ]
+    assert keys[0] == "74750ee5a2ff44d31a405ab28d56a4d7432b828e" != keys[1]
 
 
 def test_names_and_what_changes_no_result_are_in_no_key():

@@ -28,6 +28,7 @@ STEPS = {
     "Merge": (),
     "HoldOut": (),
     "Finetune": ("chatpipe.runtime.environment:prepare",),
+    "ImportAdapter": ("chatpipe.runtime.environment:prepare",),
     "CheckChatTemplate": ("chatpipe.runtime.environment:prepare",),
     "Score": ("chatpipe.runtime.environment:prepare",),
     "Ask": ("AskBatch", "chatpipe.runtime.environment:prepare"),

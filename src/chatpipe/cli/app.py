@@ -18,6 +18,7 @@ from chatpipe.cli import (
     export,
     finetune,
     forget,
+    import_adapter,
     plan,
     preview,
     rate,
@@ -171,6 +172,7 @@ for _command in (
     doctor.doctor,
 ):
     app.command()(_command)
+app.command("import")(import_adapter.import_adapter)
 
 
 def _check_store_paths() -> None:

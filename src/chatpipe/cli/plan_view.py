@@ -93,7 +93,10 @@ def _rows(plan: Plan) -> Iterator[RenderableType]:
         table.add_row("merged", *_account(merged))
     train = in_count(trained_rows(plan), plan.data.exact)
     heldout = in_count(plan.data.heldout_rows, plan.data.exact)
-    yield from (_title("Rows"), table, f"{train} to train on, {heldout} held out.")
+    counts = f"{train} to train on, {heldout} held out."
+    if plan.elsewhere:
+        counts = f"{heldout} held out, on which it is scored; nothing is trained on the others."
+    yield from (_title("Rows"), table, counts)
 
 
 def _account(account: RowAccount) -> tuple[str, ...]:
@@ -115,7 +118,8 @@ def _turns(turns: TurnAccount) -> str:
 
 
 def _cost(plan: Plan) -> Iterator[RenderableType]:
-    yield _title("Training" + (", done: the adapter is in the store" if plan.trained else ""))
+    done = ", done: the adapter is in the store" if plan.trained else ""
+    yield _title("Training" + (": it was trained elsewhere" if plan.elsewhere else done))
     table = _table(show_header=False)
     for name, value in cost_rows(plan):
         table.add_row(name, value)

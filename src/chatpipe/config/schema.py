@@ -268,6 +268,26 @@ class Generation(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1)
 
 
+class ImportedAdapter(Section):
+    """An adapter that was trained elsewhere, and stands in place of a training.
+
+    The store keeps a copy; `content` says which files that was made of.
+    """
+
+    hash_exclude: ClassVar[frozenset[str]] = frozenset({"path", "same_base"})
+
+    path: str = Field(min_length=1, description="directory that it was imported from")
+    content: str | None = Field(
+        None, description="digests of its files; left out: as they are in the directory now"
+    )
+    same_base: bool = Field(
+        False, description="the base is the adapter's own, though it has another name there"
+    )
+    trained_on: str | None = Field(
+        None, pattern=r"\S", max_length=500, description="on what, in words for the report"
+    )
+
+
 class PaperReported(Section):
     """Figures of the variant in the 2023 study, printed beside the measured ones."""
 
@@ -292,7 +312,9 @@ class Variant(Section):
 
     # The held-out rows of one's own are in the keys of their scores, as artifacts.
     hash_exclude: ClassVar[frozenset[str]] = frozenset({"tracking", "paper_reported", "heldout"})
-    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"data_share", "dedup"})
+    hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset(
+        {"data_share", "dedup", "imported"}
+    )
 
     name: RunName
     base_model: BaseModelRef = BaseModelRef()
@@ -314,6 +336,9 @@ class Variant(Section):
     generation: Generation = Generation()
     tracking: Tracker = Field("none", description="where training is logged; changes no result")
     paper_reported: PaperReported | None = Field(None, description="figures of the 2023 study")
+    imported: ImportedAdapter | None = Field(
+        None, description="an adapter that was trained elsewhere; nothing is trained"
+    )
 
     @model_validator(mode="after")
     def _share_needs_a_split(self) -> Variant:

@@ -80,6 +80,7 @@ def write_card(into: Path, variant: Variant, model: ModelRef, card: Card) -> Non
         name=variant.name,
         template=f"with the template `{variant.prompt_template.name}`.",
         figures=figures(variant, model),
+        is_elsewhere=variant.imported is not None,
         licences=parts,
         licence_note=licence_note(parts),
         has_training_card=own.is_file(),
@@ -94,11 +95,14 @@ def licences(variant: Variant, model: ModelRef) -> list[Licence]:
     matching = (text for begins, text in _BASES.items() if source.startswith(begins))
     item = {**model.base.model_dump(), "details": details}
     base = Licence(f"base model: {origin(item)}", next(matching, _UNKNOWN))
-    rows = [
+    if variant.imported:
+        rows = variant.imported.trained_on or "data that is not known"
+        return [base, Licence(f"adapter, trained elsewhere on {rows}", _UNKNOWN)]
+    rows_of = [
         Licence(f"data set: {dataset.name}", dataset.licence or _UNKNOWN)
         for dataset in variant.datasets
     ]
-    return [base, *rows]
+    return [base, *rows_of]
 
 
 def licence_note(parts: Sequence[Licence]) -> str:

@@ -83,7 +83,7 @@ class Writer:
     def parameters(self) -> int:
         """Of the base."""
         tensors = read_weights(self.source.base).tensors.values()
-        return sum(_product(tensor.shape) for tensor in tensors)
+        return sum(tensor.elements for tensor in tensors)
 
     def against_training(self, compared: comparison.Comparison | None) -> list[str]:
         """How a model that was merged into the original base compares with the one that was
@@ -94,10 +94,3 @@ class Writer:
             "against the base as it was trained on (the adapter was fitted to that one): "
             + compared.sentence()
         ]
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    number = 1
-    for size in shape:
-        number *= size
-    return number

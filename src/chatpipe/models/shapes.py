@@ -64,18 +64,11 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
     """As `shapes_of`, from a transformers configuration."""
     import torch
     from peft.tuners.lora import LoraLayer
-    from transformers import AutoModelForCausalLM
 
     from chatpipe.kernels.lora_training import joined_layers
     from chatpipe.packing.model_check import packing_fault_without_weights
 
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # whatever a model's class makes of sizes it cannot use
-        raise ModelError(
-            f"no model can be built of config.json: {first_line(error)}; mend or replace it."
-        ) from error
+    model = model_without_weights(config)
     packing_fault = packing_fault_without_weights(model)
     head = model.get_output_embeddings()
     linear = {
@@ -109,6 +102,20 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
         lora_joined_inputs=sum(group[0].in_features for group in joined_layers(tuned)),
         packing_fault=packing_fault,
     )
+
+
+def model_without_weights(config: Any) -> Any:
+    """The model of a transformers configuration, on the meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever a model's class makes of sizes it cannot use
+        raise ModelError(
+            f"no model can be built of config.json: {first_line(error)}; mend or replace it."
+        ) from error
 
 
 def _adapted(model: Any, lora: Lora) -> Any:

@@ -134,13 +134,15 @@ class _Planner:
         finetune = self._finetune(upstream, data)
         tokenizer = self._tokenizer(upstream)
         tokens = self._tokens(finetune, tokenizer)
+        is_trained_here = self.variant.imported is None
         steps = optimizer_steps(self.variant.training, tokens.rows if tokens else data.train_rows)
         adapter = self._adapter(data)
-        if shapes:
+        if shapes and is_trained_here:
             check_positions(self.variant.training, tokens, shapes, self.messages)
         if tokenizer is not None:
             self._check_lengths(tokenizer, self._heldout(data) | own_heldout, shapes)
-        capacity = Capacity(self.variant, self.device, adapter is not None, self.messages)
+        has_adapter = adapter is not None or not is_trained_here
+        capacity = Capacity(self.variant, self.device, has_adapter, self.messages)
         return Plan(
             variant=self.variant.name,
             base_model=self.variant.base_model.repo,
@@ -149,12 +151,13 @@ class _Planner:
             tokens=tokens,
             preview=self._preview(finetune, tokenizer) if tokens else None,
             shapes=shapes,
-            optimizer_steps=steps,
-            memory=capacity.memory(shapes, tokens) if shapes else None,
+            optimizer_steps=steps if is_trained_here else 0,
+            memory=capacity.memory(shapes, tokens) if shapes and is_trained_here else None,
             duration=self._duration(shapes, tokens, data, upstream.artifact),
             disk=capacity.disk(upstream, data, shapes, steps),
             steps=self._steps(upstream, data),
-            trained=adapter is not None,
+            trained=has_adapter,
+            elsewhere=not is_trained_here,
             notes=tuple(self.messages.notes),
             faults=tuple(self.messages.faults),
         )
@@ -234,7 +237,7 @@ class _Planner:
     def _finetune(self, upstream: SourceMetadata, data: Data) -> Finetune | None:
         """Return the training's request if its rows and tokenizer are here; its base may be a
         placeholder."""
-        if data.corpus is None or upstream.directory is None:
+        if data.corpus is None or upstream.directory is None or self.variant.imported:
             return None
         return self.recipe.finetune(self.variant)
 
@@ -245,12 +248,24 @@ class _Planner:
             return None
         try:
             heldout = self.recipe.heldout_sets()
+            self._check_imported()
             models = self.recipe.models(self.recipe.own_template_bases(heldout))
             self.recipe.evaluate(models, heldout)
         except ChatpipeError:  # the base: its fault is among the plan's already
             return None
-        [adapter] = [model.ref.adapter for model in models if model.corpus]
+        [adapter] = [model.ref.adapter for model in models if model.ref.adapter]
         return None if adapter is None or adapter.is_pending else adapter
+
+    def _check_imported(self) -> None:
+        """Note why an adapter that was trained elsewhere cannot be used on this base, and what has
+        to be known of it."""
+        try:
+            adapter = self.recipe.import_adapter(self.variant)
+        except ChatpipeError as error:
+            self.messages.faults.append(str(error))
+            raise
+        if adapter:
+            self.messages.notes += adapter.details().get("notes", [])
 
     def _steps(self, upstream: SourceMetadata, data: Data) -> tuple[PlannedStep, ...]:
         """Return the steps, with the sizes of downloads that their sources tell."""
@@ -353,7 +368,7 @@ class _Planner:
         self, shapes: Shapes | None, tokens: Tokens | None, data: Data, base: Artifact | None
     ) -> Duration | None:
         """Estimate the time; rows of unknown length count as max_length (an upper bound)."""
-        if shapes is None or not data.train_rows:
+        if shapes is None or not data.train_rows or self.variant.imported:
             return None
         training = self.variant.training
         upper_bound = rows_seen(training, data.train_rows) * training.max_length

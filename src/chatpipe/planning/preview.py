@@ -71,6 +71,10 @@ def preview(variant: Variant, rows: int) -> Preview:
     Nothing but a base's small files is downloaded, as for a plan. Raises ConfigError where the
     rows or the tokenizer are not here yet.
     """
+    if variant.imported:
+        raise ConfigError(
+            [f"{variant.name}: was trained elsewhere, and its training rows are not here."]
+        )
     recipe = Recipe([variant], DryRun())
     data = account_rows(recipe, variant)
     if data.faults:

@@ -40,6 +40,7 @@ class Plan(BaseModel):
     steps: tuple[PlannedStep, ...] = ()
     preview: Preview | None = None  # some of the rows, as the model gets them
     trained: bool = False  # the adapter is in the store: nothing will be trained
+    elsewhere: bool = False  # it was trained elsewhere
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
 

@@ -30,6 +30,7 @@ from chatpipe.store.artifact import Artifact, Request, recorded_manifest, shared
 from chatpipe.store.store import store
 from chatpipe.study.recipe import Recipe, Resolver, Step
 from chatpipe.study.template_check import CheckChatTemplate
+from chatpipe.training.import_adapter import ImportAdapter
 from chatpipe.utils.quantities import count_of, rows_are
 
 
@@ -47,8 +48,8 @@ class PlannedStep(BaseModel):
 class DryRun(Resolver):
     """Notes the state of every step, and returns placeholders for what is missing.
 
-    What takes seconds is built: rows whose files are here, links to a local base, and the check of
-    a base's own chat template.
+    What takes seconds is built: rows whose files are here, links to a local base, the check of a
+    base's own chat template, and the copy of an adapter that was trained elsewhere.
     """
 
     def __init__(self) -> None:
@@ -183,15 +184,17 @@ def _state_of(request: Request, what: str) -> tuple[PlannedStep, Artifact | None
 
 
 def _is_quick(request: Request, artifact: Artifact | None) -> bool:
-    """Whether it takes seconds: rows whose files are on this machine or in the shared store, and a
-    template that is tried on held-out rows."""
+    """Whether it takes seconds: rows whose files are on this machine or in the shared store, a
+    template that is tried on held-out rows, and a copy of an adapter."""
     if isinstance(request, FetchDataset):
         return artifact is not None or request.path is not None
     if isinstance(request, ReadSplit):
         return artifact is not None
     if isinstance(request, FetchTask):
         return artifact is not None or request.path is not None
-    return isinstance(request, ReadSaved | Normalize | Merge | HoldOut | CheckChatTemplate)
+    return isinstance(
+        request, ReadSaved | Normalize | Merge | HoldOut | CheckChatTemplate | ImportAdapter
+    )
 
 
 def _splits(request: FindSplits) -> Artifact:

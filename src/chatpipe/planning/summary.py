@@ -10,6 +10,8 @@ NOT_KNOWN = "not known"
 
 def summary(plan: Plan) -> str:
     """Return the plan as one line for a log."""
+    if plan.elsewhere:
+        return f"{plan.variant}: its adapter was trained elsewhere, nothing to train"
     if plan.trained:
         return f"{plan.variant}: its adapter is in the store, nothing to train"
     return f"{plan.variant}: " + ", ".join(f"{name} {value}" for name, value in cost_rows(plan))
@@ -17,6 +19,8 @@ def summary(plan: Plan) -> str:
 
 def cost_rows(plan: Plan) -> list[tuple[str, str]]:
     """Return (name, value) pairs of what is known of the training's cost."""
+    if plan.elsewhere:
+        return [("device", plan.device.name), ("disk", _disk(plan))]
     rows = [("rows trained", in_count(trained_rows(plan), plan.data.exact))]
     at_most = "" if plan.tokens else "at most "
     if plan.duration:

@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
         pa.field("high", pa.float64()),
         pa.field("tokens", pa.int64(), nullable=False),
         pa.field("rows", pa.int64(), nullable=False),
-        pa.field("seen", pa.int64(), nullable=False),
+        pa.field("seen", pa.int64()),
         pa.field("scored", pa.string(), nullable=False),
         pa.field("settings", pa.string()),
     ]
@@ -52,7 +52,8 @@ class Entry(BaseModel):
     """One figure at one time. record: a check, or the acceptance of a checked figure.
 
     low, high: 95 % bootstrap interval over rows. heldout: a data set, or a union "a + b", whose
-    digests are joined alike. seen: rows of the set that are also in the model's training data.
+    digests are joined alike. seen: rows of the set that are also in the model's training data;
+    None where that is not known, as it was trained elsewhere.
     scored: whether the nats were computed in that check, or were there unchanged. settings: those
     that the rows were scored with, as JSON; None in what an earlier edition wrote.
     """
@@ -72,7 +73,7 @@ class Entry(BaseModel):
     high: float | None
     tokens: int
     rows: int
-    seen: int
+    seen: int | None
     scored: Literal["built", "unchanged"]
     settings: str | None = None
 

@@ -3,6 +3,7 @@
 from chatpipe.report.html import render_html
 from chatpipe.report.markdown import markdown_table, render_markdown
 from chatpipe.report.schema import (
+    NOT_KNOWN,
     Answer,
     BitsPerByte,
     Configuration,
@@ -25,6 +26,7 @@ from chatpipe.report.schema import (
     Selection,
     TaskScore,
     TemplateGain,
+    TrainedElsewhere,
     Verdict,
     json_schema,
     read_report,
@@ -38,6 +40,7 @@ from chatpipe.report.tables import (
 )
 
 __all__ = [
+    "NOT_KNOWN",
     "Answer",
     "BitsPerByte",
     "Configuration",
@@ -60,6 +63,7 @@ __all__ = [
     "Selection",
     "TaskScore",
     "TemplateGain",
+    "TrainedElsewhere",
     "Verdict",
     "account_rows",
     "bits_rows",

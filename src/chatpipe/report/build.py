@@ -53,7 +53,7 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 15
+    version: ClassVar[int] = 16
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"ratings", "unfinished"})
 
     study: str
@@ -88,7 +88,7 @@ def build_report(request: MakeReport) -> contract.Report:
     ] + _formats(request)
     contaminated = contamination_notes(models, request.heldout)
     described = [_model(model) for model in models]
-    adapted = [model for model in described if not model.is_base]
+    adapted = [model for model in described if not (model.is_base or model.elsewhere)]
     return contract.Report(
         study=request.study,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -102,6 +102,7 @@ def build_report(request: MakeReport) -> contract.Report:
         answers=list(itertools.chain.from_iterable(map(panel_answers, models))),
         accounts=_accounts(request),
         notes=[
+            *_import_notes(described),
             *warnings,
             *request.notes,
             *contaminated,
@@ -173,7 +174,9 @@ def _cells(
 ) -> list[contract.ScoreCell]:
     """Return the model's figures on a set of rows, for each metric that has rows."""
     evaluation = model.variant.evaluation
-    trained_on = {dataset.name for dataset in model.variant.datasets} if model.adapter else set()
+    is_elsewhere = model.variant.imported is not None and model.adapter is not None
+    trained_here = model.adapter and not is_elsewhere
+    trained_on = {dataset.name for dataset in model.variant.datasets} if trained_here else set()
     cells = []
     for name, metric in METRICS.items():
         rows = reader.rows(model.scores, parts, metric.labels)
@@ -193,7 +196,9 @@ def _cells(
                 rows=len(rows),
                 tokens=int(rows.tokens.sum()),
                 nats=float(rows.nats.sum()),
-                seen_in_training=reader.count_in_training(model.corpus, rows.ids),
+                seen_in_training=None
+                if is_elsewhere
+                else reader.count_in_training(model.corpus, rows.ids),
                 own=set(parts) <= trained_on,
                 left_out=len(replies) - len(rows),
                 bits_per_byte=_bits(rows, replies, evaluation) if name == "perplexity" else None,
@@ -244,11 +249,14 @@ def _shared(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _model(model: Measured) -> contract.Model:
     details = model.adapter.details() if model.adapter else {}
+    elsewhere = _elsewhere(model, details)
     return contract.Model(
         name=model.name,
         base_model=model.base_model,
         is_base=model.adapter is None,
-        datasets=[d.name for d in model.variant.datasets] if model.adapter else [],
+        datasets=[d.name for d in model.variant.datasets]
+        if model.adapter and not elsewhere
+        else [],
         adapter_digest=model.adapter.digest if model.adapter else None,
         loss_history=[contract.LossPoint(**point) for point in details.get("loss_history", [])],
         epochs=details.get("epochs"),
@@ -257,8 +265,27 @@ def _model(model: Measured) -> contract.Model:
         generation=model.variant.generation.model_dump(),
         prompt_template=model.variant.prompt_template.name,
         own_template_base=model.own_template_base,
+        elsewhere=elsewhere,
         **{name: details.get(name) for name in TRAINING_FIGURES},
     )
+
+
+def _elsewhere(model: Measured, details: Mapping[str, Any]) -> contract.TrainedElsewhere | None:
+    """Return what is known of an adapter that was trained elsewhere."""
+    imported = model.variant.imported
+    if imported is None or model.adapter is None:
+        return None
+    return contract.TrainedElsewhere(
+        heldout=[dataset.name for dataset in model.variant.datasets],
+        trained_on=imported.trained_on,
+        base_named=details.get("base_named"),
+        notes=details.get("notes", []),
+    )
+
+
+def _import_notes(models: Sequence[contract.Model]) -> list[str]:
+    """Return what was noticed when adapters that were trained elsewhere were imported."""
+    return [f"{m.name}: {note}" for m in models if m.elsewhere for note in m.elsewhere.notes]
 
 
 def panel_answers(model: Measured) -> list[contract.Answer]:

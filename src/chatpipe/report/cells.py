@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from chatpipe.report import formatting as show
-from chatpipe.report.schema import JsonScalar, Manifest, Model, Report
+from chatpipe.report.schema import NOT_KNOWN, JsonScalar, Manifest, Model, Report
 from chatpipe.utils.texts import join, translate
 
 STORE = "../../store"  # as seen from reports/NAME in chatpipe's directory
@@ -76,6 +76,9 @@ def _figures(report: Report, model: Model) -> Iterator[CellFigure]:
     if trained:
         cost = join([show.duration(model.wall_s), show.gibibytes(model.peak_memory_bytes)])
         yield _line(model, translate("Training"), cost, trained)
+    imported = report.manifest(model.name, "import")
+    if imported:
+        yield _line(model, translate("Training"), translate(NOT_KNOWN), imported)
     rows = report.manifest(model.name, "merge")
     if rows:
         yield _line(model, translate("Training rows"), show.count(model.rows_trained), rows)

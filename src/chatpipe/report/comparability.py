@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from chatpipe.report import formatting as show
 from chatpipe.report.findings import template_sentences
-from chatpipe.report.schema import FEW_ROWS, JsonScalar, Report
+from chatpipe.report.schema import FEW_ROWS, NOT_KNOWN, JsonScalar, Report
 from chatpipe.report.verdict_text import verdict_sentences
 from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY, TOO_LONG
 from chatpipe.utils.texts import join, translate
@@ -37,7 +37,7 @@ def statements(report: Report) -> list[str]:
 
 def _training_budget(report: Report) -> Iterator[str]:
     """Say in which respects all variants had the same training budget."""
-    if len(report.variants) < 2:
+    if len(report.variants) < 2 or report.elsewhere():  # whose budget is not known
         return
     budget: dict[str, Values] = {
         "epochs": {m.name: m.epochs or _setting(report, m.name, 0) for m in report.variants},
@@ -88,7 +88,8 @@ def _training_rows(report: Report) -> Iterator[str]:
 
 
 def _settings(report: Report) -> Iterator[str]:
-    keys = dict.fromkeys(_section(key) for key in report.differing_settings())
+    differing = report.differing_settings().items()
+    keys = dict.fromkeys(_section(key) for key, of in differing if _is_known_to_differ(of))
     others = [key for key in keys if key not in ("datasets", *OF_THE_BUDGET, *OF_THE_INTERVALS)]
     if others:
         yield translate("Settings that differ between variants: {names}.", names=join(others))
@@ -145,6 +146,11 @@ def _unequal_rows(report: Report) -> Iterator[str]:
                 mark=show.LEFT_OUT,
                 counts=_each(counts),
             )
+
+
+def _is_known_to_differ(values: Values) -> bool:
+    """Whether variants of which the setting is known differ in it."""
+    return len({repr(value) for value in values.values() if value != NOT_KNOWN}) > 1
 
 
 def _setting(report: Report, model: str, index: int) -> JsonScalar:

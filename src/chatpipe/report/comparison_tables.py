@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from chatpipe.report import formatting as show
-from chatpipe.report.schema import Configuration, RankedVariant, Report, Verdict
+from chatpipe.report.schema import NOT_KNOWN, Configuration, RankedVariant, Report, Verdict
 from chatpipe.utils.texts import translate
 
 MOST_OPEN = 12  # rows of a table that is not folded
@@ -37,9 +39,7 @@ def ranking_rows(report: Report) -> list[Row]:
             "Probability of being best": show.per_cent(item.probability_of_best),
             **_settings(report.configuration(item.configuration), report),
             **_cost(report.configuration(item.configuration)),
-            "Pareto front": translate("yes")
-            if (item.heldout, item.configuration) in front
-            else show.MISSING,
+            "Pareto front": _in_front(report, item, front),
         }
         for item in report.ranking
     ]
@@ -85,6 +85,18 @@ def seconds_of(report: Report, item: RankedVariant) -> float | None:
     return configuration.cost.wall_s if configuration else None
 
 
+def _in_front(report: Report, item: RankedVariant, front: Set[tuple[str, str]]) -> str:
+    if (item.heldout, item.configuration) in front:
+        return translate("yes")
+    configuration = report.configuration(item.configuration)
+    return translate(NOT_KNOWN) if _is_elsewhere(configuration) else show.MISSING
+
+
+def _is_elsewhere(configuration: Configuration | None) -> bool:
+    """Whether it was trained elsewhere, so that its cost is not known."""
+    return configuration is not None and not configuration.cost.trainings
+
+
 def _settings(configuration: Configuration | None, report: Report) -> Row:
     """One column for each setting that varies; of a base they are empty."""
     keys = report.configurations[0].settings if report.configurations else {}
@@ -94,6 +106,9 @@ def _settings(configuration: Configuration | None, report: Report) -> Row:
 
 def _cost(configuration: Configuration | None) -> Row:
     cost = configuration.cost if configuration else None
+    if _is_elsewhere(configuration):
+        headers = ("Seeds", "Training time", "Tokens", "Peak memory")
+        return dict.fromkeys(headers, translate(NOT_KNOWN))
     return {
         "Seeds": show.count(cost.trainings if cost else None),
         "Training time": show.duration(cost.wall_s if cost else None),

@@ -44,21 +44,26 @@ def groups_by_share(groups: Mapping[str, Sequence[Measured]]) -> dict[str, list[
 def describe(groups: Mapping[str, Sequence[Measured]]) -> Iterator[contract.Configuration]:
     """Yield the report's entry of every configuration."""
     values = {name: settings(models[0].variant) for name, models in groups.items()}
+    unset = {
+        name: contract.NOT_KNOWN if models[0].variant.imported else None
+        for name, models in groups.items()
+    }
     keys = dict.fromkeys(key for of in values.values() for key in of)
+    filled = {name: {key: of.get(key, unset[name]) for key in keys} for name, of in values.items()}
     varied = [
         key
         for key in keys
         if key.partition(".")[0] not in WITHOUT_EFFECT
         and key != SEED
-        and len({repr(of.get(key)) for of in values.values()}) > 1
+        and len({repr(of[key]) for of in filled.values() if of[key] != contract.NOT_KNOWN}) > 1
     ]
     columns = without_named_texts(varied, list(values.values()))
     for name, models in groups.items():
         yield contract.Configuration(
             name=name,
             models=[model.name for model in models],
-            seeds=[model.variant.training.seed for model in models],
-            settings={key: values[name].get(key) for key in columns},
+            seeds=[None if m.variant.imported else m.variant.training.seed for m in models],
+            settings={key: filled[name][key] for key in columns},
             cost=_cost(models),
         )
 
@@ -84,7 +89,7 @@ def recorded(models: Sequence[Measured], figure: str) -> list[Any]:
 
 def _cost(models: Sequence[Measured]) -> contract.Cost:
     return contract.Cost(
-        trainings=len({model.variant.training.seed for model in models}),
+        trainings=len({m.variant.training.seed for m in models if not m.variant.imported}),
         wall_s=mean(recorded(models, "wall_s")),
         trained_tokens=mean(recorded(models, "trained_tokens")),
         peak_memory_bytes=max(recorded(models, "peak_memory_bytes"), default=None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from chatpipe.report.elsewhere import differences_elsewhere
 from chatpipe.report.formatting import MISSING, perplexity, share
 from chatpipe.report.schema import Difference, Report, TemplateGain
 from chatpipe.utils.texts import counted, join, translate
@@ -57,7 +58,7 @@ LEFT_OUT = (
 
 def summarize(report: Report) -> str:
     """Return a sentence on the variants' own data and on data they were not trained on."""
-    clauses = [_own_rows_clause(report), _transfer_clause(report)]
+    clauses = [_own_rows_clause(report), _transfer_clause(report), _elsewhere_clause(report)]
     text = translate("; ").join(clause for clause in clauses if clause) + translate(".")
     return translate(" ").join([text, *_seen_rows_sentences(report)])
 
@@ -138,8 +139,11 @@ def _seen_rows_sentences(report: Report) -> Iterator[str]:
 
 
 def _own_rows_clause(report: Report) -> str:
-    total = len(report.variants)
-    own = [(variant.name, report.own_set(variant)) for variant in report.variants]
+    trained = [variant for variant in report.variants if not variant.elsewhere]
+    total = len(trained)
+    if not trained:
+        return ""
+    own = [(variant.name, report.own_set(variant)) for variant in trained]
     matches = [report.difference(name, heldout.name) for name, heldout in own if heldout]
     diffs = [diff for diff in matches if diff]
     if not diffs:
@@ -156,8 +160,12 @@ def _own_rows_clause(report: Report) -> str:
 def _transfer_clause(report: Report) -> str:
     """Compare on sets that share no part with the variant's data."""
     parts = {heldout.name: set(heldout.parts) for heldout in report.heldout}
-    data = {model.name: set(model.datasets) for model in report.variants}
-    diffs = [d for d in report.differences if parts[d.heldout].isdisjoint(data.get(d.model, ()))]
+    data = {model.name: set(model.datasets) for model in report.variants if not model.elsewhere}
+    diffs = [
+        d
+        for d in report.differences
+        if d.model in data and parts[d.heldout].isdisjoint(data[d.model])
+    ]
     if not diffs:
         return ""
     better = sum(diff.verdict == "better" for diff in diffs)
@@ -168,6 +176,23 @@ def _transfer_clause(report: Report) -> str:
         better=better,
         total=len(diffs),
         noun=noun,
+        verb="is" if better == 1 else "are",
+    )
+    return text + _other_verdicts(diffs, 0)
+
+
+def _elsewhere_clause(report: Report) -> str:
+    """Count the comparisons of variants that were trained elsewhere."""
+    diffs = differences_elsewhere(report)
+    if not diffs:
+        return ""
+    better = sum(diff.verdict == "better" for diff in diffs)
+    text = translate(
+        "of variants that were trained elsewhere, {better} of {total} {noun} with the base {verb} "
+        "better",
+        better=better,
+        total=len(diffs),
+        noun="comparison" if len(diffs) == 1 else "comparisons",
         verb="is" if better == 1 else "are",
     )
     return text + _other_verdicts(diffs, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chatpipe.report.comparability import few_rows, statements
+from chatpipe.report.elsewhere import elsewhere_sentences
 from chatpipe.report.findings import summarize
 from chatpipe.report.notes_text import translated_note
 from chatpipe.report.schema import Report
@@ -19,6 +20,7 @@ def first_lines(report: Report) -> list[str]:
     lines = [
         *map(translated_note, report.unfinished),
         *missing_sentences(report),
+        *elsewhere_sentences(report),
         *best,
         *seed_sentences(report),
         *few_rows(report),
@@ -29,5 +31,9 @@ def first_lines(report: Report) -> list[str]:
 def further_lines(report: Report) -> list[str]:
     """Return what else one has to know before comparing two figures."""
     first = {*first_lines(report)}
-    lines = (*map(translated_note, report.unfinished), *statements(report))
+    lines = (
+        *map(translated_note, report.unfinished),
+        *elsewhere_sentences(report),
+        *statements(report),
+    )
     return [line for line in lines if line not in first]

@@ -34,7 +34,10 @@ def score(cell: ScoreCell | None) -> str:
 
 
 def seen_mark(cell: ScoreCell | None) -> str:
-    """Return †n where n of the rows are in the model's training data, else nothing."""
+    """Return †n where n of the rows are in the model's training data, †? where nobody knows, else
+    nothing."""
+    if cell and cell.seen_in_training is None:
+        return f" {SEEN}?"
     return f" {SEEN}{cell.seen_in_training:,}" if cell and cell.seen_in_training else ""
 
 

@@ -120,7 +120,7 @@ def _marked(cell: str) -> Markup:
     text = str(escape(visible(cell)))
     for mark, target, title in MARKS:
         link = rf'<a class="seen" href="#{target}" title="{translate(title)}">{mark}\1</a>'
-        text = re.sub(rf"{mark}([\d,]+)", link, text)
+        text = re.sub(rf"{mark}([\d,]+|\?)", link, text)
     return Markup(re.sub(r" (\[[^]]*\])$", r' <span class="interval">\1</span>', text))
 
 

@@ -22,7 +22,8 @@ def manifests(
         if model.corpus:
             yield _manifest(model.name, "merge", None, model.corpus)
         if model.adapter:
-            yield _manifest(model.name, "fine-tune", None, model.adapter)
+            step = "import" if model.variant.imported else "fine-tune"
+            yield _manifest(model.name, step, None, model.adapter)
         for name, artifact in model.scores.items():
             yield _manifest(model.name, "score", name, artifact)
         yield _manifest(model.name, "generate", None, model.generations)

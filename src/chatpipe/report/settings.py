@@ -7,6 +7,12 @@ from typing import Any
 from chatpipe import report as contract
 from chatpipe.config.schema import Variant
 
+# Settings that a variant which was trained elsewhere does not have, and those without effect.
+_OF_TRAINING = (
+    *("training.", "lora.dropout", "data_share", "dedup"),
+    *("imported.path", "imported.content", "imported.same_base"),
+)
+
 
 def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
     """Return every setting of a variant by its dotted name, without names and paths."""
@@ -14,6 +20,10 @@ def settings(variant: Variant) -> dict[str, contract.JsonScalar]:
         mode="json", exclude={"name", "panel", "datasets", *Variant.hash_exclude}
     )
     flat = _flatten(plain)
+    if variant.imported:  # settings of a training that nobody here has made
+        flat = {key: value for key, value in flat.items() if not key.startswith(_OF_TRAINING)}
+    else:
+        flat.pop("imported")
     flat["datasets"] = ", ".join(dataset.name for dataset in variant.datasets)
     flat["panel"] = ", ".join(prompt.id for prompt in variant.panel)
     for prompt in variant.panel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from chatpipe.report import formatting as show
+from chatpipe.report.elsewhere import of_training
 from chatpipe.report.schema import (
     Answer,
     JsonScalar,
@@ -77,7 +78,7 @@ def template_rows(report: Report) -> list[Row]:
 def training_rows(report: Report) -> list[Row]:
     """Return the cost of each variant's training."""
     reduced = any(model.rows_left_out or model.rows_cut for model in report.variants)
-    return [
+    rows = [
         {
             "Model": model.name,
             "Rows": show.count(model.rows_trained),
@@ -92,6 +93,10 @@ def training_rows(report: Report) -> list[Row]:
             "Device": model.device or show.MISSING,
         }
         for model in report.variants
+    ]
+    return [
+        {header: of_training(text, model) for header, text in row.items()}
+        for row, model in zip(rows, report.variants, strict=True)
     ]
 
 
@@ -173,7 +178,7 @@ def device_rows(report: Report) -> list[Row]:
     return [
         {
             "Model": model.name,
-            "Trained on": model.device or show.MISSING,
+            "Trained on": of_training(model.device or show.MISSING, model),
             "Asked on": model.measured_on or show.MISSING,
         }
         for model in report.models
@@ -218,6 +223,7 @@ def seen_notes(report: Report) -> list[str]:
             rows=f"{cell.rows:,}",
         )
         for cell in report.seen()
+        if cell.seen_in_training
     )
     return list(dict.fromkeys(notes))
 
@@ -275,7 +281,7 @@ def _headline(report: Report, model: Model) -> Row:
     return {
         "Model": model.name,
         "Base": base.name if base else model.base_model,
-        "Trained on": " + ".join(model.datasets) or show.MISSING,
+        "Trained on": _trained_on(model),
         "Own held-out perplexity": show.score(report.score(model.name, heldout)),
         "Base on the same rows": show.score(report.score(base.name, heldout) if base else None),
         "Difference from base": _difference(report, model.name, heldout),
@@ -285,8 +291,14 @@ def _headline(report: Report, model: Model) -> Row:
             report.score(model.name, heldout, "perplexity_paper")
         ),
         **(reported if in_paper(report) else {}),
-        "Training time": show.duration(model.wall_s),
+        "Training time": of_training(show.duration(model.wall_s), model),
     }
+
+
+def _trained_on(model: Model) -> str:
+    if model.elsewhere and model.elsewhere.trained_on:
+        return model.elsewhere.trained_on
+    return of_training(" + ".join(model.datasets) or show.MISSING, model)
 
 
 def _own_template(report: Report, model: Model, heldout: str) -> Row:

@@ -118,7 +118,11 @@ def _ranking(noise: NoiseModel, heldout: str, rows: PairedRows) -> Iterator[cont
 def _front(
     ranking: Sequence[contract.RankedVariant], groups: Groups
 ) -> Iterator[contract.CostFront]:
-    """The front of a ranking; none where some configuration's cost is not recorded."""
+    """The front of a ranking, without variants that were trained elsewhere; none where some
+    configuration's cost is not recorded."""
+    ranking = [item for item in ranking if not groups[item.configuration][0].variant.imported]
+    if not ranking:
+        return
     models = [model for item in ranking for model in groups[item.configuration]]
     devices = set(recorded(models, "device"))
     cost: Literal["wall_s", "trained_tokens"] = "wall_s" if len(devices) < 2 else "trained_tokens"

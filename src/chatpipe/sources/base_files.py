@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,11 @@ class TensorHeader:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
 
 @dataclass
 class Weights:
@@ -50,7 +56,7 @@ def json_faults(directory: Path) -> list[str]:
     for path in [directory / name for name in (*JSON_FILES, "tokenizer.model")]:
         if not path.is_file():
             continue
-        fault = _pointer_or_empty(path)
+        fault = pointer_or_empty(path)
         if fault is None and path.suffix == ".json":
             try:
                 read_object(path)
@@ -88,7 +94,7 @@ def read_weights(directory: Path) -> Weights:
     names = _weight_files(directory, weights.faults)
     for name in names:
         path = directory / name
-        fault = _pointer_or_empty(path)
+        fault = pointer_or_empty(path)
         if fault is None:
             try:
                 _add(weights, path)
@@ -169,13 +175,15 @@ def _weight_files(directory: Path, faults: list[str]) -> list[str]:
 
 def _add(weights: Weights, path: Path) -> None:
     """ValueError, without the file's name, where it is no whole safetensors file."""
-    for name, tensor in _header(path).items():
+    for name, tensor in tensor_headers(path).items():
         if name in weights.tensors:
             raise ValueError(f"holds {name}, and so does a file before it")
         weights.tensors[name] = tensor
 
 
-def _header(path: Path) -> dict[str, TensorHeader]:
+def tensor_headers(path: Path) -> dict[str, TensorHeader]:
+    """The tensors of a safetensors file; ValueError, without the file's name, where it is not
+    whole."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -212,7 +220,8 @@ def _not_in_shards(directory: Path, weights: Weights) -> list[str]:
     return [f"{named[lacking[0]]}: lacks {listed(lacking)}, which {INDEX} says it holds."]
 
 
-def _pointer_or_empty(path: Path) -> str | None:
+def pointer_or_empty(path: Path) -> str | None:
+    """A sentence where the file is empty, or stands for one that Git LFS has not fetched."""
     if not path.stat().st_size:
         return f"{path.name}: the file is empty; fetch it again."
     with path.open("rb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -22,6 +23,7 @@ from chatpipe.store.remote import shared_store
 from chatpipe.store.store import store, verify
 from chatpipe.study.recipe import Recipe, Resolver, Step
 from chatpipe.training.finetune import Finetune
+from chatpipe.training.import_adapter import ImportAdapter, adapter_content
 
 
 class LookUp(Resolver):
@@ -46,13 +48,14 @@ class LookUp(Resolver):
 
 
 class Published(BaseModel):
-    """A variant's adapter, whole to the last byte, and the corpus that it was trained on."""
+    """A variant's adapter, whole to the last byte, and the corpus that it was trained on; None for
+    one that was trained elsewhere."""
 
     model_config = ConfigDict(frozen=True)
 
     variant: Variant
     adapter: Artifact
-    corpus: Artifact
+    corpus: Artifact | None
 
 
 def stored(variant: Variant) -> Recipe:
@@ -83,10 +86,10 @@ def stored_scores(variant: Variant, model: ModelRef) -> dict[str, Artifact]:
     return scores
 
 
-def adapter_request(variant: Variant) -> Finetune:
-    """Return the variant's Finetune, from what the store holds; ArtifactError where that is not
-    all."""
-    return stored(variant).finetune(variant)
+def adapter_request(variant: Variant) -> Finetune | ImportAdapter:
+    """Return the request for the variant's adapter, from what the store holds; ArtifactError where
+    that is not all."""
+    return stored(variant).adapter_request(variant)
 
 
 def source_requests(variant: Variant) -> Iterator[Request]:
@@ -126,7 +129,8 @@ def latest(variant: Variant) -> Published | None:
     manifest = next((one for one in manifests if one["key"] == key), manifests[-1])
     try:
         adapter = verify(store().path("adapter", manifest["key"]), deep=True)
-        corpus = verify(store().path("corpus", manifest["asked"]["corpus"]["key"]))
+        trained_on = manifest["asked"].get("corpus")
+        corpus = verify(store().path("corpus", trained_on["key"])) if trained_on else None
     except ArtifactError as error:
         raise ArtifactError(
             f"{variant.name}: what is published of it is damaged: {error} Make it anew with "
@@ -142,18 +146,19 @@ def _bring_todays(variant: Variant) -> str | None:
     """
     recipe = stored(variant)
     try:
-        request = recipe.finetune(variant)
+        request = recipe.adapter_request(variant)
         adapter = _adapter(request, variant)
     except ChatpipeError:  # rows that were never fetched, have changed, or are gone
         return None
     if shared_store():
-        examples = [recipe.examples(dataset) for dataset in variant.datasets]
-        for artifact in (adapter, request.corpus, *examples):
-            store().fetch(artifact)
+        store().fetch(adapter)
+        if isinstance(request, Finetune):
+            for artifact in (request.corpus, *map(recipe.examples, variant.datasets)):
+                store().fetch(artifact)
     return adapter.key
 
 
-def _adapter(request: Finetune, variant: Variant) -> Artifact:
+def _adapter(request: Finetune | ImportAdapter, variant: Variant) -> Artifact:
     return LookUp(variant.name).resolve(Step(request, variant.name))
 
 
@@ -163,6 +168,8 @@ def trained(variant: Variant, or_unknown: bool = False) -> list[dict[str, Any]]:
     `or_unknown`: also of adapters whose corpus is gone, so that nothing says what they were trained
     on.
     """
+    if variant.imported:
+        return _imported(variant)
     settings = variant.model_dump(mode="json")
     base = FetchModel.of(variant.base_model).key()
     names = [dataset.name for dataset in variant.datasets]
@@ -176,6 +183,18 @@ def trained(variant: Variant, or_unknown: bool = False) -> list[dict[str, Any]]:
         if is_same and request["base"]["key"] == base and _rows_of(request) in rows:
             manifests.append(manifest)
     return manifests
+
+
+def _imported(variant: Variant) -> list[dict[str, Any]]:
+    """Return the manifests of the copies of an adapter that was trained elsewhere."""
+    assert variant.imported
+    content = variant.imported.content or adapter_content(Path(variant.imported.path))
+    base = FetchModel.of(variant.base_model).key()
+    return [
+        manifest
+        for manifest in store().manifests(ImportAdapter.kind)
+        if manifest["asked"].get("content") == content and manifest["asked"]["base"]["key"] == base
+    ]
 
 
 def _rows_of(request: dict[str, Any]) -> tuple[list[str], dict[str, Any], float, str] | None:

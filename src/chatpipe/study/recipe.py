@@ -54,6 +54,7 @@ from chatpipe.study.template_check import (
     is_own_template,
 )
 from chatpipe.training.finetune import Finetune
+from chatpipe.training.import_adapter import ImportAdapter
 from chatpipe.utils.unique import unique_by
 
 
@@ -111,7 +112,7 @@ class StudyModel:
     variant: Variant
     base_name: str
     ref: ModelRef
-    corpus: Artifact | None = None  # what the adapter was trained on
+    corpus: Artifact | None = None  # what the adapter was trained on, where that was here
     own_template_base: str | None = None  # the row of its base in the base's own chat template
     is_asked_raw: bool = False
 
@@ -120,7 +121,9 @@ class StudyModel:
         """What the report calls it."""
         return self.variant.name if self.ref.adapter else self.base_name
 
-    def with_adapter(self, variant: Variant, adapter: Artifact, corpus: Artifact) -> StudyModel:
+    def with_adapter(
+        self, variant: Variant, adapter: Artifact, corpus: Artifact | None
+    ) -> StudyModel:
         """Return the variant's model: its adapter on this base."""
         ref = ModelRef(self.ref.base, adapter)
         return replace(self, variant=variant, ref=ref, corpus=corpus, is_asked_raw=False)
@@ -356,21 +359,41 @@ class Recipe:
         artifact = self.resolver.resolve_optional(Step(request, model.name))
         return TemplateVerdict.of(artifact) if artifact else None
 
+    def adapter_request(self, variant: Variant) -> Finetune | ImportAdapter:
+        """Return the request for the variant's adapter: for its training, or for the copy of one
+        that was trained elsewhere."""
+        if variant.imported:
+            return ImportAdapter.of(variant.imported, self.base(variant))
+        return self.finetune(variant)
+
     def finetune(self, variant: Variant) -> Finetune:
-        """Return the request for the variant's adapter."""
+        """Return the request for the variant's training."""
         return Finetune.of(variant, self.base(variant), self.corpus(variant))
+
+    def import_adapter(self, variant: Variant) -> Artifact | None:
+        """Return the copy of the variant's adapter that was trained elsewhere, if it is one."""
+        if variant.imported is None:
+            return None
+        return self.resolver.resolve_optional(Step(self.adapter_request(variant), variant.name))
 
     def finetuned_models(self) -> list[StudyModel]:
         """Return every variant's adapter on its base, in the order of the variants."""
         bases = self._variant_bases()
-        requests = {variant.name: self.finetune(variant) for variant in self.variants}
+        trained = [variant for variant in self.variants if not variant.imported]
+        requests = {variant.name: self.finetune(variant) for variant in trained}
         jobs = [Job(name, (Step(request, name),), name) for name, request in requests.items()]
-        results = zip(self.variants, self.resolver.resolve_jobs(jobs), strict=True)
-        return [
-            bases[variant.name].with_adapter(variant, artifacts[0], requests[variant.name].corpus)
-            for variant, artifacts in results
-            if artifacts
-        ]
+        results = dict(zip(requests, self.resolver.resolve_jobs(jobs), strict=True))
+        models = []
+        for variant in self.variants:
+            base, name = bases[variant.name], variant.name
+            if variant.imported:
+                adapter, corpus = self.import_adapter(variant), None
+            else:
+                artifacts = results[name]
+                adapter, corpus = artifacts[0] if artifacts else None, requests[name].corpus
+            if adapter:
+                models.append(base.with_adapter(variant, adapter, corpus))
+        return models
 
     def evaluate(
         self, models: Sequence[StudyModel], heldout: Mapping[str, Artifact]

@@ -36,6 +36,7 @@ _TRAINED_FROM = (
         "quantization",
         "lora",
         "training",
+        "imported",
     ),
 )
 

@@ -60,6 +60,6 @@ def trained_names(variants: Sequence[Variant]) -> set[str]:
     names = set()
     for variant in variants:
         with suppress(ChatpipeError):
-            look_up.resolve(Step(recipe.finetune(variant), variant.name))
+            look_up.resolve(Step(recipe.adapter_request(variant), variant.name))
             names.add(variant.name)
     return names

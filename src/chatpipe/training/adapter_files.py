@@ -13,6 +13,8 @@ from chatpipe.store.artifact import Artifact
 from chatpipe.tokenization.chat_renderer import ChatRenderer
 from chatpipe.tokenization.text_encoder import TextEncoder, start_ids
 
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 TEMPLATE = "prompt_template.json"
 CHAT_TEMPLATE = "chat_template.jinja"  # where transformers looks for it
 TOKENIZER_FILES = (
@@ -33,14 +35,22 @@ def save_adapter(model: Any, base: Artifact, into: Path) -> None:
     order of a set, and the directory of the base."""
     # Without the base's own output layer, which peft adds where `lm_head` has an adapter.
     model.save_pretrained(into, save_embedding_layers=False)
-    file = into / "adapter_config.json"
-    config = json.loads(file.read_text("utf-8"))
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()
+    config = json.loads((into / CONFIG).read_text("utf-8"))
+    write_config(config, base, into)
+
+
+def write_config(config: dict[str, Any], base: Artifact, into: Path) -> None:
+    """Write peft's configuration with the base's whole name, in an order that is always the
+    same."""
+    modules = config["target_modules"]
     details = base.details()
-    config["base_model_name_or_path"] = base_name(details)
-    config["revision"] = details.get("commit")
-    file.write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
+    content = {
+        **config,
+        "target_modules": sorted(modules) if isinstance(modules, list) else modules,
+        "base_model_name_or_path": base_name(details),
+        "revision": details.get("commit"),
+    }
+    (into / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True), "utf-8")
 
 
 def save_prompt_files(base: Path, prompt_template: AnyTemplate, tokenizer: Any, into: Path) -> None:

@@ -19,6 +19,22 @@ REPORT = {
     "setting": "项设置",
     "reply": "条回复",
     "comparison rests": "项比较",
+    "not known": "未知",
+    # elsewhere.py
+    "{model} was trained elsewhere, on what is not known: what its training took, its loss, and "
+    "whether the rows that it is scored on are among its training rows is not known here "
+    "({mark}).": (
+        "{model} 是在别处训练的，训练数据未知：训练的开销、损失，以及用来打分的数据行是否在它的训练数据里，"
+        "这里都不知道（{mark}）。"
+    ),
+    "{model} was trained elsewhere, as its importer says on {rows}: what its training took, its "
+    "loss, and whether the rows that it is scored on are among its training rows is not known here "
+    "({mark}).": (
+        "{model} 是在别处训练的，导入者说训练数据是 {rows}：训练的开销、损失，以及用来打分的数据行是否在它的"
+        "训练数据里，这里都不知道（{mark}）。"
+    ),
+    "of variants that were trained elsewhere, {better} of {total} {noun} with the base {verb} "
+    "better": "在别处训练的变体与基座的 {total} 项比较中，{better} 项更好",
     # findings.py
     "Perplexity is the number of equally likely next tokens between which a model chooses on "
     "average: 1 is certainty, lower is better. The headline is exp(total nats ÷ total tokens) over "

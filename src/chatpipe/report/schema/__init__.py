@@ -2,7 +2,7 @@
 
 from chatpipe.report.schema.accounts import RowAccountRow, TurnAccountRow
 from chatpipe.report.schema.answers import Answer, Turn
-from chatpipe.report.schema.base import FEW_ROWS, JsonScalar, Metric
+from chatpipe.report.schema.base import FEW_ROWS, NOT_KNOWN, JsonScalar, Metric
 from chatpipe.report.schema.comparisons import (
     CostFront,
     LearningCurve,
@@ -10,7 +10,7 @@ from chatpipe.report.schema.comparisons import (
     Selection,
     Verdict,
 )
-from chatpipe.report.schema.models import LossPoint, Model, PaperRow
+from chatpipe.report.schema.models import LossPoint, Model, PaperRow, TrainedElsewhere
 from chatpipe.report.schema.ratings import (
     JudgesRatings,
     PeoplesRatings,
@@ -34,6 +34,7 @@ from chatpipe.report.schema.tasks import TaskScore
 
 __all__ = [
     "FEW_ROWS",
+    "NOT_KNOWN",
     "Answer",
     "BitsPerByte",
     "Configuration",
@@ -63,6 +64,7 @@ __all__ = [
     "Selection",
     "TaskScore",
     "TemplateGain",
+    "TrainedElsewhere",
     "Turn",
     "TurnAccountRow",
     "Verdict",

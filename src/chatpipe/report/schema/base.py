@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 JsonScalar = str | int | float | bool | None
 Metric = Literal["perplexity", "perplexity_paper"]
+NOT_KNOWN = "not known"  # a setting of an adapter that was trained elsewhere
 FEW_ROWS = 30  # with fewer, a bootstrap interval over rows is too narrow to be relied on
 
 

@@ -15,8 +15,24 @@ class LossPoint(Contract):
     loss: float
 
 
+class TrainedElsewhere(Contract):
+    """Of an adapter that was trained elsewhere and imported: what stands in place of a training.
+
+    heldout: data sets on whose held-out rows it is scored under its own name; whether it was
+    trained on their other rows is not known. trained_on: in the words of whoever imported it, None
+    where nothing was said. base_named: the base that the adapter's own files name. notes: what was
+    noticed at the import, a sentence each.
+    """
+
+    heldout: list[str]
+    trained_on: str | None
+    base_named: str | None
+    notes: list[str] = Field([])
+
+
 class Model(Contract):
-    """A base model or a variant fine-tuned from it; fields a base lacks are None.
+    """A base model or a variant fine-tuned from it; fields a base lacks are None, and of a variant
+    that was trained elsewhere those of its training, too.
 
     datasets: names it was trained on, empty for a base. wall_s: seconds of training.
     trained_tokens: tokens through the model, over all epochs. tokens_per_s: trained_tokens
@@ -28,6 +44,7 @@ class Model(Contract):
     that were trained on in part. rows_trained: those that were not left out. prompt_template: the
     name of the template that it was scored and asked in. own_template_base: of a variant in another
     template, the row of its base in the base's own chat template, where that was measured.
+    elsewhere: of an adapter that was trained elsewhere.
     """
 
     name: str
@@ -53,6 +70,7 @@ class Model(Contract):
     rows_cut: int | None = None
     prompt_template: str | None = None
     own_template_base: str | None = None
+    elsewhere: TrainedElsewhere | None = None
 
 
 class PaperRow(Contract):

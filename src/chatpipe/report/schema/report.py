@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from chatpipe.report.schema.accounts import RowAccountRow
 from chatpipe.report.schema.answers import Answer
-from chatpipe.report.schema.base import Contract, JsonScalar, Metric
+from chatpipe.report.schema.base import NOT_KNOWN, Contract, JsonScalar, Metric
 from chatpipe.report.schema.comparisons import (
     CostFront,
     LearningCurve,
@@ -135,8 +135,10 @@ class Report(Contract):
         return next(matches, None)
 
     def own_set(self, variant: Model) -> HeldoutSet | None:
-        """Return the held-out set of exactly the variant's data sets."""
-        exact = (h for h in self.heldout if set(h.parts) == set(variant.datasets))
+        """Return the held-out set of exactly the variant's data sets; of one that was trained
+        elsewhere, of those that it is scored on under its own name."""
+        datasets = variant.elsewhere.heldout if variant.elsewhere else variant.datasets
+        exact = (h for h in self.heldout if set(h.parts) == set(datasets))
         return next(exact, None)
 
     def paper_row(self, model: str) -> PaperRow | None:
@@ -146,7 +148,11 @@ class Report(Contract):
 
     def seen(self) -> list[ScoreCell]:
         """Return the figures whose rows are partly in the model's training split."""
-        return [cell for cell in self.scores if cell.seen_in_training > 0]
+        return [cell for cell in self.scores if cell.seen_in_training]
+
+    def elsewhere(self) -> list[Model]:
+        """Return the variants that were trained elsewhere."""
+        return [model for model in self.models if model.elsewhere]
 
     def panel(self) -> list[list[Answer]]:
         """Return the answers grouped by prompt and form, models in the report's order."""
@@ -157,7 +163,8 @@ class Report(Contract):
         return list(groups.values())
 
     def differing_settings(self) -> dict[str, dict[str, JsonScalar]]:
-        """Dotted setting → variant → value, only where variants differ; unset reads as None."""
+        """Dotted setting → variant → value, only where variants differ; unset reads as None, and
+        as not known of one that was trained elsewhere."""
         return {key: row for key, row in self._setting_rows().items() if not _all_same(row)}
 
     def shared_settings(self) -> dict[str, JsonScalar]:
@@ -168,7 +175,8 @@ class Report(Contract):
     def _setting_rows(self) -> dict[str, dict[str, JsonScalar]]:
         settings = {m.name: self.settings.get(m.name, {}) for m in self.variants}
         keys = dict.fromkeys(key for values in settings.values() for key in values)
-        return {key: {name: s.get(key) for name, s in settings.items()} for key in keys}
+        unset = {m.name: NOT_KNOWN if m.elsewhere else None for m in self.variants}
+        return {key: {n: s.get(key, unset[n]) for n, s in settings.items()} for key in keys}
 
 
 def _question(answer: Answer) -> tuple[str, ...]:

@@ -37,9 +37,9 @@ class ScoreCell(Contract):
     "perplexity_paper": the mean of per-sentence perplexities over all template tokens.
     low, high: 95 % bootstrap interval over rows, None for a single row. nats: total negative log
     likelihood over `tokens` scored tokens. seen_in_training: how many of the rows are also in this
-    model's training data; shown wherever the figure is. own: held-out rows of data sets that the
-    model was trained on, and of no other. left_out: rows of the set that are not
-    scored: too long, or not to be written by the template.
+    model's training data; shown wherever the figure is; None where nobody knows, as it was trained
+    elsewhere. own: held-out rows of data sets that the model was trained on, and of no other.
+    left_out: rows of the set that are not scored: too long, or not to be written by the template.
     bits_per_byte: of the same rows, beside the metric "perplexity" only.
     """
 
@@ -52,7 +52,7 @@ class ScoreCell(Contract):
     rows: int
     tokens: int
     nats: float
-    seen_in_training: int
+    seen_in_training: int | None
     own: bool
     left_out: int = 0
     bits_per_byte: BitsPerByte | None = None

@@ -11,7 +11,8 @@ class Cost(Contract):
     """What the trainings of a configuration took.
 
     trainings: how many there were. wall_s, trained_tokens: mean seconds and mean tokens of one.
-    peak_memory_bytes: of the largest. None where it was not recorded.
+    peak_memory_bytes: of the largest. None where it was not recorded. Adapters that were trained
+    elsewhere have no trainings here.
     """
 
     trainings: int
@@ -49,7 +50,7 @@ class Manifest(Contract):
     """
 
     model: str | None
-    step: Literal["fine-tune", "score", "generate", "merge", "normalize", "held-out rows"]
+    step: Literal["fine-tune", "import", "score", "generate", "merge", "normalize", "held-out rows"]
     data: str | None
     kind: str
     key: str
