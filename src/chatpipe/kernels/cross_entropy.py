@@ -14,7 +14,15 @@ import torch
 
 from chatpipe.kernels.switch import is_enabled, ran
 
-AT_ONCE = 128  # tokens whose probabilities are in float32 at once
+# Probabilities in float32 at once: on a CPU those of so many tokens, which stay in its cache; on a
+# GPU so many numbers (256 MiB), because every part costs it a dozen kernels, however small.
+CPU_TOKENS = 128
+GPU_NUMBERS = 1 << 26
+
+
+def tokens_at_once(vocabulary: int, device: str) -> int:
+    """Return how many tokens' probabilities are in float32 at once; device: cpu or cuda."""
+    return max(1, GPU_NUMBERS // vocabulary) if device == "cuda" else CPU_TOKENS
 
 
 def token_nats(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -36,9 +44,10 @@ def token_nats(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _parts(*tensors: torch.Tensor) -> Iterator[Part]:
+def _parts(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[Part]:
     """The same few tokens of each."""
-    return zip(*(torch.split(tensor, AT_ONCE) for tensor in tensors), strict=True)
+    at_once = tokens_at_once(logits.shape[-1], logits.device.type)
+    return zip(*(torch.split(tensor, at_once) for tensor in (logits, *others)), strict=True)
 
 
 def _exponentials(

@@ -178,10 +178,10 @@ def logits_bytes(shapes: Shapes, batch: Batch, device: Device) -> float:
     size, with and without the last token of the rows. Both: the probabilities of a few tokens.
     In float16 the Trainer's autocast copies the logits to float32, and both are held.
     """
-    from chatpipe.kernels.cross_entropy import AT_ONCE
+    from chatpipe.kernels.cross_entropy import tokens_at_once
 
     tokens = 2 * batch.tokens if is_padded(shapes) else batch.scored
-    at_once = min(batch.scored, AT_ONCE) * FLOAT32
+    at_once = min(batch.scored, tokens_at_once(shapes.vocabulary, device.kind)) * FLOAT32
     element = device.compute_bytes + (FLOAT32 if device.is_float16 else 0)
     return float(shapes.vocabulary * (tokens * element + at_once))
 
