@@ -11,7 +11,14 @@ from fastapi import FastAPI, HTTPException, Request
 
 from chatpipe.errors import ConfigError, ServiceError
 from chatpipe.rating.entries import RatingLog
-from chatpipe.rating.judge import BadReplyError, Judge, judge_pairs, judge_prompt, read_verdict
+from chatpipe.rating.judge import (
+    BadReplyError,
+    Judge,
+    judge_pairs,
+    judge_prompt,
+    prompt_text,
+    read_verdict,
+)
 from chatpipe.rating.pairs import for_rater
 from chatpipe.rating.results import study_ratings
 from chatpipe.rating.session import Judgement, Session
@@ -158,7 +165,9 @@ def test_an_endpoint_that_is_away_refuses_or_never_judges_ends_the_command_in_a_
         ("A is right, not [[B]].\n[[A]]", "a"),
         ("Both fail.\n\n**[[bad]]**\n", "both_bad"),
         ("[[TIE]]\nThat is all.", "tie"),
+        ("I see [[A]] and [[B]].\nMy verdict: [[b]].", "b"),
         ("[[A]] [[B]]", None),
+        (prompt_text(), None),  # repeated instead of a verdict
         ("A is better.", None),
     ],
 )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,12 +24,13 @@ from chatpipe.rating.results import SWAPPED
 PARALLEL = 4  # pairs that are judged at once
 TIMEOUT_S = 180.0
 MAX_TOKENS = 512
-TRIES = 2
+REMINDER = "Write one line that has nothing but your verdict: [[A]], [[B]], [[TIE]] or [[BAD]]."
 MOST_FAILED = 5  # of the first pairs; if all of them fail, so will the others
 KEPT_LETTERS = 2_000  # of a reply
 REFUSALS = {401: "the key is not accepted", 403: "access is refused", 404: "there is no such place"}
 VERDICTS: dict[str, Verdict] = {"A": "a", "B": "b", "TIE": "tie", "BAD": "both_bad"}
 _VERDICT = re.compile(rf"\[\[({'|'.join(VERDICTS)})\]\]", re.IGNORECASE)
+_VERDICT_LINE = re.compile(rf"[^\[\]]*{_VERDICT.pattern}\W*", re.IGNORECASE)
 
 
 class BadReplyError(Exception):
@@ -53,7 +56,7 @@ class Judge:
         """What its verdicts depend on."""
         parts = urlsplit(self.url)
         address = f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path.rstrip('/')}"
-        prompt = hashlib.sha256(prompt_text().encode()).hexdigest()[:12]
+        prompt = hashlib.sha256((prompt_text() + REMINDER).encode()).hexdigest()[:12]
         return {
             "endpoint": address,
             "model": self.model,
@@ -100,17 +103,16 @@ def judge_pairs(
     rated = {entry.pair for entry in of_name}
     todo = [pair for pair in pairs if pair.id not in rated]
     judged = Judged(total=len(pairs), before=len(pairs) - len(todo))
-    with httpx2.Client(timeout=TIMEOUT_S) as client:
-        for entry in _entries(judge, client, todo):
-            log.append(entry)
-            judged.rated += entry.record == "rated"
-            judged.failed += entry.record == "failed"
-            if not judged.rated and judged.failed >= MOST_FAILED:
-                raise ServiceError(
-                    f"{judge.rater}: gave no verdict on the first {judged.failed} pairs: "
-                    f"{entry.remark}; judge with another model."
-                )
-            on_progress(judged)
+    for entry in _entries(judge, todo):
+        log.append(entry)
+        judged.rated += entry.record == "rated"
+        judged.failed += entry.record == "failed"
+        if not judged.rated and judged.failed >= MOST_FAILED:
+            raise ServiceError(
+                f"{judge.rater}: gave no verdict on the first {judged.failed} pairs: "
+                f"{entry.remark}; judge with another model."
+            )
+        on_progress(judged)
     return judged
 
 
@@ -132,14 +134,37 @@ def _check_name(judge: Judge, ratings: Sequence[Entry]) -> None:
             )
 
 
-def _entries(judge: Judge, client: httpx2.Client, pairs: Sequence[Pair]) -> Iterator[Entry]:
-    """Yield the entry of every pair as soon as it is there."""
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        try:
-            for job in as_completed([pool.submit(_judged, judge, client, p) for p in pairs]):
-                yield job.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+def _entries(judge: Judge, pairs: Sequence[Pair]) -> Iterator[Entry]:
+    """Yield the entry of every pair as soon as it is there.
+
+    Nothing waits for the threads, so that a command ends at once, and not with the replies that it
+    has asked for.
+    """
+    todo: SimpleQueue[Pair] = SimpleQueue()
+    entries: SimpleQueue[Entry | Exception] = SimpleQueue()
+    has_ended = threading.Event()
+    for pair in pairs:
+        todo.put(pair)
+
+    def judge_next() -> None:
+        with httpx2.Client(timeout=TIMEOUT_S) as client, suppress(Empty):
+            while not has_ended.is_set():
+                pair = todo.get_nowait()
+                try:
+                    entries.put(_judged(judge, client, pair))
+                except Exception as error:
+                    entries.put(error)
+
+    for _ in range(min(PARALLEL, len(pairs))):
+        threading.Thread(target=judge_next, daemon=True).start()
+    try:
+        for _ in pairs:
+            entry = entries.get()
+            if isinstance(entry, Exception):
+                raise entry
+            yield entry
+    finally:
+        has_ended.set()
 
 
 def _judged(judge: Judge, client: httpx2.Client, pair: Pair) -> Entry:
@@ -161,20 +186,24 @@ def _judged(judge: Judge, client: httpx2.Client, pair: Pair) -> Entry:
 
 def _verdict(judge: Judge, client: httpx2.Client, pair: Pair) -> tuple[Verdict, str]:
     """Return the verdict on a pair in this order, and the reply, or raise BadReplyError."""
-    for tries in range(1, TRIES + 1):
-        try:
-            reply = _reply(judge, client, judge_prompt(pair))
-            return read_verdict(reply), reply
-        except BadReplyError:
-            if tries == TRIES:
-                raise
-    raise AssertionError
+    messages = [{"role": "user", "content": judge_prompt(pair)}]
+    try:
+        reply = _reply(judge, client, messages)
+    except BadReplyError:
+        reply = _reply(judge, client, messages)
+    try:
+        return read_verdict(reply), reply
+    except BadReplyError:
+        # At temperature 0 the same question would get the same reply.
+        messages += [{"role": "assistant", "content": reply}, {"role": "user", "content": REMINDER}]
+        second = _reply(judge, client, messages)
+        return read_verdict(second), f"{reply}\n\n{second}"
 
 
-def _reply(judge: Judge, client: httpx2.Client, prompt: str) -> str:
+def _reply(judge: Judge, client: httpx2.Client, messages: Sequence[dict[str, str]]) -> str:
     body = {
         "model": judge.model,
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": messages,
         "temperature": 0,
         "max_tokens": MAX_TOKENS,
     }
@@ -196,8 +225,17 @@ def _reply(judge: Judge, client: httpx2.Client, prompt: str) -> str:
             "model is one that the endpoint lists, and the key is in CHATPIPE_JUDGE_KEY."
         )
     if response.status_code != 200:
-        raise BadReplyError(f"HTTP {response.status_code}")
+        raise BadReplyError(f"HTTP {response.status_code}{_error_code(response)}")
     return _content(response)
+
+
+def _error_code(response: httpx2.Response) -> str:
+    """Return OpenAI's name for the error in parentheses, where the endpoint gives one."""
+    try:
+        code = response.json()["error"]["code"]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    return f" ({code})" if isinstance(code, str) else ""
 
 
 def _content(response: httpx2.Response) -> str:
@@ -211,9 +249,12 @@ def _content(response: httpx2.Response) -> str:
 
 
 def read_verdict(reply: str) -> Verdict:
-    """Return the verdict on the reply's last line, or the only one in it."""
-    last = _VERDICT.findall(reply.strip().splitlines()[-1])
-    named = {name.upper() for name in last or _VERDICT.findall(reply)}
+    """Return the verdict at the end of the reply's last line, or the only one in the reply.
+
+    Words after a verdict may be those of the prompt, repeated.
+    """
+    last = _VERDICT_LINE.fullmatch(reply.strip().splitlines()[-1])
+    named = {name.upper() for name in ([last[1]] if last else _VERDICT.findall(reply))}
     if not named:
         raise BadReplyError("the reply has no verdict")
     if len(named) > 1:
