@@ -8,17 +8,20 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from chatpipe.config.schema import BaseModelRef, Dataset, Generation, Variant
 from chatpipe.errors import ConfigError, DiskError, ExportError
-from chatpipe.export import Settings, Source, comparison, directory, export, llama_cpp
+from chatpipe.export import Settings, Source, comparison, export, llama_cpp
 from chatpipe.models.model_ref import ModelRef
+from chatpipe.store.new_directory import new_directory
 from chatpipe.store.store import store
 from tests.support.requests import finetune_request
 from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.slow
+gguf = pytest.importorskip("gguf")
 needs_llama_cpp = pytest.mark.skipif(
     not llama_cpp.is_installed(), reason="the wheel xllamacpp loads GGUF files; it is not installed"
 )
@@ -77,6 +80,11 @@ def test_a_model_is_exported(trained, settings, tmp_path):
     assert "A reply ends at `</s>`." in card and ".. " not in card
     if settings.form != "adapter":
         assert "greedy tokens are the same" in sentences[0] and "KL" in sentences[0]
+    assert "artifact.json" not in files
+    for file in out.glob("*.gguf"):
+        licence = gguf.GGUFReader(file).fields["general.license"].contents()
+        is_base = file.name.startswith("base-")
+        assert ("data set: rows: CC-BY-NC-4.0" in licence) != is_base
     if settings.form in ("adapter", "merged"):
         assert "the base's own" not in (out / "chat_template.jinja").read_text("utf-8")
         assert "chat_template" not in json.loads((out / "tokenizer_config.json").read_text())
@@ -144,6 +152,17 @@ def test_where_nothing_can_be_written_is_said_first(trained, tmp_path, monkeypat
             export(trained, tmp_path / name, Settings("merged"), print)
     with pytest.raises(ConfigError, match="--outtype q8_0: merged has f16 or bf16 or f32"):
         export(trained, tmp_path / "out", Settings("merged", outtype="q8_0"), print)
+    for settings, sentence in (
+        (Settings("adapter", into_original=True), "--into original: adapter is merged into no"),
+        (Settings("gguf", with_base=True), "--with-base: goes with --to gguf-lora; leave it"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            export(trained, tmp_path / "out", settings, print)
+    memory = psutil.virtual_memory()._replace(available=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil, "virtual_memory", lambda: memory)
+        with pytest.raises(ExportError, match=r"merging needs .* KiB of main memory.*10 B are fr"):
+            export(trained, tmp_path / "out", Settings("merged"), print)
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DiskError, match=r"out: needs .* KiB, and 10 B are free"):
@@ -153,7 +172,7 @@ def test_where_nothing_can_be_written_is_said_first(trained, tmp_path, monkeypat
 KILLED = """
 import sys, time
 from pathlib import Path
-from chatpipe.export.directory import new_directory
+from chatpipe.store.new_directory import new_directory
 with new_directory(Path(sys.argv[1])) as into:
     (into / "file").write_text("half")
     print("ready", flush=True)
@@ -166,15 +185,15 @@ def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
         [sys.executable, "-c", KILLED, tmp_path / "out"], stdout=subprocess.PIPE
     )
     assert process.stdout.readline() == b"ready\n"
-    with directory.new_directory(tmp_path / "other"):
+    with new_directory(tmp_path / "other"):
         pass
     [running] = tmp_path.glob(".out.*")  # another process's
-    with directory.new_directory(tmp_path / "out2"):
+    with new_directory(tmp_path / "out2"):
         assert running.is_dir()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out").exists()
-    with directory.new_directory(tmp_path / "out") as into:
+    with new_directory(tmp_path / "out") as into:
         assert not running.is_dir()
         (into / "file").write_text("whole")
     assert (tmp_path / "out" / "file").read_text() == "whole"

@@ -148,7 +148,7 @@ def test_a_lora_file_on_its_base_is_the_adapted_model(name, settings, header, tm
     model = with_adapter(name, **settings)
     base, lora = tmp_path / "base.gguf", tmp_path / "lora.gguf"
     write_model(base, header, model.config, base_weights(model), "f32")
-    write_adapter(lora, "tiny", model.config, lora_tensors(model), 24.0)
+    write_adapter(lora, ("tiny", ""), model.config, lora_tensors(model), 24.0)
     comparison.check(compared(model, base, [lora]), EXACT)
     with pytest.raises(ExportError, match="what was written is not the model"):
         comparison.check(compared(model, base), EXACT)  # without the adapter

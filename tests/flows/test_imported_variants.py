@@ -123,7 +123,7 @@ def test_the_report_says_what_is_not_known_of_it(study):
     training = next(line for line in text.splitlines() if line.startswith("| of-a-friend | not"))
     assert training.count("not known") == 8
     assert "†?" in text and "training.epochs | 1 | not known | not known" in text
-    assert "of variants that were trained elsewhere" in text
+    assert "; of variants that were trained elsewhere" in text
     render = {**json.loads(report.model_dump_json())}
     assert render["configurations"][1]["seeds"] == [None]
 

@@ -105,6 +105,11 @@ def licences(variant: Variant, model: ModelRef) -> list[Licence]:
     return [base, *rows_of]
 
 
+def licence_text(parts: Sequence[Licence]) -> str:
+    """The licences in one line."""
+    return "; ".join(f"{part.name}: {part.licence}" for part in parts)
+
+
 def licence_note(parts: Sequence[Licence]) -> str:
     """A sentence where commercial use is forbidden; else nothing."""
     forbidding = [part for part in parts if part.is_non_commercial]

@@ -9,11 +9,12 @@ from pathlib import Path
 from chatpipe.errors import ConfigError
 from chatpipe.export import prompts
 from chatpipe.export.card import write_card
-from chatpipe.export.directory import check_new, check_space, new_directory
 from chatpipe.export.forms import SCRATCH, Form, Outtype, Settings, Writer
 from chatpipe.export.gguf_forms import GgufLoraWriter, GgufWriter, OllamaWriter
 from chatpipe.export.peft_forms import AdapterWriter, MergedWriter
+from chatpipe.export.room import check_memory, check_space
 from chatpipe.export.source import Source
+from chatpipe.store.new_directory import check_new, new_directory
 
 Tell = Callable[[str], None]
 
@@ -35,22 +36,24 @@ OUTTYPES: dict[Form, tuple[Outtype, ...]] = {
 }
 
 
+WITHOUT_INTO: frozenset[Form] = frozenset({"adapter"})  # nothing is merged
+WITH_BASE: frozenset[Form] = frozenset({"gguf-lora"})
+
+
 def export(source: Source, target: Path, settings: Settings, tell: Tell) -> None:
     """Write the model into the new directory `target`, whole or not at all.
 
     Raises:
-        ConfigError: The target exists, or nothing can be put there.
+        ConfigError: The target exists, nothing can be put there, or the form has no such setting.
         ExportError: It cannot be written in that form, or what was written is not the model.
     """
     check_new(target)
-    allowed = OUTTYPES[settings.form]
-    if settings.outtype not in allowed:
-        raise ConfigError(
-            [f"--outtype {settings.outtype}: {settings.form} has {' or '.join(allowed)}."]
-        )
+    if faults := _faults(settings):
+        raise ConfigError(faults)
     writer = WRITERS[settings.form](source, settings)
     writer.check_first()
     check_space(target, writer.needed_bytes())
+    check_memory(writer.memory_bytes())
     prompts.check_template(source.encoder, source.tokenizer, source.jinja)
     with new_directory(target) as into:
         sentences = writer.write(into)
@@ -58,3 +61,16 @@ def export(source: Source, target: Path, settings: Settings, tell: Tell) -> None
         write_card(into, source.variant, source.model, writer.card(sentences))
     for sentence in sentences:
         tell(sentence)
+
+
+def _faults(settings: Settings) -> list[str]:
+    """A sentence for each setting that the form does not have."""
+    form, faults = settings.form, []
+    allowed = OUTTYPES[form]
+    if settings.outtype not in allowed:
+        faults.append(f"--outtype {settings.outtype}: {form} has {' or '.join(allowed)}.")
+    if settings.into_original and form in WITHOUT_INTO:
+        faults.append(f"--into original: {form} is merged into no base; leave it out.")
+    if settings.with_base and form not in WITH_BASE:
+        faults.append(f"--with-base: goes with --to {' or '.join(WITH_BASE)}; leave it out.")
+    return faults

@@ -49,6 +49,10 @@ class Writer:
         """What is written at most."""
         return sum(file.stat().st_size for file in self.source.adapter.iterdir())
 
+    def memory_bytes(self) -> int:
+        """What of main memory is held at once, beside what is small."""
+        return 0
+
     def write(self, into: Path) -> list[str]:
         """Write the files, and compare them; sentences on what was compared."""
         raise NotImplementedError
@@ -73,6 +77,11 @@ class Writer:
             )
         if self.source.variant.quantization.method == "none":
             return "the base"
+        if self.source.variant.imported:
+            return (
+                "the base's 4-bit weights, dequantized, on which its figures were measured (it was "
+                "trained elsewhere)"
+            )
         return "the base's 4-bit weights, dequantized, which it was trained against"
 
     @property
@@ -84,6 +93,10 @@ class Writer:
         """Of the base."""
         tensors = read_weights(self.source.base).tensors.values()
         return sum(tensor.elements for tensor in tensors)
+
+    def float32_bytes(self) -> int:
+        """Of the base in float32."""
+        return 4 * self.parameters()
 
     def against_training(self, compared: comparison.Comparison | None) -> list[str]:
         """How a model that was merged into the original base compares with the one that was

@@ -75,10 +75,16 @@ def write_model(
 
 
 def write_adapter(
-    file: Path, name: str, config: Any, tensors: Iterator[LoraTensor], alpha: float
+    file: Path,
+    named: tuple[str, str],
+    config: Any,
+    tensors: Iterator[LoraTensor],
+    alpha: float,
 ) -> None:
-    """Write a LoRA adapter, in float32. llama.cpp multiplies by alpha / rank, so a layer with
-    another scale has it in its B."""
+    """Write a LoRA adapter, in float32; named: its name, and its licences in words.
+
+    llama.cpp multiplies by alpha / rank, so a layer with another scale has it in its B.
+    """
     import gguf
     import numpy as np
 
@@ -86,7 +92,10 @@ def write_adapter(
     writer = gguf.GGUFWriter(file, architecture.name)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    name, licence = named
     writer.add_name(name)
+    if licence:
+        writer.add_license(licence)
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
     names = gguf.get_tensor_name_map(_arch(architecture), config.num_hidden_layers)
     for tensor in tensors:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from chatpipe.export import comparison, llama_cpp, prompts
+from chatpipe.export.card import licence_text, licences
 from chatpipe.export.forms import SCRATCH, WEIGHT_BYTES, Writer
 from chatpipe.export.go_template import Messages, frame_of, go_template, modelfile
 from chatpipe.training.adapter_files import CHAT_TEMPLATE
@@ -32,6 +34,9 @@ class GgufWriter(Writer):
     def needed_bytes(self) -> int:
         weights = WEIGHT_BYTES[self.settings.outtype] * self.parameters()
         return weights + 2 * super().needed_bytes()
+
+    def memory_bytes(self) -> int:
+        return self.float32_bytes()
 
     def described(self) -> tuple[str, str, str]:
         return (
@@ -79,7 +84,12 @@ class GgufWriter(Writer):
             source.tokenizer, source.config.vocab_size, source.stops, self.adds_bos()
         )
         checked = checked_vocabulary(written, source.tokenizer, work)
-        return Header(source.variant.name, checked, source.jinja)
+        return Header(source.variant.name, checked, source.jinja, self.licence)
+
+    @property
+    def licence(self) -> str:
+        """The licences of the base and the data, each once, as a file's metadata."""
+        return licence_text(licences(self.source.variant, self.source.model))
 
     def adds_bos(self) -> bool:
         """Whether BOS stands before every prompt of training and every text."""
@@ -128,14 +138,16 @@ class GgufLoraWriter(GgufWriter):
         file = into / self.file_name
         (into / CHAT_TEMPLATE).write_text(source.jinja, "utf-8")
         alpha = float(model.peft_config[model.active_adapter].lora_alpha)
-        write_adapter(file, source.variant.name, source.config, lora_tensors(model), alpha)
+        named = (source.variant.name, self.licence)
+        write_adapter(file, named, source.config, lora_tensors(model), alpha)
         base_file = into / (f"base-{self.settings.outtype}.gguf")
         if not self.settings.with_base:
             (into / SCRATCH).mkdir(exist_ok=True)
             base_file = into / SCRATCH / base_file.name
         if is_checked or self.settings.with_base:
             weights = base_weights(model)
-            header = self.header(into)
+            [of_base, *_] = licences(source.variant, source.model)
+            header = replace(self.header(into), licence=licence_text([of_base]))
             write_model(base_file, header, source.config, weights, self.settings.outtype)
         del model
         if not is_checked:

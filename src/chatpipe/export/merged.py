@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,24 @@ from chatpipe.export.gguf_files import LoraTensor
 from chatpipe.kernels.dequantize import dequantize
 from chatpipe.models.loading import load_base
 
+# Settings of adapters that are more than a change of weights; and more than a product B A.
+_NOT_MERGED = ("modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias")
+_NO_PRODUCT = (*_NOT_MERGED, "use_dora")
+
 
 def merged_model(base: Path, adapter: Path, quantization: Quantization) -> Any:
     """The base as it was trained against (its NF4 weights dequantized), or with
     no quantization as it was published, and the adapter's product on top; on the CPU."""
-    return adapted_model(base, adapter, quantization).merge_and_unload(safe_merge=True)
+    model = adapted_model(base, adapter, quantization)
+    check_adapter_kind(model, _NOT_MERGED)
+    return model.merge_and_unload(safe_merge=True)
 
 
 def adapted_model(base: Path, adapter: Path, quantization: Quantization) -> Any:
     """As `merged_model`, with the adapter still beside the base's weights."""
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(_float_base(base, quantization), adapter)
-    check_adapter_kind(model)
-    return model.eval()
+    return PeftModel.from_pretrained(_float_base(base, quantization), adapter).eval()
 
 
 def _float_base(base: Path, quantization: Quantization) -> Any:
@@ -45,10 +49,11 @@ def _float_base(base: Path, quantization: Quantization) -> Any:
     return model
 
 
-def check_adapter_kind(model: Any) -> None:
-    """ExportError where the adapter is more than a product B A on linear layers."""
+def check_adapter_kind(model: Any, refused: Sequence[str] = _NO_PRODUCT) -> None:
+    """ExportError where the adapter has one of these settings, which are more than a product B A on
+    layers, or biases."""
     config = model.peft_config[model.active_adapter]
-    for setting in ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters"):
+    for setting in refused:
         if getattr(config, setting, None):
             raise ExportError(
                 f"the adapter has {setting}, which is not written here; merge it with peft itself."
@@ -62,6 +67,7 @@ def check_adapter_kind(model: Any) -> None:
 
 def lora_tensors(model: Any) -> Iterator[LoraTensor]:
     """Yield the adapter's tensors by the layer that they are on, named as in the base."""
+    check_adapter_kind(model)
     adapter = model.active_adapter
     prefix = "base_model.model."
     for name, layer in model.named_modules():

@@ -9,7 +9,7 @@ from typing import Any
 from chatpipe.export import comparison, prompts
 from chatpipe.export.forms import TEMPLATE_FILES, Writer
 from chatpipe.export.model_files import write_generation_config, write_tokenizer
-from chatpipe.store.manifest import RECORD
+from chatpipe.store.manifest import MANIFEST, RECORD
 
 _TORCH_TYPES = {"f16": "float16", "bf16": "bfloat16", "f32": "float32"}
 
@@ -20,14 +20,22 @@ class AdapterWriter(Writer):
     def described(self) -> tuple[str, str, str]:
         return (
             f"A LoRA adapter of {self.source.base_name}, in peft's files.",
-            "Load it with peft on that base, in 4 bits as it was trained (TRAINING.md has the "
-            "code), or name it to a server that loads adapters (`--lora-modules` of vLLM).",
+            f"Load it with peft on that base{self._as_trained()}, or name it to a server that "
+            "loads adapters (`--lora-modules` of vLLM).",
             TEMPLATE_FILES,
         )
 
+    def _as_trained(self) -> str:
+        """How the base is held, where that is known of the training."""
+        if self.source.variant.imported:
+            return ""
+        is_nf4 = self.source.variant.quantization.method == "nf4"
+        held = "in 4 bits" if is_nf4 else "in full precision"
+        return f", {held} as it was trained (TRAINING.md has the code)"
+
     def write(self, into: Path) -> list[str]:
         for file in self.source.adapter.iterdir():
-            if file.is_file() and file.name != RECORD:
+            if file.is_file() and file.name not in (MANIFEST, RECORD):
                 shutil.copyfile(file, into / file.name)
         write_tokenizer(self.source.base, into, self.source.jinja)
         return [
@@ -39,7 +47,7 @@ class MergedWriter(Writer):
     """Safetensors of the base with the adapter in its weights."""
 
     def needed_bytes(self) -> int:
-        return 4 * self.parameters() + super().needed_bytes()
+        return self.float32_bytes() + super().needed_bytes()
 
     def described(self) -> tuple[str, str, str]:
         return (
@@ -49,6 +57,9 @@ class MergedWriter(Writer):
             "safetensors.",
             TEMPLATE_FILES,
         )
+
+    def memory_bytes(self) -> int:
+        return self.float32_bytes()
 
     def write(self, into: Path) -> list[str]:
         import torch

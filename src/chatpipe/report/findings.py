@@ -60,6 +60,7 @@ def summarize(report: Report) -> str:
     """Return a sentence on the variants' own data and on data they were not trained on."""
     clauses = [_own_rows_clause(report), _transfer_clause(report), _elsewhere_clause(report)]
     text = translate("; ").join(clause for clause in clauses if clause) + translate(".")
+    text = text[:1].upper() + text[1:]
     return translate(" ").join([text, *_seen_rows_sentences(report)])
 
 

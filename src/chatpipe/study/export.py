@@ -4,7 +4,6 @@ in another language."""
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from chatpipe.sources.fetch import source_directories
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.disk_errors import disk_errors
 from chatpipe.store.manifest import RECORD
+from chatpipe.store.new_directory import new_directory
 from chatpipe.store.paths import home
 from chatpipe.utils.atomic_writes import write_atomically
 from chatpipe.utils.texts import Language
@@ -92,18 +92,12 @@ def check_target(target: Path, variant: Variant) -> None:
 def export_directory(
     source: Path, target: Path, finish: Callable[[Path], None] | None = None
 ) -> None:
-    """Copy an artifact, and have `finish` change the copy; the target appears complete or not at
-    all."""
-    target = target.absolute()
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    with disk_errors(target):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, partial, ignore=shutil.ignore_patterns(RECORD))
-            if finish:
-                finish(partial)
-            if target.exists():
-                target.rmdir()  # the caller made sure that it is empty
-            partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    """Copy an artifact, and have `finish` change the copy; the target, which may be an empty
+    directory, appears complete or not at all."""
+    with new_directory(target) as partial:
+        ignored = shutil.ignore_patterns(RECORD)
+        shutil.copytree(source, partial, ignore=ignored, dirs_exist_ok=True)
+        if finish:
+            finish(partial)
+        if target.is_dir():
+            target.rmdir()  # the caller made sure that it is empty

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from chatpipe.errors import ConfigError, DiskError
+from chatpipe.errors import ConfigError
 from chatpipe.store.disk_errors import disk_errors
-from chatpipe.utils.quantities import in_bytes
 
 
 def check_new(target: Path) -> None:
@@ -25,17 +24,6 @@ def check_new(target: Path) -> None:
         raise ConfigError([f"{target}: {parent} is a file; name a new directory."])
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ConfigError([f"{target}: this user may not write in {parent}; name another place."])
-
-
-def check_space(target: Path, needed: int) -> None:
-    """DiskError where the disk has no room for that many bytes."""
-    parent = next(path for path in target.absolute().parents if path.exists())
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise DiskError(
-            f"{target}: needs {in_bytes(needed)}, and {in_bytes(free)} are free on this disk; make "
-            "room, or name a directory on another disk."
-        )
 
 
 @contextmanager
