@@ -19,6 +19,7 @@ from chatpipe.config.schema import (
     Split,
     Tracker,
     Training,
+    TrainTogether,
 )
 from chatpipe.store.artifact import Artifact
 from flows.naming import flow_run_name
@@ -46,6 +47,7 @@ def finetune(
     dedup: Dedup = "exact",
     heldout: Dataset | None = None,
     tracking: Tracker = "none",
+    train_together: TrainTogether = "auto",
     paper_reported: PaperReported | None = None,
     imported: ImportedAdapter | None = None,
     gpu_workers: str | None = None,
@@ -69,6 +71,8 @@ def finetune(
         dedup: Which duplicates are left out: exact ones, or near ones too.
         heldout: Held-out rows of one's own, scored beside those of the data sets.
         tracking: Where the training is logged; it changes no result.
+        train_together: How many trainings of one base share its passes, here or in another run of
+            this variant's study: auto, off or a number; it changes no result.
         paper_reported: Figures of the 2023 study, printed beside the measured ones.
         imported: An adapter that was trained elsewhere; nothing is trained.
         gpu_workers: Deployment whose workers run the steps for GPUs; default: this run.

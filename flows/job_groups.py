@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 from chatpipe.study.recipe import Job
 from chatpipe.training.finetune import Finetune
+from chatpipe.training.rows import optimizer_steps
+from chatpipe.training.together import have_settings_in_common, largest_group
 from flows.gpu_steps import GpuRequest
 
 
 def grouped_by_base(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Return the jobs, those together that load the same base, quantized alike."""
+    """Return the jobs, those together that load the same base, quantized alike; of trainings the
+    longest first, because it stores those that it is computed along with when they are done."""
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
         request = job.steps[0].request
         assert isinstance(request, GpuRequest)
         base = (request.base.digest, request.quantization.model_dump_json())
         groups.setdefault(base, []).append(job)
-    return list(groups.values())
+    return [sorted(group, key=_optimizer_steps, reverse=True) for group in groups.values()]
+
+
+def _optimizer_steps(job: Job) -> int:
+    """Return the steps of a training, before rows that are too long are left out; 0 of others."""
+    request = job.steps[0].request
+    if not isinstance(request, Finetune):
+        return 0
+    return optimizer_steps(request.training, int(request.corpus.details()["train_rows"]))
 
 
 def for_workers(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
     """Return groups of jobs that as many workers can do at once.
 
-    A training loads its base in a process of its own, so each is a group. Other jobs with the same
-    base are one group, which is divided where workers would have nothing to do.
+    Trainings that may be computed together are one group, and other jobs with the same base, too;
+    each is divided where workers would have nothing to do.
     """
     trainings = [job for job in jobs if _is_training(job)]
     others = [job for job in jobs if not _is_training(job)]
@@ -35,7 +47,34 @@ def for_workers(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
         for group in grouped_by_base(others)
         for start in range(0, len(group), most)
     ]
-    return [*([job] for job in trainings), *parts]
+    return [*_training_groups(trainings, workers), *parts]
+
+
+def _training_groups(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
+    """Return the trainings, those together that one worker may compute together."""
+    groups: list[list[Job]] = []
+    for job in itertools.chain(*grouped_by_base(jobs)):
+        group = next((group for group in groups if _may_join(job, group[0])), None)
+        if group:
+            group.append(job)
+        else:
+            groups.append([job])
+    divided = []
+    for group in groups:
+        largest = largest_group(_training(group[0]))
+        parts = max(min(workers, len(group)), math.ceil(len(group) / largest))
+        divided += [group[part::parts] for part in range(parts)]
+    return divided
+
+
+def _may_join(job: Job, other: Job) -> bool:
+    return have_settings_in_common(_training(job), _training(other))
+
+
+def _training(job: Job) -> Finetune:
+    request = job.steps[0].request
+    assert isinstance(request, Finetune)
+    return request
 
 
 def without_repeats(jobs: Sequence[Job]) -> list[Job]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
@@ -27,6 +27,7 @@ from chatpipe.store.store import store
 from chatpipe.study.template_check import CheckChatTemplate
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.import_adapter import ImportAdapter
+from chatpipe.training.together import FinetuneTogether
 from tasks.caching import find_without_task, step
 from tasks.showing import progress_shown
 
@@ -83,9 +84,15 @@ def hold_out(request: HoldOut, label: str) -> Artifact:
 
 
 @step(task_run_name="fine-tune {label}")
-def finetune_adapter(request: Finetune, label: str) -> Artifact:
-    """Train the adapter in a worker process."""
-    return _in_worker(request, f"fine-tune {label}")
+def finetune_adapter(request: Finetune, label: str, others: Sequence[Finetune] = ()) -> Artifact:
+    """Train the adapter in a worker process.
+
+    The process may train the others along with it, and then stores their adapters itself: their
+    own tasks find these.
+    """
+    return _in_worker(
+        request, f"fine-tune {label}", None, lambda: FinetuneTogether.of(request, others)
+    )
 
 
 @step(task_run_name="import {label}")
@@ -138,9 +145,23 @@ def run_task(request: RunTask, label: str) -> Artifact:
     return _in_worker(request, f"run task {label}", EVAL_WORKER)
 
 
-def apart(asks: Sequence[Ask]) -> Sequence[Ask]:
-    """Quote requests, so that Prefect does not make the task wait for the artifacts in them."""
-    return cast(Sequence[Ask], quote(asks))
+class Company(NamedTuple):
+    """Requests of other steps that a step may be computed along with."""
+
+    asks: Sequence[Ask]
+    trainings: Sequence[Finetune]
+
+
+def company(requests: Iterable[Request]) -> Company:
+    """Return those of the requests that may be computed along with others, quoted, so that Prefect
+    does not make a task wait for the artifacts in them."""
+    listed = list(requests)
+    asks = [request for request in listed if isinstance(request, Ask)]
+    trainings = [request for request in listed if isinstance(request, Finetune)]
+    return Company(cast(Sequence[Ask], quote(asks)), cast(Sequence[Finetune], quote(trainings)))
+
+
+NO_COMPANY = Company((), ())
 
 
 @step(task_run_name="report {label}")
@@ -169,15 +190,17 @@ TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
 }
 
 
-def run(request: Request, label: str, others: Sequence[Ask] = ()) -> Artifact:
-    """Run the task of a request; `others` are requests whose answers an Ask may generate too.
+def run(request: Request, label: str, others: Company = NO_COMPANY) -> Artifact:
+    """Run the task of a request; `others` may be computed along with it.
 
     In a study with many cached steps, the last of them have no task.
     """
     if artifact := find_without_task(request):
         return artifact
     if isinstance(request, Ask):
-        return ask(request, label, others)
+        return ask(request, label, others.asks)
+    if isinstance(request, Finetune):
+        return finetune_adapter(request, label, others.trainings)
     return TASKS[type(request)](request, label)
 
 

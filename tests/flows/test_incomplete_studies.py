@@ -16,6 +16,7 @@ from chatpipe.config.schema import Study, Variant
 from chatpipe.errors import IncompleteStudyError, ModelError
 from chatpipe.models import inference
 from chatpipe.report import read_report
+from chatpipe.store.store import store
 from chatpipe.study.export import report_directory
 from chatpipe.study.loading import load_variant
 from tests.support.bases import copy_of
@@ -154,6 +155,45 @@ def test_with_a_limit_the_report_begins_with_what_is_left_for_later(variants, ca
     assert [model.name for model in report.variants] == ["fine", "fine+training.seed=1"]
     assert report.unfinished == [left]
     assert left in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("first_run")
+def test_trainings_that_share_passes_are_steps_of_their_own(variants):
+    """One fails, and the others are stored before the longest, whose step is the first, is done."""
+    from prefect.client.orchestration import get_client
+
+    from tasks.caching import BUILT
+
+    def variant(name, **training):
+        training = variants[1].training.model_copy(update=training)
+        update = {"name": name, "training": training, "train_together": 4}
+        return variants[1].model_copy(update=update)
+
+    cells = [
+        variant("short", learning_rate=0.02),
+        variant("long", epochs=2.0),
+        variant("failing", learning_rate=1e-300),
+    ]
+    BUILT.clear()
+    state, tables = run("shared", cells)
+    assert state.name == "Incomplete" and "the adapter is all zero" in state.message
+    report = read_report(report_directory("shared"))
+    assert [model.name for model in report.variants] == ["short", "long"]
+    keys = [name for name in BUILT if name.startswith("adapter/")]
+    assert len(keys) == 2
+    details = [store().check(*key.split("/")).details() for key in keys]
+    assert [one["trained_together"] for one in details] == [3, 3]
+    assert details[0]["optimizer_steps"] == 2 * details[1]["optimizer_steps"]
+    with get_client(sync_client=True) as client:
+        names = {task.name: task.state_name for task in client.read_task_runs(limit=200)}
+    assert names["fine-tune long"] == names["fine-tune short"] == "Completed"
+    assert names["fine-tune failing"] == "Failed"
+    assert {row["model"]: row["state"] for row in tables["shared-cells"]}["failing"] == "failed"
+
+    BUILT.clear()
+    separately = [cell.model_copy(update={"train_together": "off"}) for cell in cells]
+    run("shared", separately)
+    assert [name for name in BUILT if not name.startswith("report/")] == []  # the same keys
 
 
 @pytest.mark.usefixtures("first_run")

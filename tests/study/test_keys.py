@@ -319,7 +319,7 @@ def test_a_variant_that_is_trained_here_has_the_key_that_it_had_before_there_wer
 
 def test_names_and_what_changes_no_result_are_in_no_key():
     plain = Variant(name="v", datasets=(Dataset(name="d", path="d.jsonl"),))
-    renamed = plain.model_copy(update={"name": "w", "tracking": "tensorboard"})
+    renamed = plain.model_copy(update={"name": "w", "tracking": "tensorboard", "train_together": 4})
     assert [r.key() for r in steps_of(plain)] == [r.key() for r in steps_of(renamed)]
 
 

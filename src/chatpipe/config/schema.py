@@ -31,6 +31,7 @@ RunName = Annotated[
 ]
 
 Tracker = Literal["none", "tensorboard", "mlflow", "wandb", "trackio"]
+TrainTogether = Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)]
 
 
 # exact: rows all of whose text is that of another; near: also those of which most is.
@@ -311,7 +312,9 @@ class Variant(Section):
     """One row of a study: base × data × settings. Its name is for people and is in no key."""
 
     # The held-out rows of one's own are in the keys of their scores, as artifacts.
-    hash_exclude: ClassVar[frozenset[str]] = frozenset({"tracking", "paper_reported", "heldout"})
+    hash_exclude: ClassVar[frozenset[str]] = frozenset(
+        {"tracking", "train_together", "paper_reported", "heldout"}
+    )
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset(
         {"data_share", "dedup", "imported"}
     )
@@ -335,6 +338,11 @@ class Variant(Section):
     panel: tuple[Prompt, ...] = Field(default_factory=_panel_default, min_length=1)
     generation: Generation = Generation()
     tracking: Tracker = Field("none", description="where training is logged; changes no result")
+    train_together: TrainTogether = Field(
+        "auto",
+        description="how many trainings of one base share its passes: auto: as many as a GPU has "
+        "room for, on CPUs one; off: one; changes no result",
+    )
     paper_reported: PaperReported | None = Field(None, description="figures of the 2023 study")
     imported: ImportedAdapter | None = Field(
         None, description="an adapter that was trained elsewhere; nothing is trained"

@@ -7,15 +7,18 @@ add, and (peft's way) to copy what the base computed. Here a group's A are one m
 are part of the products, and one dropout serves the whole group, as if it stood where the input is
 made. W is a plain layer's weight, or a 4-bit one's, which is dequantized for each product as
 bitsandbytes does. Gradients stay what autograd makes of the expression above (tested).
+
+Rows of one input may pass through different adapters: W's products are of all rows at once, an
+adapter's of its own rows (`Share`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import bitsandbytes as bnb
 import torch
@@ -24,7 +27,7 @@ from peft.tuners.lora import Linear4bit as LoraLinear4bit
 from torch.autograd.function import once_differentiable
 
 from chatpipe.kernels.dequantize import compute_dtype_of, dequantized_weight
-from chatpipe.kernels.forwards import replaced_forwards
+from chatpipe.kernels.forwards import Forward, replaced_forwards
 from chatpipe.kernels.sparse_dropout import dropped, sample_indices
 
 # What transformers' models call the layers that read the same input.
@@ -33,18 +36,42 @@ SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 BASES = {LoraLinear: torch.nn.Linear, LoraLinear4bit: bnb.nn.Linear4bit}
 
 
+class Share(NamedTuple):
+    """The rows of an input that pass through one adapter: from `start` to before `end` (None: to
+    the last). `layers` are the group's, as that adapter has them; the adapter's dropout is drawn
+    within `drawing`."""
+
+    layers: Sequence[Any]
+    start: int = 0
+    end: int | None = None
+    drawing: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+Shares = Callable[[], Sequence[Share]]
+
+
 @contextmanager
 def joined_products(model: torch.nn.Module) -> Iterator[None]:
     """While this lasts, adapted layers whose base is a linear layer, plain or 4-bit, are computed
     by groups; all others as peft does."""
-    groups = [Group(layers) for layers in joined_layers(model)]
     forwards = [
-        (layer, partial(group.output, place))
-        for group in groups
-        for place, layer in enumerate(group.layers)
+        forward
+        for layers in joined_layers(model)
+        for forward in group_forwards(layers, partial(_whole_input, layers))
     ]
     with replaced_forwards(forwards):
         yield
+
+
+def _whole_input(layers: Sequence[Any]) -> Sequence[Share]:
+    return [Share(layers)]
+
+
+def group_forwards(layers: Sequence[torch.nn.Module], shares: Shares) -> list[tuple[Any, Forward]]:
+    """These layers, which read the same input, each with what computes it as a part of the group;
+    `shares` says at every pass through which adapters the input's rows go."""
+    group = Group(shares)
+    return [(layer, partial(group.output, place)) for place, layer in enumerate(layers)]
 
 
 def joined_layers(model: torch.nn.Module) -> list[list[Any]]:
@@ -72,8 +99,8 @@ class Group(threading.local):
     """Layers that read the same input: the first one asked computes the outputs of all. Each
     thread has its own outputs, because several may pass through the model at once."""
 
-    def __init__(self, layers: Sequence[Any]) -> None:
-        self.layers = layers
+    def __init__(self, shares: Shares) -> None:
+        self.shares = shares
         self._input: torch.Tensor | None = None
         self._outputs: dict[int, torch.Tensor] = {}
 
@@ -82,7 +109,7 @@ class Group(threading.local):
         if x is not self._input or place not in self._outputs:
             # Kept only when all is done: what computes a layer again for the backward pass may
             # break off in between, and must not leave that layer's activations here.
-            outputs = adapted_products(x, self.layers)
+            outputs = adapted_products(x, self.shares())
             self._input, self._outputs = x, dict(enumerate(outputs))
         output = self._outputs.pop(place)
         if not self._outputs:
@@ -90,74 +117,143 @@ class Group(threading.local):
         return output
 
 
-def adapted_products(x: torch.Tensor, layers: Sequence[Any]) -> tuple[torch.Tensor, ...]:
-    """What each of the layers makes of x (..., in features), in the base's type."""
-    [adapter] = layers[0].active_adapters
-    dropout = getattr(layers[0].lora_dropout[adapter], "p", 0.0) if layers[0].training else 0.0
-    bases = [layer.base_layer for layer in layers]
-    scales = [layer.scaling[adapter] for layer in layers]
-    downs, ups = (
-        [getattr(layer, name)[adapter].weight for layer in layers] for name in ("lora_A", "lora_B")
-    )
-    outputs = _Products.apply(x.flatten(0, -2), bases, scales, dropout, *downs, *ups)  # type: ignore[no-untyped-call]
+def adapted_products(x: torch.Tensor, shares: Sequence[Share]) -> tuple[torch.Tensor, ...]:
+    """What each layer of a group makes of x (..., in features), in the base's type."""
+    bases = [layer.base_layer for layer in shares[0].layers]
+    weights = [weight for share in shares for weight in _weights(share.layers)]
+    adapters = [_Adapter.of(share) for share in shares]
+    outputs = _Products.apply(x.flatten(0, -2), bases, adapters, *weights)  # type: ignore[no-untyped-call]
     return tuple(output.unflatten(0, x.shape[:-1]) for output in outputs)
 
 
+def _weights(layers: Sequence[Any]) -> list[torch.Tensor]:
+    """A of every layer, then B of every layer."""
+    [adapter] = layers[0].active_adapters
+    return [
+        getattr(layer, name)[adapter].weight for name in ("lora_A", "lora_B") for layer in layers
+    ]
+
+
+class _Adapter(NamedTuple):
+    """What is not a tensor of a share: its rows, the layers' scales, and the dropout."""
+
+    rows: slice
+    scales: list[float]
+    dropout: float
+    drawing: Callable[[], AbstractContextManager[None]]
+
+    @classmethod
+    def of(cls, share: Share) -> _Adapter:
+        [adapter] = share.layers[0].active_adapters
+        first = share.layers[0]
+        dropout = getattr(first.lora_dropout[adapter], "p", 0.0) if first.training else 0.0
+        scales = [layer.scaling[adapter] for layer in share.layers]
+        return cls(slice(share.start, share.end), scales, dropout, share.drawing)
+
+
+class _Saved(NamedTuple):
+    """Of one share of T tokens, for the backward pass: read (T, in), x̃ but for a CPU's dropout,
+    whose 1/(1 - p) is part of each layer's scale; thin (T, Σr), x̃ Aᵀ; down (Σr, in), all A; what
+    was dropped (see `_read`); ups, each (out, r), the B."""
+
+    read: torch.Tensor
+    thin: torch.Tensor
+    down: torch.Tensor
+    drops: torch.Tensor | None
+    ups: Sequence[torch.Tensor]
+
+    @property
+    def ranks(self) -> list[int]:
+        return [up.shape[1] for up in self.ups]
+
+
 class _Products(torch.autograd.Function):
-    """x (T, in) → (T, out) of each layer. Of T tokens and layers of rank r: read (T, in), x̃ but
-    for a CPU's dropout, whose 1/(1 - p) is part of each layer's scale; thin (T, Σr), x̃ Aᵀ; down
-    (Σr, in), all A; ups (out, r), the B."""
+    """x (T, in) → (T, out) of each layer."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
         bases: Sequence[Any],
-        scales: Sequence[float],
-        dropout: float,
-        *adapters: torch.Tensor,
+        adapters: Sequence[_Adapter],
+        *weights: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        dtype = compute_dtype_of(bases[0])
-        whole = x.to(dtype)
-        halves = [weight.to(dtype) for weight in adapters]
-        downs, ups = halves[: len(bases)], halves[len(bases) :]
-        ranks = [len(down) for down in downs]
-        down = torch.cat(downs) if len(downs) > 1 else downs[0]
-        read, drops = _read(whole, dropout)
-        if drops is not None and not _is_mask(drops):
-            scales = [scale / (1 - dropout) for scale in scales]
-        thin = read @ down.T
-        outputs = []
-        for base, up, part, scale in zip(
-            bases, ups, torch.split(thin, ranks, 1), scales, strict=True
-        ):
-            outputs.append(base(whole).addmm_(part, up.T, alpha=scale))
-        ctx.save_for_backward(read, thin, down, drops, *ups)
-        ctx.bases, ctx.scales, ctx.ranks = bases, scales, ranks
-        ctx.dropout, ctx.dtype = dropout, x.dtype
-        return tuple(outputs)
+        whole = x.to(compute_dtype_of(bases[0]))
+        outputs = tuple(base(whole) for base in bases)
+        saved: list[torch.Tensor | None] = []
+        ctx.adapters = []
+        for adapter, own in zip(adapters, _divided(weights, len(adapters)), strict=True):
+            part, scales = _add_adapter(whole, outputs, adapter, own)
+            ctx.adapters.append(adapter._replace(scales=scales))
+            saved += [part.read, part.thin, part.down, part.drops, *part.ups]
+        ctx.save_for_backward(*saved)
+        ctx.bases, ctx.dtype = bases, x.dtype
+        return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        read, thin, down, drops, *ups = ctx.saved_tensors
-        of_thin = torch.empty_like(thin)
-        of_ups = []
-        parts = (torch.split(tensor, ctx.ranks, 1) for tensor in (thin, of_thin))
-        for gradient, up, scale, part, of_part in zip(
-            gradients, ups, ctx.scales, *parts, strict=True
-        ):
-            torch.mul(gradient @ up, scale, out=of_part)
-            of_ups.append((gradient.T @ part).float().mul_(scale))
-        of_downs = torch.split((of_thin.T @ read).float(), ctx.ranks)
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = gradients[0] @ dequantized_weight(ctx.bases[0])
             for gradient, base in zip(gradients[1:], ctx.bases[1:], strict=True):
                 of_x.addmm_(gradient, dequantized_weight(base))
-            _add_undropped(of_x, of_thin, down, drops, ctx.dropout)
-            of_x = of_x.to(ctx.dtype)
-        return of_x, None, None, None, *of_downs, *of_ups
+        of_weights: list[torch.Tensor] = []
+        parts = _divided(ctx.saved_tensors, len(ctx.adapters))
+        for adapter, (read, thin, down, drops, *ups) in zip(ctx.adapters, parts, strict=True):
+            part = _Saved(read, thin, down, drops, ups)
+            own = [gradient[adapter.rows] for gradient in gradients]
+            of_x_part = None if of_x is None else of_x[adapter.rows]
+            of_weights += _adapter_gradients(own, of_x_part, adapter, part)
+        of_x = None if of_x is None else of_x.to(ctx.dtype)
+        return of_x, None, None, *of_weights
+
+
+def _divided(items: Sequence[Any], parts: int) -> list[Sequence[Any]]:
+    size = len(items) // parts
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _add_adapter(
+    whole: torch.Tensor,
+    outputs: Sequence[torch.Tensor],
+    adapter: _Adapter,
+    weights: Sequence[torch.Tensor],
+) -> tuple[_Saved, list[float]]:
+    """Add the adapter's products to the outputs of its rows; return what the backward pass needs,
+    and the scales that were used."""
+    halves = [weight.to(whole.dtype) for weight in weights]
+    downs, ups = _divided(halves, 2)
+    down = torch.cat(list(downs)) if len(downs) > 1 else downs[0]
+    with adapter.drawing():
+        read, drops = _read(whole[adapter.rows], adapter.dropout)
+    scales = adapter.scales
+    if drops is not None and not _is_mask(drops):
+        scales = [scale / (1 - adapter.dropout) for scale in scales]
+    saved = _Saved(read, read @ down.T, down, drops, ups)
+    parts = torch.split(saved.thin, saved.ranks, 1)
+    for output, up, part, scale in zip(outputs, ups, parts, scales, strict=True):
+        output[adapter.rows].addmm_(part, up.T, alpha=scale)
+    return saved, scales
+
+
+def _adapter_gradients(
+    gradients: Sequence[torch.Tensor], of_x: torch.Tensor | None, adapter: _Adapter, saved: _Saved
+) -> list[torch.Tensor]:
+    """Return the gradients of A and of B of every layer, and add the adapter's to that of x, all
+    of the adapter's own rows."""
+    of_thin = torch.empty_like(saved.thin)
+    of_ups = []
+    parts = (torch.split(tensor, saved.ranks, 1) for tensor in (saved.thin, of_thin))
+    for gradient, up, scale, part, of_part in zip(
+        gradients, saved.ups, adapter.scales, *parts, strict=True
+    ):
+        torch.mul(gradient @ up, scale, out=of_part)
+        of_ups.append((gradient.T @ part).float().mul_(scale))
+    of_downs = torch.split((of_thin.T @ saved.read).float(), saved.ranks)
+    if of_x is not None:
+        _add_undropped(of_x, of_thin, saved.down, saved.drops, adapter.dropout)
+    return [*of_downs, *of_ups]
 
 
 def _read(x: torch.Tensor, dropout: float) -> tuple[torch.Tensor, torch.Tensor | None]:

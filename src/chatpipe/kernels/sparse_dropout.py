@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -50,10 +50,15 @@ def sample_indices(elements: int, p: float) -> torch.Tensor:
     return torch.randint(elements, (count,), generator=generator)
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> AbstractContextManager[None]:
     """While this lasts, this thread's places are drawn from that seed, whatever others draw."""
-    token = _GENERATOR.set(torch.Generator().manual_seed(seed))
+    return drawn_from(torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def drawn_from(generator: torch.Generator) -> Iterator[None]:
+    """While this lasts, this thread's places are drawn by that generator, whatever others draw."""
+    token = _GENERATOR.set(generator)
     try:
         yield
     finally:

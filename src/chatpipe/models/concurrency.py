@@ -31,7 +31,7 @@ def max_threads(model: Any) -> int:
     where a pass changes the model's state."""
     weight = next(model.parameters())
     fetches = is_quantized(model) or is_sharded(model)
-    changes = fetches or _has_moving_positions(model) or _has_adapted_parameters(model)
+    changes = fetches or has_moving_positions(model) or _has_adapted_parameters(model)
     if weight.device.type != "cpu" or changes or not is_enabled("concurrency"):
         return 1
     return torch.get_num_threads()
@@ -40,7 +40,11 @@ def max_threads(model: Any) -> int:
 def thread_count(rows: Sequence[TokenizedRow], max_tokens: int, most: int) -> int:
     """Return how many threads these rows keep busy, if all threads together may hold `max_tokens`
     tokens. It divides `most`, so that no core is left over."""
-    lengths = [len(row.input_ids) for row in rows]
+    return threads_for([len(row.input_ids) for row in rows], max_tokens, most)
+
+
+def threads_for(lengths: Sequence[int], max_tokens: int, most: int) -> int:
+    """As thread_count, of rows or packs of so many tokens each."""
     tokens = min(max_tokens, sum(lengths))
     filled = tokens // max([MIN_TOKENS_PER_THREAD, *lengths])
     return max(
@@ -105,7 +109,7 @@ def _windowed(
             future.cancel()
 
 
-def _has_moving_positions(model: Any) -> bool:
+def has_moving_positions(model: Any) -> bool:
     """Whether rotary frequencies follow the longest row that was seen (transformers'
     dynamic_rope_update)."""
     kinds = (str(getattr(module, "rope_type", "")) for module in model.modules())

@@ -66,12 +66,13 @@ class Settings(Protocol):
 class Batch(BaseModel):
     """What is computed at the same time, in one batch or in several: its tokens, padding included,
     and how many are scored. Tokens that rows share are counted for each of them, so an estimate is
-    an upper bound."""
+    an upper bound. adapters: how many are trained on it together."""
 
     model_config = ConfigDict(frozen=True)
 
     tokens: int
     scored: int
+    adapters: int = 1
 
 
 class MemoryEstimate(BaseModel):
@@ -117,7 +118,9 @@ def estimate(
     parts = {
         **_linear_layers(shapes, settings.quantization, device, shares, dequantized),
         "embeddings and norms": other * device.compute_bytes,
-        "adapter, gradients, Adam": shapes.lora_parameters * _adapter_bytes(device),
+        "adapter, gradients, Adam": batch.adapters
+        * shapes.lora_parameters
+        * _adapter_bytes(device),
         ACTIVATIONS: activations,
         LOGITS_OR_LAYER if checkpointed else LOGITS_PART: logits,
         "one weight dequantized": shapes.largest_linear * device.compute_bytes,

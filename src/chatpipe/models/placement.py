@@ -24,6 +24,7 @@ BESIDE = 1.25  # how much of a GPU scoring and answering take, for every byte of
 # Of a GPU's free memory, for a training that could also keep its base in 4 bits: the estimate was
 # never compared with a GPU, and a training that does not fit is lost.
 DEQUANTIZED_SHARE = 0.85
+TOGETHER_SHARE = 0.85  # the same, for trainings that could also run one after another
 BESIDE_DEQUANTIZED = 2.0  # the same, for a base that is dequantized only where there is room
 
 
@@ -121,6 +122,20 @@ def trains_dequantized(base: Path, settings: Settings, batch: Batch, device: Dev
         return False
     shapes = known_shapes(base, settings.lora)
     return shapes is not None and fit(shapes, settings, batch, device).dequantized
+
+
+def trainings_that_fit(base: Path, settings: Settings, most: int, device: Device) -> int:
+    """Return how many trainings like this one, up to `most`, the device has room for at once: each
+    has an adapter and its optimizer's state, and all share the base and the passes through it."""
+    shapes = known_shapes(base, settings.lora)
+    if shapes is None or device.free_bytes is None:
+        return most
+    tokens = settings.training.micro_batch_tokens
+    for count in range(most, 1, -1):
+        batch = Batch(tokens=tokens, scored=tokens, adapters=count)
+        if estimate(shapes, settings, batch, device).total <= TOGETHER_SHARE * device.free_bytes:
+            return count
+    return 1
 
 
 def infers_dequantized(base: Path, quantization: Quantization, device: Device) -> bool:

@@ -13,7 +13,7 @@ from chatpipe.report.settings import settings
 SEED = "training.seed"
 TEMPLATE_NAME = "prompt_template.name"
 # What does not change a score.
-WITHOUT_EFFECT = {"name", "panel", "generation", "tracking", "paper_reported"}
+WITHOUT_EFFECT = {"name", "panel", "generation", "tracking", "train_together", "paper_reported"}
 
 Groups = dict[str, list[Measured]]
 

@@ -22,7 +22,7 @@ from chatpipe.statistics.shares import wilson
 from chatpipe.utils.unique import unique_by
 
 # What of a variant changes no reply.
-WITHOUT_EFFECT = {"name", "panel", "tracking", "paper_reported"}
+WITHOUT_EFFECT = {"name", "panel", "tracking", "train_together", "paper_reported"}
 # Measure of a reply -> whether higher is better; None where neither is.
 REPLY_MEASURES = {
     "exact_match": True,

@@ -118,7 +118,10 @@ class Store:
                 LOG.warning("passed over: %s", error)
 
     def get_or_build(
-        self, request: Request, build: Callable[[Path], dict[str, Any]] | None = None
+        self,
+        request: Request,
+        build: Callable[[Path], dict[str, Any]] | None = None,
+        wait: bool = True,
     ) -> Artifact:
         """Return the artifact of a request: the stored one, the shared store's, or a new one.
 
@@ -129,12 +132,13 @@ class Store:
             request: What the artifact is made of; decides its key.
             build: Writes the files into a directory and returns the details; `request.build`
                 where left out.
+            wait: Wait for a process that builds it; BlockingIOError without.
         """
         kind, key = request.kind, request.key()
         shared = shared_store()
         if shared is None and (artifact := self.find(kind, key)):
             return artifact  # no lock is needed, so a read-only store can be read
-        with disk_errors(self.root), self._locked(kind, key):
+        with disk_errors(self.root), self._locked(kind, key, wait):
             self._refuse_unexpected_files(kind, key)
             artifact = self.find(kind, key) or (shared and self._fetch(shared, kind, key)) or None
             if not artifact and shared:
@@ -330,8 +334,8 @@ class Store:
                 ):
                     shutil.rmtree(path)
 
-    def _locked(self, kind: str, key: str) -> AbstractContextManager[None]:
-        return self._lock(f"{kind}-{key}", wait=True)
+    def _locked(self, kind: str, key: str, wait: bool = True) -> AbstractContextManager[None]:
+        return self._lock(f"{kind}-{key}", wait)
 
     @property
     def digests(self) -> FileDigests:

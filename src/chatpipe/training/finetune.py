@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from chatpipe.config.prompt_schema import AnyTemplate
-from chatpipe.config.schema import Lora, Quantization, Training, Variant
+from chatpipe.config.schema import Lora, Quantization, Training, TrainTogether, Variant
 from chatpipe.errors import ConfigError
 from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.positions import check_positions
@@ -21,13 +21,14 @@ from chatpipe.training import tracking
 from chatpipe.training.adapter_files import save_adapter, save_prompt_files
 from chatpipe.training.checkpoints import Checkpoint
 from chatpipe.training.model_card import write_model_card
-from chatpipe.training.record import training_record
+from chatpipe.training.record import Times, training_record
 from chatpipe.training.resuming import checkpoint_to_resume
 from chatpipe.training.rows import encode_training_rows, optimizer_steps
 
 if TYPE_CHECKING:
     from chatpipe.models.memory import Batch
     from chatpipe.packing.batching import Batching
+    from chatpipe.training.group import Member
     from chatpipe.training.watch import TrainingWatch
 from chatpipe.models.lora import with_adapter
 from chatpipe.training.adapter_checks import check_adapter
@@ -40,7 +41,7 @@ class Finetune(Request):
 
     kind: ClassVar[str] = "adapter"
     version: ClassVar[int] = 10
-    hash_exclude: ClassVar[frozenset[str]] = frozenset({"tracked"})
+    hash_exclude: ClassVar[frozenset[str]] = frozenset({"tracked", "train_together"})
     oom_hint: ClassVar[str] = (
         "lower training.micro_batch_tokens or set training.gradient_checkpointing"
     )
@@ -52,6 +53,7 @@ class Finetune(Request):
     lora: Lora
     training: Training
     tracked: tracking.Tracked | None = None
+    train_together: TrainTogether = "auto"
 
     @classmethod
     def of(cls, variant: Variant, base: Artifact, corpus: Artifact) -> Finetune:
@@ -66,6 +68,7 @@ class Finetune(Request):
             tracked=None
             if variant.tracking == "none"
             else tracking.Tracked(tracker=variant.tracking, variant=variant.name),
+            train_together=variant.train_together,
         )
 
     def build(self, into: Path) -> dict[str, Any]:
@@ -75,11 +78,18 @@ class Finetune(Request):
         if count > 1 and not processes.is_one_of_several():
             return launcher.build_together(self, into, count)
         with recorded_kernels() as kernels:
-            details = _finetune(self, into, store().work_path(self.kind, self.key()))
+            details = self.train(into)
         return details | kernels.details() if details else {}
 
+    def train(self, into: Path, member: Member | None = None) -> dict[str, Any]:
+        """Write the trained adapter into `into` and return the details, in this process. `member`:
+        the training's place in a group of trainings that share their passes through the base."""
+        return _finetune(self, into, store().work_path(self.kind, self.key()), member)
 
-def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
+
+def _finetune(
+    request: Finetune, into: Path, work: Path, member: Member | None = None
+) -> dict[str, Any]:
     from transformers import set_seed
 
     from chatpipe.models import loading
@@ -95,32 +105,33 @@ def _finetune(request: Finetune, into: Path, work: Path) -> dict[str, Any]:
         request.corpus, request.prompt_template, request.training, tokenizer
     )
     check_positions(request.base.path, rows.longest, "the longest row", "lower training.max_length")
-    shared = _is_shared(request, rows)
-    model = _shared_model(request) if shared else _whole_model(request, rows)
+    shared = member is None and _is_shared(request, rows)
+    model = _model(request, rows, shared, member)
     checkpoint = _agreed_checkpoint(work, request.lora.dropout > 0)
-    clock = Clock(started, checkpoint.seconds if checkpoint else 0.0)
+    seconds_before = checkpoint.seconds if checkpoint else 0.0
+    clock = member.clock(seconds_before) if member else Clock(started, seconds_before)
     if checkpoint:
         LOG.warning("resuming from %s", checkpoint.path.name)
-    with deferred_signals() as stop_request:
-        watch = TrainingWatch(work, clock, stop_request)
+    with member.signals() if member else deferred_signals() as stop_request:
+        watch = TrainingWatch(work, clock, stop_request, not member or member.is_shown)
         batching = batching_for(model)
-        trainer = _trainer(request, model, rows, watch, batching, shared)
+        trainer = _trainer(request, model, rows, watch, batching)
+        trainer.in_lockstep = shared
+        trainer.joint = member.joint(model) if member else None
+        began = clock.seconds()
         with batch_training(model, batching):
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         watch.raise_if_stopped(trainer.state)
+        train_s = clock.seconds() - began
     check_adapter(model, rows.examples[0])
     if not trainer.is_world_process_zero():
         return {}
     save_adapter(model, request.base, into)
     save_prompt_files(request.base.path, request.prompt_template, tokenizer, into)
-    details = training_record(
-        training,
-        request.quantization,
-        trainer,
-        rows,
-        clock.seconds(),
-        checkpoint.step if checkpoint else 0,
-    )
+    times = Times(clock.seconds(), train_s, checkpoint.step if checkpoint else 0)
+    details = training_record(training, request.quantization, trainer, rows, times)
+    if member:
+        details["trained_together"] = member.size
     details["resumed"] = checkpoint is not None
     if checkpoint:
         details["resumed_from"] = {"step": checkpoint.step, **checkpoint.setup}
@@ -149,6 +160,13 @@ def _largest_pack(request: Finetune, rows: Tokenized) -> Batch:
     return largest_pack(request.training, len(rows.examples), rows.longest, scored)
 
 
+def _model(request: Finetune, rows: Tokenized, shared: bool, member: Member | None) -> Any:
+    """Return the base with a new adapter."""
+    if member:
+        return with_new_adapter(member.own_base(), request)
+    return _shared_model(request) if shared else _whole_model(request, rows)
+
+
 def _whole_model(request: Finetune, rows: Tokenized) -> Any:
     from chatpipe.models import loading
     from chatpipe.models.placement import this_device, trains_dequantized
@@ -156,7 +174,7 @@ def _whole_model(request: Finetune, rows: Tokenized) -> Any:
     path, quantization = request.base.path, request.quantization
     device, batch = this_device(quantization), _largest_pack(request, rows)
     gpu_has_room = trains_dequantized(path, request, batch, device)
-    return _with_adapter(loading.load_fast_base(path, quantization, gpu_has_room), request)
+    return with_new_adapter(loading.load_fast_base(path, quantization, gpu_has_room), request)
 
 
 def _shared_model(request: Finetune) -> Any:
@@ -166,24 +184,26 @@ def _shared_model(request: Finetune) -> Any:
     from chatpipe.models import devices, loading, sharding
 
     base = loading.load_base(request.base.path, request.quantization, torch.device("cpu"))
-    model = _with_adapter(base, request)
+    model = with_new_adapter(base, request)
     sharding.shard_base(model, devices.device())
     return model
 
 
-def _with_adapter(model: Any, request: Finetune) -> Any:
+def with_new_adapter(model: Any, request: Finetune) -> Any:
+    """Return the base with the request's adapter, as it is before its training."""
     if request.training.gradient_checkpointing:
-        # Not by peft's own preparation: it holds in float32 whatever is not quantized, and
-        # checkpoints nothing where no layer is.
-        if not model.supports_gradient_checkpointing:
-            raise ConfigError(
-                [
-                    f"training.gradient_checkpointing: {type(model).__name__} has none; set it to "
-                    "false."
-                ]
-            )
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        use_checkpointing(model)
     return with_adapter(model, request.lora)
+
+
+def use_checkpointing(model: Any) -> None:
+    """Have the base's layers computed again for the backward pass; ConfigError where it cannot."""
+    # Not by peft's own preparation: it holds in float32 whatever is not quantized, and
+    # checkpoints nothing where no layer is.
+    if not model.supports_gradient_checkpointing:
+        name = type(model).__name__
+        raise ConfigError([f"training.gradient_checkpointing: {name} has none; set it to false."])
+    model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _agreed_checkpoint(work: Path, has_dropout: bool) -> Checkpoint | None:
@@ -202,7 +222,6 @@ def _trainer(
     rows: Tokenized,
     watch: TrainingWatch,
     batching: Batching,
-    shared: bool,
 ) -> Any:
     import torch
     from transformers import PrinterCallback, TrainingArguments
@@ -244,7 +263,6 @@ def _trainer(
             batching,
         ),
         global_batch_size=training.global_batch_size,
-        in_lockstep=shared,
         callbacks=[watch, *tracking.callbacks(request.tracked, _manifest(request))],
     )
     trainer.remove_callback(PrinterCallback)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatpipe.config.schema import Quantization, Training
 from chatpipe.tokenization.encoder import Tokenized
 
 
+class Times(NamedTuple):
+    """Seconds of a training: `wall` of all of it, that before a resumption included, and `train` of
+    its optimizer steps since then. resumed_at: steps before the resumption."""
+
+    wall: float
+    train: float
+    resumed_at: int
+
+
 def training_record(
-    training: Training,
-    quantization: Quantization,
-    trainer: Any,
-    rows: Tokenized,
-    wall: float,
-    resumed_at: int,
+    training: Training, quantization: Quantization, trainer: Any, rows: Tokenized, times: Times
 ) -> dict[str, Any]:
-    """Return the record of a training; the Trainer's own time begins at the resumption."""
+    """Return the record of a training."""
     from chatpipe.models import devices
     from chatpipe.training.sampler import times_seen
 
@@ -29,9 +33,7 @@ def training_record(
         for item in trainer.state.log_history
         if "loss" in item
     ]
-    seconds = next(
-        (i["train_runtime"] for i in trainer.state.log_history if "train_runtime" in i), wall
-    )
+    wall, seconds, resumed_at = times
     if resumed_at == steps:  # the checkpoint of the last step: all was trained before
         resumed_at, train_s, seconds = 0, wall, wall
     else:
@@ -39,7 +41,7 @@ def training_record(
     seen_before = times_seen(rows.row_count, size, seed, resumed_at)
     return {
         "wall_s": round(wall, 3),
-        "train_s": train_s,
+        "train_s": round(train_s, 3),
         "rows_trained": rows.row_count,
         "rows_cut": rows.cut,
         "rows_left_out": rows.left_out,

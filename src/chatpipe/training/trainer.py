@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.helpers import disable_input_dtype_casting
@@ -26,6 +26,20 @@ Gradients = Sequence[torch.Tensor | None]
 # One token, of which nothing is scored.
 NOTHING = TokenizedRow([0], [IGNORED], 0)
 LORA = "lora_training"
+
+
+class StepWork(NamedTuple):
+    """An optimizer step that is computed together with those of other trainings.
+
+    batches: the step's rows. weight: what the sum of their nats is multiplied by. seeds: of each
+    batch's dropout, where batches are computed in threads; empty where it is drawn batch after
+    batch. trained: the adapter's weights.
+    """
+
+    batches: Sequence[Batch]
+    weight: torch.Tensor
+    seeds: Sequence[int]
+    trained: Sequence[torch.Tensor]
 
 
 class BatchCollator:
@@ -52,11 +66,11 @@ def max_training_threads(model: Any, processes: int = 1, batching: Batching = PA
     needs all gradients (float16), and where threads would share a random generator: for dropout of
     the base itself, or for layers that gradient checkpointing computes again."""
     alone = processes == 1 and model.dtype is not torch.float16 and batching.run_in_threads
-    noisy = model.is_activation_checkpointing or _has_noise(model.config.get_text_config())
+    noisy = model.is_activation_checkpointing or has_noise(model.config.get_text_config())
     return max_threads(model) if alone and not noisy else 1
 
 
-def _has_noise(config: Any) -> bool:
+def has_noise(config: Any) -> bool:
     """Return whether the base has dropout or jitter itself, by the names in its configuration."""
     names = ("dropout", "pdrop", "jitter")
     return any(
@@ -83,12 +97,12 @@ def _fast_lora(model: Any) -> Iterator[None]:
     ran(LORA)
     on_cpu = next(model.parameters()).device.type == "cpu"
     # On CPUs joined products have the other kernel's dropout.
-    joins = not on_cpu or is_enabled("sparse_dropout") or not _has_dropout(model)
+    joins = not on_cpu or is_enabled("sparse_dropout") or not has_dropout(model)
     with disable_input_dtype_casting(model), joined_products(model) if joins else nullcontext():
         yield
 
 
-def _has_dropout(model: Any) -> bool:
+def has_dropout(model: Any) -> bool:
     """Return whether LoRA's dropout is on."""
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
     return any(getattr(d, "p", 0.0) for layer in layers for d in layer.lora_dropout.values())
@@ -101,10 +115,19 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     Trainer itself: packing and the number of processes change the speed only.
 
     `in_lockstep`: every process makes the same number of passes, which a sharded base needs.
+    `joint`: adds a step's gradients and returns its loss, where other trainings share the pass.
     """
 
-    def __init__(self, *, global_batch_size: int, in_lockstep: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        global_batch_size: int,
+        in_lockstep: bool = False,
+        joint: Callable[[StepWork], torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.joint = joint
         self.batching: Batching = self.data_collator.batching
         self.global_batch_size = global_batch_size
         self.in_lockstep = in_lockstep
@@ -160,6 +183,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         scored = torch.tensor(sum(sum(p["counts"]) for p in prepared), device=self.args.device)
         # Processes average their gradients; what is wanted is the mean over all tokens.
         weight = accelerator.num_processes / accelerator.reduce(scored, "sum").clamp(min=1)
+        if self.joint is not None:
+            seeds = _seeds(prepared) if inputs["threads"] > 1 else []
+            return self.joint(StepWork(prepared, weight, seeds, _trained(model)))
         if inputs["threads"] > 1:
             return self._in_threads(model, prepared, weight, inputs["threads"])
         loss = torch.zeros((), device=self.args.device)
@@ -177,8 +203,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Run several batches in threads. Dropout is drawn and gradients are added in the order of
         the batches, so that a training can be repeated to the bit."""
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        seeds = torch.randint(2**62, (len(prepared),)).tolist()
+        trained = _trained(model)
+        seeds = _seeds(prepared)
 
         def gradients(item: tuple[Batch, int]) -> tuple[torch.Tensor, Gradients]:
             batch, seed = item
@@ -191,12 +217,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             gradients, zip(prepared, seeds, strict=True), threads
         ):
             loss += part
-            for parameter, gradient in zip(trained, gradients_of_part, strict=True):
-                if parameter.grad is None:
-                    # torch's fused optimizers read it as the parameter lies in memory.
-                    parameter.grad = gradient if gradient is None else gradient.contiguous()
-                elif gradient is not None:
-                    parameter.grad += gradient
+            add_gradients(trained, gradients_of_part)
         return loss
 
     def _batches(self, own: list[Batch]) -> list[Batch]:
@@ -211,9 +232,33 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
         """Return autocast to bfloat16 for a bfloat16 model. The Trainer's own (`bf16=True`) would
         copy all logits to float32; float16, which needs a scaler, is left to the Trainer."""
-        half = self.model.dtype is torch.bfloat16
-        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=half)
+        return half_precision(self.model)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: the Trainer's formula is for padded rows."""
         return 0
+
+
+def add_gradients(trained: Sequence[torch.Tensor], gradients: Gradients) -> None:
+    """Add to the gradient of each weight."""
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        if parameter.grad is None:
+            # torch's fused optimizers read it as the parameter lies in memory.
+            parameter.grad = gradient if gradient is None else gradient.contiguous()
+        elif gradient is not None:
+            parameter.grad += gradient
+
+
+def _trained(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _seeds(batches: Sequence[Batch]) -> list[int]:
+    """Draw a seed for the dropout of each batch."""
+    return torch.randint(2**62, (len(batches),)).tolist()
+
+
+def half_precision(model: Any) -> AbstractContextManager[Any]:
+    """Return autocast to bfloat16 for a bfloat16 model."""
+    device = next(model.parameters()).device.type
+    return torch.autocast(device, torch.bfloat16, enabled=model.dtype is torch.bfloat16)

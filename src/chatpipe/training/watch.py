@@ -32,10 +32,13 @@ class Clock:
 
 class TrainingWatch(TrainerCallback):  # type: ignore[misc]
     """Reports progress, writes manifests of checkpoints, and ends a training that diverges or is
-    told to stop."""
+    told to stop. reports: whether progress is reported."""
 
-    def __init__(self, work: Path, clock: Clock, stop_request: StopRequest) -> None:
+    def __init__(
+        self, work: Path, clock: Clock, stop_request: StopRequest, reports: bool = True
+    ) -> None:
         self.work = work
+        self.reports = reports
         self.clock = clock
         self.stop_request = stop_request
         self.is_stopping = False
@@ -56,8 +59,9 @@ class TrainingWatch(TrainerCallback):  # type: ignore[misc]
         loss = (kwargs.get("logs") or {}).get("loss")
         if loss is None:
             return
-        self.reporter = self.reporter or Reporter(state.max_steps, "steps")
-        self.reporter(state.global_step, float(loss))
+        if self.reports:
+            self.reporter = self.reporter or Reporter(state.max_steps, "steps")
+            self.reporter(state.global_step, float(loss))
         if not math.isfinite(float(loss)):
             raise TrainingError(
                 f"the loss became {loss} at step {state.global_step}; "
