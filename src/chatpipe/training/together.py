@@ -154,6 +154,7 @@ class _Group:
         return dict(first.result)
 
     def _turns(self, into: Path) -> list[Turn[Any, Any]]:
+        from chatpipe.kernels.liger import fused_layers
         from chatpipe.kernels.lora_together import AdapterSet
         from chatpipe.packing.batching import batching_for
         from chatpipe.training.group import Member, group_fault, with_shared_weights
@@ -189,7 +190,7 @@ class _Group:
             )
 
         functions = [partial(function, place) for place in range(len(self.requests))]
-        with batching.attention(passed), adapters.on_base():
+        with batching.attention(passed), fused_layers(passed), adapters.on_base():
             return take_turns(functions, step.losses)
 
     def _trained(self, request: Finetune, member: Member, into: Path) -> dict[str, Any]:
