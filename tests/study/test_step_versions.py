@@ -17,7 +17,7 @@ from tests.support.step_pins import Package, digest_of
 
 PINS = Path(__file__).with_name("step_versions.json")
 SOURCE = Path(chatpipe.__file__).parent
-# A step, and what else gives its product: all answers of a base at once, a process's settings.
+# A step, and what else gives its product: several models of a base at once, a process's settings.
 STEPS = {
     "FetchDataset": (),
     "FindSplits": (),
@@ -27,7 +27,7 @@ STEPS = {
     "Normalize": (),
     "Merge": (),
     "HoldOut": (),
-    "Finetune": ("chatpipe.runtime.environment:prepare",),
+    "Finetune": ("FinetuneTogether", "chatpipe.runtime.environment:prepare"),
     "ImportAdapter": ("chatpipe.runtime.environment:prepare",),
     "CheckChatTemplate": ("chatpipe.runtime.environment:prepare",),
     "Score": ("chatpipe.runtime.environment:prepare",),
@@ -37,7 +37,7 @@ STEPS = {
     "RunTask": ("chatpipe.runtime.environment:prepare",),
     "MakeReport": (),
 }
-NOT_STORED = {"MakePlan", "AskBatch"}
+NOT_STORED = {"MakePlan", "AskBatch", "FinetuneTogether"}
 
 
 def current_pins():
