@@ -204,7 +204,7 @@ def test_what_is_wrong_is_said_and_the_prompt_stays(open_page):
     assert page.text_content("#status") == "请先写提示词。"
     shown = page.locator("body").inner_text()
     assert not {text for text in texts_of_the_page() if len(text) > 6 and text in shown} - {"Top p"}
-    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    assert page.evaluate("document.documentElement.lang") == "zh-Hans"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

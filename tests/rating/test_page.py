@@ -130,6 +130,6 @@ def test_texts_are_text_and_the_page_speaks_chinese(browser, tmp_path, monkeypat
         assert page.inner_text("#answer-a").startswith(
             "<img src=x onerror=document.title='run'>\\u202e"
         )
-        assert page.title() == "哪个回答更好？" and page.get_attribute("html", "lang") == "zh-CN"
+        assert page.title() == "哪个回答更好？" and page.get_attribute("html", "lang") == "zh-Hans"
         assert page.inner_text("[data-verdict=tie]").endswith("一样好")
         page.close()

@@ -157,8 +157,9 @@ def report(request, chatpipe_home):
 
 def test_a_chinese_report_has_no_english_sentence(report):
     page = render_html(report, "zh")
-    assert '<html lang="zh-CN">' in page and len(CHINESE_LETTER.findall(page)) > 500
+    assert '<html lang="zh-Hans">' in page and len(CHINESE_LETTER.findall(page)) > 500
     assert left_in_english(text_of(page), report) == []
+    assert "&lt;wbr" not in page and "PingFang SC" in page
     text = html.unescape(render_markdown(report, "zh")).replace("\\", "").replace("<br>", "\n")
     assert left_in_english(text, report) == []
     # The figures are the same.
@@ -181,6 +182,13 @@ def test_notes_of_a_run_are_translated_where_the_table_has_them():
             "unknown"
         )
     assert notes_text.translated_note(note) == note
+
+
+def test_a_setting_is_broken_at_its_dots_and_a_cpu_s_threads_are_translated():
+    study = build_report(synthetic_study(12)).model_copy(update={"device": "A CPU (R), 2 threads"})
+    page = render_html(study, "zh")
+    assert re.search(r'<th scope="row">[a-z]+\.<wbr>[a-z]+', page)
+    assert "A CPU (R)，2 个线程" in page and "A CPU (R), 2 threads" in render_html(study)
 
 
 def test_a_translation_lies_beside_the_report(tmp_path):

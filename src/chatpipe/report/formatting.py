@@ -16,6 +16,16 @@ MINUTE, HOUR = 60, 3600  # seconds
 FIGURES = {"tokens": "perplexity", "bytes": "bits per byte"}  # of configurations, by unit
 
 
+def device(name: str | None) -> str:
+    """Return a device's name; that of a CPU ends with its threads."""
+    if name is None:
+        return MISSING
+    cpu, _, threads = name.removesuffix(" threads").rpartition(", ")
+    if not (cpu and threads.isdigit()):
+        return name
+    return translate("{cpu}, {threads} threads", cpu=cpu, threads=threads)
+
+
 def perplexity(value: float) -> str:
     """Format a perplexity with about four significant digits: 2.236, 14.91, 1,204."""
     if not math.isfinite(value):

@@ -103,6 +103,8 @@ def environment() -> Environment:
         marked=_marked,
         breakable=_breakable,
         key=_key,
+        row_heading=_row_heading,
+        device=formatting.device,
         moment=formatting.moment,
         count=formatting.count,
         number_column=_is_number_column,
@@ -132,6 +134,11 @@ def _breakable(name: str) -> Markup:
 def _key(header: str) -> Markup:
     """Return a column's header, which may be broken within a setting's dotted key."""
     return Markup(re.sub(r"(?<=\w)([._])(?=\w)", r"\1<wbr>", str(escape(visible(header)))))
+
+
+def _row_heading(cell: str) -> Markup:
+    """Return a row's heading, marked, which may be broken within a setting's dotted key."""
+    return Markup(re.sub(r"(?<=[a-z])([._])(?=[a-z])", r"\1<wbr>", str(_marked(cell))))
 
 
 def _is_number_column(rows: list[tables.Row], header: str) -> bool:

@@ -33,7 +33,7 @@ def _whole(report: Report) -> str:
     parts = [
         f"# {escape(report.study)}",
         *map(escape, first_lines.first_lines(report)),
-        f"{escape(formatting.moment(report.created))} · {escape(report.device)}",
+        f"{escape(formatting.moment(report.created))} · {escape(formatting.device(report.device))}",
         *_figures(report),
         *_further(report),
         *_panel(report),

@@ -90,7 +90,7 @@ def training_rows(report: Report) -> list[Row]:
             "Training time": show.duration(model.wall_s),
             "Tokens per second": show.count(model.tokens_per_s),
             "Peak memory": show.gibibytes(model.peak_memory_bytes),
-            "Device": model.device or show.MISSING,
+            "Device": show.device(model.device),
         }
         for model in report.variants
     ]
@@ -178,8 +178,8 @@ def device_rows(report: Report) -> list[Row]:
     return [
         {
             "Model": model.name,
-            "Trained on": of_training(model.device or show.MISSING, model),
-            "Asked on": model.measured_on or show.MISSING,
+            "Trained on": of_training(show.device(model.device), model),
+            "Asked on": show.device(model.measured_on),
         }
         for model in report.models
     ]

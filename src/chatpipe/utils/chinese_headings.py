@@ -71,7 +71,8 @@ HEADINGS = {
         "回答按生成的原样显示，供人阅读；任何分数都不使用它们。"
     ),
     "After:": "之前的对话：",
-    "Input:": "输入：",
+    "Input: ": "输入：",
+    "{cpu}, {threads} threads": "{cpu}，{threads} 个线程",
     "asked {form}": "提问方式：{form}",
     "Asked {form}.": "提问方式：{form}。",
     "as bare text": "不加模板的原文",

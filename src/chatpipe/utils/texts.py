@@ -54,4 +54,4 @@ def join(parts: list[str]) -> str:
 
 def html_language() -> str:
     """Return the language as a page names it."""
-    return "zh-CN" if language() == "zh" else "en"
+    return "zh-Hans" if language() == "zh" else "en"

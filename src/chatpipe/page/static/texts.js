@@ -15,7 +15,7 @@ export async function load() {
 export function use(name) {
   language = name;
   localStorage.setItem(LANGUAGE, name);
-  document.documentElement.lang = name === "zh" ? "zh-CN" : "en";
+  document.documentElement.lang = name === "zh" ? "zh-Hans" : "en";
   for (const element of document.querySelectorAll("[data-text]")) {
     element.textContent = t(element.dataset.text);
   }
