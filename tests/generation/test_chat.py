@@ -38,7 +38,7 @@ def test_a_stopped_reply_stays_in_the_conversation_which_goes_on(base):
     """Stopped by closing its iterator between two pieces, and by Ctrl-C within a step."""
     adapter = store().get_or_build(RandomAdapter(base=base, seed=1))
     session = ChatSession(base.path, adapter.path, EXACT, template("alpaca"))
-    layer = next(m for name, m in session.model.named_modules() if name.endswith("layers.1"))
+    layer = next(m for name, m in session.model.named_modules() if name.endswith("1.mlp.act_fn"))
     steps = []
 
     def interrupt(*_):

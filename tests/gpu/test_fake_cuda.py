@@ -18,7 +18,7 @@ SCORED = {"cross_entropy", "packing", "lora_inference"}
 ANSWERED = {"packing", "lora_inference"}
 AMPERE = {"varlen_attention"}
 # Nothing of a GPU is computed by these.
-ON_CPUS = {"sparse_dropout", "concurrency", "packed_weights"}
+ON_CPUS = {"sparse_dropout", "concurrency", "packed_weights", "decoding"}
 RUNS = {
     "train": TRAINED,
     "train, checkpointing": TRAINED,

@@ -93,10 +93,10 @@ def test_thin_products_of_few_tokens_are_rounded_as_those_of_many(tiny_model_dir
         lambda: through(model, "default"),
         lambda: row_by_row(model, ["default", None]),
     ):
-        monkeypatch.setattr("chatpipe.kernels.lora_inference.FEW_TOKENS", 16)
+        monkeypatch.setattr("chatpipe.kernels.adapter_stacks.FEW_TOKENS", 16)
         with context():
             found = logits(model, few)
-        monkeypatch.setattr("chatpipe.kernels.lora_inference.FEW_TOKENS", 0)
+        monkeypatch.setattr("chatpipe.kernels.adapter_stacks.FEW_TOKENS", 0)
         with context():
             expected = logits(model, few)
         difference = (found - expected).float().norm() / expected.float().norm()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.diagnosis.findings import Finding, fault, ok, warning
 from chatpipe.evaluation.score import row_nats
 from chatpipe.generation.batch import Question, written_ids
+from chatpipe.generation.running_batch import RowRequest, RunningBatch
 from chatpipe.kernels import switched_off
 from chatpipe.kernels.switch import KERNELS, VARIABLE, recorded_kernels
 from chatpipe.models.devices import compute_dtype
@@ -31,6 +33,7 @@ from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.trainer import BatchCollator, batch_training, max_training_threads
 
 SHAPE = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+END = SHAPE["vocab_size"] - 1
 TOKENS = 512  # of a pack; all rows are in one
 NEW_TOKENS = 8
 # What a kernel needs beside itself to be used. Kernels draw other dropout, so there is none.
@@ -38,6 +41,7 @@ WITH = {
     "varlen_attention": ("packing",),
     "concurrency": ("packing", "dequantize"),
     "packed_weights": ("dequantize",),
+    "decoding": ("packing", "dequantize", "lora_inference"),
 }
 FIGURES = ("scores", "gradients", "answers")
 TIMES_ROUNDING = 4.0
@@ -135,10 +139,24 @@ def _figures(base: Path, dtype: str) -> Figures:
             Question(row.input_ids[:12], adapter, place)
             for place, (row, adapter) in enumerate(zip(_rows(), through, strict=False))
         ]
-        answers = written_ids(
-            model, [SHAPE["vocab_size"] - 1], questions, Generation(max_new_tokens=NEW_TOKENS)
-        )
+        settings = Generation(max_new_tokens=NEW_TOKENS)
+        answers = written_ids(model, [END], questions, settings)
+        answers += _running_answers(model, questions, settings)
     return Figures(nats, gradients, answers, frozenset(record.ran))
+
+
+def _running_answers(
+    model: Any, questions: Sequence[Question], settings: Generation
+) -> list[list[int]]:
+    """The new ids of each question, from a running batch."""
+    rows = RunningBatch(model)
+    stops = frozenset([END])
+    rows.join([RowRequest(q.index, q.ids, q.adapter, stops, settings) for q in questions])
+    answers: dict[Any, list[int]] = defaultdict(list)
+    while len(rows):
+        for new in rows.step():
+            answers[new.row].append(new.token)
+    return [answers[question.index] for question in questions]
 
 
 def _gradients(model: Any, quantization: Quantization) -> torch.Tensor:

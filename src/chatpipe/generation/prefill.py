@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import send_to_device
 from transformers import DynamicCache
 
+from chatpipe.kernels.adapter_stacks import StackCache
 from chatpipe.kernels.lora_inference import example_by_example
 from chatpipe.packing.packing import pack, packed_attention, packed_cache, packs, places_of_each
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
@@ -26,7 +27,10 @@ def prefill(
 
 
 def read_prompts(
-    model: Any, prompts: Sequence[list[int]], adapters: Sequence[str | None]
+    model: Any,
+    prompts: Sequence[list[int]],
+    adapters: Sequence[str | None],
+    stacks: StackCache | None = None,
 ) -> list[Layer]:
     """In every layer keys and values (N, key heads, W - 1, size) of N prompts, padded on the left
     to W tokens, without each prompt's last token; no layer where no prompt has another. Padding is
@@ -40,7 +44,7 @@ def read_prompts(
         for group in _packs(rows, adapters):
             models = [adapters[row.index] for row in group]
             packed = send_to_device(pack(group, models), device)
-            with example_by_example(model, models, packed["layout"]["lengths"]):
+            with example_by_example(model, models, packed["layout"]["lengths"], stacks):
                 layers = packed_cache(model, packed)
             cache_layers = cache_layers or [
                 _padding(layer, len(prompts), width) for layer in layers

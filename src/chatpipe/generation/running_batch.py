@@ -28,6 +28,8 @@ from chatpipe.generation import batch
 from chatpipe.generation.next_tokens import Likelihood, Sampler, likelihood, next_tokens
 from chatpipe.generation.prefill import read_prompts
 from chatpipe.generation.slot_cache import SlotCache
+from chatpipe.kernels.adapter_stacks import StackCache
+from chatpipe.kernels.decoding import Decoder, decoder_of
 from chatpipe.kernels.lora_inference import row_by_row
 from chatpipe.kernels.packed_weights import packed_weights
 from chatpipe.packing.padding import unwrapped
@@ -85,6 +87,8 @@ class RunningBatch:
         self._adapters = {None, *getattr(model, "peft_config", ())}
         self._groups: dict[Hashable, _Group] = {}
         self._requests: dict[RowId, RowRequest] = {}
+        self._stacks = StackCache()
+        self._decoder = decoder_of(model) if self._is_packed else None
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -158,7 +162,9 @@ class RunningBatch:
         return None if self._mixes else request.adapter
 
     def _new_group(self) -> _Group:
-        return _PaddedGroup(self._model) if self._is_packed else _UnpaddedRow(self._model)
+        if not self._is_packed:
+            return _UnpaddedRow(self._model, self._stacks)
+        return _PaddedGroup(self._model, self._stacks, self._decoder)
 
 
 @dataclass
@@ -192,8 +198,9 @@ class _Row:
 class _Group(ABC):
     """Rows that are computed together."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, stacks: StackCache) -> None:
         self.model = model
+        self.stacks = stacks
         self.rows: list[_Row] = []
         self._adapters_on: ExitStack | None = None
 
@@ -216,11 +223,15 @@ class _Group(ABC):
     def logits(self) -> torch.Tensor:
         """Return (rows, vocabulary) of the tokens after each row's last one."""
 
+    def put_adapters_on(self, stack: ExitStack) -> None:
+        """Have row n pass through its adapter, as long as the stack lasts."""
+        stack.enter_context(packed_weights(self.model))
+        stack.enter_context(row_by_row(self.model, self.adapters, self.stacks))
+
     def step(self) -> list[NewToken]:
         if self._adapters_on is None:
             with ExitStack() as stack:
-                stack.enter_context(packed_weights(self.model))
-                stack.enter_context(row_by_row(self.model, self.adapters))
+                self.put_adapters_on(stack)
                 self._adapters_on = stack.pop_all()
         with torch.no_grad():
             logits = self.logits()
@@ -239,16 +250,18 @@ class _Group(ABC):
 class _PaddedGroup(_Group):
     """Rows in one forward pass, left padded."""
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
+    def __init__(self, model: Any, stacks: StackCache, decoder: Decoder | None) -> None:
+        super().__init__(model, stacks)
         self.cache = SlotCache()
+        self._decoder = decoder
         self._device = next(model.parameters()).device
 
     def join(self, requests: Sequence[RowRequest]) -> None:
         # One adapter's prompts next to each other: they are read in one pack.
         ordered = sorted(requests, key=lambda request: request.adapter or "")
         prompts = [request.ids for request in ordered]
-        layers = read_prompts(self.model, prompts, [request.adapter for request in ordered])
+        adapters = [request.adapter for request in ordered]
+        layers = read_prompts(self.model, prompts, adapters, self.stacks)
         self.cache.join(layers, [len(ids) - 1 for ids in prompts])
         self.rows += [_Row(request, request.ids[-1]) for request in ordered]
 
@@ -258,20 +271,37 @@ class _PaddedGroup(_Group):
             self.release()
             self.rows = [self.rows[number] for number in self.cache.leave(gone)]
 
+    def put_adapters_on(self, stack: ExitStack) -> None:
+        if self._decoder is None:
+            super().put_adapters_on(stack)
+        else:
+            self._decoder.use(self.adapters)
+
     def logits(self) -> torch.Tensor:
         cache = self.cache
         cache.make_room()
-        lengths = torch.tensor(cache.lengths, device=self._device)[:, None]
-        width = cache.width
-        columns = torch.arange(width + 1, device=self._device)
+        tokens = torch.tensor([row.last for row in self.rows], device=self._device)
+        lengths = torch.tensor(cache.lengths, device=self._device)
+        columns = torch.arange(cache.width + 1, device=self._device)
+        seen = columns >= cache.width - lengths[:, None]
+        if self._decoder is None:
+            logits = self._model_logits(tokens[:, None], lengths[:, None], seen)
+        else:
+            is_padded = min(cache.lengths) < cache.width
+            logits = self._decoder.logits(tokens, lengths, cache, seen if is_padded else None)
+        cache.advance()
+        return logits
+
+    def _model_logits(
+        self, tokens: torch.Tensor, lengths: torch.Tensor, seen: torch.Tensor
+    ) -> torch.Tensor:
         out = self.model(
-            input_ids=torch.tensor([[row.last] for row in self.rows], device=self._device),
-            attention_mask=(columns >= width - lengths).long(),
+            input_ids=tokens,
+            attention_mask=seen.long(),
             position_ids=lengths,
-            past_key_values=cache,
+            past_key_values=self.cache,
             use_cache=True,
         )
-        cache.advance()
         return out.logits[:, -1]  # type: ignore[no-any-return]
 
 

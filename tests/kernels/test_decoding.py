@@ -1,0 +1,113 @@
+"""A token for every row in few operations: the logits of the model's own forward pass."""
+
+import pytest
+import torch
+import transformers
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM
+
+from chatpipe.config.schema import Generation, Lora
+from chatpipe.generation.running_batch import RowRequest, RunningBatch
+from chatpipe.kernels.decoding import decoder_of
+from chatpipe.kernels.switch import VARIABLE, recorded_kernels
+from chatpipe.models.lora import lora_config
+from tests.support.adapters import draw_weights
+from tests.support.architectures import LLAMA_3_ROPE, SHAPE
+
+FAMILY = {
+    "Llama 3": ("LlamaConfig", {"rope_parameters": LLAMA_3_ROPE, "tie_word_embeddings": True}),
+    "Llama with biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
+    "Mistral": ("MistralConfig", {"sliding_window": None}),
+    "Qwen2": ("Qwen2Config", {}),
+    "Qwen3": ("Qwen3Config", {"head_dim": 16}),
+}
+OTHERS = {
+    "a sliding window": ("MistralConfig", {"sliding_window": 12}),
+    "layers without positions": ("SmolLM3Config", {"no_rope_layers": [1, 0]}),
+}
+NAMES = ("one", "two", "three")
+
+
+def adapted(kind, dtype=torch.float32):
+    """A model of that kind with three adapters, of other ranks and on other layers."""
+    torch.manual_seed(0)
+    class_name, settings = kind
+    config = getattr(transformers, class_name)(**{**SHAPE, **settings})
+    model = AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0 if parameter.dim() > 1 else 1, 0.2)
+    model = get_peft_model(model, lora_config(Lora(rank=4, alpha=8)), adapter_name=NAMES[0])
+    few = Lora(rank=2, alpha=6, target_modules=("k_proj", "up_proj"))
+    model.add_adapter(NAMES[1], lora_config(few))
+    model.add_adapter(NAMES[2], lora_config(Lora(rank=3)))
+    draw_weights(model, 0)
+    return model.to(dtype).eval()
+
+
+def steps(model, rows, count=6):
+    """Logits (steps, rows, vocabulary) of the same tokens, whatever is likeliest; adapters change
+    from row to row, and rows that join and leave change which are used."""
+    running = RunningBatch(model)
+    settings = Generation(max_new_tokens=count)
+    names = [None, *NAMES]
+    requests = [
+        RowRequest(n, [5 + n, *range(7, 8 + 3 * (n % 5))], names[n % 4], frozenset(), settings)
+        for n in range(rows)
+    ]
+    running.join(requests[: rows // 2 + 1])
+    found = []
+    for number in range(count - 1):
+        if number == 2:
+            running.leave([0])
+            running.join(requests[rows // 2 + 1 :])
+        [group] = running._groups.values()
+        group.step()
+        for row in group.rows:
+            row.last = 11 + number
+        found.append(group.logits())
+        for row in group.rows:
+            row.last = 13 + number
+    running.clear()
+    return torch.cat([logits.float() for logits in found])
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_logits_are_the_model_s_own(name, monkeypatch):
+    model = adapted(FAMILY[name])
+    with recorded_kernels() as kernels:
+        found = steps(model, rows=7)
+    assert {"decoding", "lora_inference"} <= kernels.ran
+    monkeypatch.setenv(VARIABLE, "packing,lora_inference")
+    with recorded_kernels() as kernels:
+        expected = steps(model, rows=7)
+    assert "decoding" not in kernels.ran
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [3, 24])  # products of adapters in float32, and in bfloat16
+def test_in_bfloat16_they_are_as_near_to_the_exact_ones(rows, monkeypatch):
+    kind = FAMILY["Llama 3"]
+    found = steps(adapted(kind, torch.bfloat16), rows)
+    monkeypatch.setenv(VARIABLE, "packing,lora_inference")
+    plain, exact = steps(adapted(kind, torch.bfloat16), rows), steps(adapted(kind), rows)
+    assert (found - exact).norm() < 1.1 * (plain - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_models_compute_as_always(name):
+    assert decoder_of(adapted(OTHERS[name])) is None
+
+
+def test_what_is_more_than_plain_lora_or_has_hooks_computes_as_always(monkeypatch):
+    model = adapted(FAMILY["Llama 3"])
+    hook = model.get_base_model().model.layers[0].register_forward_hook(lambda *_: None)
+    assert decoder_of(model) is None
+    hook.remove()
+    assert decoder_of(model) is not None
+    monkeypatch.setenv(VARIABLE, "packing,decoding")
+    assert decoder_of(model) is None, "adapters by peft, not stacked"
+    monkeypatch.delenv(VARIABLE)
+    config = lora_config(Lora(rank=4))
+    config.use_dora = True
+    model.add_adapter("more", config)
+    assert decoder_of(model) is None
