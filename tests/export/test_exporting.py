@@ -6,14 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 import psutil
 import pytest
+import torch
 
 from chatpipe.config.schema import BaseModelRef, Dataset, Generation, Variant
 from chatpipe.errors import ConfigError, DiskError, ExportError
-from chatpipe.export import Settings, Source, comparison, export, llama_cpp
+from chatpipe.export import Settings, Source, effect, export, llama_cpp
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.store.new_directory import new_directory
 from chatpipe.store.store import store
@@ -79,6 +79,7 @@ def test_a_model_is_exported(trained, settings, tmp_path):
     assert all(sentence in card for sentence in sentences)
     assert "A reply ends at `</s>`." in card and ".. " not in card
     if settings.form != "adapter":
+        assert "% of what the adapter changes" in sentences[0]
         assert "greedy tokens are the same" in sentences[0] and "KL" in sentences[0]
     assert "artifact.json" not in files
     for file in out.glob("*.gguf"):
@@ -200,13 +201,64 @@ def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "out2"]
 
 
-def test_a_comparison_says_where_the_adapter_changes_too_little_to_be_compared(trained):
-    replies = trained.expected(trained.trained_quantization)
-    effects = [one.effect for one in replies]
-    assert all(effect > 1e-3 for effect in effects)
-    compared = comparison.Comparison(
-        tokens=8, differences=[], divergence=0.005, largest=0.01, distributions=8,
-        effect=0.02, ended=0, endings=0,
-    )  # fmt: skip
-    assert "the adapter itself changes them by 0.02 only" in compared.sentence()
-    assert "adapter itself" not in replace(compared, effect=0.2).sentence()
+@pytest.fixture(scope="module")
+def faint(trained, tmp_path_factory):
+    """An adapter that changes less than 8 bits do."""
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path_factory.mktemp("faint") / "adapter"
+    shutil.copytree(trained.adapter, copy)
+    weights = load_file(copy / "adapter_model.safetensors")
+    small = {name: 0.02 * w if "lora_B" in name else w for name, w in weights.items()}
+    save_file(small, copy / "adapter_model.safetensors")
+
+    class Faint(Source):
+        @property
+        def adapter(self):
+            return copy
+
+    return Faint(trained.variant, trained.model)
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("form", ["gguf", "gguf-lora"])
+def test_a_wrong_scale_is_seen_where_8_bits_hide_the_adapter(faint, form, tmp_path, monkeypatch):
+    from peft.tuners.lora import LoraLayer
+
+    from chatpipe.export import merged
+
+    settings = Settings(form, outtype="q8_0")
+    sentences = []
+    export(faint, tmp_path / "right", settings, sentences.append)
+    assert "the adapter changes too little" in sentences[0] or "% of what" in sentences[0]
+    assert sentences[1].startswith("the same weights in F16, as 8 bits may hide the adapter: ")
+    assert " 100.0 % of what the adapter changes" in sentences[1]
+    adapted = merged.adapted_model
+
+    def wrongly_scaled(*arguments):
+        model = adapted(*arguments)
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                layer.scaling["default"] *= 2
+        return model
+
+    monkeypatch.setattr(merged, "adapted_model", wrongly_scaled)
+    with pytest.raises(ExportError, match=r"it has 1[789]\d\.. % of what the adapter changes"):
+        export(faint, tmp_path / "wrong", settings, sentences.append)
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_the_share_of_an_adapter_is_found_below_rounding(trained):
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(16, 500, generator=generator)
+    change = 0.02 * torch.randn(16, 500, generator=generator)
+    rounding = 0.02 * torch.randn(16, 500, generator=generator)
+    here = base + change
+    for scale in (0.5, 1.0, 2.0):
+        there = base + scale * change + rounding
+        triples = [[x.log_softmax(-1) for x in row] for row in zip(here, there, base, strict=True)]
+        share = effect.share_of(triples)
+        assert share.is_known and share.is_whole == (scale == 1)
+        assert share.value == pytest.approx(scale, abs=4 * share.error)
+    nothing = effect.share_of([(base, here, base)])
+    assert not nothing.is_known and "too little" in nothing.words()

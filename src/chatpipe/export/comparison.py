@@ -16,9 +16,10 @@ import torch
 
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import ExportError
+from chatpipe.export.effect import Share, Three, share_of
 from chatpipe.export.prompts import NEW_TOKENS
 
-MUCH = 10.0  # times the divergence: what an adapter changes for its faults to be seen
+MUCH = 10.0  # times the divergence by rounding: what an adapter changes for its faults to be plain
 PLACES = (0, 8, 24, 48)  # of a reply, before whose tokens distributions are compared
 
 
@@ -66,6 +67,12 @@ class Expected:
         return [place for place in PLACES if place < len(self.reply)]
 
 
+def is_faint(expected: Sequence[Expected], bounds: Bounds) -> bool:
+    """Whether the adapter changes so little that rounding within these bounds may hide it."""
+    effects = [one.effect for one in expected]
+    return sum(effects) < MUCH * bounds.divergence * len(effects)
+
+
 @dataclass(frozen=True)
 class Difference:
     """A token that the exported model chose instead. gap: how much less probable the model here
@@ -81,8 +88,9 @@ class Comparison:
     """How the exported model compares.
 
     tokens: greedy tokens that were compared; divergence: the mean KL divergence (nats) of
-    `distributions` next-token distributions, from the model here to the exported one; effect: the
-    same to the base without the adapter; ended: replies that ended at their own end, of `endings`.
+    `distributions` next-token distributions, from the model here to the exported one; share: what
+    part it has of the change that the adapter makes to the base's; ended: replies that ended at
+    their own end, of `endings`.
     """
 
     tokens: int
@@ -90,7 +98,7 @@ class Comparison:
     divergence: float
     largest: float
     distributions: int
-    effect: float
+    share: Share
     ended: int
     endings: int
 
@@ -108,11 +116,7 @@ class Comparison:
             f", KL {self.divergence:.2g} nats on average and {self.largest:.2g} at most "
             f"({self.distributions} distributions)"
         )
-        if self.effect < MUCH * self.divergence:
-            text += (
-                f"; the adapter itself changes them by {self.effect:.2g} only, so a fault in it "
-                "would hardly show here"
-            )
+        text += f", {self.share.words()}"
         if self.endings:
             text += f", {self.ended} of {self.endings} replies end at their end token"
         else:
@@ -162,6 +166,7 @@ def compare_model(expected: Sequence[Expected], model: Any, stops: Sequence[int]
     """Compare a transformers model, at every token."""
     differences: list[Difference] = []
     divergences: list[float] = []
+    triples: list[Three] = []
     for number, one in enumerate(expected):
         own = log_probabilities(model, one.ids, one.reply)
         differences += [
@@ -170,11 +175,13 @@ def compare_model(expected: Sequence[Expected], model: Any, stops: Sequence[int]
             if int(token) != one.reply[place]
         ]
         divergences += divergence(one.log_probabilities, own).tolist()
+        if one.of_base is not None:
+            triples.append((one.log_probabilities, own, one.of_base))
     ends = [(n, len(one.reply) - 1) for n, one in enumerate(expected) if one.reply[-1] in stops]
     wrong = {(d.prompt, d.place) for d in differences}
     ended = len([place for place in ends if place not in wrong])
     tokens = sum(len(one.reply) for one in expected)
-    return _comparison(expected, tokens, differences, divergences, ended, len(ends))
+    return _comparison(triples, tokens, differences, divergences, ended, len(ends))
 
 
 def compare_llama_cpp(
@@ -191,15 +198,19 @@ def compare_llama_cpp(
         for place, token in others
     ]
     divergences = []
+    triples: list[Three] = []
     for (number, place), values in answers.distributions.items():
         here = expected[number].log_probabilities[place]
         # What llama.cpp prints is rounded, so that its probabilities hardly have the sum of 1.
         there = torch.from_numpy(values)[: len(here)].double().log_softmax(-1)
         divergences.append(float(divergence(here, there)))
+        of_base = expected[number].of_base
+        if of_base is not None:
+            triples.append((here, there, of_base[place]))
     ends = [number for number, one in enumerate(expected) if one.reply[-1] in stops]
     ended = len([number for number in ends if answers.stops[number] == "eos"])
     tokens = sum(answers.compared)
-    return _comparison(expected, tokens, differences, divergences, ended, len(ends))
+    return _comparison(triples, tokens, differences, divergences, ended, len(ends))
 
 
 def check(comparison: Comparison, bounds: Bounds) -> None:
@@ -216,6 +227,12 @@ def check(comparison: Comparison, bounds: Bounds) -> None:
             f"its distributions differ by {comparison.divergence:.2g} nats (KL), at most "
             f"{bounds.divergence:g} is rounding"
         )
+    share = comparison.share
+    if share.is_known and not share.is_whole:
+        reasons.append(
+            f"it has {share.words()}, as with another scale of LoRA, a layer missing, or weights of "
+            "too few bits (--outtype)"
+        )
     if comparison.ended < comparison.endings:
         missed = comparison.endings - comparison.ended
         reasons.append(f"{missed} of {comparison.endings} replies do not end where they end here")
@@ -230,7 +247,7 @@ def divergence(here: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
 
 
 def _comparison(
-    expected: Sequence[Expected],
+    triples: Sequence[Three],
     tokens: int,
     differences: list[Difference],
     divergences: list[float],
@@ -243,7 +260,7 @@ def _comparison(
         divergence=sum(divergences) / len(divergences),
         largest=max(divergences),
         distributions=len(divergences),
-        effect=sum(one.effect for one in expected) / len(expected),
+        share=share_of(triples),
         ended=ended,
         endings=endings,
     )

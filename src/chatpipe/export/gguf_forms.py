@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ class GgufWriter(Writer):
         architecture_of(self.source.config)
 
     def needed_bytes(self) -> int:
-        weights = WEIGHT_BYTES[self.settings.outtype] * self.parameters()
+        in_f16 = WEIGHT_BYTES["f16"] if self.settings.outtype == "q8_0" else 0
+        weights = (WEIGHT_BYTES[self.settings.outtype] + in_f16) * self.parameters()
         return weights + 2 * super().needed_bytes()
 
     def memory_bytes(self) -> int:
@@ -56,15 +58,42 @@ class GgufWriter(Writer):
         header = self.header(into)
         model = merged_model(source.base, source.adapter, self.quantization)
         file = into / self.file_name
-        write_model(file, header, source.config, float_weights(model), outtype)
-        del model
+        weights = float_weights(model)
+        write_model(file, header, source.config, weights, outtype)
+        in_f16 = self.compared_in_f16(into, expected, header, weights)
+        del model, weights
         if not llama_cpp.is_installed():
             return [UNCHECKED]
         self.check_file_template(file)
         compared = comparison.compare_llama_cpp(expected, file, (), source.stops)
         comparison.check(compared, comparison.BOUNDS[outtype])
         other = comparison.compare_llama_cpp(trained, file, (), source.stops) if trained else None
-        return [f"{file.name} in llama.cpp: {compared.sentence()}", *self.against_training(other)]
+        sentence = f"{file.name} in llama.cpp: {compared.sentence()}"
+        return [sentence, *in_f16, *self.against_training(other)]
+
+    def compared_in_f16(
+        self,
+        into: Path,
+        expected: Sequence[comparison.Expected],
+        header: Any,
+        weights: Mapping[str, Any],
+        adapters: Sequence[Path] = (),
+    ) -> list[str]:
+        """Compare the same weights in F16, where those of 8 bits may hide what the adapter changes;
+        a sentence on it, or none where that is plain."""
+        from chatpipe.export.gguf_files import write_model
+
+        outtype = self.settings.outtype
+        bounds = comparison.BOUNDS
+        if outtype != "q8_0" or not expected or not comparison.is_faint(expected, bounds[outtype]):
+            return []
+        (into / SCRATCH).mkdir(exist_ok=True)
+        file = into / SCRATCH / "in-f16.gguf"
+        write_model(file, header, self.source.config, weights, "f16")
+        compared = comparison.compare_llama_cpp(expected, file, adapters, self.source.stops)
+        file.unlink()
+        comparison.check(compared, bounds["f16"])
+        return [f"the same weights in F16, as 8 bits may hide the adapter: {compared.sentence()}"]
 
     def _trained_replies(self) -> list[comparison.Expected]:
         if not (self.settings.into_original and llama_cpp.is_installed()):
@@ -149,13 +178,15 @@ class GgufLoraWriter(GgufWriter):
             [of_base, *_] = licences(source.variant, source.model)
             header = replace(self.header(into), licence=licence_text([of_base]))
             write_model(base_file, header, source.config, weights, self.settings.outtype)
+            in_f16 = self.compared_in_f16(into, expected, header, weights, [file])
+            del weights
         del model
         if not is_checked:
             return [UNCHECKED]
         self.check_file_template(base_file)
         compared = comparison.compare_llama_cpp(expected, base_file, [file], source.stops)
         comparison.check(compared, comparison.BOUNDS[self.settings.outtype])
-        return [f"{file.name} on {base_file.name} in llama.cpp: {compared.sentence()}"]
+        return [f"{file.name} on {base_file.name} in llama.cpp: {compared.sentence()}", *in_f16]
 
 
 class OllamaWriter(GgufWriter):
