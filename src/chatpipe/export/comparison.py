@@ -230,8 +230,8 @@ def check(comparison: Comparison, bounds: Bounds) -> None:
     share = comparison.share
     if share.is_known and not share.is_whole:
         reasons.append(
-            f"it has {share.words()}, as with another scale of LoRA, a layer missing, or weights of "
-            "too few bits (--outtype)"
+            f"it has {share.words()}, as with another scale of LoRA, a layer missing, or weights "
+            "of too few bits (--outtype)"
         )
     if comparison.ended < comparison.endings:
         missed = comparison.endings - comparison.ended
