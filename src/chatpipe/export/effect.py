@@ -56,6 +56,8 @@ def share_of(distributions: Iterable[Three]) -> Share:
         product, square = _products(here.double(), there.double(), base.double())
         products.append(product.reshape(-1))
         squares.append(square.reshape(-1))
+    if not products:
+        return Share(math.nan, math.inf)
     product, square = torch.cat(products), torch.cat(squares)
     total, count = float(square.sum()), len(square)
     if not total > 0 or count < 2:
