@@ -142,9 +142,13 @@ def ratings() -> Ratings:
         kappa=None,
     )
     unlike = judge.model_copy(update={"judge": "judge-2", "compared": 0})
+    silent = judge.model_copy(
+        update={"judge": "judge-3", "ratings": 0, "failed": {"the reply has no verdict": 5}}
+    )
     unknown = agreement.model_copy(update={"value": None, "units": 0})
     return Ratings(
-        people=people.model_copy(update={"correctness_alpha": unknown}), judges=[judge, unlike]
+        people=people.model_copy(update={"correctness_alpha": unknown}),
+        judges=[judge, unlike, silent],
     )
 
 

@@ -18,9 +18,13 @@ import pytest
 from chatpipe.config.schema import Generation
 from chatpipe.errors import ConfigError
 from chatpipe.generation.batch import complete
+from chatpipe.generation.next_tokens import Likelihood
 from chatpipe.models import inference, loading
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.serving import served_models
+from chatpipe.serving.answers import Answer
+from chatpipe.serving.engine import Piece
+from chatpipe.serving.token_names import TokenNames
 from chatpipe.serving.vllm_command import vllm_command
 from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.encoder import Encoder
@@ -180,7 +184,12 @@ def test_choices_seeds_stops_and_likelihoods(server, panel):
     likely = chat(server.client, "one", TEXTS[0], logprobs=True, top_logprobs=2)
     entries = likely.choices[0].logprobs.content
     assert all(entry.logprob == entry.top_logprobs[0].logprob <= 0 for entry in entries)
-    assert "".join(entry.token for entry in entries).strip() == text
+    content = b"".join(bytes(entry.bytes) for entry in entries)
+    assert content.decode(errors="replace").strip() == text
+    raw = server.client.completions.create(model="one", prompt="a", max_tokens=4, logprobs=5)
+    logprobs = raw.choices[0].logprobs
+    assert all(len(tops) == 5 for tops in logprobs.top_logprobs)  # none hides another
+    assert logprobs.tokens[0] in logprobs.top_logprobs[0]
 
 
 def test_several_turns_and_a_system_text_are_written_by_the_template(server):
@@ -241,6 +250,67 @@ def test_keys_hosts_and_bodies_of_other_pages_are_refused(server):
             server.client.completions.create(model="one", prompt=prompts)
     with pytest.raises(openai.NotFoundError):
         server.client.embeddings.create(model="one", input="a")
+
+
+def test_a_long_prompt_does_not_hold_up_others(server):
+    answered = []
+    body = {"model": "one", "prompt": "How are you? " * 150_000, "max_tokens": 1}
+
+    def send():
+        reply = httpx2.post(
+            f"{server.url}/v1/completions",
+            json=body,
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=120,
+        )
+        answered.append(reply)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    while not answered:
+        begin = time.monotonic()
+        server.counts()
+        taken = time.monotonic() - begin
+        assert answered or taken < 1.5
+    sending.join()
+    assert "the base was made for 1,024" in answered[0].json()["error"]["message"]
+
+
+def test_tokens_of_one_text_keep_their_bytes_and_their_likelihoods():
+    pieces = {0: "a", 1: "ä½", 2: "ł", 3: "<0xE4>", 4: "<0xBD>", 5: "<0x61>", 6: "ï¿½"}
+    texts = {0: "a", 1: "\ufffd", 2: "\ufffd", 3: "\ufffd", 4: "\ufffd", 5: "a", 6: "\ufffd"}
+
+    class Tokenizer:
+        def decode(self, tokens):
+            return texts[tokens[0]]
+
+        def convert_ids_to_tokens(self, token):
+            return pieces[token]
+
+    names = TokenNames(Tokenizer())
+    assert [bytes(names[token].content) for token in range(5)] == [
+        *(b"a", b"\xe4\xbd", b"\xa0", b"\xe4", b"\xbd")
+    ]
+    assert names[1].text == r"\xe4\xbd" and names[6] == ("\ufffd", "\ufffd".encode())
+    likely = Likelihood(-0.5, tuple((token, -float(token)) for token in range(6)))
+    piece = Piece("a", 1, ((1, likely),))
+    whole = Answer("m", False, names, 1).whole([piece], wants_likelihoods=True)
+    logprobs = whole["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == [r"bytes:\xe4\xbd"]
+    assert logprobs["top_logprobs"] == [
+        {
+            "a": 0.0,
+            r"bytes:\xe4\xbd": -1.0,
+            r"bytes:\xa0": -2.0,
+            r"bytes:\xe4": -3.0,
+            r"bytes:\xbd": -4.0,
+            "token_id:5": -5.0,
+        }
+    ]
+    chat = Answer("m", True, names, 1).whole([piece], wants_likelihoods=True)
+    [entry] = chat["choices"][0]["logprobs"]["content"]
+    assert (entry["token"], entry["bytes"]) == (r"\xe4\xbd", [0xE4, 0xBD])
+    assert len(entry["top_logprobs"]) == 6
 
 
 def test_a_client_that_goes_away_frees_its_place(server):

@@ -113,17 +113,23 @@ def _of_people(people: PeoplesRatings) -> Iterator[str]:
 def _of_judge(judge: JudgesRatings) -> Iterator[str]:
     name = judge.judge
     shown = judge.ratings
+    if judge.failed:
+        yield translate(
+            "The model {name} gave no verdict on {pairs}: {counts}.",
+            name=name,
+            pairs=counted(sum(judge.failed.values()), "pair"),
+            counts=show.counts(judge.failed),
+        )
+    if not shown:
+        return
     yield translate(
-        "The model {name} was shown {pairs} in both orders; its verdict changed with the order in "
+        "The model {name} gave a verdict on {pairs} in both orders; it changed with the order in "
         "{flipped} ({share}), which count as ties.",
         name=name,
         pairs=counted(shown, "pair"),
         flipped=f"{judge.flipped:,}",
-        share=show.per_cent(judge.flipped / max(1, shown)),
+        share=show.per_cent(judge.flipped / shown),
     )
-    if judge.failed:
-        counts = show.counts(judge.failed)
-        yield translate("The model {name} gave no verdict on {counts}.", name=name, counts=counts)
     yield from _few_prompts(judge.prompts)
     if judge.compared:
         yield translate(

@@ -9,6 +9,7 @@ from typing import Any
 
 from chatpipe.generation.next_tokens import Likelihood
 from chatpipe.serving.engine import Piece
+from chatpipe.serving.token_names import TokenNames
 
 Json = dict[str, Any]
 
@@ -19,7 +20,7 @@ class Answer:
 
     model: str
     is_chat: bool
-    tokenizer: Any
+    names: TokenNames
     prompt_tokens: int
     new_tokens: int = 0
     id: str = field(init=False)
@@ -81,15 +82,13 @@ class Answer:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
     def _likelihoods(self, piece: Piece) -> Json:
-        entries = [self._entry(token, likelihood) for token, likelihood in piece.likelihoods]
         if self.is_chat:
+            entries = [self._entry(token, likelihood) for token, likelihood in piece.likelihoods]
             return {"content": entries, "refusal": None}
         return {
-            "tokens": [entry["token"] for entry in entries],
-            "token_logprobs": [entry["logprob"] for entry in entries],
-            "top_logprobs": [
-                {top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries
-            ],
+            "tokens": [self._label(token) for token, _ in piece.likelihoods],
+            "token_logprobs": [likelihood.logprob for _, likelihood in piece.likelihoods],
+            "top_logprobs": [self._tops(likelihood) for _, likelihood in piece.likelihoods],
         }
 
     def _entry(self, token: int, likelihood: Likelihood) -> Json:
@@ -97,5 +96,20 @@ class Answer:
         return {**self._named(token, likelihood.logprob), "top_logprobs": tops}
 
     def _named(self, token: int, logprob: float) -> Json:
-        text = self.tokenizer.decode([token])
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        text, content = self.names[token]
+        return {"token": text, "logprob": logprob, "bytes": list(content)}
+
+    def _tops(self, likelihood: Likelihood) -> dict[str, float]:
+        """Return a completion's likeliest tokens. Of two with one text, the less likely one is
+        called by its id, as vLLM writes it: as keys they would be one."""
+        tops: dict[str, float] = {}
+        for token, logprob in likelihood.top:
+            label = self._label(token)
+            tops[f"token_id:{token}" if label in tops else label] = logprob
+        return tops
+
+    def _label(self, token: int) -> str:
+        """Return a completion's name of a token; it has no field for bytes, and OpenAI writes them
+        so."""
+        name = self.names[token]
+        return name.text if name.is_text else f"bytes:{name.text}"

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -23,12 +24,14 @@ from chatpipe.serving.bodies import Body, ChatBody, CompletionBody, read_body
 from chatpipe.serving.engine import Engine, Piece, QueueFullError, ReplyJob
 from chatpipe.serving.prompts import generations, prompt_ids
 from chatpipe.serving.served_models import ServedModel
+from chatpipe.serving.token_names import TokenNames
 from chatpipe.web.access import Access
 from chatpipe.web.app import web_app
 from chatpipe.web.http_errors import RequestError
 
 PUBLIC_PATHS = ("/health",)
 LARGEST_BODY = 8 << 20
+LONG_BODY = 1 << 16  # bytes; its tokens take about 0.1 s
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Service:
     models: Mapping[str, ServedModel]
     decoder: Any
     positions: int | None
+
+    @cached_property
+    def token_names(self) -> TokenNames:
+        """Those of the base's tokenizer, which all models have."""
+        return TokenNames(next(iter(self.models.values())).encoder.tokenizer)
 
     def model(self, name: str) -> ServedModel:
         if name not in self.models:
@@ -126,11 +134,9 @@ def _model_entry(name: str) -> dict[str, Any]:
 class _Pieces:
     """The pieces of one request's replies, as they come from the engine's thread."""
 
-    def __init__(self, service: Service, body: Body) -> None:
+    def __init__(self, service: Service, body: Body, prompts: Sequence[list[int]]) -> None:
         self._engine = service.engine
         served = service.model(body.model)
-        vocabulary = len(served.encoder.tokenizer)
-        prompts = prompt_ids(body, served, vocabulary)
         self.prompt_tokens = sum(map(len, prompts))
         self._queue: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -190,11 +196,11 @@ class _Pieces:
 
 async def _answer(request: Request, body: Body) -> Response:
     service: Service = request.app.state.service
-    pieces = _Pieces(service, body)
+    pieces = _Pieces(service, body, await _prompts(request, body))
     answer = Answer(
         body.model,
         isinstance(body, ChatBody),
-        service.models[body.model].encoder.tokenizer,
+        service.token_names,
         pieces.prompt_tokens,
     )
     pieces.submit()
@@ -207,6 +213,16 @@ async def _answer(request: Request, body: Body) -> Response:
     if whole is None:
         return Response(status_code=499)  # nobody reads it
     return JSONResponse(answer.whole(whole, wants_likelihoods))
+
+
+async def _prompts(request: Request, body: Body) -> list[list[int]]:
+    """Return the token ids of each prompt. Long ones are read in a thread, as they take seconds, in
+    which nothing else would be answered."""
+    service: Service = request.app.state.service
+    model = service.model(body.model)
+    if len(await request.body()) < LONG_BODY:
+        return prompt_ids(body, model)
+    return await run_in_threadpool(prompt_ids, body, model)
 
 
 async def _events(

@@ -42,8 +42,9 @@ def conversation_of(body: ChatBody) -> Conversation:
     return Conversation(last.text, body.input, system=system, history=history)
 
 
-def prompt_ids(body: Body, model: ServedModel, vocabulary: int) -> list[list[int]]:
+def prompt_ids(body: Body, model: ServedModel) -> list[list[int]]:
     """Return the token ids of each prompt."""
+    vocabulary = len(model.encoder.tokenizer)
     if isinstance(body, ChatBody):
         return _rendered(model, [conversation_of(body)])
     assert isinstance(body, CompletionBody)

@@ -268,11 +268,13 @@ HEADINGS = {
     "Agreement of raters is not known: no pair was rated by two people.": (
         "评分者的一致性未知：没有一对回答由两个人评过。"
     ),
-    "The model {name} was shown {pairs} in both orders; its verdict changed with the order in "
+    "The model {name} gave a verdict on {pairs} in both orders; it changed with the order in "
     "{flipped} ({share}), which count as ties.": (
-        "模型 {name} 按两种顺序看了 {pairs}；其中 {flipped} 对（{share}）的结论随顺序改变，按平局计。"
+        "模型 {name} 按两种顺序判断了 {pairs}；其中 {flipped} 对（{share}）的结论随顺序改变，按平局计。"
     ),
-    "The model {name} gave no verdict on {counts}.": "模型 {name} 没有给出结论的：{counts}。",
+    "The model {name} gave no verdict on {pairs}: {counts}.": (
+        "模型 {name} 对 {pairs}没有给出结论：{counts}。"
+    ),
     "The model {name} and most people agree on {agreed} of {pairs} ({share}); Cohen's kappa is "
     "{kappa}.": "模型 {name} 与多数人在 {pairs}中的 {agreed} 对上一致（{share}）；Cohen kappa 为 {kappa}。",
     "not defined": "无定义",
