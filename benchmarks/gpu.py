@@ -47,6 +47,7 @@ VOCABULARY = 32_000
 PAPER = Lora(rank=8, target_modules=("q_proj", "v_proj"))
 NF4, PLAIN = Quantization(), Quantization(method="none")
 ON_GPUS = ("packing", "varlen_attention", "cross_entropy", "lora_training")
+PASS_TOKENS = 2048  # of the rows that are trained on: all of a step's
 MEMORY = ("peak_memory_bytes", "estimated_bytes")
 SECONDS = 500  # no training is started after so many
 Rows = list[TokenizedRow]
@@ -104,7 +105,7 @@ class Card:
         expected = estimate(shapes, settings, batch, this_device(quantization))
         return {
             "tokens_per_s": rate,
-            "share_of_peak": rate * training_flops(shapes, Training()) / self.peak_flops,
+            "share_of_peak": rate * training_flops(shapes) / self.peak_flops,
             "peak_memory_bytes": peak_memory_bytes(),
             "estimated_bytes": expected.total,
         }
@@ -151,7 +152,7 @@ def _own(model: Any, rows: Rows, folder: str, steps: int) -> Any:
         model=model,
         args=_arguments(folder, fp16=compute_dtype(NF4) is torch.float16),
         train_dataset=[[row] for row in rows] * (steps + 1),
-        data_collator=BatchCollator(Training().micro_batch_tokens, 1, batching),
+        data_collator=BatchCollator(PASS_TOKENS, 1, batching),
         global_batch_size=len(rows),
     )
 

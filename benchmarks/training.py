@@ -37,6 +37,7 @@ from chatpipe.training.sampler import GlobalBatches
 
 # The global batch and the dropout are those of everyone who changes nothing.
 SETTINGS = Training(learning_rate=1e-3, epochs=1)
+PASS_TOKENS = 2048  # what `auto` is on a CPU
 GLOBAL_BATCH = SETTINGS.global_batch_size
 TRL_PACK = 4  # rows: faster here than 8 or 16
 LORA = Lora()
@@ -187,7 +188,7 @@ def ours(base: Path, train: Rows, folder: str, lora: Lora = LORA, **more: Any) -
         args=settings,
         train_dataset=[[row] for row in train],
         data_collator=BatchCollator(
-            SETTINGS.micro_batch_tokens, max_training_threads(model, 1, batching), batching
+            PASS_TOKENS, max_training_threads(model, 1, batching), batching
         ),
         global_batch_size=GLOBAL_BATCH,
     )

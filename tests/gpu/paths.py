@@ -59,6 +59,7 @@ from tests.support.tiny import tiny_model
 AMPERE, TURING = (8, 9), (7, 5)  # the one computes in bfloat16, the other in float16
 # Where a card has no room for the dequantized base.
 IN_4_BITS = ",".join(kernel for kernel in KERNELS if kernel != "dequantize")
+LITTLE = 720 << 20  # of which the estimate gives most to CUDA itself
 PROMPTS = ("How are you?", "The quick brown fox jumps over the lazy dog.", "Why?")
 
 
@@ -71,13 +72,21 @@ class Paths:
         self.base = request.base.path
         self.tokenizer = load_tokenizer(self.base)
 
-    def train(self, **settings: Any) -> None:
+    def train(self, **settings: Any) -> dict[str, Any]:
         """Build the adapter, from the stored rows to the check of what was trained."""
         training = self.request.training.model_copy(update=settings)
         request = self.request.model_copy(update={"training": training})
         with without_files(), TemporaryDirectory() as folder:
             details = finetune._finetune(request, Path(folder), Path(folder))
         assert details["optimizer_steps"] > 1, details
+        return details
+
+    def train_in_little_memory(self) -> None:
+        """Train where the memory model asks for checkpointing."""
+        little = (LITTLE, LITTLE)
+        with mock.patch.object(torch.cuda, "mem_get_info", lambda *_: little):
+            details = self.train(micro_batch_tokens="auto")
+        assert details["checkpoint_every"] == 4 and details["micro_batch_tokens"] < 1024, details
 
     def score(self) -> None:
         """Score rows by the base, then by an adapter beside another one."""
@@ -236,7 +245,7 @@ def _faults() -> dict[str, tuple[tuple[int, int], str, Fault]]:
 # --- what is run ---------------------------------------------------------------------------------
 
 
-def observed(run: Callable[[], None]) -> dict[str, Any]:
+def observed(run: Callable[[], Any]) -> dict[str, Any]:
     """Run it under the watch, in the fake mode of this moment."""
     watch = Watch()
     started = time.process_time()
@@ -304,14 +313,15 @@ def main(directory: Path) -> dict[str, Any]:
     }
 
 
-def _observed(gpu: str, how: str, runs: dict[str, Callable[[], None]]) -> dict[str, Any]:
+def _observed(gpu: str, how: str, runs: dict[str, Callable[[], Any]]) -> dict[str, Any]:
     return {f"{gpu} {path}{how}": observed(run) for path, run in runs.items()}
 
 
-def _runs(paths: Paths) -> dict[str, Callable[[], None]]:
+def _runs(paths: Paths) -> dict[str, Callable[[], Any]]:
     return {
         "train": paths.train,
         "train, checkpointing": lambda: paths.train(gradient_checkpointing=True),
+        "train, little memory": paths.train_in_little_memory,
         "score": paths.score,
         "answer": paths.answer,
     }

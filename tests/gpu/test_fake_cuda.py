@@ -22,6 +22,7 @@ ON_CPUS = {"sparse_dropout", "concurrency", "packed_weights", "decoding"}
 RUNS = {
     "train": TRAINED,
     "train, checkpointing": TRAINED,
+    "train, little memory": TRAINED,
     "score": SCORED,
     "answer": ANSWERED,
 }

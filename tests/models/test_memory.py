@@ -13,6 +13,7 @@ from chatpipe.models.lora import lora_config
 from chatpipe.models.memory import (
     Batch,
     Device,
+    activation_bytes,
     estimate,
     layer_bytes,
     logits_bytes,
@@ -37,6 +38,7 @@ PADDED = ",".join(name for name in KERNELS if name != "packing")
 LLAMA_7B = LlamaConfig(
     vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32
 )
+LAYERS_32 = shapes_of_config(LLAMA_7B, Lora())
 LLAMA_13B = LlamaConfig(
     vocab_size=32_000,
     hidden_size=5120,
@@ -157,13 +159,20 @@ def _saved_bytes(folder, layers, asked, dtype, batch):
 def test_memory_grows_with_tokens_and_scored_ones_and_shrinks_with_checkpointing(tiny_model_dir):
     shapes = shapes_of(tiny_model_dir, Lora())
 
-    def total(tokens, scored, **training):
-        batch = Batch(tokens=tokens, scored=scored)
-        return estimate(shapes, variant(**training), batch, CUDA).total
+    def total(tokens, scored, every=0):
+        batch = Batch(tokens=tokens, scored=scored, checkpoint_every=every)
+        return estimate(shapes, variant(), batch, CUDA).total
 
     sizes = [total(64, 0), total(64, 64), total(256, 64), total(2048, 512), total(65536, 65536)]
     assert sizes == sorted(sizes) and len(set(sizes)) == 5
-    assert total(65536, 65536, gradient_checkpointing=True) < 0.8 * total(65536, 65536)
+    assert total(65536, 65536, every=1) < 0.8 * total(65536, 65536)
+    few, half = (activation_bytes(LAYERS_32, variant(), many(every), CUDA) for every in (4, 2))
+    every_one, none = (activation_bytes(LAYERS_32, variant(), many(n), CUDA) for n in (1, 0))
+    assert none - few == (none - half) / 2 == (none - every_one) / 4
+
+
+def many(every):
+    return Batch(tokens=4096, scored=4096, checkpoint_every=every)
 
 
 def test_logits_in_float16_take_six_bytes_because_autocast_copies_them_to_float32():
@@ -195,9 +204,10 @@ def test_the_parts_add_up_and_what_no_batch_spares_is_less_than_all():
 
 def test_a_frozen_weight_costs_four_operations_a_token_and_six_when_computed_again():
     shapes = shapes_of_config(LLAMA_7B, Lora(rank=8, target_modules=("q_proj", "v_proj")))
-    plain = training_flops(shapes, Training())
+    plain = training_flops(shapes)
     assert plain == pytest.approx(4 * (6_738_415_616 - 32_000 * 4096), rel=0.001)
-    assert training_flops(shapes, Training(gradient_checkpointing=True)) == plain * 1.5
+    assert training_flops(shapes, 1) == plain * 1.5
+    assert training_flops(shapes, 2) == plain * 1.25
 
 
 def on_gpus(gib, count):

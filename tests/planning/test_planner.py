@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from chatpipe.config.prompts import CHATS, render
-from chatpipe.config.schema import Training
 from chatpipe.errors import ConfigError
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.models.memory import Device, training_flops
@@ -275,7 +274,7 @@ def of_gpus(count, name=LARGE.name):
 )
 def test_time_is_said_to_be_assumed_where_nothing_was_measured(variant, name, count, tera, basis):
     made = plan(variant(), of_gpus(count, name))
-    rate = 1e12 * tera / training_flops(made.shapes, Training())
+    rate = 1e12 * tera / training_flops(made.shapes)
     assert made.duration.tokens_per_s == pytest.approx(rate)
     assert made.duration.basis.startswith(basis)
 

@@ -134,6 +134,9 @@ def _memory(plan: Plan) -> Iterator[RenderableType]:
     batch, free = plan.memory.batch, plan.device.free_bytes
     scored = f", {batch.scored:,} of them scored" if plan.tokens else ""
     yield _title(f"Memory: {batch.tokens:,} tokens at once{scored}")
+    if plan.shapes and batch.checkpoint_every:
+        layers = plan.shapes.layers
+        yield f"{batch.checkpointed_layers(layers)} of {layers} layers are computed again."
     table = _table(show_header=False)
     for name, size in plan.memory.parts.items():
         table.add_row(name, in_bytes(size))

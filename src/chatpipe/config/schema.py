@@ -188,11 +188,10 @@ class Training(Section):
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(0.0, ge=0, le=1)
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    micro_batch_tokens: int = Field(
-        2048,
-        ge=16,
-        le=1 << 20,
-        description="tokens in one forward pass, shared beginnings counted for each row",
+    micro_batch_tokens: Annotated[int, Field(ge=16, le=1 << 20)] | Literal["auto"] = Field(
+        "auto",
+        description="tokens in one forward pass, shared beginnings counted for each row; auto: as "
+        "many as a GPU has room for, 2048 on a CPU",
     )
     global_batch_size: int = Field(16, ge=1, le=65536, description="rows per optimizer step")
     max_length: int = Field(1024, ge=16, le=131072, description="tokens per row")
@@ -205,11 +204,21 @@ class Training(Section):
         "every_reply",
         description="which tokens are scored: every reply with its end, the last one, or all",
     )
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        "auto",
+        description="compute activations of layers again in the backward pass; auto: of as few "
+        "layers as memory asks for",
+    )
     save_steps: int = Field(100, ge=1, description="optimizer steps between checkpoints")
     seed: int = Field(0, ge=0, le=2**31 - 1)
 
-    hash_as: ClassVar[Mapping[str, Mapping[str, str]]] = {"loss": {"every_reply": "response"}}
+    # Passes and checkpointing change no result, and `auto` was added as their default: the key has
+    # what was the default before.
+    hash_as: ClassVar[Mapping[str, Mapping[Any, Any]]] = {
+        "loss": {"every_reply": "response"},
+        "micro_batch_tokens": {"auto": 2048},
+        "gradient_checkpointing": {"auto": False},
+    }
 
     @field_validator("loss", mode="before")
     @classmethod

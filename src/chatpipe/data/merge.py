@@ -40,7 +40,7 @@ class Merge(Request):
 
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"data_share", "dedup"})
     # "near" once compared a row with the first of each cluster alone.
-    hash_as: ClassVar[Mapping[str, Mapping[str, str]]] = {"dedup": {"near": "near, all pairs"}}
+    hash_as: ClassVar[Mapping[str, Mapping[Any, Any]]] = {"dedup": {"near": "near, all pairs"}}
 
     examples: tuple[Artifact, ...]
     split: Split

@@ -66,13 +66,19 @@ class Settings(Protocol):
 class Batch(BaseModel):
     """What is computed at the same time, in one batch or in several: its tokens, padding included,
     and how many are scored. Tokens that rows share are counted for each of them, so an estimate is
-    an upper bound. adapters: how many are trained on it together."""
+    an upper bound. Every `checkpoint_every`-th layer computes its activations again; 0: none.
+    adapters: how many are trained on it together."""
 
     model_config = ConfigDict(frozen=True)
 
     tokens: int
     scored: int
+    checkpoint_every: int = 0
     adapters: int = 1
+
+    def checkpointed_layers(self, layers: int) -> int:
+        """Return how many of so many layers compute their activations again."""
+        return -(-layers // self.checkpoint_every) if self.checkpoint_every else 0
 
 
 class MemoryEstimate(BaseModel):
@@ -111,8 +117,7 @@ def estimate(
     other = shapes.parameters - shapes.linear_parameters
     activations = activation_bytes(shapes, settings, batch, device, shares)
     logits = logits_bytes(shapes, batch, device)
-    checkpointed = settings.training.gradient_checkpointing
-    if checkpointed:
+    if batch.checkpoint_every:
         # A layer is computed again when the logits' gradient is gone.
         logits = max(logits, batch.tokens * layer_bytes(shapes, settings, device, shares))
     parts = {
@@ -122,7 +127,7 @@ def estimate(
         * shapes.lora_parameters
         * _adapter_bytes(device),
         ACTIVATIONS: activations,
-        LOGITS_OR_LAYER if checkpointed else LOGITS_PART: logits,
+        LOGITS_OR_LAYER if batch.checkpoint_every else LOGITS_PART: logits,
         "one weight dequantized": shapes.largest_linear * device.compute_bytes,
         ALLOCATED: ALLOCATOR[device.kind] * (activations + logits),
         "CUDA context" if device.kind == "cuda" else "libraries": CONSTANT[device.kind],
@@ -167,10 +172,11 @@ def activation_bytes(
     shapes: Shapes, settings: Settings, batch: Batch, device: Device, shares: int = 1
 ) -> float:
     """What the layers leave for the backward pass: all of it, or (with gradient checkpointing)
-    only every layer's input."""
-    if settings.training.gradient_checkpointing:
-        return float(batch.tokens * shapes.layers * shapes.hidden * device.compute_bytes)
-    return batch.tokens * shapes.layers * layer_bytes(shapes, settings, device, shares)
+    only a layer's input."""
+    checkpointed = batch.checkpointed_layers(shapes.layers)
+    inputs = checkpointed * shapes.hidden * device.compute_bytes
+    whole = (shapes.layers - checkpointed) * layer_bytes(shapes, settings, device, shares)
+    return batch.tokens * (inputs + whole)
 
 
 def logits_bytes(shapes: Shapes, batch: Batch, device: Device) -> float:
@@ -226,11 +232,11 @@ def _padded_attention_bytes(shapes: Shapes, device: Device) -> float:
     return float(device.compute_bytes * elements + FLOAT32 * shapes.heads)
 
 
-def training_flops(shapes: Shapes, training: Training) -> float:
+def training_flops(shapes: Shapes, checkpoint_every: int = 0) -> float:
     """Floating-point operations a token: 2 a weight forward, 2 backward (a frozen weight has no
     gradient of its own), and 2 for computing again with gradient checkpointing."""
     weights = shapes.linear_parameters + shapes.head_parameters + shapes.lora_parameters
-    return weights * (6.0 if training.gradient_checkpointing else 4.0)
+    return weights * (4.0 + (2.0 / checkpoint_every if checkpoint_every else 0.0))
 
 
 def _dropout_bytes(dropout: float, device: Device) -> float:

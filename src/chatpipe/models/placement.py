@@ -25,6 +25,7 @@ BESIDE = 1.25  # how much of a GPU scoring and answering take, for every byte of
 # never compared with a GPU, and a training that does not fit is lost.
 DEQUANTIZED_SHARE = 0.85
 TOGETHER_SHARE = 0.85  # the same, for trainings that could also run one after another
+CPU_TOKENS = 2048  # measured; also of trainings that share passes
 BESIDE_DEQUANTIZED = 2.0  # the same, for a base that is dequantized only where there is room
 
 
@@ -52,12 +53,17 @@ def this_device(quantization: Quantization) -> Device:
     )
 
 
-def largest_pack(training: Training, rows: int, longest: int, scored_share: float) -> Batch:
-    """The most that is computed at once: as many tokens as are allowed, the longest row alone, or
-    all rows of an optimizer step."""
-    step = longest * min(training.global_batch_size, rows)
-    size = max(longest, min(training.micro_batch_tokens, step))
-    return Batch(tokens=size, scored=round(size * scored_share))
+def plain_tokens(training: Training) -> int:
+    """Return the tokens of a pass where nothing is known of memory."""
+    tokens = training.micro_batch_tokens
+    return tokens if isinstance(tokens, int) else CPU_TOKENS
+
+
+def plain_pass(training: Training) -> Batch:
+    """Return the pass where nothing is known of memory and rows."""
+    tokens = plain_tokens(training)
+    every = int(training.gradient_checkpointing is True)
+    return Batch(tokens=tokens, scored=tokens, checkpoint_every=every)
 
 
 def needs_cpu_offload(base: Path, quantization: Quantization, device: Device) -> bool:
@@ -67,7 +73,7 @@ def needs_cpu_offload(base: Path, quantization: Quantization, device: Device) ->
         return False
     shapes = _inference_shapes(base)
     needed = BESIDE * base_bytes(shapes, quantization, device) if shapes else 0
-    return _needs_sharding(device.kind == "cuda" and needed > device.free_bytes)
+    return needs_sharding(device.kind == "cuda" and needed > device.free_bytes)
 
 
 def _inference_shapes(base: Path) -> Shapes | None:
@@ -89,13 +95,11 @@ def known_shapes(base: Path, lora: Lora) -> Shapes | None:
 
 def uses_sharding(base: Path, settings: Settings, batch: Batch, device: Device) -> bool:
     """Whether each of several devices is to hold a share of the base."""
-    if not _may_share(settings, device):
+    if not may_share(settings, device):
         return False
     shapes = known_shapes(base, settings.lora)
     return (
-        _needs_sharding(False)
-        if shapes is None
-        else fit(shapes, settings, batch, device).shares > 1
+        needs_sharding(False) if shapes is None else fit(shapes, settings, batch, device).shares > 1
     )
 
 
@@ -107,9 +111,9 @@ def fit(shapes: Shapes, settings: Settings, batch: Batch, device: Device) -> Mem
     lacking = (
         device.kind == "cuda" and device.free_bytes is not None and whole.total > device.free_bytes
     )
-    if _may_share(settings, device) and _needs_sharding(lacking):
+    if may_share(settings, device) and needs_sharding(lacking):
         return estimate(shapes, settings, batch, device, device.count)
-    if _may_dequantize(settings.quantization, device):
+    if may_dequantize(settings.quantization, device):
         larger = estimate(shapes, settings, batch, device, dequantized=True)
         if larger.total <= DEQUANTIZED_SHARE * (device.free_bytes or 0):
             return larger
@@ -118,7 +122,7 @@ def fit(shapes: Shapes, settings: Settings, batch: Batch, device: Device) -> Mem
 
 def trains_dequantized(base: Path, settings: Settings, batch: Batch, device: Device) -> bool:
     """Whether a GPU keeps a 4-bit base dequantized while it is trained on that batch."""
-    if not _may_dequantize(settings.quantization, device):
+    if not may_dequantize(settings.quantization, device):
         return False
     shapes = known_shapes(base, settings.lora)
     return shapes is not None and fit(shapes, settings, batch, device).dequantized
@@ -130,9 +134,9 @@ def trainings_that_fit(base: Path, settings: Settings, most: int, device: Device
     shapes = known_shapes(base, settings.lora)
     if shapes is None or device.free_bytes is None:
         return most
-    tokens = settings.training.micro_batch_tokens
+    batch = plain_pass(settings.training)
     for count in range(most, 1, -1):
-        batch = Batch(tokens=tokens, scored=tokens, adapters=count)
+        batch = batch.model_copy(update={"adapters": count})
         if estimate(shapes, settings, batch, device).total <= TOGETHER_SHARE * device.free_bytes:
             return count
     return 1
@@ -140,20 +144,23 @@ def trainings_that_fit(base: Path, settings: Settings, most: int, device: Device
 
 def infers_dequantized(base: Path, quantization: Quantization, device: Device) -> bool:
     """Whether a GPU keeps a 4-bit base dequantized where nothing is trained."""
-    if not _may_dequantize(quantization, device):
+    if not may_dequantize(quantization, device):
         return False
     shapes = _inference_shapes(base)
     needed = BESIDE_DEQUANTIZED * dequantized_bytes(shapes, device) if shapes else 0
     return 0 < needed <= (device.free_bytes or 0)
 
 
-def _may_dequantize(quantization: Quantization, device: Device) -> bool:
+def may_dequantize(quantization: Quantization, device: Device) -> bool:
+    """Whether a GPU keeps a 4-bit base dequantized if it has room for that."""
     return device.kind == "cuda" and quantization.method == "nf4" and is_enabled("dequantize")
 
 
-def _may_share(settings: Settings, device: Device) -> bool:
+def may_share(settings: Settings, device: Device) -> bool:
+    """Whether each of several devices can hold a share of the base."""
     return device.count > 1 and settings.quantization.method == "nf4"
 
 
-def _needs_sharding(lacking: bool) -> bool:
+def needs_sharding(lacking: bool) -> bool:
+    """Whether a base is shared or streamed, which lacks memory or does not."""
     return {"auto": lacking, "always": True, "never": False}[processes.sharding()]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from chatpipe.config.schema import Training, Variant
 from chatpipe.models.memory import Batch, Device, MemoryEstimate, base_bytes
-from chatpipe.models.placement import fit, largest_pack
+from chatpipe.models.passes import StepRows, largest_pass
+from chatpipe.models.placement import fit
 from chatpipe.models.shapes import Shapes
 from chatpipe.planning.cost import MADE_OF_ROWS, Need, adapter_bytes, hub_cache, lacking_room
 from chatpipe.planning.result import Messages
@@ -49,7 +50,7 @@ class Capacity:
 
     def memory(self, shapes: Shapes, tokens: Tokens | None) -> MemoryEstimate:
         """Estimate the peak of the training; say if it is more than the device has free."""
-        batch = self._largest_pack(tokens)
+        batch = self._largest_pass(shapes, tokens)
         needed = fit(shapes, self.variant, batch, self.device)
         free = self.device.free_bytes
         if needed.shares > 1:
@@ -59,7 +60,7 @@ class Capacity:
                 f"memory: training needs about {needed.total / 2**30:.1f} GiB for "
                 f"{batch.tokens:,} tokens at once, {free / 2**30:.1f} GiB are free on "
                 f"{self.device.name}; lower training.micro_batch_tokens or max_length, or set "
-                "training.gradient_checkpointing."
+                "training.gradient_checkpointing to true."
             )
             # Rows of unknown length may all be short, and the estimate is not exact: see
             # docs/memory.md for its distance from measured peaks.
@@ -68,12 +69,15 @@ class Capacity:
             (self.messages.faults if is_fault else self.messages.notes).append(sentence)
         return needed
 
-    def _largest_pack(self, tokens: Tokens | None) -> Batch:
-        """Return the largest batch; rows of unknown length count as max_length."""
+    def _largest_pass(self, shapes: Shapes, tokens: Tokens | None) -> Batch:
+        """Return the largest pass; rows of unknown length count as max_length."""
         training = self.variant.training
-        if tokens is None:
-            return largest_pack(training, training.global_batch_size, training.max_length, 1.0)
-        return largest_pack(training, tokens.rows, tokens.longest, tokens.trained_share)
+        rows = (
+            StepRows(tokens.rows, tokens.longest, tokens.trained_share)
+            if tokens
+            else StepRows(training.global_batch_size, training.max_length, 1.0)
+        )
+        return largest_pass(shapes, self.variant, rows, self.device)
 
     def _check_main_memory(self, shapes: Shapes, shares: int) -> None:
         """Check for room for the whole base in every process, which reads it before it keeps its

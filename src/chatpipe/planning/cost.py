@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from chatpipe.config.schema import Training
-from chatpipe.models.memory import FLOAT32, Device, training_flops
+from chatpipe.models.memory import FLOAT32, Batch, Device, training_flops
 from chatpipe.models.shapes import Shapes
 from chatpipe.planning.device_rates import assumed_rate
 from chatpipe.store.artifact import Artifact
@@ -49,7 +49,7 @@ class Need(BaseModel):
 
 
 def duration(
-    tokens: int, shapes: Shapes, training: Training, device: Device, base: Artifact | None
+    tokens: int, shapes: Shapes, batch: Batch, device: Device, base: Artifact | None
 ) -> Duration:
     """Estimate the time by the rate of an adapter of the same base and device, or assume a rate."""
     measured = measured_rate(device, base) if base else None
@@ -58,7 +58,7 @@ def duration(
     assumed = assumed_rate(device)
     return Duration(
         tokens=tokens,
-        tokens_per_s=assumed.flops / training_flops(shapes, training),
+        tokens_per_s=assumed.flops / training_flops(shapes, batch.checkpoint_every),
         basis=f"{assumed.basis}; nothing was measured on this device yet",
     )
 

@@ -16,7 +16,7 @@ from chatpipe.errors import ChatpipeError, ConfigError, ModelError
 from chatpipe.formats.base import counted_reasons
 from chatpipe.kernels.switch import VARIABLE, is_enabled
 from chatpipe.models.base_checks import base_faults
-from chatpipe.models.memory import Device
+from chatpipe.models.memory import Device, MemoryEstimate
 from chatpipe.models.placement import this_device
 from chatpipe.models.shapes import Shapes, shapes_of
 from chatpipe.models.unused_gpu import gpu_without_kernels, unused_gpu
@@ -143,6 +143,7 @@ class _Planner:
             self._check_lengths(tokenizer, self._heldout(data) | own_heldout, shapes)
         has_adapter = adapter is not None or not is_trained_here
         capacity = Capacity(self.variant, self.device, has_adapter, self.messages)
+        memory = capacity.memory(shapes, tokens) if shapes and is_trained_here else None
         return Plan(
             variant=self.variant.name,
             base_model=self.variant.base_model.repo,
@@ -152,8 +153,8 @@ class _Planner:
             preview=self._preview(finetune, tokenizer) if tokens else None,
             shapes=shapes,
             optimizer_steps=steps if is_trained_here else 0,
-            memory=capacity.memory(shapes, tokens) if shapes and is_trained_here else None,
-            duration=self._duration(shapes, tokens, data, upstream.artifact),
+            memory=memory,
+            duration=self._duration(shapes, memory, tokens, data, upstream.artifact),
             disk=capacity.disk(upstream, data, shapes, steps),
             steps=self._steps(upstream, data),
             trained=has_adapter,
@@ -365,12 +366,17 @@ class _Planner:
         return {name: heldout for name, heldout in heldout_sets.items() if heldout}
 
     def _duration(
-        self, shapes: Shapes | None, tokens: Tokens | None, data: Data, base: Artifact | None
+        self,
+        shapes: Shapes | None,
+        memory: MemoryEstimate | None,
+        tokens: Tokens | None,
+        data: Data,
+        base: Artifact | None,
     ) -> Duration | None:
         """Estimate the time; rows of unknown length count as max_length (an upper bound)."""
-        if shapes is None or not data.train_rows or self.variant.imported:
+        if shapes is None or memory is None or not data.train_rows:
             return None
         training = self.variant.training
         upper_bound = rows_seen(training, data.train_rows) * training.max_length
         token_count = tokens.seen_tokens if tokens else upper_bound
-        return duration(token_count, shapes, training, self.device, base)
+        return duration(token_count, shapes, memory.batch, self.device, base)

@@ -80,7 +80,7 @@ class Request(BaseModel):
     # before have the key that they had. Sections of settings may name such fields, too.
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset()
     # Values that had another name: the key has that, by field. Sections may have such fields, too.
-    hash_as: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    hash_as: ClassVar[Mapping[str, Mapping[Any, Any]]] = {}
     oom_hint: ClassVar[str] = ""  # which settings to change when GPU memory is exhausted
 
     def key(self) -> str:

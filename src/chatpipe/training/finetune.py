@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Lora, Quantization, Training, TrainTogether, Variant
-from chatpipe.errors import ConfigError
+from chatpipe.errors import ModelError
 from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.positions import check_positions
 from chatpipe.runtime.stopping import deferred_signals
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from chatpipe.packing.batching import Batching
     from chatpipe.training.group import Member
     from chatpipe.training.watch import TrainingWatch
+from chatpipe.models.checkpointing import checkpoint_layers
 from chatpipe.models.lora import with_adapter
 from chatpipe.training.adapter_checks import check_adapter
+from chatpipe.training.passes import Passes, agreed_pass
 
 LOG = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class Finetune(Request):
     version: ClassVar[int] = 10
     hash_exclude: ClassVar[frozenset[str]] = frozenset({"tracked", "train_together"})
     oom_hint: ClassVar[str] = (
-        "lower training.micro_batch_tokens or set training.gradient_checkpointing"
+        "lower training.micro_batch_tokens or set training.gradient_checkpointing to true"
     )
 
     base: Artifact
@@ -93,6 +95,7 @@ def _finetune(
     from transformers import set_seed
 
     from chatpipe.models import loading
+    from chatpipe.models.placement import plain_pass
     from chatpipe.packing.batching import batching_for
     from chatpipe.training.trainer import batch_training
     from chatpipe.training.watch import Clock, TrainingWatch
@@ -105,8 +108,9 @@ def _finetune(
         request.corpus, request.prompt_template, request.training, tokenizer
     )
     check_positions(request.base.path, rows.longest, "the longest row", "lower training.max_length")
-    shared = member is None and _is_shared(request, rows)
-    model = _model(request, rows, shared, member)
+    batch = plain_pass(training) if member else _largest_pass(request, rows, work)
+    shared = member is None and _is_shared(request, batch)
+    model = _model(request, batch, shared, member)
     checkpoint = _agreed_checkpoint(work, request.lora.dropout > 0)
     seconds_before = checkpoint.seconds if checkpoint else 0.0
     clock = member.clock(seconds_before) if member else Clock(started, seconds_before)
@@ -117,6 +121,8 @@ def _finetune(
         batching = batching_for(model)
         trainer = _trainer(request, model, rows, watch, batching)
         trainer.in_lockstep = shared
+        trainer.passes = Passes(training, batch, work)
+        trainer.data_collator.max_tokens = trainer.passes.max_tokens
         trainer.joint = member.joint(model) if member else None
         began = clock.seconds()
         with batch_training(model, batching):
@@ -140,7 +146,7 @@ def _finetune(
     return details | {"made_from": made_from}
 
 
-def _is_shared(request: Finetune, rows: Tokenized) -> bool:
+def _is_shared(request: Finetune, batch: Batch) -> bool:
     """Return whether each process holds a share of the base; all processes get the same answer."""
     from accelerate.utils import gather_object
 
@@ -149,61 +155,62 @@ def _is_shared(request: Finetune, rows: Tokenized) -> bool:
     device = this_device(request.quantization)
     if device.count == 1:
         return False
-    batch = _largest_pack(request, rows)
     return any(gather_object([uses_sharding(request.base.path, request, batch, device)]))
 
 
-def _largest_pack(request: Finetune, rows: Tokenized) -> Batch:
-    from chatpipe.models.placement import largest_pack
+def _largest_pass(request: Finetune, rows: Tokenized, work: Path) -> Batch:
+    from chatpipe.models.passes import StepRows, largest_pass
+    from chatpipe.models.placement import known_shapes, this_device
 
-    scored = rows.scored_tokens / rows.tokens
-    return largest_pack(request.training, len(rows.examples), rows.longest, scored)
+    device = this_device(request.quantization)
+    scored_share = rows.scored_tokens / rows.tokens
+    try:
+        shapes = known_shapes(request.base.path, request.lora)
+    except (
+        ModelError,
+        ValueError,
+    ):  # no model of the configuration alone; it may load all the same
+        shapes = None
+    step_rows = StepRows(len(rows.examples), rows.longest, scored_share)
+    batch = largest_pass(shapes, request, step_rows, device)
+    return agreed_pass(batch, device.count, work, rows.longest)
 
 
-def _model(request: Finetune, rows: Tokenized, shared: bool, member: Member | None) -> Any:
+def _model(request: Finetune, batch: Batch, shared: bool, member: Member | None) -> Any:
     """Return the base with a new adapter."""
     if member:
-        return with_new_adapter(member.own_base(), request)
-    return _shared_model(request) if shared else _whole_model(request, rows)
+        return with_new_adapter(member.own_base(), request, batch.checkpoint_every)
+    return _shared_model(request, batch) if shared else _whole_model(request, batch)
 
 
-def _whole_model(request: Finetune, rows: Tokenized) -> Any:
+def _whole_model(request: Finetune, batch: Batch) -> Any:
     from chatpipe.models import loading
     from chatpipe.models.placement import this_device, trains_dequantized
 
     path, quantization = request.base.path, request.quantization
-    device, batch = this_device(quantization), _largest_pack(request, rows)
-    gpu_has_room = trains_dequantized(path, request, batch, device)
-    return with_new_adapter(loading.load_fast_base(path, quantization, gpu_has_room), request)
+    gpu_has_room = trains_dequantized(path, request, batch, this_device(quantization))
+    base = loading.load_fast_base(path, quantization, gpu_has_room)
+    return with_new_adapter(base, request, batch.checkpoint_every)
 
 
-def _shared_model(request: Finetune) -> Any:
+def _shared_model(request: Finetune, batch: Batch) -> Any:
     """Read the base into main memory, then shard it: no device holds all of it."""
     import torch
 
     from chatpipe.models import devices, loading, sharding
 
     base = loading.load_base(request.base.path, request.quantization, torch.device("cpu"))
-    model = with_new_adapter(base, request)
+    model = with_new_adapter(base, request, batch.checkpoint_every)
     sharding.shard_base(model, devices.device())
     return model
 
 
-def with_new_adapter(model: Any, request: Finetune) -> Any:
+def with_new_adapter(model: Any, request: Finetune, checkpoint_every: int) -> Any:
     """Return the base with the request's adapter, as it is before its training."""
-    if request.training.gradient_checkpointing:
-        use_checkpointing(model)
+    if checkpoint_every:
+        is_required = request.training.gradient_checkpointing is True
+        checkpoint_layers(model, checkpoint_every, is_required)
     return with_adapter(model, request.lora)
-
-
-def use_checkpointing(model: Any) -> None:
-    """Have the base's layers computed again for the backward pass; ConfigError where it cannot."""
-    # Not by peft's own preparation: it holds in float32 whatever is not quantized, and
-    # checkpoints nothing where no layer is.
-    if not model.supports_gradient_checkpointing:
-        name = type(model).__name__
-        raise ConfigError([f"training.gradient_checkpointing: {name} has none; set it to false."])
-    model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _agreed_checkpoint(work: Path, has_dropout: bool) -> Checkpoint | None:
@@ -227,6 +234,7 @@ def _trainer(
     from transformers import PrinterCallback, TrainingArguments
 
     from chatpipe.models import devices
+    from chatpipe.models.placement import plain_tokens
     from chatpipe.training.trainer import AdapterTrainer, BatchCollator, max_training_threads
 
     training = request.training
@@ -258,7 +266,7 @@ def _trainer(
         args=arguments,
         train_dataset=rows.by_row(),
         data_collator=BatchCollator(
-            training.micro_batch_tokens,
+            plain_tokens(training),
             max_training_threads(model, arguments.world_size, batching),
             batching,
         ),

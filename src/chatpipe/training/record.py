@@ -58,6 +58,7 @@ def training_record(
         "compute_dtype": str(devices.compute_dtype(quantization)).removeprefix("torch."),
         "processes": trainer.accelerator.num_processes,
         "base_shared": trainer.in_lockstep,
+        **(trainer.passes.record() if trainer.passes else {}),
         "versions": devices.library_versions(),
         "loss_history": history,
     }

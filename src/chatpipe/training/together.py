@@ -156,6 +156,7 @@ class _Group:
     def _turns(self, into: Path) -> list[Turn[Any, Any]]:
         from chatpipe.kernels.liger import fused_layers
         from chatpipe.kernels.lora_together import AdapterSet
+        from chatpipe.models.placement import plain_pass
         from chatpipe.packing.batching import batching_for
         from chatpipe.training.group import Member, group_fault, with_shared_weights
         from chatpipe.training.joint_step import JointStep
@@ -163,7 +164,10 @@ class _Group:
         from chatpipe.training.turns import take_turns
 
         base = self._base()
-        model = with_new_adapter(with_shared_weights(base), self.requests[0])
+        shared = plain_pass(self.requests[0].training)
+        model = with_new_adapter(
+            with_shared_weights(base), self.requests[0], shared.checkpoint_every
+        )
         batching = batching_for(model)
         if fault := group_fault(model, batching):
             raise _AloneError(fault)
@@ -172,7 +176,7 @@ class _Group:
         step = JointStep(
             adapters,
             partial(half_precision, passed),
-            self.requests[0].training.micro_batch_tokens,
+            shared.tokens,
             max_training_threads(model, 1, batching),
         )
         del model
@@ -198,17 +202,16 @@ class _Group:
 
     def _base(self) -> Any:
         """Return the base that all passes go through."""
+        from chatpipe.models.checkpointing import checkpoint_layers
         from chatpipe.models.loading import load_fast_base
-        from chatpipe.models.memory import Batch
-        from chatpipe.models.placement import this_device, trains_dequantized
-        from chatpipe.training.finetune import use_checkpointing
+        from chatpipe.models.placement import plain_pass, this_device, trains_dequantized
 
         request = self.requests[0]
         path, quantization = request.base.path, request.quantization
-        tokens = request.training.micro_batch_tokens
-        batch = Batch(tokens=tokens, scored=tokens, adapters=len(self.requests))
+        batch = plain_pass(request.training)
+        batch = batch.model_copy(update={"adapters": len(self.requests)})
         gpu_has_room = trains_dequantized(path, request, batch, this_device(quantization))
         base = load_fast_base(path, quantization, gpu_has_room)
-        if request.training.gradient_checkpointing:
-            use_checkpointing(base)
+        if batch.checkpoint_every:
+            checkpoint_layers(base, batch.checkpoint_every, is_required=True)
         return base

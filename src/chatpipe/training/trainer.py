@@ -18,7 +18,9 @@ from chatpipe.kernels.sparse_dropout import seeded
 from chatpipe.kernels.switch import is_enabled, ran
 from chatpipe.models.concurrency import max_threads, run_in_threads, thread_count
 from chatpipe.packing.batching import PACKED, Batch, Batching
+from chatpipe.runtime.oom import release_memory
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
+from chatpipe.training.passes import Passes
 from chatpipe.training.sampler import EpochLoader, GlobalBatches
 
 Gradients = Sequence[torch.Tensor | None]
@@ -56,7 +58,8 @@ class BatchCollator:
         examples = [example for row in rows for example in row] or [NOTHING]
         threads = thread_count(examples, self.max_tokens, self.max_threads)
         groups = self.batching.groups(examples, self.max_tokens // threads, threads)
-        return {"batches": [self.batching.collate(group) for group in groups], "threads": threads}
+        batches = [self.batching.collate(group) for group in groups]
+        return {"batches": batches, "threads": threads, "rows": rows}
 
 
 def max_training_threads(model: Any, processes: int = 1, batching: Batching = PACKED) -> int:
@@ -115,6 +118,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     Trainer itself: packing and the number of processes change the speed only.
 
     `in_lockstep`: every process makes the same number of passes, which a sharded base needs.
+    `passes`: makes passes smaller when the device is out of memory.
     `joint`: adds a step's gradients and returns its loss, where other trainings share the pass.
     """
 
@@ -123,10 +127,12 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         *,
         global_batch_size: int,
         in_lockstep: bool = False,
+        passes: Passes | None = None,
         joint: Callable[[StepWork], torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.passes = passes
         self.joint = joint
         self.batching: Batching = self.data_collator.batching
         self.global_batch_size = global_batch_size
@@ -178,6 +184,21 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         """Run forward and backward of every batch; return the step's loss. Its mean over processes
         is logged."""
         model.train()
+        while True:
+            try:
+                return self._gradients_of_step(model, inputs)
+            except torch.OutOfMemoryError:
+                rows, count = inputs["rows"], len(inputs["batches"])
+                passes = None if self.joint else self.passes
+                if passes is None or not passes.make_smaller(self, rows, count):
+                    raise
+                self.data_collator.max_tokens = passes.max_tokens
+            # Not in the handler: its traceback holds the activations of the failed pass.
+            model.zero_grad(set_to_none=True)
+            release_memory()
+            inputs = self.data_collator(rows)
+
+    def _gradients_of_step(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         accelerator = self.accelerator
         prepared = self._prepare_inputs({"batches": self._batches(inputs["batches"])})["batches"]
         scored = torch.tensor(sum(sum(p["counts"]) for p in prepared), device=self.args.device)
