@@ -81,6 +81,14 @@ def test_no_fault_of_any_key_speaks_python(keys):
             "did you mean cosine?",
         ),
         (
+            {"training": {"micro_batch_tokens": 0}},
+            "training.micro_batch_tokens: expected a number of at least 16 or auto, found 0.",
+        ),
+        (
+            {"training": {"gradient_checkpointing": "selective"}},
+            "training.gradient_checkpointing: expected true or false or auto, found 'selective'.",
+        ),
+        (
             {"quantization": {"double": "maybe"}},
             "quantization.double: expected true or false, found 'maybe'.",
         ),

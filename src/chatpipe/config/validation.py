@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -15,6 +16,7 @@ from chatpipe.errors import ConfigError
 from chatpipe.utils.visible_text import visible
 
 MAX_SHOWN = 60  # characters of a value
+PLAIN_MEMBERS = ("int", "constrained-int", "bool")  # pydantic's names for members of a union
 _Location = tuple[int | str, ...]
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -203,17 +205,22 @@ def _key_path(location: _Location, model: type[BaseModel]) -> _Location:
     """The location as keys of the file, without pydantic's names for the members of a union."""
     path: list[int | str] = []
     sections: list[type[BaseModel]] = [model]
+    annotations: list[Any] = []  # of the last key
     for part in location:
-        is_field = any(part in section.model_fields for section in sections)
-        if isinstance(part, str) and not is_field and _is_union_member(part):
+        fields = [s.model_fields[part] for s in sections if part in s.model_fields]
+        if isinstance(part, str) and not fields and _is_union_member(part, annotations):
             continue
         path.append(part)
         if isinstance(part, str):
             sections = [s for section in sections for s in _sections_of(section, part)]
+            annotations = [field.annotation for field in fields]
     return tuple(path)
 
 
-def _is_union_member(part: str) -> bool:
+def _is_union_member(part: str, annotations: Sequence[Any]) -> bool:
+    """Whether it is pydantic's name for a member of a union, which these annotations may be."""
+    if part in PLAIN_MEMBERS:
+        return any(get_origin(annotation) in (Union, UnionType) for annotation in annotations)
     return bool(
         re.match(r"(tuple|list|dict|literal|nullable|constrained|function|union)\b.*\[", part)
     )
