@@ -48,7 +48,8 @@ def kernels(outcome, run):
 @pytest.mark.parametrize("run", RUNS)
 def test_every_path_goes_through_by_the_kernels_of_each_gpu(outcome, run):
     """An 80 GiB card keeps the base dequantized; one of an older kind has no FlashAttention."""
-    assert kernels(outcome, f"8.9 {run}") == RUNS[run] | AMPERE | {"dequantize"}
+    room = set() if run == "train, little memory" else {"dequantize"}
+    assert kernels(outcome, f"8.9 {run}") == RUNS[run] | AMPERE | room
     if run != "train":
         assert kernels(outcome, f"8.9 {run}, in 4 bits") == RUNS[run] | AMPERE
         assert kernels(outcome, f"7.5 {run}, in 4 bits") == RUNS[run]
