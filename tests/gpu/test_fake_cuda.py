@@ -61,7 +61,7 @@ def test_training_uses_the_backward_pass_of_its_attention_and_4_bit_weights(outc
     for name, operations in runs.items():
         flash = name.startswith("8.9") and not name.endswith("off")
         assert ("_varlen_attn_backward" in operations) is flash, name
-        in_4_bits = name.endswith(("in 4 bits", "off"))
+        in_4_bits = name.endswith(("in 4 bits", "off", "little memory"))
         assert ("gemm_4bit" in operations) is in_4_bits, name
 
 
