@@ -142,8 +142,8 @@ def test_one_that_fails_leaves_the_others_and_has_its_own_error(
     """No row is short enough for one, and the weights of another are not finite."""
     put_on = finetune.with_new_adapter
 
-    def with_fault(model, request):
-        adapted = put_on(model, request)
+    def with_fault(model, request, checkpoint_every):
+        adapted = put_on(model, request, checkpoint_every)
         if request.training.seed == FAULTY_SEED:
             weight = next(p for p in adapted.parameters() if p.requires_grad)
             weight.data[0, 0] = torch.nan
