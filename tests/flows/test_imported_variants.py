@@ -1,6 +1,5 @@
 """An adapter that was trained elsewhere as a variant of a study, with real Prefect."""
 
-import json
 import math
 import shutil
 
@@ -8,20 +7,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from chatpipe.config.prompt_schema import ChatTemplate
 from chatpipe.config.prompts import render, template
 from chatpipe.config.schema import Variant
 from chatpipe.config.yaml_files import to_yaml
 from chatpipe.errors import AdapterError, ConfigError
 from chatpipe.export import Settings, Source, export
 from chatpipe.planning.planner import plan
-from chatpipe.report import read_report, render_markdown
+from chatpipe.report import read_report, render_html, render_markdown
 from chatpipe.store.store import store
 from chatpipe.study import removal
 from chatpipe.study.importing import ImportOptions, import_adapter
 from chatpipe.study.loading import load_variant
 from chatpipe.study.lookup import find_adapter, find_model
 from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.studies import load_variants
 from tests.support.adapters import draw_weights
+from tests.support.bases import copy_of
 from tests.support.rows import alpaca_rows, write_jsonl
 from tests.support.variants import small_variant
 
@@ -124,8 +126,9 @@ def test_the_report_says_what_is_not_known_of_it(study):
     assert training.count("not known") == 8
     assert "†?" in text and "training.epochs | 1 | not known | not known" in text
     assert "; of variants that were trained elsewhere" in text
-    render = {**json.loads(report.model_dump_json())}
-    assert render["configurations"][1]["seeds"] == [None]
+    assert [one.seeds for one in report.configurations] == [[0], [None], [None]]
+    page = render_html(report, "zh")
+    assert "†?</span>" in page and "of-a-friend 是在别处训练的" in page
 
 
 def test_it_is_planned_and_forgotten_by_itself(study):
@@ -136,6 +139,26 @@ def test_it_is_planned_and_forgotten_by_itself(study):
     adapters = {path.name for path in paths if path.parent.name == "adapter"}
     assert adapters == {find_adapter(elsewhere).key}
     assert find_adapter(again).key != find_adapter(here).key
+
+
+def test_settings_of_a_training_are_no_settings_of_it(study, tmp_path):
+    here, _, elsewhere = study[0]
+    with pytest.raises(ConfigError, match=r"--set training.epochs=2: of-a-friend was trained else"):
+        load_variant("of-a-friend", ["training.epochs=2"])
+    (tmp_path / "here.yaml").write_text(to_yaml(here.model_dump(mode="json")))
+    grid = {"variants": ["here.yaml", "of-a-friend"], "seeds": 2, "vary": {"lora.rank": [4, 8]}}
+    (tmp_path / "grid.yaml").write_text(to_yaml(grid))
+    cells = load_variants(str(tmp_path / "grid.yaml"))
+    assert len(cells) == 5 and cells[-1] == elsewhere
+    # By hand: as the directory is now, with a path that counts from the file.
+    shutil.copytree(study[2], tmp_path / "adapter")
+    by_hand = {**elsewhere.model_dump(mode="json"), "imported": {"path": "adapter"}}
+    (tmp_path / "by-hand.yaml").write_text(to_yaml(by_hand))
+    variant = load_variant(str(tmp_path / "by-hand.yaml"))
+    assert find_adapter(variant) == find_adapter(elsewhere)
+    shutil.rmtree(tmp_path / "adapter")
+    with pytest.raises(ConfigError, match=r"imported.path: .*adapter is no directory"):
+        load_variant(str(tmp_path / "by-hand.yaml"))
 
 
 def test_options_that_say_too_little_or_something_wrong_are_refused(study, tmp_path):
@@ -171,5 +194,13 @@ def test_options_that_say_too_little_or_something_wrong_are_refused(study, tmp_p
         "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     chat = import_adapter(copy, "chatty", ImportOptions(base_model=base, datasets=dataset))
+    assert chat.variant.prompt_template.name == "beside-the-adapter"
     assert isinstance(chat.variant, Variant) and "m.role" in chat.variant.prompt_template.chat
-    shutil.rmtree(chat.file.parent)
+    own = copy_of(base, tmp_path / "base")  # one that is the base's own is that
+    shutil.copy(copy / "chat_template.jinja", own)
+    as_base = import_adapter(
+        copy, "as-base", ImportOptions(base_model=str(own), datasets=dataset, same_base=True)
+    )
+    assert as_base.variant.prompt_template == ChatTemplate()
+    for imported in (chat, as_base):
+        shutil.rmtree(imported.file.parent)

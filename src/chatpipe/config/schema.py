@@ -327,6 +327,10 @@ class Variant(Section):
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset(
         {"data_share", "dedup", "imported"}
     )
+    # Settings that say how an adapter is trained; one that was trained elsewhere has none of them.
+    of_training: ClassVar[frozenset[str]] = frozenset(
+        {"data_share", "dedup", "lora", "training", "tracking"}
+    )
 
     name: RunName
     base_model: BaseModelRef = BaseModelRef()

@@ -122,7 +122,10 @@ def _marked(cell: str) -> Markup:
     text = str(escape(visible(cell)))
     for mark, target, title in MARKS:
         link = rf'<a class="seen" href="#{target}" title="{translate(title)}">{mark}\1</a>'
-        text = re.sub(rf"{mark}([\d,]+|\?)", link, text)
+        text = re.sub(rf"{mark}([\d,]+)", link, text)
+    unknown = f"{formatting.SEEN}?"
+    title = translate("whether rows were seen in training is not known")
+    text = text.replace(unknown, f'<span class="seen" title="{title}">{unknown}</span>')
     return Markup(re.sub(r" (\[[^]]*\])$", r' <span class="interval">\1</span>', text))
 
 

@@ -19,6 +19,7 @@ from chatpipe.study.files import find_file, names
 from chatpipe.study.overrides import Override, paths_relative_to
 from chatpipe.study.runs import load_run
 from chatpipe.study.variants import load_file, parse_variant
+from chatpipe.utils.unique import unique_by
 
 Overrides = tuple[Override, ...]
 
@@ -86,7 +87,7 @@ class Grid:
             overrides = [self._override("heldout", self.file.heldout), *overrides]
         for place, member in enumerate(self.file.members):
             key = "base" if self.file.base is not None else f"variants.{place}"
-            for cell in self._cells():
+            for cell in self._cells_of(member):
                 try:
                     variants += [
                         self._variant(member, (*cell, *seed, *overrides), must_exist, key)
@@ -144,12 +145,30 @@ class Grid:
             settings = itertools.chain.from_iterable(combination)
             yield tuple(self._override(setting, value) for setting, value in settings)
 
+    def _cells_of(self, member: Member) -> list[Overrides]:
+        """Return the combinations of settings that the member may have: of one that was trained
+        elsewhere, without those of a training, each once."""
+        cells = list(self._cells())
+        if not self._is_imported(member):
+            return cells
+        own = [
+            tuple(override for override in cell if override.keys[0] not in Variant.of_training)
+            for cell in cells
+        ]
+        return unique_by(own, lambda cell: tuple(override.text for override in cell))
+
+    def _is_imported(self, member: Member) -> bool:
+        try:
+            return self._variant(member, (), False, "").imported is not None
+        except ConfigError:  # it is a variant with its cell's settings only
+            return False
+
     def _seeds(
         self, member: Member, cell: Overrides, must_exist: bool, key: str
     ) -> list[Overrides]:
         """Return the setting of each seed; a number of seeds begins with the variant's own."""
         seeds = self.file.seeds
-        if seeds is None:
+        if seeds is None or self._is_imported(member):
             return [()]
         if isinstance(seeds, int):
             first = self._variant(member, cell, must_exist, key).training.seed

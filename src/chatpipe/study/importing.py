@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chatpipe.config.prompt_schema import OWN_CHAT_TEMPLATE
 from chatpipe.config.prompts import CHATS, TEMPLATES
 from chatpipe.config.run_names import name_of_file
 from chatpipe.config.schema import AUTO, Lora, Variant
@@ -15,6 +16,7 @@ from chatpipe.config.yaml_files import read_mapping
 from chatpipe.data.catalog import DATASETS
 from chatpipe.errors import ConfigError
 from chatpipe.models.loading import load_tokenizer
+from chatpipe.sources.base_files import read_object
 from chatpipe.sources.fetch import local_path, looks_like_hub_id
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.export import export_variant, saved_variant
@@ -31,6 +33,9 @@ _OF_LIKE = (
     *("base_model", "datasets", "split", "heldout"),
     *("quantization", "evaluation", "panel", "generation"),
 )
+
+
+BESIDE = "beside-the-adapter"  # the name of a chat template that is not the base's own
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,13 @@ class Imported:
     def notes(self) -> list[str]:
         """What has to be known of it, a sentence each."""
         notes: list[str] = self.adapter.details()["notes"]
-        held = "in NF4" if self.variant.quantization.method == "nf4" else "in full precision"
+        is_nf4 = self.variant.quantization.method == "nf4"
+        held, other = ("NF4", "none") if is_nf4 else ("full precision", "nf4")
         template = self.variant.prompt_template.name
         return [
-            f"it is asked and scored in the template {template}, on the base {held} "
-            "(quantization.method): as it was trained, if its figures are to be its own.",
+            f"it is asked and scored in the template {template}, on the base in {held}; if it was "
+            "trained in another way, its figures are not its own: import it with --template, or "
+            f"with --set quantization.method={other}.",
             *notes,
         ]
 
@@ -91,10 +98,9 @@ def import_adapter(directory: Path, name: str, options: ImportOptions) -> Import
         "same_base": options.same_base,
         "trained_on": options.trained_on,
     }
-    template = _given_template(options.template) or _written_template(directory)
-    if template is not None:
-        raw["prompt_template"] = template
-    is_given = template is not None or any(
+    if options.template is not None:
+        raw["prompt_template"] = _given_template(options.template)
+    is_given = options.template is not None or any(
         text.startswith("prompt_template") for text in options.overrides
     )
     overrides = [*options.overrides, f"name={json.dumps(name)}"]
@@ -102,7 +108,7 @@ def import_adapter(directory: Path, name: str, options: ImportOptions) -> Import
     _check_name(variant)
     recipe = Recipe([variant], StoreBuilder())
     if not is_given:
-        raw["prompt_template"] = _chat_template(directory, recipe.base(variant))
+        raw["prompt_template"] = _template_beside(directory, recipe.base(variant))
         variant = parse_variant({**raw, "name": name}, "command line", overrides)
     adapter = recipe.import_adapter(variant)
     assert adapter
@@ -167,10 +173,8 @@ def _lora(config: dict[str, Any]) -> dict[str, Any]:
     return Lora.model_validate(shape).model_dump(mode="json")
 
 
-def _given_template(template: str | None) -> Any:
+def _given_template(template: str) -> Any:
     """What --template says: a name, or a file of Jinja text."""
-    if template is None:
-        return None
     known = [*TEMPLATES, *CHATS]
     if template in known:
         return template
@@ -180,20 +184,12 @@ def _given_template(template: str | None) -> Any:
     return {"name": name_of_file(file), "chat": file.read_text("utf-8")}
 
 
-def _written_template(directory: Path) -> Any:
-    """The template that chatpipe itself wrote beside an adapter; None where there is none."""
-    file = directory / TEMPLATE
-    if not file.is_file():
-        return None
-    content = json.loads(file.read_text("utf-8"))
+def _template_beside(directory: Path, base: Artifact) -> Any:
+    """The template that chatpipe itself wrote beside an adapter, else the chat template there;
+    ConfigError where there is neither."""
+    content = _written_template(directory)
     if {"with_input", "without_input"} <= content.keys():
         return {key: content[key] for key in ("name", "with_input", "without_input")}
-    text = chat_template_of(directory)
-    return {"name": content["name"], "chat": text, "options": content.get("options", {})}
-
-
-def _chat_template(directory: Path, base: Artifact) -> Any:
-    """The chat template beside the adapter; ConfigError where there is none."""
     text = chat_template_of(directory)
     if text is None:
         raise ConfigError(
@@ -204,9 +200,21 @@ def _chat_template(directory: Path, base: Artifact) -> Any:
                 "and prompt_template.without_input=…"
             ]
         )
-    if text == load_tokenizer(base.path).chat_template:
-        return "chat"
-    return {"name": "beside-the-adapter", "chat": text}
+    is_own = text == load_tokenizer(base.path).chat_template
+    template = {"chat": OWN_CHAT_TEMPLATE} if is_own else {"name": BESIDE, "chat": text}
+    written = {key: content[key] for key in ("name", "options") if key in content}
+    return {**template, **written}
+
+
+def _written_template(directory: Path) -> dict[str, Any]:
+    """What chatpipe itself wrote of an adapter's template; nothing where it was not chatpipe."""
+    file = directory / TEMPLATE
+    if not file.is_file():
+        return {}
+    try:
+        return read_object(file)
+    except ValueError as error:
+        raise ConfigError([f"{directory}: {error}"]) from None
 
 
 def _check_name(variant: Variant) -> None:

@@ -40,6 +40,8 @@ def parse_variant(
     """A variant from plain values; `origin` is what faults call the file."""
     parsed = [parse_override(text) if isinstance(text, str) else text for text in overrides]
     variant = _parse(raw, origin, parsed, must_exist)
+    if faults := _without_training(variant, parsed):
+        raise ConfigError(faults)
     if not parsed or any(override.keys == ("name",) for override in parsed):
         return variant
     try:
@@ -87,6 +89,8 @@ def _parse(
     raw, faults = _resolve_datasets(_resolve_tasks(_resolve_base(raw), origin), origin, blamed)
     if raw.get("heldout") is not None:
         raw = {**raw, "heldout": _resolve_heldout(raw["heldout"], origin)}
+    raw, imported_faults = _resolve_imported(raw, origin)
+    faults += imported_faults if must_exist else []
     faults += [*unknown, *(_missing_paths(raw, blamed) if must_exist else [])]
     try:
         variant = Variant.model_validate(raw)
@@ -95,6 +99,18 @@ def _parse(
     if faults:
         raise ConfigError(faults)
     return variant
+
+
+def _without_training(variant: Variant, overrides: Sequence[Override]) -> list[str]:
+    """A sentence for each override of a training that an imported adapter does not have."""
+    if variant.imported is None:
+        return []
+    return [
+        f"--set {override.text}: {variant.name} was trained elsewhere, so that this changes "
+        "nothing; leave it out."
+        for override in overrides
+        if override.keys[0] in Variant.of_training
+    ]
 
 
 def _preset(name: Any, origin: str) -> tuple[dict[str, Any], list[str]]:
@@ -174,6 +190,18 @@ def _resolve_heldout(entry: Any, origin: str) -> Any:
         name = name_of_file(Path(entry))
         return {"name": name, "path": _absolute(entry, origin), "format": AUTO}
     return _resolve_entry(entry, origin)
+
+
+def _resolve_imported(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
+    """An adapter's directory with an absolute path, and what is wrong with one that is read now."""
+    entry = raw.get("imported")
+    if not (isinstance(entry, dict) and isinstance(entry.get("path"), str) and entry["path"]):
+        return raw, []
+    path = _absolute(entry["path"], origin)
+    faults = []
+    if entry.get("content") is None and not Path(path).is_dir():
+        faults.append(f"{origin}: imported.path: {path} is no directory.")
+    return {**raw, "imported": {**entry, "path": path}}, faults
 
 
 def _resolve_entry(entry: Any, origin: str) -> Any:

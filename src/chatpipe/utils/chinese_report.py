@@ -20,6 +20,7 @@ REPORT = {
     "reply": "条回复",
     "comparison rests": "项比较",
     "not known": "未知",
+    "whether rows were seen in training is not known": "数据行是否在训练中出现过，未知",
     # elsewhere.py
     "{model} was trained elsewhere, on what is not known: what its training took, its loss, and "
     "whether the rows that it is scored on are among its training rows is not known here "
