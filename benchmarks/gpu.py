@@ -4,8 +4,9 @@ card; nothing is downloaded.
     python -m benchmarks.gpu [--shape llama-7b] [--json FILE]
 
 Trains steps of Alpaca's length and of 2,048 tokens with all kernels, without each of them and with
-none, and by transformers' own Trainer; scores and answers. Every training is timed after a first
-step. Without a GPU, `--shape tiny` tries the script; its peak memory is the whole process's.
+none, four together, and by transformers' own Trainer; scores and answers. Every training is timed
+after a first step. Without a GPU, `--shape tiny` tries the script; its peak memory is the whole
+process's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -41,7 +43,9 @@ from chatpipe.models.placement import this_device
 from chatpipe.models.shapes import shapes_of_config
 from chatpipe.packing.batching import batching_for
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
-from chatpipe.training.trainer import AdapterTrainer, BatchCollator, batch_training
+from chatpipe.training.group import SharedPasses, with_shared_weights
+from chatpipe.training.trainer import AdapterTrainer, BatchCollator, StepWork, batch_training
+from chatpipe.training.turns import Turn
 
 VOCABULARY = 32_000
 PAPER = Lora(rank=8, target_modules=("q_proj", "v_proj"))
@@ -98,11 +102,38 @@ class Card:
             trainer.add_callback(clock)
             with batch_training(model, trainer.batching) if own else nullcontext():
                 trainer.train()
-        rate = step_tokens * self.steps / clock.seconds()
-        shapes = shapes_of_config(self.config, lora)
         batch = Batch(tokens=step_tokens, scored=step_tokens // 2)
-        settings = _Settings(quantization, lora)
-        expected = estimate(shapes, settings, batch, this_device(quantization))
+        return self._trained(step_tokens, clock, batch, _Settings(quantization, lora))
+
+    def train_together(self, rows: Rows, trainings: int) -> Result:
+        """Tokens a second of several trainings that share their passes, all of them counted."""
+        base = on_device(self.config, NF4)
+        model = with_adapter(with_shared_weights(base), Lora())
+        largest = Batch(tokens=PASS_TOKENS, scored=PASS_TOKENS, adapters=trainings)
+        passes = SharedPasses(base, model, batching_for(model), largest)
+        clock = _Clock()
+
+        def training(folder: str, turn: Turn[StepWork, torch.Tensor]) -> None:
+            own = with_adapter(passes.own_base(), Lora())
+            trainer = _own(own, rows, folder, self.steps)
+            trainer.args.max_steps = self.steps + 1
+            trainer.add_callback(clock)
+            trainer.joint = passes.joint(turn, own)
+            trainer.train()
+
+        with tempfile.TemporaryDirectory() as folder:
+            for turn in passes.run([partial(training, folder)] * trainings):
+                if turn.error:
+                    raise turn.error
+        tokens = trainings * sum(len(row.input_ids) for row in rows)
+        batch = Batch(tokens=tokens, scored=tokens // 2, adapters=trainings)
+        return self._trained(tokens, clock, batch, _Settings(NF4, Lora()))
+
+    def _trained(self, tokens: int, clock: _Clock, batch: Batch, settings: _Settings) -> Result:
+        """The result of a training with so many tokens a step."""
+        rate = tokens * self.steps / clock.seconds()
+        shapes = shapes_of_config(self.config, settings.lora)
+        expected = estimate(shapes, settings, batch, this_device(settings.quantization))
         return {
             "tokens_per_s": rate,
             "share_of_peak": rate * training_flops(shapes) / self.peak_flops,
@@ -238,6 +269,10 @@ def measure_all(card: Card, long: int = 2048, new_tokens: int = 64) -> list[Resu
     card.measure("1 long row, NF4", lambda: card.train(one))
     card.measure("1 long row, dequantized", lambda: card.train(one, quantization=PLAIN))
     card.measure("the paper's 2 rows", lambda: card.train(short[:2], PAPER))
+    card.measure("4 short rows, NF4", lambda: card.train(short[:4]))
+    card.measure(
+        "4 trainings of 4 short rows together, NF4", lambda: card.train_together(short[:4], 4)
+    )
     for kernel in ON_GPUS:
         card.measure(f"short rows, NF4, without {kernel}", lambda k=kernel: without(k))
     card.measure("short rows, NF4, no kernel", off)

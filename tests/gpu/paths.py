@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,14 +44,19 @@ from chatpipe.generation.batch import complete
 from chatpipe.kernels import liger
 from chatpipe.kernels.switch import KERNELS, recorded_kernels
 from chatpipe.models import devices, inference
-from chatpipe.models.loading import load_tokenizer
-from chatpipe.packing import attention, packing
+from chatpipe.models.loading import load_fast_base, load_tokenizer
+from chatpipe.models.memory import Batch
+from chatpipe.packing import attention, joining, packing
+from chatpipe.packing.batching import batching_for
+from chatpipe.runtime.stopping import StopRequest
 from chatpipe.store.store import store
 from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
 from chatpipe.training import finetune
 from chatpipe.training.finetune import Finetune
+from chatpipe.training.group import Member, SharedPasses, with_shared_weights
 from chatpipe.training.watch import TrainingWatch
 from tests.gpu.step_costs import predictions, step_costs, table
+from tests.gpu.together_costs import together_costs
 from tests.gpu.watch import Watch
 from tests.support.adapters import RandomAdapter
 from tests.support.requests import finetune_request
@@ -86,6 +92,30 @@ class Paths:
         with mock.patch.object(devices, "free_memory_bytes", lambda: LITTLE):
             details = self.train(micro_batch_tokens="auto")
         assert (details["checkpoint_every"], details["micro_batch_tokens"]) == (1, 256), details
+
+    def train_together(self) -> None:
+        """Build two adapters, with passes for both."""
+        training = self.request.training.model_copy(update={"micro_batch_tokens": 1024})
+        requests = [
+            self.request.model_copy(update={"training": training.model_copy(update={"seed": n})})
+            for n in range(2)
+        ]
+        base = load_fast_base(self.base, self.request.quantization, True)
+        model = finetune.with_new_adapter(with_shared_weights(base), self.request, 0)
+        batch = Batch(tokens=1024, scored=1024)
+        passes = SharedPasses(base, model, batching_for(model), batch)
+
+        def train(request: Finetune, turn: Any) -> dict[str, Any]:
+            member = Member(passes, turn, StopRequest(), len(requests), is_shown=False)
+            with TemporaryDirectory() as folder:
+                return finetune._finetune(request, Path(folder), Path(folder), member)
+
+        with without_files():
+            turns = passes.run([partial(train, request) for request in requests])
+        for turn in turns:
+            if turn.error:
+                raise turn.error
+            assert turn.result["trained_together"] == 2
 
     def score(self) -> None:
         """Score rows by the base, then by an adapter beside another one."""
@@ -172,6 +202,11 @@ def _faults() -> dict[str, tuple[tuple[int, int], str, Fault]]:
             "train",
             _faulty(packing, "_ends", lambda of, sizes: of(sizes).long()),
         ),
+        "ends of a pass for two in int64": (
+            AMPERE,
+            "train_together",
+            _faulty(joining, "_ends", lambda of, *parts: of(*parts).long()),
+        ),
         "a mask in main memory": (
             TURING,
             "score",
@@ -205,9 +240,9 @@ def _faults() -> dict[str, tuple[tuple[int, int], str, Fault]]:
             "answer",
             _faulty(
                 lora_inference,
-                "_products",
-                lambda of, base, down, up, own, x: of(
-                    base, down, up, None if own is None else own.cpu(), x
+                "_product",
+                lambda of, base, stack, own, x: of(
+                    base, stack, None if own is None else own.cpu(), x
                 ),
             ),
         ),
@@ -290,6 +325,7 @@ def main(directory: Path) -> dict[str, Any]:
                 runs |= _observed(name, "", every)
                 not_quantized = {"train": Paths(plain, adapters).train}
                 runs |= _observed(name, ", not quantized", not_quantized)
+                runs |= _observed(name, "", {"train, two together": paths.train_together})
                 inference._BASE_CACHE.clear()
                 with mock.patch.dict(os.environ, CHATPIPE_KERNELS="off"):
                     runs |= _observed(name, ", off", fewer)
@@ -302,13 +338,19 @@ def main(directory: Path) -> dict[str, Any]:
         inference._BASE_CACHE.clear()
     with fake_gpu(AMPERE):
         costs = step_costs()
+        of_four = together_costs()
         with Watch():
             contenders = measure_all(Card("tiny", 1), long=64, new_tokens=2)
     return {
         "runs": runs,
         "faults": faults,
         "contenders": contenders,
-        "tables": {"costs": table(costs), "predictions": predictions(costs)},
+        "tables": {
+            "costs": table(costs),
+            "predictions": predictions(costs),
+            "costs of four": table(of_four),
+            "predictions of four": predictions(of_four),
+        },
     }
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from transformers import TrainingArguments
@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from benchmarks.random_base import config_of, on_device
 from chatpipe.config.schema import Lora, Quantization
 from chatpipe.models.lora import with_adapter
-from chatpipe.packing.batching import batching_for
+from chatpipe.packing.batching import Batching, batching_for
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.trainer import AdapterTrainer, BatchCollator, batch_training
 from tests.gpu.watch import Call, Watch
@@ -57,6 +57,7 @@ class StepCost:
 
     calls: Mapping[Call, int]
     syncs: int
+    tokens: int = TOKENS
 
     @property
     def kernels(self) -> int:
@@ -82,7 +83,7 @@ class StepCost:
             )
             for call, count in self.calls.items()
         )
-        return TOKENS / max(seconds, LAUNCH_S * self.kernels)
+        return self.tokens / max(seconds, LAUNCH_S * self.kernels)
 
 
 def step_costs(cases: Iterable[str] = tuple(CASES)) -> dict[str, StepCost]:
@@ -90,11 +91,16 @@ def step_costs(cases: Iterable[str] = tuple(CASES)) -> dict[str, StepCost]:
     costs = {}
     for case in cases:
         rows, length, quantization = CASES[case]
-        examples = [_row(number, length) for number in range(rows)]
-        one, two = (_of_layers(layers, examples, quantization) for layers in (1, 2))
-        syncs = _scaled(one.syncs, two.syncs)
-        costs[case] = StepCost(_scaled(one.calls, two.calls), sum(syncs.values()))
+        costs[case] = step_cost(partial(trained_alone, rows_of(rows, length)), quantization)
     return costs
+
+
+def step_cost(trained: Callable[[Any, int], Watch], quantization: Quantization) -> StepCost:
+    """The cost of an optimizer step. trained: trains on a base for so many steps, and returns what
+    was counted."""
+    one, two = (_of_layers(layers, trained, quantization) for layers in (1, 2))
+    syncs = _scaled(one.syncs, two.syncs)
+    return StepCost(_scaled(one.calls, two.calls), sum(syncs.values()))
 
 
 def _scaled(one: Counter[Any], two: Counter[Any]) -> Counter[Any]:
@@ -102,46 +108,58 @@ def _scaled(one: Counter[Any], two: Counter[Any]) -> Counter[Any]:
     return Counter({key: one[key] + (LAYERS - 1) * (two[key] - one[key]) for key in one | two})
 
 
-def _of_layers(layers: int, rows: list[TokenizedRow], quantization: Quantization) -> Watch:
+def _of_layers(
+    layers: int, trained: Callable[[Any, int], Watch], quantization: Quantization
+) -> Watch:
     """What a step costs: the difference between a training of two steps and one of one step."""
     config = config_of("llama-7b", vocab_size=VOCABULARY, num_hidden_layers=layers)
     with Watch():
         bases = [on_device(config, quantization) for _ in range(2)]
-    first, both = (_trained(base, rows, steps) for steps, base in enumerate(bases, 1))
+    first, both = (trained(base, steps) for steps, base in enumerate(bases, 1))
     both.calls.subtract(first.calls)
     both.syncs.subtract(first.syncs)
     return both
 
 
-def _trained(base: Any, rows: list[TokenizedRow], steps: int) -> Watch:
+def trained_alone(rows: list[TokenizedRow], base: Any, steps: int) -> Watch:
     """Train for so many steps, without a checkpoint; return what was counted."""
     with Watch():
         model = with_adapter(base, Lora())
         batching = batching_for(model)
     watch = Watch()
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        arguments = TrainingArguments(
-            folder,
-            max_steps=steps,
-            save_strategy="no",
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-        )
-        trainer = AdapterTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=[[row] for row in rows],
-            data_collator=BatchCollator(TOKENS, 1, batching),
-            global_batch_size=len(rows),
-        )
-        stack.enter_context(batch_training(model, batching))
-        stack.enter_context(watch)
-        trainer.train()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(model, batching, rows, steps, folder)
+        with batch_training(model, batching), watch:
+            trainer.train()
     return watch
+
+
+def trainer_of(
+    model: Any, batching: Batching, rows: list[TokenizedRow], steps: int, folder: str
+) -> AdapterTrainer:
+    """A trainer that writes no checkpoint."""
+    arguments = TrainingArguments(
+        folder,
+        max_steps=steps,
+        save_strategy="no",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    return AdapterTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=[[row] for row in rows],
+        data_collator=BatchCollator(TOKENS, 1, batching),
+        global_batch_size=len(rows),
+    )
+
+
+def rows_of(count: int, length: int) -> list[TokenizedRow]:
+    """Rows that begin differently, half of each scored."""
+    return [_row(number, length) for number in range(count)]
 
 
 def _row(number: int, length: int) -> TokenizedRow:

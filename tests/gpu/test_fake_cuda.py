@@ -69,6 +69,14 @@ def test_a_base_that_is_not_quantized_is_trained(outcome):
     assert kernels(outcome, "8.9 train, not quantized") == TRAINED | AMPERE
 
 
+def test_two_trainings_share_their_passes(outcome):
+    """Passes of more tokens than the packs of one alone: there are fewer for two than for one."""
+    run = "8.9 train, two together"
+    assert kernels(outcome, run) == TRAINED | AMPERE | {"dequantize"}
+    one, two = (outcome["runs"][name]["operations"] for name in ("8.9 train", run))
+    assert 0 < two["_varlen_attn_backward"] < one["_varlen_attn_backward"]
+
+
 def test_products_are_in_the_half_precision_of_the_gpu(outcome):
     for run, observed in outcome["runs"].items():
         half = "torch.bfloat16" if run.startswith("8.9") else "torch.float16"
@@ -79,6 +87,7 @@ def test_products_are_in_the_half_precision_of_the_gpu(outcome):
 FAULTS = {
     "keys in float32": "_varlen_attn: operands of types ['torch.bfloat16', 'torch.float32']",
     "ends in int64": "_varlen_attn: ends of type torch.int64",
+    "ends of a pass for two in int64": "_varlen_attn: ends of type torch.int64",
     "targets in main memory": "cuda:0 and cpu",
     "a mask in main memory": "cuda:0 and cpu",
     "a dropout mask in main memory": "an operand is in main memory",
@@ -108,7 +117,7 @@ def test_the_benchmark_of_a_gpu_runs_each_contender(outcome):
 DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"
 
 
-@pytest.mark.parametrize("name", ["costs", "predictions"])
+@pytest.mark.parametrize("name", ["costs", "predictions", "costs of four", "predictions of four"])
 def test_the_page_has_the_costs_of_a_step_as_they_are(outcome, name):
     """Where one changed on purpose, write the new table into docs/gpu.md: it is in the message."""
     table = outcome["tables"][name]

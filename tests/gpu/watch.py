@@ -159,7 +159,9 @@ class Watch(TorchDispatchMode):
         self.kernels[name] += 1
         moved = sum(part.numel() * part.element_size() for part in (*read, *written))
         flops = 0
-        if name in PRODUCTS:
+        if name == "gemm_4bit":
+            flops = 2 * read[0].numel() * written[0].shape[-1]
+        elif name in PRODUCTS:
             left, right = [part for part in read if part.dim() >= 2][-2:]
             flops = 2 * left.numel() * right.shape[-1]
             self.products.add(str(left.dtype))

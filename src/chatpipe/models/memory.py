@@ -125,7 +125,7 @@ def estimate(
         "embeddings and norms": other * device.compute_bytes,
         "adapter, gradients, Adam": batch.adapters
         * shapes.lora_parameters
-        * _adapter_bytes(device),
+        * trained_weight_bytes(device),
         ACTIVATIONS: activations,
         LOGITS_OR_LAYER if batch.checkpoint_every else LOGITS_PART: logits,
         "one weight dequantized": shapes.largest_linear * device.compute_bytes,
@@ -248,7 +248,7 @@ def _dropout_bytes(dropout: float, device: Device) -> float:
     return 1.0 if device.kind == "cuda" else PLACE * places_per_element(dropout)
 
 
-def _adapter_bytes(device: Device) -> int:
+def trained_weight_bytes(device: Device) -> int:
     """Under autocast every adapter weight has a copy in the compute type, and every gradient one
     where it is exchanged."""
     copy = device.compute_bytes if device.compute_bytes < FLOAT32 else 0

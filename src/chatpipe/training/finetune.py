@@ -95,7 +95,6 @@ def _finetune(
     from transformers import set_seed
 
     from chatpipe.models import loading
-    from chatpipe.models.placement import plain_pass
     from chatpipe.packing.batching import batching_for
     from chatpipe.training.trainer import batch_training
     from chatpipe.training.watch import Clock, TrainingWatch
@@ -108,7 +107,7 @@ def _finetune(
         request.corpus, request.prompt_template, request.training, tokenizer
     )
     check_positions(request.base.path, rows.longest, "the longest row", "lower training.max_length")
-    batch = plain_pass(training) if member else _largest_pass(request, rows, work)
+    batch = member.passes.batch if member else _largest_pass(request, rows, work)
     shared = member is None and _is_shared(request, batch)
     model = _model(request, batch, shared, member)
     checkpoint = _agreed_checkpoint(work, request.lora.dropout > 0)

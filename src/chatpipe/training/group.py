@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from chatpipe.kernels.dequantize import is_quantized
+from chatpipe.kernels.liger import fused_layers
 from chatpipe.kernels.lora_together import AdapterSet, has_only_joined_layers
 from chatpipe.kernels.switch import is_enabled
 from chatpipe.models.concurrency import has_moving_positions
+from chatpipe.models.memory import Batch
 from chatpipe.packing.batching import PACKED, Batching
 from chatpipe.runtime.stopping import StopRequest
-from chatpipe.training.trainer import LORA, StepWork, has_dropout, has_noise
-from chatpipe.training.turns import Turn
+from chatpipe.training.joint_step import JointStep
+from chatpipe.training.trainer import (
+    LORA,
+    StepWork,
+    half_precision,
+    has_dropout,
+    has_noise,
+    max_training_threads,
+)
+from chatpipe.training.turns import Turn, take_turns
 from chatpipe.training.watch import Clock
 
 
@@ -31,12 +42,50 @@ class TurnClock(Clock):
         return self.seconds_before + self.turn.seconds
 
 
-class Member(NamedTuple):
-    """One training of a group: what it shares with the others, and how it takes its turns. base: as
-    it was loaded. size: how many began together. is_shown: whether progress is its progress."""
+class SharedPasses:
+    """The passes through a base that trainings share, each at most as large as `batch`. `model` is
+    the base with an adapter like theirs, whose rows `batching` puts into batches."""
 
-    base: Any
-    adapters: AdapterSet
+    def __init__(self, base: Any, model: Any, batching: Batching, batch: Batch) -> None:
+        self.base = base
+        self.batching = batching
+        self.batch = batch
+        # Another copy, because the base itself is what each training makes its own of.
+        self.passed = with_shared_weights(base).train()
+        self.adapters = AdapterSet(self.passed, model)
+        self.step = JointStep(
+            self.adapters,
+            partial(half_precision, self.passed),
+            batch.tokens,
+            max_training_threads(model, 1, batching),
+        )
+
+    def own_base(self) -> Any:
+        """Return the base with modules of its own, on which an adapter may be put."""
+        return with_shared_weights(self.base)
+
+    def joint(self, turn: Turn[StepWork, torch.Tensor], model: Any) -> Any:
+        """Return what computes the steps of that model's adapter, for its `AdapterTrainer`."""
+        self.adapters.add(turn, model)
+        return turn.ask
+
+    def run(
+        self, trainings: Sequence[Callable[[Turn[StepWork, torch.Tensor]], Any]]
+    ) -> list[Turn[StepWork, torch.Tensor]]:
+        """Run the trainings to their ends; return their turns, with their results."""
+        with (
+            self.batching.attention(self.passed),
+            fused_layers(self.passed),
+            self.adapters.on_base(),
+        ):
+            return take_turns(trainings, self.step.losses)
+
+
+class Member(NamedTuple):
+    """One training of a group: what it shares with the others, and how it takes its turns. size:
+    how many began together. is_shown: whether progress is its progress."""
+
+    passes: SharedPasses
     turn: Turn[StepWork, torch.Tensor]
     stop_request: StopRequest
     size: int
@@ -44,16 +93,15 @@ class Member(NamedTuple):
 
     def own_base(self) -> Any:
         """Return the base with modules of its own, on which an adapter may be put."""
-        return with_shared_weights(self.base)
+        return self.passes.own_base()
+
+    def joint(self, model: Any) -> Any:
+        """Return what computes the steps of that model's adapter."""
+        return self.passes.joint(self.turn, model)
 
     def clock(self, seconds_before: float) -> Clock:
         """Return the clock of this training."""
         return TurnClock(self.turn, seconds_before)
-
-    def joint(self, model: Any) -> Any:
-        """Return what computes the steps of that model's adapter."""
-        self.adapters.add(self.turn, model)
-        return self.turn.ask
 
     @contextmanager
     def signals(self) -> Iterator[StopRequest]:

@@ -20,6 +20,7 @@ from chatpipe.store.store import store
 from chatpipe.training.finetune import Finetune, with_new_adapter
 
 if TYPE_CHECKING:
+    from chatpipe.models.memory import Batch
     from chatpipe.training.group import Member
     from chatpipe.training.turns import Turn
 
@@ -154,64 +155,68 @@ class _Group:
         return dict(first.result)
 
     def _turns(self, into: Path) -> list[Turn[Any, Any]]:
-        from chatpipe.kernels.liger import fused_layers
-        from chatpipe.kernels.lora_together import AdapterSet
-        from chatpipe.models.placement import plain_pass
         from chatpipe.packing.batching import batching_for
-        from chatpipe.training.group import Member, group_fault, with_shared_weights
-        from chatpipe.training.joint_step import JointStep
-        from chatpipe.training.trainer import half_precision, max_training_threads
-        from chatpipe.training.turns import take_turns
+        from chatpipe.training.group import Member, SharedPasses, group_fault, with_shared_weights
 
-        base = self._base()
-        shared = plain_pass(self.requests[0].training)
-        model = with_new_adapter(
-            with_shared_weights(base), self.requests[0], shared.checkpoint_every
-        )
+        request = self.requests[0]
+        batch = _largest_pass(self.requests)
+        base = _base(request, batch)
+        model = with_new_adapter(with_shared_weights(base), request, batch.checkpoint_every)
         batching = batching_for(model)
         if fault := group_fault(model, batching):
             raise _AloneError(fault)
-        passed = with_shared_weights(base).train()  # copies are made of the base itself
-        adapters = AdapterSet(passed, model)
-        step = JointStep(
-            adapters,
-            partial(half_precision, passed),
-            shared.tokens,
-            max_training_threads(model, 1, batching),
-        )
+        passes = SharedPasses(base, model, batching, batch)
         del model
         before = (time.monotonic() - self.started) / len(self.requests)
 
-        def function(place: int, turn: Turn[Any, Any]) -> Any:
+        def training(place: int, turn: Turn[Any, Any]) -> Any:
             turn.charge(before)
             size, is_first = len(self.requests), place == 0
-            member = Member(base, adapters, turn, self.stop_request, size, is_first)
+            member = Member(passes, turn, self.stop_request, size, is_first)
             request = self.requests[place]
-            if place == 0:
+            if is_first:
                 return self._trained(request, member, into)
             return store().get_or_build(
                 request, partial(self._trained, request, member), wait=False
             )
 
-        functions = [partial(function, place) for place in range(len(self.requests))]
-        with batching.attention(passed), fused_layers(passed), adapters.on_base():
-            return take_turns(functions, step.losses)
+        return passes.run([partial(training, place) for place in range(len(self.requests))])
 
     def _trained(self, request: Finetune, member: Member, into: Path) -> dict[str, Any]:
         return request.train(into, member) | self.kernels.details()
 
-    def _base(self) -> Any:
-        """Return the base that all passes go through."""
-        from chatpipe.models.checkpointing import checkpoint_layers
-        from chatpipe.models.loading import load_fast_base
-        from chatpipe.models.placement import plain_pass, this_device, trains_dequantized
 
-        request = self.requests[0]
-        path, quantization = request.base.path, request.quantization
+def _largest_pass(requests: Sequence[Finetune]) -> Batch:
+    """Return the largest pass of trainings together: where it is left to the memory model, as many
+    tokens as a GPU has room for beside the adapters."""
+    from chatpipe.models.memory import trained_weight_bytes
+    from chatpipe.models.passes import StepRows, largest_pass
+    from chatpipe.models.placement import known_shapes, plain_pass, this_device
+
+    request, count = requests[0], len(requests)
+    device = this_device(request.quantization)
+    shapes = known_shapes(request.base.path, request.lora)
+    if device.kind == "cpu" or shapes is None or device.free_bytes is None:
         batch = plain_pass(request.training)
-        batch = batch.model_copy(update={"adapters": len(self.requests)})
-        gpu_has_room = trains_dequantized(path, request, batch, this_device(quantization))
-        base = load_fast_base(path, quantization, gpu_has_room)
-        if batch.checkpoint_every:
-            checkpoint_layers(base, batch.checkpoint_every, is_required=True)
-        return base
+    else:
+        others = (count - 1) * shapes.lora_parameters * trained_weight_bytes(device)
+        left = device.model_copy(update={"free_bytes": round(device.free_bytes - others)})
+        rows = sum(one.training.global_batch_size for one in requests)
+        longest = max(one.training.max_length for one in requests)
+        batch = largest_pass(shapes, request, StepRows(rows, longest, 1.0), left)
+    return batch.model_copy(update={"adapters": count})
+
+
+def _base(request: Finetune, batch: Batch) -> Any:
+    """Return the base that all passes go through."""
+    from chatpipe.models.checkpointing import checkpoint_layers
+    from chatpipe.models.loading import load_fast_base
+    from chatpipe.models.placement import this_device, trains_dequantized
+
+    path, quantization = request.base.path, request.quantization
+    gpu_has_room = trains_dequantized(path, request, batch, this_device(quantization))
+    base = load_fast_base(path, quantization, gpu_has_room)
+    if batch.checkpoint_every:
+        is_required = request.training.gradient_checkpointing is True
+        checkpoint_layers(base, batch.checkpoint_every, is_required)
+    return base
