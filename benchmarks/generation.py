@@ -5,6 +5,7 @@ greedy text is the same.
   fast-alone  the same on the dequantized base that chatpipe asks: batching alone
   by-model    chatpipe's batch over the prompts of one model after the other
   peft        one padded batch over all models on the dequantized base, by peft's `adapter_names`
+  alternating the same as ours, the models in turns instead of one after the other
   ours        chatpipe's batch over all prompts (and all models)
 
     python -m benchmarks.generation [--rounds 3] [--tokens 32] [--models 4]
@@ -16,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ from chatpipe.runtime.environment import prepare
 from chatpipe.tokenization.encoder import Encoder
 
 CONTENDERS = ("one-by-one", "fast-alone", "ours")
-OF_MODELS = ("one-by-one", "fast-alone", "by-model", "peft", "ours")
+OF_MODELS = ("one-by-one", "fast-alone", "by-model", "peft", "alternating", "ours")
 PROMPTS = 32
 
 # Of prompts and the adapters that they are for.
@@ -104,7 +107,24 @@ def _answering(name: str, model: Any, encoder: Encoder, settings: Generation) ->
     def by_peft(prompts: list[str], adapters: list[str | None]) -> list[Completion]:
         return mixed_by_peft(model, encoder, prompts, adapters, settings)
 
-    return {"ours": together, "by-model": by_model, "peft": by_peft}.get(name, alone)
+    def in_turns(prompts: list[str], adapters: list[str | None]) -> list[Completion]:
+        order = alternating(adapters)
+        answers = together([prompts[n] for n in order], [adapters[n] for n in order])
+        return [answer for _, answer in sorted(zip(order, answers, strict=True), key=first)]
+
+    first = itemgetter(0)
+    ways = {"ours": together, "alternating": in_turns, "by-model": by_model, "peft": by_peft}
+    return ways.get(name, alone)
+
+
+def alternating(adapters: Sequence[str | None]) -> list[int]:
+    """The places of prompts in an order in which the models take turns."""
+    counts: Counter[str | None] = Counter()
+    turns = []
+    for place, adapter in enumerate(adapters):
+        turns.append((counts[adapter], place))
+        counts[adapter] += 1
+    return [place for _, place in sorted(turns)]
 
 
 def mixed_by_peft(

