@@ -4,8 +4,9 @@ import logging
 
 import pytest
 
-from chatpipe.cli.console import _is_shown, print_report
+from chatpipe.cli.console import _is_shown, print_ratings, print_report
 from chatpipe.report import Report
+from chatpipe.report.schema.ratings import JudgesRatings, RatedModel, Ratings
 from tests.report.test_report import BASE, example
 
 
@@ -52,3 +53,21 @@ def test_long_names_that_begin_alike_are_written_out(capsys):
     print_report(Report.model_validate_json(plain.replace('"smol-alpaca"', f'"{long}x"')))
     shown = capsys.readouterr().out
     assert "…" not in shown and shown.count("x") > 1
+
+
+@pytest.mark.parametrize(("width", "has_counts"), [(80, False), (140, True)])
+def test_ratings_have_whole_names_in_80_columns(width, has_counts, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    names = ["smol-merge", "smollm2-135m-instruct", "smol-dialog+training.seed=2"]
+    figures = {"wins": 5, "losses": 3, "ties": 0, "both_bad": 0, "win_rate": 0.625, "low": 0.375}
+    figures |= {"high": 0.8, "strength": 0.6, "strength_low": -0.1, "strength_high": 1.3}
+    models = [RatedModel(model=name, ratings=8, **figures) for name in names]
+    judge = JudgesRatings(
+        judge="judge", ratings=8, prompts=9, flipped=1, failed={}, models=models, position=None,
+        agreed=0, compared=0, kappa=None,
+    )  # fmt: skip
+    print_ratings(example().model_copy(update={"ratings": Ratings(judges=[judge])}))
+    shown = capsys.readouterr().out
+    assert all(f" {name} " in shown for name in names)
+    assert "63 %" in shown and "[38, 80]" in shown
+    assert ("Losses" in shown) is has_counts

@@ -1,6 +1,7 @@
 """README, CONTRIBUTING and docs/: links lead somewhere, and every command has its line."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
         assert not anchor or anchor in anchors_of(target), link
 
 
+def test_both_readmes_have_the_same_pages_directories_and_lines_of_output():
+    english, chinese = (
+        (ROOT / name).read_text("utf-8") for name in ("README.md", "README.zh-CN.md")
+    )
+    for pattern in (r"^\| \[[^]]+\]\(([^)]+)\)", r"^\| `(\w+)/"):
+        rows, of_chinese = (re.findall(pattern, text, re.MULTILINE) for text in (english, chinese))
+        assert rows and rows == of_chinese
+    blocks = re.compile(r"^```\w*\n.*?^```$", re.MULTILINE | re.DOTALL)
+    outputs = {block for block in blocks.findall(english) if block.startswith("```\n")}
+    assert {block for block in outputs if "──►" not in block} <= set(blocks.findall(chinese))
+
+
 CODE_NAME = re.compile(r"[A-Z]\w*[a-z]\w*|[A-Z]+_[A-Z_]+|[a-z]+_\w+")
 SOURCES = ("src", "flows", "tasks", "tests", "benchmarks")
 
@@ -51,6 +64,21 @@ def test_names_of_code_in_contributing_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     quoted = (name for span in re.findall(r"`([\w.]+)(?:\(\))?`", text) for name in span.split("."))
     assert {name for name in quoted if CODE_NAME.fullmatch(name)} <= words_of_code()
+
+
+IMPORT = re.compile(r"\b(?:from|import|-m) (chatpipe(?:\.\w+)*)(?: import ([\w, ]+))?")
+
+
+def test_code_of_pages_and_templates_imports_what_exists():
+    imports = {
+        (module, name.strip())
+        for path in (*PAGES, *(ROOT / "src").rglob("*.j2"))
+        for module, names in IMPORT.findall(path.read_text("utf-8"))
+        for name in names.split(",")
+    }
+    assert ("chatpipe.sources.gguf", "save_as_safetensors") in imports  # of an adapter's card
+    for module, name in imports:
+        assert hasattr(import_module(module), name or "__name__"), (module, name)
 
 
 def commands():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from chatpipe.rating.pairs import Model, make_pairs, models_of
 from chatpipe.rating.results import study_ratings
 from chatpipe.rating.session import Judgement, Session
 from chatpipe.report.build import build_report
+from chatpipe.statistics.shares import wilson
 from chatpipe.study.export import report_directory
 from tests.support.commands import invoke
 from tests.support.synthetic_study import synthetic_study
@@ -64,6 +66,9 @@ def test_the_report_has_a_section_of_ratings_where_there_are_any(rated):
     assert contract.Report.model_validate(old) == before
     base = next(model for model in ratings.people.models if model.model == "base")
     assert base.win_rate == 0 and base.losses == 12
+    assert base.low == 0 and base.high == pytest.approx(wilson(0, 2)[1])
+    assert base.strength_low is None and base.strength < 0
+    assert "0 % [0, 66]" in re.sub(r"<[^>]+>", "", html), re.findall(r".*66.*", html)
 
 
 def test_a_request_without_ratings_has_the_key_that_it_had(rated):

@@ -5,6 +5,7 @@ import itertools
 import choix
 import numpy as np
 import pytest
+from statsmodels.stats import proportion
 
 from chatpipe.statistics import Outcome, fit_strengths, strengths, win_rates
 
@@ -72,3 +73,18 @@ def test_one_prompt_has_no_interval_and_a_model_without_comparisons_no_rate():
     assert rates.values[:2] == pytest.approx([1, 0]) and np.isnan(rates.values[2])
     assert np.isnan(rates.low).all()
     assert np.isfinite(fit_strengths([], models=2).values).all()
+
+
+def test_a_model_that_fares_the_same_on_every_prompt_has_wilsons_interval_of_its_prompts():
+    never = [Outcome(0, 1, 0.0, prompt) for prompt in range(5) for _ in range(1 + prompt % 2)]
+    rates = win_rates([*never, Outcome(2, 3, 1.0, 0), Outcome(2, 3, 0.0, 1)], models=5)
+    low, high = proportion.proportion_confint(0, 5, method="wilson")
+    assert (rates.low[0], rates.high[0]) == pytest.approx((low, high))
+    assert (rates.low[1], rates.high[1]) == pytest.approx((1 - high, 1 - low))
+    assert rates.low[2] < 0.5 < rates.high[2] and np.isnan(rates.low[4])
+    fitted = fit_strengths(never, models=2)
+    assert np.isfinite(fitted.values).all() and np.isnan([*fitted.low, *fitted.high]).all()
+    ties = win_rates([Outcome(0, 1, 0.5, prompt) for prompt in range(9)], models=2)
+    assert (ties.high - ties.low > 0.5).all()
+    nobody = win_rates([], models=2)
+    assert np.isnan(nobody.low).all()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from prefect.logging.handlers import PrefectConsoleHandler
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -36,6 +37,7 @@ HEADLINE = (
     "Difference from base",
     "Training time",
 )
+RATINGS = ("Model", "Ratings", "Win rate", "Strength", "Correctness (1–5)")
 
 
 def print_report(report: Report) -> None:
@@ -48,7 +50,7 @@ def print_report(report: Report) -> None:
         ("Transfer: bits per byte of the response", bits_rows(report)),
     ):
         if rows:
-            console.print(_table(title, rows))
+            console.print(_table(title, rows, console.width))
     for line in (*first_lines(report), *further_lines(report), *_dropped_rows(report)):
         console.print(visible_line(line), highlight=False, markup=False)
 
@@ -57,8 +59,10 @@ def print_ratings(report: Report) -> None:
     """Print what people and judges say of the answers."""
     console = Console()
     for section in ratings_text.sections(report):
-        if section.rows:
-            console.print(_table(section.title, section.rows))
+        if rows := section.rows:
+            if _least_width(rows) > console.width:
+                rows = [{name: row[name] for name in RATINGS if name in row} for row in rows]
+            console.print(_table(section.title, rows, console.width))
         for line in section.sentences:
             console.print(visible_line(line), highlight=False, markup=False)
     if line := ratings_text.left_out(report):
@@ -79,13 +83,26 @@ def _headline_columns(row: dict[str, str]) -> dict[str, str]:
     return {name: row[name] for name in HEADLINE if name in row}
 
 
-def _table(title: str, rows: list[dict[str, str]]) -> Table:
-    # Long names wrap: cut short, two that begin alike would look the same.
+def _table(title: str, rows: list[dict[str, str]], width: int) -> Table:
+    # Long names wrap: cut short, two that begin alike would look the same. Where there is room for
+    # whole names, the other columns wrap, at their blanks.
     headers = [Column(Text(visible(header)), overflow="fold") for header in rows[0]]
+    headers[0].no_wrap = _least_width(rows) <= width
     table = Table(*headers, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row.values()))
     return table
+
+
+def _least_width(rows: list[dict[str, str]]) -> int:
+    """Return how wide a table of these is if its first column does not wrap and others do."""
+    first, *others = rows[0]
+    names = [first, *(row[first] for row in rows)]
+    words = [
+        [w for text in (name, *(r[name] for r in rows)) for w in text.split()] for name in others
+    ]
+    widths = [max(map(cell_len, map(visible, texts)), default=0) for texts in (names, *words)]
+    return sum(widths) + 3 * len(widths) + 1  # with the lines between columns
 
 
 def quiet_console() -> None:

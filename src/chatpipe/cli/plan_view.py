@@ -15,7 +15,7 @@ from chatpipe.planning.result import Plan
 from chatpipe.planning.steps import PlannedStep
 from chatpipe.planning.summary import cost_rows, trained_rows
 from chatpipe.planning.token_stats import Tokens
-from chatpipe.utils.quantities import count_of, in_bytes, in_count, rows_are
+from chatpipe.utils.quantities import count_of, in_bytes, in_count, in_per_cent, rows_are
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 LONGEST_PART = 600  # characters of a row's template or reply; `chatpipe preview` shows all
@@ -58,7 +58,7 @@ def token_lines(tokens: Tokens, width: int) -> Iterator[str]:
     replies = count_of(tokens.scored_replies, "reply", "replies")
     yield (
         f"{tokens.trained_tokens:,} of {count_of(tokens.tokens, 'token')} are trained "
-        f"({tokens.trained_share:.1%}), of {replies} in "
+        f"({in_per_cent(tokens.trained_share, 1)}%), of {replies} in "
         f"{count_of(tokens.rows, 'row')}; the last is {tokens.end!r} in {tokens.eos_rows:,} of "
         "them."
     )

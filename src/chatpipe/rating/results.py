@@ -26,11 +26,11 @@ from chatpipe.statistics import (
     krippendorff_alpha,
     win_rates,
 )
+from chatpipe.statistics.shares import wilson
 
 SHARES: dict[Verdict, float] = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a", "tie": "tie", "both_bad": "both_bad"}
 CATEGORIES: tuple[Verdict, ...] = ("a", "b", "tie", "both_bad")
-Z_95 = 1.959964
 CHANGED = "of models that were trained again or are not in the report"
 CHANGED_ANSWERS = "of answers that have changed since"
 
@@ -264,17 +264,8 @@ def _position(verdicts: Sequence[Verdict | None]) -> PositionBias | None:
     decided = sum(verdict in ("a", "b") for verdict in verdicts)
     if not decided:
         return None
-    low, high = wilson(first, decided)
+    low, high = wilson(first / decided, decided)
     return PositionBias(first=first, decided=decided, share=first / decided, low=low, high=high)
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927)."""
-    share = successes / n
-    centre = share + Z_95**2 / (2 * n)
-    margin = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n * n))
-    scale = 1 + Z_95**2 / n
-    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
 
 
 def _agreement(agreement: Agreement) -> RaterAgreement:

@@ -6,6 +6,7 @@ import math
 from datetime import datetime
 
 from chatpipe.report.schema import FEW_ROWS, BitsPerByte, Difference, JsonScalar, ScoreCell
+from chatpipe.utils.quantities import in_per_cent
 from chatpipe.utils.texts import counted, join, translate
 
 MISSING = "—"
@@ -112,7 +113,7 @@ def gain(bits: BitsPerByte, left_out: int) -> str:
 
 def share(value: float | None) -> str:
     """A share in percent: 57 %."""
-    return MISSING if value is None else f"{100 * value:,.0f} %".replace("-", MINUS)
+    return MISSING if value is None else f"{in_per_cent(value)} %".replace("-", MINUS)
 
 
 def figure(value: float, unit: str) -> str:
@@ -140,7 +141,7 @@ def signed_amount(value: float, unit: str) -> str:
 
 def per_cent(part: float) -> str:
     """Format a share from 0 to 1: 57 %."""
-    return f"{100 * part:.0f} %"
+    return f"{in_per_cent(part)} %"
 
 
 def signed(value: float) -> str:

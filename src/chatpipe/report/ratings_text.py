@@ -8,6 +8,7 @@ from typing import NamedTuple
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import Report
 from chatpipe.report.schema.ratings import JudgesRatings, PeoplesRatings, PositionBias, RatedModel
+from chatpipe.utils.quantities import in_per_cent
 from chatpipe.utils.texts import counted, join, translate
 
 READING = (
@@ -169,7 +170,7 @@ def _order(position: PositionBias | None) -> Iterator[str]:
 
 
 def _per_cents(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    return "" if low is None or high is None else f" [{in_per_cent(low)}, {in_per_cent(high)}]"
 
 
 def _signed(value: float, low: float | None, high: float | None) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chatpipe.statistics.shares import wilson
 from chatpipe.statistics.student_t import quantile
 
 Floats = NDArray[np.float64]
@@ -39,7 +40,7 @@ class Outcome(NamedTuple):
 @dataclass(frozen=True)
 class Estimates:
     """Figures of every model, with 95 % intervals: arrays (models,). Where prompts are too few for
-    an interval, its bounds are nan."""
+    an interval, or all alike for one of a strength, its bounds are nan."""
 
     values: Floats
     low: Floats
@@ -83,22 +84,49 @@ def strengths(wins: Floats, prior: float = PRIOR) -> Floats:
 def fit_strengths(
     outcomes: Sequence[Outcome], models: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimates:
-    """Return the strengths as logarithms with mean zero, and their intervals over prompts."""
+    """Return the strengths as logarithms with mean zero, and their intervals over prompts.
+
+    A model that fares the same on every prompt, such as one that always wins, has no interval: its
+    resamples differ by the prior and by the other models only.
+    """
     wins = _wins_by_prompt(outcomes, models)
     estimate = strengths(wins.sum(0))
-    draws = strengths(_resampled(wins, resamples, seed))
-    return _with_interval(estimate, draws, len(wins))
+    fitted = _with_interval(estimate, strengths(_resampled(wins, resamples, seed)), len(wins))
+    fitted.low[_is_alike(wins)] = fitted.high[_is_alike(wins)] = np.nan
+    return fitted
 
 
 def win_rates(
     outcomes: Sequence[Outcome], models: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimates:
     """Return each model's share of wins and half its ties, and the intervals over prompts; nan for
-    a model without comparisons."""
+    a model without comparisons.
+
+    A model that fares the same on every prompt, such as one that never wins, does so in every
+    resample, which would be an interval without a width. Its interval is Wilson's, of as many items
+    as it has prompts: ratings of one prompt's answers are alike, so that counting ratings would
+    make it too narrow. The interval of a share is at least as wide as that of a mean with ties.
+    """
     wins = _wins_by_prompt(outcomes, models)
     draws = _rates(_resampled(wins, resamples, seed))
     rates = _with_interval(_rates(wins.sum(0)), draws, len(wins))
-    return Estimates(rates.values, np.maximum(rates.low, 0.0), np.minimum(rates.high, 1.0))
+    low, high = np.maximum(rates.low, 0.0), np.minimum(rates.high, 1.0)
+    prompts = _is_compared(wins).sum(0)
+    for model in np.flatnonzero(_is_alike(wins) & (prompts > 1)):
+        low[model], high[model] = wilson(float(rates.values[model]), int(prompts[model]))
+    return Estimates(rates.values, low, high)
+
+
+def _is_compared(wins: Floats) -> NDArray[np.bool_]:
+    """(prompts, models): whether the model was compared on that prompt."""
+    return np.asarray((wins + np.swapaxes(wins, -1, -2)).sum(-1) > 0)
+
+
+def _is_alike(wins: Floats) -> NDArray[np.bool_]:
+    """(models,): whether the model has the same win rate on every prompt."""
+    rates = _rates(wins)
+    differs = np.where(np.isnan(rates), 0, rates - _rates(wins.sum(0)))
+    return np.asarray(np.abs(differs).max(0, initial=0.0) < _TOLERANCE)
 
 
 def _wins_by_prompt(outcomes: Sequence[Outcome], models: int) -> Floats:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_HALF_UP, Decimal
+
 
 def in_bytes(size: float) -> str:
     """1.5 GiB, 84 MiB."""
@@ -26,6 +28,14 @@ def in_time(seconds: float) -> str:
 def count_of(number: int, noun: str, plural: str | None = None) -> str:
     """1 step, 1,200 steps; plural: where it is not the noun and s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def in_per_cent(share: float, digits: int = 0, sign: str = "") -> str:
+    """62.5 as 63 or, with one digit, 62.5: the percents of a share, a half rounded away from zero
+    as readers do it."""
+    percents = Decimal(repr(float(share))).scaleb(2)  # as it is written: 0.285 is 28.5
+    rounded = percents.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    return f"{rounded if rounded else abs(rounded):{sign},}"
 
 
 def rows_are(number: int) -> str:
