@@ -164,6 +164,8 @@ def test_a_chinese_report_has_no_english_sentence(report):
     assert '<html lang="zh-Hans">' in page and len(CHINESE_LETTER.findall(page)) > 500
     assert left_in_english(text_of(page), report) == []
     assert "&lt;wbr" not in page and "PingFang SC" in page
+    if report.ratings:
+        assert '<td class="number">60 % <span class="interval">[40, 80]</span></td>' in page
     text = html.unescape(render_markdown(report, "zh")).replace("\\", "").replace("<br>", "\n")
     assert left_in_english(text, report) == []
     # The figures are the same.
