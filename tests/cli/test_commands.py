@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
 from chatpipe.cli.app import app
+from chatpipe.cli.chat import MaxNewTokens, Seed, Temperature
 from chatpipe.config.run_names import name_of_file, unique_name
+from chatpipe.config.schema import Generation
 from chatpipe.runtime.failures import KEPT_LOGS, write_log
 from chatpipe.study.export import export_variant
 from chatpipe.study.loading import load_variant
@@ -86,8 +89,12 @@ def test_where_nothing_can_be_said_the_exit_code_says_it():
             "see chatpipe up --help.",
         ),
         ("run a --set", "option '--set' requires an argument; see "),
+        ("ask a b --temperature -1", "ask: invalid value for '--temperature': expected at least 0"),
+        ("ask a b --max-new-tokens 0", "for '--max-new-tokens': expected at least 1"),
+        ("ask demo hi", "demo: is a study; name one of its variants (smol-alpaca, smol-dialog, "
+         "smol-merge, smol-chat), or have all of them answer a file of prompts: --file "),
     ],
-)
+)  # fmt: skip
 def test_a_command_line_that_cannot_be_is_one_sentence(words, sentence):
     done = chatpipe(*words.split())
     assert done.returncode == 2 and not done.stdout
@@ -301,3 +308,11 @@ def test_a_name_is_taken_by_another_base_or_file_and_by_variants(chatpipe_home):
     assert is_taken(variant(path=other)) and is_taken(variant(base="some/model"))
     assert is_taken(variant("smol-merge")) and is_taken(variant("demo"))
     assert load_variant("rows") == variant()  # by the name that finetune gave it
+
+
+def test_options_of_generation_have_the_bounds_of_the_settings():
+    fields = Generation.model_json_schema()["properties"]
+    for annotation, name in ((MaxNewTokens, "max_new_tokens"), (Temperature, "temperature"),
+                             (Seed, "seed")):  # fmt: skip
+        option = get_args(annotation)[1]
+        assert (option.min, option.max) == (fields[name]["minimum"], fields[name]["maximum"])

@@ -73,6 +73,18 @@ def test_a_row_that_is_no_prompt_is_refused_with_file_and_line(tmp_path, name, t
     assert sentence in str(refusal.value)
 
 
+@pytest.mark.parametrize(("name", "bad"), [("p.jsonl", "{no\n7\n" * 15), ("p.csv", "a,b,c\n" * 30)])
+def test_all_rows_that_cannot_be_read_are_listed(tmp_path, name, bad):
+    path = tmp_path / name
+    path.write_text(("instruction,input\n" if name == "p.csv" else "") + bad)
+    with pytest.raises(ConfigError) as refusal:
+        read_prompts(path)
+    *faults, last = refusal.value.faults
+    assert len(faults) == 20 and last == f"{path}: and 10 more faults."
+    places = [f"line {n} " if name == "p.jsonl" else f"row {n} " for n in range(1, 21)]
+    assert all(place in fault for place, fault in zip(places, faults, strict=True))
+
+
 @pytest.fixture(scope="module")
 def study(prefect, tmp_path_factory, tiny_model_dir):
     """A study of two trained variants."""

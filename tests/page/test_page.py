@@ -238,10 +238,15 @@ def test_the_server_of_variants_has_the_page_and_its_calls_need_the_key(
         with served(app) as address:
             page.goto(address)
             page.wait_for_selector("#status.failed")
+            assert page.locator(".empty").count() == 1  # asks to choose models
             assert "the API key is missing or wrong" in page.text_content("#status")
             page.fill("#key", "k")
             page.press("#key", "Tab")
             page.check("#models input[value=two]")
+            assert page.locator(".empty").count() == 0
+            assert page.input_value("#max_tokens") == ""
+            own = {service.models[name].generation.max_new_tokens for name in ("one", "two")}
+            assert page.get_attribute("#max_tokens", "placeholder") == str(*own)
             page.fill("#max_tokens", "6")
             page.click("#input-fold summary")
             page.fill("#input", "Two hills.")

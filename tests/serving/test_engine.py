@@ -8,7 +8,7 @@ from chatpipe.config.schema import Generation, Quantization
 from chatpipe.generation.reply_text import ReplyText
 from chatpipe.generation.running_batch import RowRequest
 from chatpipe.models.loading import load_base, load_tokenizer
-from chatpipe.serving.engine import Engine, ReplyJob
+from chatpipe.serving.engine import Engine, QueueFullError, ReplyJob
 
 
 class Letters:
@@ -60,3 +60,22 @@ def test_a_prompt_that_cannot_be_read_fails_alone(tiny_model_dir):
     engine.submit([job("after", [5, 6])])
     assert ends.get(timeout=60)[1] in ("length", "stop")
     engine.stop()
+
+
+def test_a_burst_fills_the_places_of_the_batch_before_the_queue(tiny_model_dir):
+    model = load_base(tiny_model_dir, Quantization(method="none", compute_dtype="float32"))
+    tokenizer, ends = load_tokenizer(tiny_model_dir), queue.Queue()
+    engine = Engine(model, most_waiting=2, most_rows=3)
+
+    def job(name):
+        request = RowRequest(name, [5, 6], None, frozenset({0}), Generation(max_new_tokens=2))
+        text = ReplyText(tokenizer, [], is_stripped=True)
+        return ReplyJob(request, text, lambda piece: ends.put(piece.end), False)
+
+    for name in range(5):  # before the thread has taken any
+        engine.submit([job(name)])
+    with pytest.raises(QueueFullError):
+        engine.submit([job(5)])
+    engine.start()
+    engine.stop()
+    assert ends.qsize() == 5

@@ -209,7 +209,17 @@ def test_several_turns_and_a_system_text_are_written_by_the_template(server):
     ("change", "status", "message"),
     [
         ({"model": "three"}, 404, "there is no model 'three'; there are one, two"),
-        ({"messages": []}, 400, "messages"),
+        ({"messages": []}, 400, "messages: expected a list of at least 1, found an empty list."),
+        ({"messages": [{"role": "user", "content": 5}]}, 400,
+         "messages.0.content: expected text or a list, found 5."),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400,
+         'messages.0.content.0.type: expected text, found "image_url".'),
+        ({"messages": ["Hi"]}, 400, 'messages.0: expected an object with keys, found "Hi".'),
+        ({"messages": [{"role": "system", "content": "a"}]}, 400, "there is only a system message"),
+        ({"messages": [{"role": "user", "content": "river " * 3000}]}, 400,
+         "made for 1,024, those of the reply included; shorten the prompt."),
+        ({"top_logprobs": 2}, 400, "top_logprobs: needs logprobs"),
+        ({"stop": [5]}, 400, "stop.0: expected text, found 5."),
         ({"messages": [{"role": "assistant", "content": "a"}]}, 400, "have to take turns"),
         ({"messages": [{"role": "user", "content": " "}]}, 400, "last message is empty"),
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty: this server does not support it"),
@@ -221,7 +231,7 @@ def test_several_turns_and_a_system_text_are_written_by_the_template(server):
         ({"stop": list("abcde")}, 400, "at most 4 texts"),
         ({"frequency_penalty": 0, "user": "me", "tools": [], "top_k": -1}, 200, ""),
     ],
-)
+)  # fmt: skip
 def test_what_would_change_the_text_is_refused_with_a_sentence(server, change, status, message):
     body = {"model": "one", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
     headers = {"Authorization": f"Bearer {KEY}"}
@@ -245,6 +255,14 @@ def test_keys_hosts_and_bodies_of_other_pages_are_refused(server):
     assert httpx2.post(chat_url, content="[" * 200_000, headers=json_right).status_code == 400
     chunks = iter([b"a" * (1 << 20)] * 9)  # without a size that is known before
     assert httpx2.post(chat_url, content=chunks, headers=json_right).status_code == 413
+    reply = httpx2.post(chat_url, content="[]", headers=json_right)
+    assert reply.json()["error"]["message"] == (
+        "the body: expected an object with keys, found an empty list."
+    )
+    with pytest.raises(openai.BadRequestError, match="prompt: expected text, a list of texts, a"):
+        server.client.completions.create(model="one", prompt=[1, "a"])
+    settings = server.client.models.retrieve("one").generation
+    assert settings["max_new_tokens"] == 4
     for prompts in ([], ["a"] * 65):
         with pytest.raises(openai.BadRequestError, match="expected 1 to 64 prompts"):
             server.client.completions.create(model="one", prompt=prompts)
@@ -352,6 +370,7 @@ def test_a_full_queue_is_said_so_and_sigterm_finishes_what_runs(tiny_model_dir, 
         chat(small.client, "one", "a")
     assert refused.value.response.headers["Retry-After"] == "1"
     small.process.send_signal(signal.SIGTERM)
+    assert small.process.stdout.readline() == "finishing 2\n"
     for thread in asking:
         thread.join()
     assert small.process.wait(60) == 0

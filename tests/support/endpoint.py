@@ -48,7 +48,7 @@ def endpoint(sessions: dict[str, ChatSession], key: str = "") -> FastAPI:
         system = [m["content"] for m in earlier if m["role"] == "system"]
         instruction, input_text = last["content"], body.get("input", "")
         settings = Generation(
-            max_new_tokens=body["max_tokens"],
+            max_new_tokens=body.get("max_tokens", 128),
             **{name: body[name] for name in ("temperature", "top_p", "seed")},
         )
         with lock:
@@ -61,7 +61,7 @@ def endpoint(sessions: dict[str, ChatSession], key: str = "") -> FastAPI:
                     yield event({"choices": [{"delta": {"content": text}, "finish_reason": None}]})
                     time.sleep(PAUSE_S)
         yield event({"choices": [{"delta": {}, "finish_reason": "length"}]})
-        yield event({"choices": [], "usage": {"completion_tokens": body["max_tokens"]}})
+        yield event({"choices": [], "usage": {"completion_tokens": settings.max_new_tokens}})
         yield "data: [DONE]\n\n"
 
     return app

@@ -32,4 +32,10 @@ def served(directory: Path) -> ServedBase:
 if __name__ == "__main__":
     directory, key, most_waiting, most_rows = sys.argv[1:]
     with loaded(served(Path(directory)), int(most_waiting), int(most_rows)) as service:
-        run(service, ("127.0.0.1", 0), key, lambda address: print(address, flush=True))
+        run(
+            service,
+            ("127.0.0.1", 0),
+            key,
+            lambda address: print(address, flush=True),
+            lambda replies: print(f"finishing {replies}", flush=True),
+        )

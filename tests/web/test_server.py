@@ -111,7 +111,7 @@ def test_bodies_are_json_of_a_size_that_arrive_in_time(server):
     assert status("a" * 1025) == 413 == status(iter([b"a" * 512] * 3))
     assert status(body, {"Content-Type": "text/plain"}) == 415 == status(b"", {})
     reply = httpx2.post(url, content="[]", headers=right)
-    assert reply.status_code == 422 and "body: " in reply.json()["error"]["message"]
+    assert reply.status_code == 422 and "body: expected an object" in reply.text
     assert httpx2.get(url).json()["error"]["message"] == "GET /echo: Method Not Allowed."
     slow = connected(server, begin_of("POST", "/echo", JSON + "Content-Length: 9\r\n") + "{")
     assert b"HTTP/1.1 408" in slow.recv(1 << 16)
@@ -126,6 +126,7 @@ def test_a_loopback_server_is_asked_by_its_own_name_with_a_key_too(tmp_path, mon
             for name, status in {**names, "example.org": 421}.items():
                 reply = httpx2.get(address, headers={"Host": name})
                 assert reply.status_code == status
+                assert status == 200 or "127.0.0.1 or localhost" in reply.json()["error"]["message"]
                 assert reply.headers["content-security-policy"].startswith("default-src 'none'")
                 assert reply.headers["cache-control"] == "no-store"
 

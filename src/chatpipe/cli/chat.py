@@ -16,12 +16,16 @@ from chatpipe.errors import ConfigError
 from chatpipe.utils.visible_text import visible
 
 DEFAULT = "Default: the variant's setting."
-MaxNewTokens = Annotated[int | None, typer.Option(help=DEFAULT)]
-Temperature = Annotated[float | None, typer.Option(help=f"0 is greedy. {DEFAULT}")]
+MOST_SHOWN = 8  # variants of a study
+# Bounds are those of the settings, so that a fault names the option and not a setting.
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, max=8192, help=DEFAULT)]
+Temperature = Annotated[float | None, typer.Option(min=0, max=5, help=f"0 is greedy. {DEFAULT}")]
 System = Annotated[
     str | None, typer.Option(help="Text before the conversation, as its system turn.")
 ]
-Seed = Annotated[int | None, typer.Option(help=f"Seed of the sampling. {DEFAULT}")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, max=2**31 - 1, help=f"Seed of the sampling. {DEFAULT}")
+]
 
 
 def ask(
@@ -60,6 +64,7 @@ def ask(
             raise ConfigError(["--out: goes with --file; name the file of prompts."])
         if prompt is None or not prompt.strip():
             raise ConfigError(["ask: the prompt is empty; write it, or name a file with --file."])
+        _check_is_no_study(variant)
         conversation, settings = _conversation(variant, overrides or [], generation, system)
         for piece in conversation.reply(prompt, settings, input_text):
             typer.echo(visible(piece), nl=False)
@@ -74,12 +79,16 @@ def chat(
     seed: Seed = None,
     overrides: Overrides = None,
 ) -> None:
-    """Chat with a variant; an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply."""
+    """Chat with a variant; an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply, or ends the
+    chat where no reply is being written."""
     with exit_on_error():
         generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
         conversation, settings = _conversation(variant, overrides or [], generation, system)
         _ = conversation.model  # loads it before the first question
-        typer.echo(f"{variant}: an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply.")
+        typer.echo(
+            f"{variant}: an empty line, Ctrl-D or Ctrl-C ends the chat; Ctrl-C in a reply stops it "
+            "and no more."
+        )
         for line in _lines():
             replies = conversation.reply(line, settings)
             try:
@@ -89,6 +98,21 @@ def chat(
                 replies.close()
                 typer.echo(" …", nl=False)
             typer.echo()
+
+
+def _check_is_no_study(name: str) -> None:
+    """ConfigError where that is a study's name or file: one prompt is for one model."""
+    from chatpipe.study.studies import is_study, load_study
+
+    if is_study(name):
+        variants = load_study(name).variants
+        shown = ", ".join((*variants[:MOST_SHOWN], *(["…"] if variants[MOST_SHOWN:] else [])))
+        raise ConfigError(
+            [
+                f"{name}: is a study; name one of its variants ({shown}), or have all of them "
+                "answer a file of prompts: --file prompts.jsonl --out answers.jsonl."
+            ]
+        )
 
 
 def _lines() -> Iterator[str]:

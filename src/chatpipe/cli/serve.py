@@ -9,6 +9,7 @@ import typer
 from chatpipe.cli.errors import exit_on_error
 from chatpipe.cli.options import VARIANT_HELP, complete_names
 from chatpipe.errors import ConfigError
+from chatpipe.utils.quantities import count_of
 
 DEFAULT_PORT = 8000
 
@@ -64,10 +65,20 @@ def serve(
         from chatpipe.serving.server import loaded, run
 
         def announce(address: str) -> None:
-            typer.echo(f"{address}v1 serves {', '.join(service.models)}; Ctrl-C ends it.")
+            typer.echo(
+                f"{address}v1 serves {', '.join(service.models)}\n"
+                f"{address}  is a page that asks them; Ctrl-C ends the server."
+            )
 
+        pages = ([page_router()], PUBLIC_PATHS)
         with loaded(served, queue) as service:
-            run(service, (host, port), api_key, announce, [page_router()], PUBLIC_PATHS)
+            run(service, (host, port), api_key, announce, _say_what_is_finished, pages)
+
+
+def _say_what_is_finished(replies: int) -> None:
+    if replies:
+        number = count_of(replies, "reply", "replies")
+        typer.echo(f"finishing {number}; Ctrl-C ends the server at once.")
 
 
 def _variant_names(variants: list[str], study: str | None) -> list[str]:

@@ -11,7 +11,7 @@ from chatpipe.errors import ChatpipeError, ConfigError
 from chatpipe.generation.answer_file import ANSWERED_BY, Expected
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.batch import AT_ONCE, Question, complete_ids
-from chatpipe.generation.prompt_file import MOST_FAULTS, PromptRow
+from chatpipe.generation.prompt_file import PromptRow, first_faults
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.tokenization.conversation import Conversation
 
@@ -68,7 +68,8 @@ class FileAsk:
             fault = position_fault(positions, longest, text, "shorten it or lower max_new_tokens")
             faults += [fault] if fault else []
         if faults:
-            raise ConfigError([f"{fault} ({self.name})" for fault in faults[:MOST_FAULTS]])
+            named = [f"{fault} ({self.name})" for fault in faults]
+            raise ConfigError(first_faults(path, named))
         return ids
 
     def answers(self, ids: Sequence[list[int]], first: int) -> Iterator[list[Answer]]:

@@ -45,6 +45,9 @@ def read_prompts(path: Path, reserved: frozenset[str] = frozenset()) -> list[Pro
     faults: list[str] = []
     try:
         for position, values in _rows(path):
+            if isinstance(values, DataError):
+                faults.append(str(values))
+                continue
             try:
                 rows.append(PromptRow(position, values, _prompt(position, values, reserved)))
             except ValueError as error:
@@ -53,18 +56,24 @@ def read_prompts(path: Path, reserved: frozenset[str] = frozenset()) -> list[Pro
                 faults += [f"{path}: {fault}" for fault in error.faults]
     except DataError as error:
         faults.append(str(error))
-    if len(faults) > MOST_FAULTS:
-        more = count_of(len(faults) - MOST_FAULTS, "more fault")
-        faults = [*faults[:MOST_FAULTS], f"{path}: and {more}."]
     if not rows and not faults:
         faults = [f'{path}: has no rows; write a prompt a line, such as {{"instruction": "…"}}.']
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(first_faults(path, faults))
     return rows
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """Yield the rows that are not blank, each with its position."""
+def first_faults(path: Path, faults: list[str]) -> list[str]:
+    """Return the first faults of a file, and how many more there are."""
+    if len(faults) <= MOST_FAULTS:
+        return faults
+    more = count_of(len(faults) - MOST_FAULTS, "more fault")
+    return [*faults[:MOST_FAULTS], f"{path}: and {more}."]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Row | DataError]]:
+    """Yield the rows that are not blank, each with its position; the error of one that cannot be
+    read, after which others can."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.")
     kind = content_kind(path)
@@ -76,7 +85,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
         raise DataError(f"{path}: prompts are read from .jsonl and .csv files; convert it.")
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
+def _json_rows(path: Path) -> Iterator[tuple[str, Row | DataError]]:
     try:
         with opened(path) as file:
             for number, line in enumerate(file, 1):
@@ -86,32 +95,33 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
         raise DataError(f"{path}: is not {error.encoding.upper()} text.") from None  # type: ignore[attr-defined]
 
 
-def _json_row(path: Path, number: int, line: bytes) -> Row:
-    """Return the line's object, with its numbers as they are written."""
+def _json_row(path: Path, number: int, line: bytes) -> Row | DataError:
+    """Return the line's object, with its numbers as they are written, or why it is none."""
     try:
         checked = DECODER.decode(line.decode("utf-8"))
         row = json.loads(line)
     except (ValueError, RecursionError):
-        raise DataError(f"{path}: line {number} {why_undecodable(line)}.") from None
+        return DataError(f"{path}: line {number} {why_undecodable(line)}.")
     if not isinstance(row, dict):
-        raise DataError(f'{path}: line {number} is no object; write {{"instruction": "…"}}.')
+        return DataError(f'{path}: line {number} is no object; write {{"instruction": "…"}}.')
     if isinstance(checked, Repeating):
-        raise DataError(f"{path}: line {number} has the key {min(checked.repeated)} twice.")
+        return DataError(f"{path}: line {number} has the key {min(checked.repeated)} twice.")
     return row
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, Row]]:
+def _csv_rows(path: Path) -> Iterator[tuple[str, Row | DataError]]:
     file = CSVFile(path, TEXTS)
     number = 0
     for piece in file.pieces(BATCH_ROWS, BATCH_LETTERS):
         for cells in piece:
             number += 1
+            row: Row | DataError = dict(zip(file.names, cells, strict=False))
             if len(cells) != len(file.names):
-                raise DataError(
+                row = DataError(
                     f"{path}: row {number} has {count_of(len(cells), 'cell')}, the header has "
                     f"{len(file.names)}; put cells with a comma in quotes."
                 )
-            yield f"row {number}", dict(zip(file.names, cells, strict=True))
+            yield f"row {number}", row
 
 
 def _prompt(position: str, row: Row, reserved: frozenset[str]) -> Prompt:

@@ -105,13 +105,13 @@ async def health(request: Request) -> dict[str, Any]:
 @_router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
     service: Service = request.app.state.service
-    return {"object": "list", "data": [_model_entry(name) for name in service.models]}
+    return {"object": "list", "data": [_model_entry(one) for one in service.models.values()]}
 
 
 @_router.get("/v1/models/{name:path}")
 async def model(request: Request, name: str) -> dict[str, Any]:
     service: Service = request.app.state.service
-    return _model_entry(service.model(name).name)
+    return _model_entry(service.model(name))
 
 
 @_router.post("/v1/chat/completions", response_model=None)
@@ -127,8 +127,10 @@ async def completions(request: Request) -> Response:
 _STARTED = int(time.time())
 
 
-def _model_entry(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": _STARTED, "owned_by": "chatpipe"}
+def _model_entry(model: ServedModel) -> dict[str, Any]:
+    """Return the model as OpenAI has it, and its settings for requests that have none."""
+    entry = {"id": model.name, "object": "model", "created": _STARTED, "owned_by": "chatpipe"}
+    return {**entry, "generation": model.generation.model_dump()}
 
 
 class _Pieces:

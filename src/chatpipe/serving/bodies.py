@@ -85,7 +85,7 @@ class ChatMessage(BaseModel):
     """A message. Others than texts are not read."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | list[TextPart]  # parts are joined
 
     @property
     def text(self) -> str:
@@ -115,7 +115,9 @@ class ChatBody(Body):
 class CompletionBody(Body):
     """Of /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="text, a list of texts, a list of token ids, or a list of such lists"
+    )
     logprobs: int | None = Field(None, ge=0, le=5)
 
     @property
@@ -139,7 +141,13 @@ async def read_body(request: Request, kind: type[BodyType]) -> BodyType:
     try:
         body = kind.model_validate(content)
     except ValidationError as error:
-        raise validation_error(error.errors(), 400) from None
+        fields = kind.model_fields.items()
+        expected = {name: field.description for name, field in fields if field.description}
+        raise validation_error(error.errors(), 400, expected) from None
+    if isinstance(body, ChatBody) and body.top_logprobs and not body.logprobs:
+        raise RequestError(
+            400, "top_logprobs: needs logprobs, which is false; set it to true.", "top_logprobs"
+        )
     _check_others(body.model_extra or {})
     if isinstance(body, CompletionBody) and not 1 <= len(body.prompts) <= MOST_PROMPTS:
         raise RequestError(

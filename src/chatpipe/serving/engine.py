@@ -93,6 +93,7 @@ class Engine:
     ) -> None:
         self.most_waiting = most_waiting
         self._cores = cores  # torch's threads in the engine's own; None: as many as it has anyway
+        self._most_rows = most_rows
         self._batch = RunningBatch(model, most_rows)
         self._waiting: deque[ReplyJob] = deque()
         self._running: dict[RowId, ReplyJob] = {}
@@ -112,9 +113,15 @@ class Engine:
         self._thread.join()
 
     def submit(self, replies: Sequence[ReplyJob]) -> None:
-        """Have replies written as soon as there is room; QueueFullError where too many wait."""
+        """Have replies written as soon as there is room; QueueFullError where too many wait.
+
+        Those that the batch has places for do not count as waiting: of a burst, it takes them in a
+        moment.
+        """
         with self._changed:
-            if self._is_stopping or len(self._waiting) + len(replies) > self.most_waiting:
+            places = max(0, self._most_rows - len(self._running))
+            waiting = len(self._waiting) + len(replies) - places
+            if self._is_stopping or waiting > self.most_waiting:
                 raise QueueFullError
             self._waiting += replies
             self._changed.notify()

@@ -23,13 +23,17 @@ def conversation_of(body: ChatBody) -> Conversation:
     system = None
     if messages[0].role in ("system", "developer"):
         system = messages.pop(0).text or None
+    if not messages:
+        raise RequestError(
+            400, "messages: there is only a system message; add the user's.", "messages"
+        )
     roles = [message.role for message in messages]
     expected = ["user", "assistant"] * (len(roles) // 2) + ["user"]
     if roles != expected:
         raise RequestError(
             400,
             "messages: after at most one system message, user and assistant have to take turns, "
-            f"and the user has the last one; the roles are {', '.join(roles) or 'none'}.",
+            f"and the user has the last one; the roles are {', '.join(roles)}.",
             "messages",
         )
     *earlier, last = messages
@@ -77,10 +81,15 @@ def generations(
     room = LARGEST_REPLY if positions is None else positions - len(ids)
     most = body.new_tokens
     if positions is not None and room < (most or 1):
+        length = f"the prompt has {len(ids):,} tokens"
         raise RequestError(
             400,
-            f"the prompt has {len(ids):,} tokens and the reply may have {most or 1:,}, the base "
-            f"was made for {positions:,}; shorten the prompt or lower max_tokens.",
+            f"{length}, and the base was made for {positions:,}, those of the reply included; "
+            "shorten the prompt."
+            if room < 1
+            else f"{length}, and the reply may have {most:,}: together {len(ids) + (most or 1):,}, "
+            f"and the base was made for {positions:,}; shorten the prompt, or lower max_tokens to "
+            f"{room:,} or less.",
             "messages" if isinstance(body, ChatBody) else "prompt",
             "context_length_exceeded",
         )

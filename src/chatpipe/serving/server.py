@@ -44,10 +44,21 @@ def run(
     address: tuple[str, int],
     api_key: str | None,
     on_start: Callable[[str], None],
-    routers: Sequence[APIRouter] = (),
-    public_paths: Sequence[str] = (),
+    on_stop: Callable[[int], None] | None = None,
+    pages: tuple[Sequence[APIRouter], Sequence[str]] = ((), ()),
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what is being answered. on_start is called with
-    the server's address; port 0 is any that is free."""
-    app = create_app(service, address[0], api_key, routers, public_paths)
-    serve_until_signal(app, address, on_start)
+    """Serve until SIGTERM or Ctrl-C, then finish what is being answered.
+
+    Args:
+        address: The host and the port; 0 is any that is free.
+        on_start: Is called with the server's address.
+        on_stop: Is called after the signal with the number of replies that are finished first.
+        pages: More routes, and their paths that need no key.
+    """
+    app = create_app(service, address[0], api_key, *pages)
+
+    def stop() -> None:
+        if on_stop:
+            on_stop(sum(service.engine.counts().values()))
+
+    serve_until_signal(app, address, on_start, stop)

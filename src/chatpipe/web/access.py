@@ -75,8 +75,14 @@ class AccessMiddleware:
     def _check(self, scope: Any) -> None:
         """Raise RequestError for a request that is refused before its body is read."""
         headers = Headers(scope=scope)
-        if self._hosts is not None and _host_name(headers.get("host", "")) not in self._hosts:
-            raise RequestError(421, "the Host header names another machine than this one.")
+        host = _host_name(headers.get("host", ""))
+        if self._hosts is not None and host not in self._hosts:
+            raise RequestError(
+                421,
+                f"the Host header names {host!r}, another machine than this one; ask the server as "
+                "127.0.0.1 or localhost, or let other machines reach it by --host and "
+                "CHATPIPE_API_KEY.",
+            )
         if self._key is not None and scope["path"] not in self._public_paths:
             scheme, _, key = headers.get("authorization", "").partition(" ")
             is_right = hmac.compare_digest(key.strip().encode(), self._key)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from chatpipe.errors import ChatpipeError
 from chatpipe.web.access import Access, AccessMiddleware
+from chatpipe.web.body_faults import body_fault
 from chatpipe.web.http_errors import RequestError
 
 LOG = logging.getLogger(__name__)
@@ -77,8 +78,9 @@ async def _failure(_: Request, error: Exception) -> Response:
     return RequestError(500, "the server failed; see its log.").response()
 
 
-def validation_error(faults: Iterable[Any], status: int) -> RequestError:
-    """Return the first of pydantic's faults as a refusal."""
-    first = next(iter(faults))
-    place = ".".join(map(str, first["loc"])) or "the body"
-    return RequestError(status, f"{place}: {first['msg']}.", place)
+def validation_error(
+    faults: Iterable[Any], status: int, expected: Mapping[str, str] | None = None
+) -> RequestError:
+    """Return the first of pydantic's faults as a refusal; expected: as `body_fault` has it."""
+    place, sentence = body_fault(list(faults), expected)
+    return RequestError(status, sentence, place)

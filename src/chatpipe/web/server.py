@@ -19,7 +19,10 @@ TICK_S = 0.1
 
 
 def serve_until_signal(
-    app: FastAPI, address: tuple[str, int], on_start: Callable[[str], None]
+    app: FastAPI,
+    address: tuple[str, int],
+    on_start: Callable[[str], None],
+    on_stop: Callable[[], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is being answered. A second Ctrl-C ends at
     once.
@@ -27,21 +30,28 @@ def serve_until_signal(
     Args:
         address: The host and the port; 0 is any that is free.
         on_start: Is called with the server's address as soon as it answers.
+        on_stop: Is called after the signal, before what is being answered is finished.
     """
     host, port = address
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="on"
     )
     with bound_socket(host, port) as bound:
-        _Server(config, lambda: on_start(address_of(host, bound))).run(sockets=[bound])
+        _Server(config, lambda: on_start(address_of(host, bound)), on_stop).run(sockets=[bound])
 
 
 class _Server(uvicorn.Server):
     """Ends by returning, also after a signal, and does not wait for clients that have stalled."""
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_start: Callable[[], None],
+        on_stop: Callable[[], None] | None,
+    ) -> None:
         super().__init__(config)
         self._on_start = on_start
+        self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -49,6 +59,8 @@ class _Server(uvicorn.Server):
             self._on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._on_stop:
+            self._on_stop()
         dropping = asyncio.create_task(self._drop_stalled())
         try:
             await super().shutdown(sockets)

@@ -8,11 +8,12 @@ const MOST_MODELS = 4;
 const SETTINGS = "chatpipe.settings";
 const KEY = "chatpipe.key"; // of the endpoint; in this tab's session storage
 const NUMBERS = ["temperature", "top_p", "max_tokens", "seed"];
-const DEFAULTS = { system: "", temperature: "0", top_p: "1", max_tokens: "256", seed: "0", models: [] };
+const DEFAULTS = { system: "", temperature: "0", top_p: "1", max_tokens: "", seed: "0", models: [] };
 const LARGEST_SEED = 2 ** 31 - 1;
 
 const at = (id) => document.getElementById(id);
 let modelNames = []; // names of the server's models
+let ownSettings = {}; // by name, where the server tells them
 let conversation = fresh();
 let editing = null; // index of the turn that the form replaces
 let running = null; // AbortController of the answers that are being written
@@ -60,7 +61,7 @@ function showModels() {
   const on = before.length ? before : modelNames.slice(0, 1);
   const boxes = modelNames.map((name) => {
     const box = make("input", { type: "checkbox", value: name, checked: on.includes(name) });
-    box.addEventListener("change", () => { limitModels(); keepSettings(); });
+    box.addEventListener("change", () => { limitModels(); keepSettings(); show(); });
     return make("label", {}, box, make("span", { textContent: name }));
   });
   at("models").replaceChildren(at("models").querySelector("legend"), ...boxes);
@@ -70,25 +71,31 @@ function showModels() {
 function limitModels() {
   const full = chosen().length >= MOST_MODELS;
   for (const box of at("models").querySelectorAll("input")) box.disabled = full && !box.checked;
+  // An empty field leaves the number to each model.
+  const own = new Set(chosen().map((name) => ownSettings[name]?.max_new_tokens).filter(Boolean));
+  at("max_tokens").placeholder = [...own].join(", ");
 }
 
 async function findModels() {
   try {
-    modelNames = (await server.models(at("key").value)).map((model) => model.id);
+    const models = await server.models(at("key").value);
+    modelNames = models.map((model) => model.id);
+    ownSettings = Object.fromEntries(models.map((model) => [model.id, model.generation]));
     say("");
   } catch (error) {
     say(t("The server's models could not be listed: {reason}", { reason: error.message }), true);
     at("key").closest("details").open = true;
   }
   showModels();
+  show();
 }
 
 // ---- what is shown
 
 function show() {
   const turns = conversation.turns.map(shownTurn);
-  const empty = make("p", { className: "empty", textContent: t("Choose up to four models and ask them the same.") });
-  at("turns").replaceChildren(...(turns.length ? turns : [empty]));
+  const hint = make("p", { className: "empty", textContent: t("Choose up to four models and ask them the same.") });
+  at("turns").replaceChildren(...turns, ...(turns.length || chosen().length ? [] : [hint]));
   at("editing").hidden = editing === null;
   at("stop").disabled = running === null;
   at("send").disabled = running !== null;
