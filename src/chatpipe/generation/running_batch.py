@@ -10,7 +10,8 @@ computed alone as `generate` would.
 
 Between two changes of its rows a padded group keeps its adapters on the layers
 (`kernels.lora_inference.row_by_row`), so that a step is the forward pass and little more. Nothing
-else may use the model until `release` was called; `join` does so itself.
+else may use the model until `release` was called; `join` does so itself. On CPUs a step of a model
+of the Llama family is computed by `kernels.decoding` instead, which leaves the layers as they are.
 """
 
 from __future__ import annotations
