@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers import core_model_loading
 
+from tests.gpu.streams import FakeEvent, FakeStream, current_stream, stream
+
 GIB = 2**30
 NAME = "Fake GPU"
 _STATE = torch.zeros(16, dtype=torch.uint8)  # of a random generator
@@ -41,6 +43,10 @@ def patch_libraries() -> None:
     torch.nn.Module._apply = _apply  # type: ignore[assignment,method-assign]
     torch.Generator = _HostGenerator  # type: ignore[misc]
     core_model_loading._materialize_copy = _read_tensor
+    torch.cuda.Stream, torch.cuda.Event = FakeStream, FakeEvent  # type: ignore[assignment,misc]
+    torch.cuda.stream, torch.cuda.current_stream = stream, current_stream  # type: ignore[assignment]
+    torch.Tensor.pin_memory = lambda tensor, *_: tensor  # type: ignore[method-assign]
+    torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign]
     for module in (bitsandbytes.nn, bitsandbytes.nn.modules):
         module.Params4bit = FakeParams4bit
     assert "chatpipe.kernels.dequantize" not in sys.modules

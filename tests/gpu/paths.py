@@ -41,9 +41,10 @@ from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.evaluation.score import row_nats
 from chatpipe.generation.batch import complete
+from chatpipe.generation.running_batch import RowRequest, RunningBatch
 from chatpipe.kernels import liger
 from chatpipe.kernels.switch import KERNELS, recorded_kernels
-from chatpipe.models import devices, inference
+from chatpipe.models import devices, inference, sharding, streaming
 from chatpipe.models.loading import load_fast_base, load_tokenizer
 from chatpipe.models.memory import Batch
 from chatpipe.packing import attention, joining, packing
@@ -70,9 +71,13 @@ PROMPTS = ("How are you?", "The quick brown fox jumps over the lazy dog.", "Why?
 
 
 class Paths:
-    """The paths of one base on a GPU of one capability."""
+    """The paths of one base on a GPU of one capability. `deep`: those of one with more layers than
+    a stream has buffers."""
 
-    def __init__(self, request: Finetune, adapters: Sequence[Path]) -> None:
+    def __init__(
+        self, request: Finetune, adapters: Sequence[Path], deep: Paths | None = None
+    ) -> None:
+        self.deep = deep
         self.request = request
         self.adapters = adapters
         self.base = request.base.path
@@ -133,12 +138,45 @@ class Paths:
                 answers = complete(model, encoder, PROMPTS * 2, generation, through * 2)
                 assert len(answers) == 6
 
+    def reply(self) -> None:
+        """Stream replies: rows by two adapters and by the base join while others run, and leave."""
+        names = [path.name for path in self.adapters]
+        with self.model(self.adapters) as model:
+            batch = RunningBatch(model)
+            for place, adapter in enumerate((names[0], None, names[1])):
+                generation = Generation(max_new_tokens=3, temperature=0.7 * (place % 2))
+                ids = [*range(20, 40 + 9 * place)]
+                batch.join([RowRequest(place, ids, adapter, frozenset(), generation, 2)])
+                assert len(batch.step()) == place + 1
+            batch.leave([1])
+            assert [token.row for token in batch.step()] == [2]
+            batch.clear()
+
+    def stream(self) -> None:
+        """Score and answer where the GPU has no room for the base."""
+        inference._BASE_CACHE.clear()
+        with (
+            mock.patch.dict(os.environ, CHATPIPE_SHARDING="always"),
+            mock.patch.object(sharding, "bring", _bring),
+            mock.patch.object(streaming, "bring", _bring),
+        ):
+            assert self.deep is not None
+            self.deep.score()
+            self.deep.answer()
+            self.deep.reply()
+        inference._BASE_CACHE.clear()
+
     @contextmanager
     def model(self, adapters: Sequence[Path]) -> Iterator[Any]:
         """The base with those adapters, as scoring and answers load them."""
         quantization = self.request.quantization
         with inference.cached_model(self.base, adapters, quantization) as model:
             yield model
+
+
+def _bring(model: torch.nn.Module, device: torch.device) -> None:
+    """A fake tensor's `data` cannot be set to one of another device."""
+    model._apply(lambda tensor: tensor.to(device))
 
 
 @contextmanager
@@ -184,7 +222,7 @@ def _faulty(owner: Any, name: str, wrong: Callable[..., Any]) -> Fault:
 
 def _faults() -> dict[str, tuple[tuple[int, int], str, Fault]]:
     """By what is wrong: the capability of the GPU, the path that must fail, and the fault."""
-    from chatpipe.generation import prefill, sampling
+    from chatpipe.generation import prefill, running_batch, sampling
     from chatpipe.kernels import cross_entropy, lora_inference, lora_training
 
     return {
@@ -264,6 +302,37 @@ def _faults() -> dict[str, tuple[tuple[int, int], str, Fault]]:
                 lambda of, noise, ids, scores: scores - torch.rand(scores.shape).log(),
             ),
         ),
+        "a running batch in main memory": (
+            AMPERE,
+            "reply",
+            _faulty(
+                running_batch._PaddedGroup,
+                "__init__",
+                lambda of, group, model: (
+                    of(group, model),
+                    setattr(group, "_device", torch.device("cpu")),
+                )[1],
+            ),
+        ),
+        "a layer that stays in main memory": (
+            AMPERE,
+            "stream",
+            _faulty(
+                streaming._Block, "point_to", lambda of, block, content: of(block, block.content)
+            ),
+        ),
+        "a layer that computes before it is here": (
+            AMPERE,
+            "stream",
+            _faulty(streaming._Buffer, "wait_until_filled", lambda *_: None),
+        ),
+        "a layer that is fetched over one that computes": (
+            AMPERE,
+            "stream",
+            _faulty(
+                streaming._Buffer, "give_back", lambda of, buffer: setattr(buffer, "is_used", False)
+            ),
+        ),
         "the check's row in main memory": (
             AMPERE,
             "train",
@@ -312,12 +381,13 @@ def main(directory: Path) -> dict[str, Any]:
     liger.is_installed = lambda: False  # what it launches is in liger_costs
     (directory / "home").mkdir(parents=True)
     nf4, plain, adapters = _inputs(directory)
+    deep_nf4, _, deep_adapters = _inputs(directory, layers=3)
     runs: dict[str, Any] = {}
     faults: dict[str, str] = {}
     gc.freeze()  # what was imported stays: chatpipe collects garbage before it asks for free memory
     for capability in (AMPERE, TURING):
         with fake_gpu(capability):
-            paths = Paths(nf4, adapters)
+            paths = Paths(nf4, adapters, Paths(deep_nf4, deep_adapters))
             name = ".".join(map(str, capability))
             every = _runs(paths)
             fewer = {path: run for path, run in every.items() if path != "train"}
@@ -365,14 +435,16 @@ def _runs(paths: Paths) -> dict[str, Callable[[], Any]]:
         "train, little memory": paths.train_in_little_memory,
         "score": paths.score,
         "answer": paths.answer,
+        "reply": paths.reply,
+        "stream": paths.stream,
     }
 
 
-def _inputs(directory: Path) -> tuple[Finetune, Finetune, list[Path]]:
+def _inputs(directory: Path, layers: int = 1) -> tuple[Finetune, Finetune, list[Path]]:
     """Requests for a training on a 4-bit base and on one that is not quantized, and two adapters,
     made on the CPU."""
-    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
-    base = tiny_model(directory / "base", **shape)
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": layers}
+    base = tiny_model(directory / f"base-{layers}", **shape)
     with mock.patch("torch.cuda.is_available", lambda: False):
         request = finetune_request(
             directory / "home", base, 10, micro_batch_tokens=256, epochs=1, global_batch_size=4

@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
+from tests.gpu.streams import Accesses
+
 ATEN = torch.ops.aten
 # Operations that launch no kernel: views, and memory that is not filled.
 NO_KERNEL = frozenset(
@@ -86,6 +88,7 @@ class Watch(TorchDispatchMode):
         self.uploads: Counter[str] = Counter()
         self.held = self.peak = 0
         self._storages: set[int] = set()
+        self._accesses = Accesses()
         self._attention_flops = 0  # of the forward pass of the call that is watched
 
     def __torch_dispatch__(
@@ -146,6 +149,8 @@ class Watch(TorchDispatchMode):
         elif written and any(part.device.type == "cpu" and part.dim() for part in inputs):
             raise GpuError(f"{name}: an operand is in main memory, at {_caller()}")
         if (read or written) and name not in NO_KERNEL:
+            if race := self._accesses.race(read, written):
+                raise GpuError(f"{name}: {race}, at {_caller()}")
             if name == "gemm_4bit" and _rows(read[0]) > FUSED_ROWS:
                 self._count_unfused(read, written[0])
             else:
@@ -204,6 +209,7 @@ class Watch(TorchDispatchMode):
 
     def _free(self, key: int, size: int) -> None:
         self._storages.discard(key)
+        self._accesses.forget(key)
         self.held -= size
 
 

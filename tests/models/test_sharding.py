@@ -1,23 +1,17 @@
-"""A 4-bit base of which every process holds a share, or that stays in main memory: the numbers of
-the whole one."""
+"""A 4-bit base of which every process holds a share: the numbers of the whole one."""
 
 import gc
 import os
 import weakref
 
-import pyarrow as pa
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from torch import distributed
 
-from chatpipe.config.prompts import template
-from chatpipe.config.schema import Generation, Lora, Quantization
-from chatpipe.evaluation.score import row_nats
-from chatpipe.generation.batch import complete
+from chatpipe.config.schema import Lora, Quantization
 from chatpipe.runtime.launcher import end_at_once
-from chatpipe.tokenization.encoder import Encoder, TokenizedRow
-from tests.support.rows import alpaca_rows
+from chatpipe.tokenization.encoder import TokenizedRow
 from tests.support.tiny import tiny_model
 
 LORA = Lora(rank=4, alpha=8, dropout=0.0)
@@ -39,7 +33,7 @@ def _compare(rank, folder, double, checkpointing):
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     quantization = Quantization(compute_dtype="float32", double=double)
-    whole, shared = (_model(folder / "base", quantization, checkpointing) for _ in range(2))
+    whole, shared = (adapted_base(folder / "base", quantization, checkpointing) for _ in range(2))
     layers = [weakref.ref(part) for part in shared.modules() if isinstance(part, Linear4bit)]
     gc.collect()
     gc.disable()
@@ -80,7 +74,9 @@ def _train(rank, folder):
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
-    model = _model(folder / "base", Quantization(compute_dtype="float32"), checkpointing=False)
+    model = adapted_base(
+        folder / "base", Quantization(compute_dtype="float32"), checkpointing=False
+    )
     shard_base(model, torch.device("cpu"))
     trainer = AdapterTrainer(
         model=model,
@@ -102,46 +98,7 @@ def _train(rank, folder):
     end_at_once(0)
 
 
-@pytest.mark.slow
-def test_a_base_in_main_memory_scores_and_answers_as_the_whole_one_does(tmp_path):
-    tiny_model(tmp_path / "base")
-    torch.multiprocessing.spawn(_measure, (tmp_path,), nprocs=1)  # it joins a group of its own
-
-
-def _measure(_, folder):
-    from peft import PeftModel
-
-    from chatpipe.models import loading
-
-    quantization = Quantization(compute_dtype="float32")
-    _model(folder / "base", quantization, checkpointing=False).save_pretrained(folder / "adapter")
-    whole = loading.load_base(folder / "base", quantization)
-    streamed = loading.load_streamed_base(folder / "base", quantization)
-    encoder = Encoder(
-        loading.load_tokenizer(folder / "base"), template("alpaca"), "every_reply", 1024
-    )
-    rows = encoder.encode(pa.Table.from_pylist(alpaca_rows(9))).examples
-    asked = ["Be brief.", "Be brief, and be kind.", "No."]
-    figures = []
-    for adapter in (None, folder / "adapter", None):
-        for base in (streamed, whole):
-            model = PeftModel.from_pretrained(base, adapter) if adapter else base
-            model.train()  # without dropout: for inference bitsandbytes would round on a CPU
-            written = complete(model, encoder, asked, Generation(max_new_tokens=6))
-            figures.append((row_nats(model, rows, 512), written))
-            if adapter is not None:
-                model.unload()
-    assert figures[0] == figures[1] == figures[4] == figures[5]
-    assert figures[2] == figures[3] != figures[0]
-    for base in (streamed, whole):
-        model = PeftModel.from_pretrained(base, folder / "adapter", "one").train()
-        through = ["one"] * 3 + [None] * 3
-        mixed = complete(model, encoder, asked * 2, Generation(max_new_tokens=6), through)
-        assert mixed == [*figures[2][1], *figures[0][1]]
-        model.unload()
-
-
-def _model(path, quantization, checkpointing):
+def adapted_base(path, quantization, checkpointing):
     from chatpipe.models import loading
     from chatpipe.models.lora import with_adapter
 

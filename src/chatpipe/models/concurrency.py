@@ -18,6 +18,7 @@ from peft.tuners.lora import ParamWrapper
 from chatpipe.kernels.dequantize import is_quantized
 from chatpipe.kernels.switch import is_enabled, ran
 from chatpipe.models.sharding import is_sharded
+from chatpipe.models.streaming import is_streamed
 from chatpipe.tokenization.encoder import TokenizedRow
 
 MIN_TOKENS_PER_THREAD = 256  # fewer tokens do not pay for reading the weights
@@ -30,7 +31,7 @@ def max_threads(model: Any) -> int:
     """Return how many forward passes may run at once: as many as torch has threads on a CPU, and 1
     where a pass changes the model's state."""
     weight = next(model.parameters())
-    fetches = is_quantized(model) or is_sharded(model)
+    fetches = is_quantized(model) or is_sharded(model) or is_streamed(model)
     changes = fetches or has_moving_positions(model) or _has_adapted_parameters(model)
     if weight.device.type != "cpu" or changes or not is_enabled("concurrency"):
         return 1

@@ -66,12 +66,12 @@ def recorded_model(
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """As cached_model, with what a manifest says of it: whether the base is streamed and, after the
     block, the kernels that ran in it."""
-    from chatpipe.models.sharding import is_sharded
+    from chatpipe.models.streaming import is_streamed
 
     details: dict[str, Any] = {}
     paths = [adapter.path for adapter in adapters]
     with recorded_kernels() as kernels, cached_model(base.path, paths, quantization) as model:
-        details["base_streamed"] = is_sharded(model)
+        details["base_streamed"] = is_streamed(model)
         yield model, details
     details |= kernels.details()
 

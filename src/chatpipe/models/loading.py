@@ -101,7 +101,7 @@ def load_fast_base(path: Path, quantization: Quantization, gpu_has_room: bool = 
 def load_streamed_base(path: Path, quantization: Quantization) -> Any:
     """As load_base, but the layers stay in main memory, from where they are fetched; without
     gradients."""
-    from chatpipe.models.sharding import stream_base
+    from chatpipe.models.streaming import stream_base
 
     model = load_base(path, quantization, torch.device("cpu"))
     stream_base(model, device())

@@ -1,5 +1,5 @@
-"""A 4-bit base that no single device holds. While training, each of several processes keeps a share
-of it; a process that scores or answers alone keeps it in main memory.
+"""A 4-bit base that no single device holds: while training, each of several processes keeps a share
+of it.
 
 A layer's weights are brought together on the device when it is computed, forward and backward, by
 torch's own `fully_shard`. That knows no parameter class of bitsandbytes' (the packed bytes would
@@ -16,37 +16,10 @@ import bitsandbytes as bnb
 import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-
-class ShardableLinear4bit(torch.nn.Linear):
-    """bitsandbytes' 4-bit layer, its weights and constants in parameters that can be sharded.
-
-    weight: (weights / 2, 1) uint8, packed; constants: (weights / block size,), uint8 with double
-    quantization, else float32.
-    """
-
-    def __init__(self, layer: Any, device: torch.device) -> None:
-        torch.nn.Module.__init__(self)  # nn.Linear's own would make a weight
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.compute_dtype = layer.compute_dtype
-        self.bias = layer.bias
-        self.state = layer.weight.quant_state
-        self.weight = _frozen(layer.weight.data)
-        self.constants = _frozen(self.state.absmax)
-        self.state.absmax = torch.empty(0)  # those of this process's share come with every forward
-        self.state.to(device)
-        layer.weight.module = None  # a cycle, which would keep the whole weight until it is found
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in features) → (..., out features), computed in the quantization's type."""
-        self.state.absmax = self.constants  # all of them are here by now
-        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
-        product: torch.Tensor = bnb.matmul_4bit(
-            x.to(self.compute_dtype), self.weight, quant_state=self.state, bias=bias
-        )
-        return product.to(x.dtype)
+from chatpipe.models.linear4bit import blocks, separable_layers, separate_layers
 
 
 def shard_base(model: Any, device: torch.device) -> None:
@@ -54,7 +27,7 @@ def shard_base(model: Any, device: torch.device) -> None:
     rest of it to `device`. Each must then make as many passes, forward and backward, as the
     others."""
     base = model.get_base_model()
-    _shard(base, device, OffloadPolicy())
+    _shard(base, device)
     bring(model, device)
     base.hf_device_map = {"": device}  # accelerate trains a 4-bit model only where this says it is
     # What DistributedDataParallel is told of parameters that are not its own.
@@ -63,21 +36,8 @@ def shard_base(model: Any, device: torch.device) -> None:
     }
 
 
-def stream_base(base: Any, device: torch.device) -> None:
-    """Leave the 4-bit layers in main memory, from where each is fetched when it is computed, and
-    bring the rest to `device`. For a process by itself, without gradients."""
-    if not distributed.is_initialized():
-        alone = distributed.HashStore()  # type: ignore[attr-defined]
-        distributed.init_process_group(rank=0, world_size=1, store=alone)
-    if distributed.get_world_size() > 1:
-        raise ValueError("a base is streamed to one process; several share it out (shard_base).")
-    _shard(base, device, CPUOffloadPolicy(pin_memory=device.type == "cuda"))
-    bring(base, device)
-    base.hf_device_map = {"": device}
-
-
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether this process does not hold all of the model's weights on its device."""
+    """Whether this process holds a share of the model's weights."""
     return any(isinstance(weight, DTensor) for weight in model.parameters())
 
 
@@ -93,29 +53,19 @@ def bring(model: torch.nn.Module, device: torch.device) -> None:
             part._buffers[name] = None if buffer is None else buffer.to(device)
 
 
-def _shard(base: Any, device: torch.device, offload: OffloadPolicy) -> None:
+def _shard(base: Any, device: torch.device) -> None:
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-    for layer in [part for part in base.modules() if type(part).__name__ in base._no_split_modules]:
-        _make_shardable(layer, device)
-        fully_shard(layer, mesh=mesh, ignored_params=_whole(layer), offload_policy=offload)
+    for layer in blocks(base):
+        separate_layers(layer, device, _frozen)
+        fully_shard(layer, mesh=mesh, ignored_params=_whole(layer))
     decoder = base.get_decoder()
-    fully_shard(decoder, mesh=mesh, ignored_params=_whole(decoder), offload_policy=offload)
-
-
-def _make_shardable(layer: torch.nn.Module, device: torch.device) -> None:
-    for name, module in list(layer.named_modules()):
-        if isinstance(module, bnb.nn.Linear4bit):
-            parent, _, attribute = name.rpartition(".")
-            setattr(layer.get_submodule(parent), attribute, ShardableLinear4bit(module, device))
+    fully_shard(decoder, mesh=mesh, ignored_params=_whole(decoder))
 
 
 def _whole(module: torch.nn.Module) -> set[torch.nn.Parameter]:
     """The parameters that are not sharded."""
     shared = {
-        weight
-        for part in module.modules()
-        if isinstance(part, ShardableLinear4bit)
-        for weight in (part.weight, part.constants)
+        weight for part in separable_layers(module) for weight in (part.weight, part.constants)
     }
     return set(module.parameters()) - shared
 
