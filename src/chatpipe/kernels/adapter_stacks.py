@@ -145,6 +145,13 @@ class Masks:
         return self._masks[kind]
 
 
+def _device_of(layers: Sequence[Any], names: Sequence[str]) -> torch.device | None:
+    """Return where the layers' adapters are; None where they have none."""
+    adapters = [getattr(layer, "lora_A", {}) for layer in layers]
+    found = [each[name].weight for each in adapters for name in names if name in each]
+    return found[0].device if found else None
+
+
 def _stacked(layers: Sequence[Any], names: Sequence[str]) -> Stack | None:
     bases = [getattr(layer, "base_layer", layer) for layer in layers]
     downs, blocks, of_parts = [], [], []
@@ -152,11 +159,9 @@ def _stacked(layers: Sequence[Any], names: Sequence[str]) -> Stack | None:
         used = [name for name in names if name in getattr(layer, "lora_A", ())]
         downs += [layer.lora_A[name].weight.detach() for name in used]
         ups = [layer.lora_B[name].weight.detach() * layer.scaling[name] for name in used]
-        blocks.append(
-            torch.cat(
-                [base.weight.new_zeros(base.out_features, 0, dtype=torch.float32), *ups], dim=1
-            )
-        )
+        # Not on the base's device: layers that are fetched when they compute are in main memory.
+        none = torch.zeros(base.out_features, 0, device=_device_of(layers, names))
+        blocks.append(torch.cat([none, *ups], dim=1))
         of_parts += used
     if not downs:
         return None
