@@ -308,8 +308,8 @@ def _faults() -> dict[str, tuple[tuple[int, int], str, Fault]]:
             _faulty(
                 running_batch._PaddedGroup,
                 "__init__",
-                lambda of, group, model: (
-                    of(group, model),
+                lambda of, group, *rest: (
+                    of(group, *rest),
                     setattr(group, "_device", torch.device("cpu")),
                 )[1],
             ),
