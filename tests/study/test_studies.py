@@ -208,7 +208,8 @@ def test_commands_take_a_study(study_file, chatpipe_home, tiny_model_dir, tmp_pa
     }
     path = study_file({"base": base, "vary": {"lora.rank": [2, 4]}, "seeds": 2})
     assert "rates.yaml: fine" in invoke("validate", path).output
-    assert "name one of its variants, or use compare" in invoke("ask", path, "Hello").output
+    refused = invoke("ask", path, "Hello").output
+    assert "name one of its variants" in refused and "--file prompts.jsonl" in refused
     assert "rates.yaml varies lora.rank" in invoke("plan", path, "--set", "lora.rank=8").output
     (tmp_path / "empty.jsonl").touch()
     own = study_file({"base": base, "vary": {"rank": [2, 4]}, "heldout": "empty.jsonl"}, "own")

@@ -153,19 +153,18 @@ def _device_of(layers: Sequence[Any], names: Sequence[str]) -> torch.device | No
 
 
 def _stacked(layers: Sequence[Any], names: Sequence[str]) -> Stack | None:
-    bases = [getattr(layer, "base_layer", layer) for layer in layers]
     downs, blocks, of_parts = [], [], []
-    for layer, base in zip(layers, bases, strict=True):
+    for layer in layers:
         used = [name for name in names if name in getattr(layer, "lora_A", ())]
         downs += [layer.lora_A[name].weight.detach() for name in used]
         ups = [layer.lora_B[name].weight.detach() * layer.scaling[name] for name in used]
         # Not on the base's device: layers that are fetched when they compute are in main memory.
-        none = torch.zeros(base.out_features, 0, device=_device_of(layers, names))
+        none = torch.zeros(layer.out_features, 0, device=_device_of(layers, names))
         blocks.append(torch.cat([none, *ups], dim=1))
         of_parts += used
     if not downs:
         return None
-    dtype = compute_dtype_of(bases[0])
+    dtype = compute_dtype_of(getattr(layers[0], "base_layer", layers[0]))
     up = torch.block_diag(*blocks) if len(blocks) > 1 else blocks[0]  # type: ignore[no-untyped-call]
     ranks = tuple(map(len, downs))
     return Stack(torch.cat(downs).to(dtype), up.to(dtype), tuple(of_parts), ranks)

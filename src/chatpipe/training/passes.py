@@ -10,8 +10,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
-
 from chatpipe.config.schema import AUTO, Training
 from chatpipe.models.checkpointing import checkpoint_layers
 from chatpipe.models.memory import Batch
@@ -25,6 +23,8 @@ LEAST_TOKENS = 16
 def agreed_pass(batch: Batch, processes: int, work: Path, longest: int) -> Batch:
     """Return the largest pass of all processes that train together: that of the one with the least
     room, and no more than an earlier start of this training had memory for."""
+    from accelerate.utils import gather_object  # brings torch, which flows do without
+
     batches = gather_object([batch]) if processes > 1 else [batch]
     every = [each.checkpoint_every for each in batches if each.checkpoint_every]
     smallest = min(batches, key=lambda each: each.tokens)
