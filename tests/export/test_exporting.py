@@ -81,7 +81,13 @@ def test_a_model_is_exported(trained, settings, tmp_path):
     if settings.form != "adapter":
         assert "% of what the adapter changes" in sentences[0]
         assert "greedy tokens are the same" in sentences[0] and "KL" in sentences[0]
+    training = (out / "TRAINING.md").read_text("utf-8")
+    assert "## Training data" in training and "## Settings" in training
+    # What loads the adapter, and files that are not here, are left out.
+    assert "```python" not in training and "artifact.json" not in training
     assert "artifact.json" not in files
+    modes = {path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
+    assert modes == {out.stat().st_mode & 0o666}
     for file in out.glob("*.gguf"):
         licence = gguf.GGUFReader(file).fields["general.license"].contents()
         is_base = file.name.startswith("base-")

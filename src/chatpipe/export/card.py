@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +65,7 @@ def write_card(into: Path, variant: Variant, model: ModelRef, card: Card) -> Non
     assert model.adapter
     own = model.adapter.path / NAME
     if own.is_file():
-        shutil.copyfile(own, into / TRAINING_CARD)
+        (into / TRAINING_CARD).write_text(_about_training(own.read_text("utf-8")), "utf-8")
     environment = Environment(
         loader=PackageLoader("chatpipe.export", "."),
         undefined=StrictUndefined,
@@ -86,6 +85,14 @@ def write_card(into: Path, variant: Variant, model: ModelRef, card: Card) -> Non
         has_training_card=own.is_file(),
     )
     (into / NAME).write_text(text, "utf-8")
+
+
+def _about_training(card: str) -> str:
+    """The adapter's own card without what loads it, and names files that are not beside it."""
+    beginning, _, rest = card.partition("## Use\n")
+    _, heading, training = rest.partition("## Training data\n")
+    without_use = beginning + heading + training if heading else card
+    return re.sub(r"\n`artifact\.json` is the manifest:.*?\n\n", "\n\n", without_use, flags=re.S)
 
 
 def licences(variant: Variant, model: ModelRef) -> list[Licence]:

@@ -19,6 +19,7 @@ from chatpipe.errors import ExportError
 from chatpipe.export.effect import Share, Three, share_of
 from chatpipe.export.prompts import NEW_TOKENS
 
+MOST_SHOWN = 3  # near ties that are printed
 MUCH = 10.0  # times the divergence by rounding: what an adapter changes for its faults to be plain
 PLACES = (0, 8, 24, 48)  # of a reply, before whose tokens distributions are compared
 
@@ -109,9 +110,11 @@ class Comparison:
         if self.differences:
             shown = "; ".join(
                 f"token {one.place + 1} of prompt {one.prompt + 1} by {one.gap:.4f} nats"
-                for one in self.differences[:3]
+                for one in self.differences[:MOST_SHOWN]
             )
-            text += f" (near ties: {shown})"
+            others = len(self.differences) - MOST_SHOWN
+            more = f"; and {others} more" if others > 0 else ""
+            text += f" (near ties: {shown}{more})"
         text += (
             f", KL {self.divergence:.2g} nats on average and {self.largest:.2g} at most "
             f"({self.distributions} distributions)"
@@ -220,7 +223,8 @@ def check(comparison: Comparison, bounds: Bounds) -> None:
     if worst and not worst.gap <= bounds.tie:
         reasons.append(
             f"it chooses another token {worst.place + 1} after prompt {worst.prompt + 1}, which "
-            f"has {worst.gap:.3f} nats less here (a near tie is at most {bounds.tie})"
+            f"has {worst.gap:.3f} nats less here (a near tie is at most {bounds.tie}; weights of "
+            "more bits, --outtype f16 or f32, are nearer)"
         )
     if not comparison.divergence <= bounds.divergence:  # nor NaN
         reasons.append(

@@ -67,7 +67,9 @@ def _faults(settings: Settings) -> list[str]:
     """A sentence for each setting that the form does not have."""
     form, faults = settings.form, []
     allowed = OUTTYPES[form]
-    if settings.outtype not in allowed:
+    if settings.outtype not in allowed and form == "adapter":
+        faults.append("--outtype: adapter is written as it was trained; leave it out.")
+    elif settings.outtype not in allowed:
         faults.append(f"--outtype {settings.outtype}: {form} has {' or '.join(allowed)}.")
     if settings.into_original and form in WITHOUT_INTO:
         faults.append(f"--into original: {form} is merged into no base; leave it out.")

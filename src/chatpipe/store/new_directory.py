@@ -40,9 +40,19 @@ def new_directory(target: Path) -> Iterator[Path]:
             try:
                 yield partial
                 check_new(target)  # it may have come meanwhile
+                _make_readable(partial)
                 partial.rename(target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_readable(directory: Path) -> None:
+    """Give all files the permissions of the directory: some libraries write files that only this
+    user may read."""
+    mode = directory.stat().st_mode & 0o666
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def _remove_left_over(target: Path) -> None:
