@@ -75,7 +75,7 @@ def gpu_steps(
 def _run_steps(serialized: Sequence[SerializedStep]) -> dict[str, ChatpipeError]:
     """Run the steps of all models; return the errors of those that failed."""
     requests = [step.parsed() for step in serialized]
-    together = steps.company(requests)
+    together = steps.candidates(requests)
     failures: dict[str, ChatpipeError] = {}
     with steps.EVAL_WORKER.keep_alive():
         for step, request in zip(serialized, requests, strict=True):

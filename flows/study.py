@@ -107,7 +107,7 @@ class Build(Resolver):
         self._outcomes: dict[tuple[str, str], Artifact | ChatpipeError] = {}
 
     def resolve(self, step: Step) -> Artifact:
-        return self._resolve(step, steps.NO_COMPANY)
+        return self._resolve(step, steps.NO_CANDIDATES)
 
     def resolve_optional(self, step: Step) -> Artifact | None:
         if self.cells is None:
@@ -125,7 +125,7 @@ class Build(Resolver):
         todo = [job for job in jobs if not self._is_done(job)]
         self.gpu.build_ahead(todo, self.cells)
         requests = [step.request for job in todo for step in job.steps]
-        together = steps.company([*requests, *self.upcoming])
+        together = steps.candidates([*requests, *self.upcoming])
         with steps.EVAL_WORKER.keep_alive():
             for job in itertools.chain(*grouped_by_base(todo)):
                 self._run(job, together)
@@ -138,7 +138,7 @@ class Build(Resolver):
     def missing(self) -> tuple[MissingCell, ...]:
         return self.cells.missing() if self.cells else ()
 
-    def _run(self, job: Job, together: steps.Company) -> None:
+    def _run(self, job: Job, together: steps.Candidates) -> None:
         """Run the steps of a job whose model has not failed."""
         if self.cells is None:
             for step in job.steps:
@@ -148,7 +148,7 @@ class Build(Resolver):
             with self.cells.recorded(job.model):
                 self.cells.end(job, [self._resolve(step, together) for step in job.steps])
 
-    def _resolve(self, step: Step, together: steps.Company) -> Artifact:
+    def _resolve(self, step: Step, together: steps.Candidates) -> Artifact:
         """Run the step's task, once for all that need it: its error is raised again, too."""
         identity = _identity(step)
         if identity not in self._outcomes:

@@ -145,23 +145,23 @@ def run_task(request: RunTask, label: str) -> Artifact:
     return _in_worker(request, f"run task {label}", EVAL_WORKER)
 
 
-class Company(NamedTuple):
+class Candidates(NamedTuple):
     """Requests of other steps that a step may be computed along with."""
 
     asks: Sequence[Ask]
     trainings: Sequence[Finetune]
 
 
-def company(requests: Iterable[Request]) -> Company:
+def candidates(requests: Iterable[Request]) -> Candidates:
     """Return those of the requests that may be computed along with others, quoted, so that Prefect
     does not make a task wait for the artifacts in them."""
     listed = list(requests)
     asks = [request for request in listed if isinstance(request, Ask)]
     trainings = [request for request in listed if isinstance(request, Finetune)]
-    return Company(cast(Sequence[Ask], quote(asks)), cast(Sequence[Finetune], quote(trainings)))
+    return Candidates(cast(Sequence[Ask], quote(asks)), cast(Sequence[Finetune], quote(trainings)))
 
 
-NO_COMPANY = Company((), ())
+NO_CANDIDATES = Candidates((), ())
 
 
 @step(task_run_name="report {label}")
@@ -190,7 +190,7 @@ TASKS: dict[type[Request], Callable[[Any, str], Artifact]] = {
 }
 
 
-def run(request: Request, label: str, others: Company = NO_COMPANY) -> Artifact:
+def run(request: Request, label: str, others: Candidates = NO_CANDIDATES) -> Artifact:
     """Run the task of a request; `others` may be computed along with it.
 
     In a study with many cached steps, the last of them have no task.

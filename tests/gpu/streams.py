@@ -65,19 +65,19 @@ class Accesses:
         """Note an operation of the current stream; return what it does not wait for."""
         mine = current_stream()
         mine.seen[mine] += 1
-        now, found = mine.seen[mine], None
+        now, fault = mine.seen[mine], None
         for tensor in read:
             key = tensor.untyped_storage()._cdata
             if self._is_written(key, mine):
-                found = "it reads what another stream is writing"
+                fault = "it reads what another stream is writing"
             self._reads.setdefault(key, Counter())[mine] = now
         for tensor in written:
             key = tensor.untyped_storage()._cdata
             reads = self._reads.pop(key, Counter())
             if self._is_written(key, mine) or any(mine.seen[s] < n for s, n in reads.items()):
-                found = "it writes what another stream is using"
+                fault = "it writes what another stream is using"
             self._writes[key] = (mine, now)
-        return found
+        return fault
 
     def forget(self, key: int) -> None:
         """Its memory was freed."""

@@ -1,13 +1,11 @@
 """The path of a GPU without a GPU: chatpipe's own code on a CUDA device that computes nothing."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.gpu import fake_device
+from tests.support.printed import printed_json
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,11 +33,7 @@ IN_4_BITS = {"train, little memory", "stream"}
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     """All paths and faults, in one process: the device must be there before torch is imported."""
-    command = [sys.executable, "-m", "tests.gpu.paths", str(tmp_path_factory.mktemp("fake-cuda"))]
-    root = Path(__file__).parents[2]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout.splitlines()[-1])
+    return printed_json("tests.gpu.paths", tmp_path_factory.mktemp("fake-cuda"))
 
 
 def kernels(outcome, run):

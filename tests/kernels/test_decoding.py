@@ -55,7 +55,7 @@ def steps(model, rows, count=6):
         for n in range(rows)
     ]
     running.join(requests[: rows // 2 + 1])
-    found = []
+    logits_of_steps = []
     for number in range(count - 1):
         if number == 2:
             running.leave([0])
@@ -64,33 +64,33 @@ def steps(model, rows, count=6):
         group.step()
         for row in group.rows:
             row.last = 11 + number
-        found.append(group.logits())
+        logits_of_steps.append(group.logits())
         for row in group.rows:
             row.last = 13 + number
     running.clear()
-    return torch.cat([logits.float() for logits in found])
+    return torch.cat([logits.float() for logits in logits_of_steps])
 
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_logits_are_the_model_s_own(name, monkeypatch):
     model = adapted(FAMILY[name])
     with recorded_kernels() as kernels:
-        found = steps(model, rows=7)
+        computed = steps(model, rows=7)
     assert {"decoding", "lora_inference"} <= kernels.ran
     monkeypatch.setenv(VARIABLE, "packing,lora_inference")
     with recorded_kernels() as kernels:
         expected = steps(model, rows=7)
     assert "decoding" not in kernels.ran
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(computed, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("rows", [3, 24])  # products of adapters in float32, and in bfloat16
 def test_in_bfloat16_they_are_as_near_to_the_exact_ones(rows, monkeypatch):
     kind = FAMILY["Llama 3"]
-    found = steps(adapted(kind, torch.bfloat16), rows)
+    computed = steps(adapted(kind, torch.bfloat16), rows)
     monkeypatch.setenv(VARIABLE, "packing,lora_inference")
     plain, exact = steps(adapted(kind, torch.bfloat16), rows), steps(adapted(kind), rows)
-    assert (found - exact).norm() < 1.1 * (plain - exact).norm() < 0.1 * exact.norm()
+    assert (computed - exact).norm() < 1.1 * (plain - exact).norm() < 0.1 * exact.norm()
 
 
 @pytest.mark.parametrize("name", OTHERS)

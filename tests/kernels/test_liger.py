@@ -3,17 +3,12 @@ Triton's interpreter, costs on the CUDA device that computes nothing. `make test
 what is needed."""
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.gpu import fake_device
+from tests.support.printed import ROOT, printed_json
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -24,18 +19,9 @@ pytestmark = [
 LAYERS = 2
 
 
-def printed(module, **environment):
-    command = [sys.executable, "-m", module]
-    run = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def compared():
-    return printed("tests.kernels.interpreted_liger", TRITON_INTERPRET="1")
+    return printed_json("tests.kernels.interpreted_liger", TRITON_INTERPRET="1")
 
 
 # Qwen 3 has a norm for queries and one for keys, too.
@@ -60,7 +46,7 @@ def test_norms_and_units_of_another_kind_stay_as_they_are(compared):
 @pytest.mark.skipif(fake_device.compiler() is None, reason=fake_device.NO_COMPILER)
 def test_the_page_has_the_costs_of_a_step_with_them():
     """Where one changed on purpose, write the new table into docs/gpu.md: it is in the message."""
-    outcome = printed("tests.gpu.liger_costs")
+    outcome = printed_json("tests.gpu.liger_costs")
     assert {"rms_norm_backward", "swiglu_backward", "rope"} <= {*outcome["operations"]}
     for name in ("costs", "predictions"):
         page = (ROOT / "docs" / "gpu.md").read_text("utf-8")

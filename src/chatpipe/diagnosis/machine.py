@@ -9,7 +9,6 @@ from pathlib import Path
 
 from chatpipe.config.schema import Quantization
 from chatpipe.diagnosis.findings import Finding, fault, ok, warning
-from chatpipe.kernels import liger
 from chatpipe.kernels.switched_off import record_file, switched_off
 from chatpipe.planning.cost import free_bytes
 from chatpipe.store.paths import home
@@ -87,6 +86,8 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _liger() -> Finding:
+    from chatpipe.kernels import liger  # brings a model of transformers
+
     if liger.is_installed():
         return ok("Liger", "computes norms, rotary positions and gated units")
     return warning(

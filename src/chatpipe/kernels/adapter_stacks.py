@@ -145,26 +145,19 @@ class Masks:
         return self._masks[kind]
 
 
-def _device_of(layers: Sequence[Any], names: Sequence[str]) -> torch.device | None:
-    """Return where the layers' adapters are; None where they have none."""
-    adapters = [getattr(layer, "lora_A", {}) for layer in layers]
-    found = [each[name].weight for each in adapters for name in names if name in each]
-    return found[0].device if found else None
-
-
 def _stacked(layers: Sequence[Any], names: Sequence[str]) -> Stack | None:
-    downs, blocks, of_parts = [], [], []
-    for layer in layers:
-        used = [name for name in names if name in getattr(layer, "lora_A", ())]
-        downs += [layer.lora_A[name].weight.detach() for name in used]
-        ups = [layer.lora_B[name].weight.detach() * layer.scaling[name] for name in used]
-        # Not on the base's device: layers that are fetched when they compute are in main memory.
-        none = torch.zeros(layer.out_features, 0, device=_device_of(layers, names))
-        blocks.append(torch.cat([none, *ups], dim=1))
-        of_parts += used
+    used = [[name for name in names if name in getattr(layer, "lora_A", ())] for layer in layers]
+    pairs = list(zip(layers, used, strict=True))
+    downs = [layer.lora_A[name].weight.detach() for layer, own in pairs for name in own]
     if not downs:
         return None
+    blocks = []
+    for layer, own in pairs:
+        ups = [layer.lora_B[name].weight.detach() * layer.scaling[name] for name in own]
+        # Not on the base's device: layers that are fetched when they compute are in main memory.
+        none = torch.zeros(layer.out_features, 0, device=downs[0].device)
+        blocks.append(torch.cat([none, *ups], dim=1))
     dtype = compute_dtype_of(getattr(layers[0], "base_layer", layers[0]))
     up = torch.block_diag(*blocks) if len(blocks) > 1 else blocks[0]  # type: ignore[no-untyped-call]
-    ranks = tuple(map(len, downs))
-    return Stack(torch.cat(downs).to(dtype), up.to(dtype), tuple(of_parts), ranks)
+    parts = tuple(name for own in used for name in own)
+    return Stack(torch.cat(downs).to(dtype), up.to(dtype), parts, tuple(map(len, downs)))

@@ -92,8 +92,7 @@ class _Choice:
     def _fits(self, batch: Batch, shares: int, dequantized: bool = False) -> bool:
         assert self.shapes is not None and self.device.free_bytes is not None
         needed = estimate(self.shapes, self.settings, batch, self.device, shares, dequantized)
-        is_cuda = self.device.kind == "cuda"
-        share = SHARE_OF_TOKENS if is_cuda and self._chooses_tokens else SHARE[self.device.kind]
+        share = SHARE_OF_TOKENS if self._chooses_tokens else SHARE[self.device.kind]
         return needed.total <= share * self.device.free_bytes
 
     @property

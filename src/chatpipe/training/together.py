@@ -53,9 +53,9 @@ class FinetuneTogether(Request):
     def of(cls, finetune: Finetune, others: Iterable[Finetune]) -> FinetuneTogether:
         """With all of the others that may join it."""
         joining = [other for other in others if may_join(other, finetune)]
-        company = {other.key(): other for other in joining}
-        company.pop(finetune.key(), None)
-        return cls(finetune=finetune, others=tuple(company.values()))
+        unique = {other.key(): other for other in joining}
+        unique.pop(finetune.key(), None)
+        return cls(finetune=finetune, others=tuple(unique.values()))
 
     def key(self) -> str:
         return self.finetune.key()
