@@ -133,8 +133,10 @@ def test_the_report_says_what_is_not_known_of_it(study):
 
 def test_it_is_planned_and_forgotten_by_itself(study):
     here, again, elsewhere = study[0]
-    made = plan(elsewhere)
+    made, heldout = plan(elsewhere), stored_nats(elsewhere)[1]
     assert made.faults == () and made.trained and made.memory is None and made.duration is None
+    assert made.data.corpus is None and made.data.train_rows == 0 and made.data.exact
+    assert made.data.heldout_rows == heldout.details()["heldout_rows"]
     paths = removal.artifacts_of(elsewhere, "all")
     adapters = {path.name for path in paths if path.parent.name == "adapter"}
     assert adapters == {find_adapter(elsewhere).key}

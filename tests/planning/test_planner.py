@@ -19,6 +19,7 @@ from chatpipe.planning import cost, planner
 from chatpipe.planning.cost import Need, lacking_room, measured_rate
 from chatpipe.planning.planner import plan, preflight
 from chatpipe.planning.result import Plan
+from chatpipe.planning.study_plan import plan_study
 from chatpipe.planning.summary import cost_rows, summary
 from chatpipe.planning.token_stats import histogram
 from chatpipe.store.store import store
@@ -328,6 +329,16 @@ def test_the_embedded_base_is_a_download_of_known_size_before_the_first_run(vari
         update={"prompt_template": CHATS["chat"]}
     )
     assert not any(notes in note for note in plan(own, LARGE).notes)
+
+
+def test_what_is_left_of_a_study_needs_nothing_that_was_fetched_before(variant):
+    seeds = [variant(f"training.seed={seed}", base="smollm2-135m-instruct") for seed in (1, 2, 3)]
+    named = [one.model_copy(update={"name": f"seed-{i}"}) for i, one in enumerate(seeds)]
+    made = plan_study("seeds", named, limit=1)
+    assert [cost.trainings for cost in (made.total, made.now, made.left)] == [3, 1, 2]
+    assert made.now.disk_bytes == made.total.disk_bytes > 2 * made.total.download_bytes > 0
+    assert made.left.disk_bytes == made.left.download_bytes == 0
+    assert made.now.download_bytes == made.total.download_bytes
 
 
 def test_a_plan_survives_json_and_tells_the_same(variant):

@@ -27,6 +27,7 @@ from chatpipe.report import (
     ScoreCell,
     account_rows,
     charts,
+    formatting,
     headline_rows,
     json_schema,
     render_html,
@@ -167,6 +168,15 @@ def test_the_headline_numbers_stand_in_every_rendering(render: Any) -> None:
     text = re.sub(r"<[^>]*>|\\", "", render(example()))
     assert all(row["Own held-out perplexity"] in text for row in headline_rows(example()))
     assert "-3.481 [-3.981, -2.981]".replace("-", MINUS) in text
+
+
+def test_what_is_rounded_to_zero_has_no_sign():
+    for value in (0.0, -0.0, 1e-5, -1e-5):
+        for unit, text in (("tokens", "0.0 %"), ("bytes", "0.000")):
+            assert formatting.amount(value, unit) == formatting.signed_amount(value, unit) == text
+        assert formatting.signed(value) == formatting.perplexity(value) == "0.000"
+    assert formatting.signed(-0.0006) == f"{MINUS}0.001" and formatting.signed(0.0006) == "+0.001"
+    assert formatting.signed(-1234.5) == f"{MINUS}1,234" and formatting.signed(math.inf) == "+∞"
 
 
 def test_the_summary_counts_what_is_settled_and_names_the_rest() -> None:

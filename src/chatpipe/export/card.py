@@ -15,7 +15,7 @@ from chatpipe.evaluation.row_scores import ScoreReader
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.store.store import store
 from chatpipe.study.lookup import stored_scores
-from chatpipe.training.model_card import NAME, origin
+from chatpipe.training.model_card import NAME, origin, training_card
 
 TRAINING_CARD = "TRAINING.md"
 _UNKNOWN = "not recorded; look it up where it comes from"
@@ -63,9 +63,9 @@ class Card:
 def write_card(into: Path, variant: Variant, model: ModelRef, card: Card) -> None:
     """Write README.md, and the adapter's own card beside it."""
     assert model.adapter
-    own = model.adapter.path / NAME
-    if own.is_file():
-        (into / TRAINING_CARD).write_text(_about_training(own.read_text("utf-8")), "utf-8")
+    is_elsewhere = variant.imported is not None
+    if not is_elsewhere:
+        (into / TRAINING_CARD).write_text(training_card(model.adapter), "utf-8")
     environment = Environment(
         loader=PackageLoader("chatpipe.export", "."),
         undefined=StrictUndefined,
@@ -79,20 +79,11 @@ def write_card(into: Path, variant: Variant, model: ModelRef, card: Card) -> Non
         name=variant.name,
         template=f"with the template `{variant.prompt_template.name}`.",
         figures=figures(variant, model),
-        is_elsewhere=variant.imported is not None,
+        is_elsewhere=is_elsewhere,
         licences=parts,
         licence_note=licence_note(parts),
-        has_training_card=own.is_file(),
     )
     (into / NAME).write_text(text, "utf-8")
-
-
-def _about_training(card: str) -> str:
-    """The adapter's own card without what loads it, and names files that are not beside it."""
-    beginning, _, rest = card.partition("## Use\n")
-    _, heading, training = rest.partition("## Training data\n")
-    without_use = beginning + heading + training if heading else card
-    return re.sub(r"\n`artifact\.json` is the manifest:.*?\n\n", "\n\n", without_use, flags=re.S)
 
 
 def licences(variant: Variant, model: ModelRef) -> list[Licence]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chatpipe.config.schema import Training, Variant
+from chatpipe.config.schema import BaseModelRef, Training, Variant
 from chatpipe.models.memory import Batch, Device, MemoryEstimate, base_bytes
 from chatpipe.models.passes import StepRows, largest_pass
 from chatpipe.models.placement import fit
@@ -97,19 +98,13 @@ class Capacity:
         self, upstream: SourceMetadata, data: Data, shapes: Shapes | None, steps: int
     ) -> tuple[Need, ...]:
         """Return the bytes that a run would write; say for which of them a disk has no room."""
-        store_path, cache = home(), hub_cache()
-        needs = [
-            Need(what="base model", path=cache, bytes=upstream.download_bytes or 0),
-            Need(what="base model, unpacked", path=store_path, bytes=upstream.unpacked_bytes),
-            Need(what="data sets", path=cache, bytes=data.download_bytes),
-            Need(what="rows", path=store_path, bytes=MADE_OF_ROWS * data.files_bytes),
-        ]
+        needs = [*_of_base(self.variant.base_model, upstream), *_of_rows(data)]
         if shapes is not None and not self.is_trained:
             size = adapter_bytes(shapes, steps, self.variant.training)
             needs.append(
                 Need(
                     what="adapter and checkpoints",
-                    path=store_path,
+                    path=home(),
                     bytes=size,
                     of_one_training=True,
                 )
@@ -117,3 +112,16 @@ class Capacity:
         needs = [need for need in needs if need.bytes]
         self.messages.faults += lacking_room(needs)
         return tuple(needs)
+
+
+def _of_base(base: BaseModelRef, upstream: SourceMetadata) -> Iterator[Need]:
+    of = base.model_dump_json()
+    yield Need(what="base model", of=of, path=hub_cache(), bytes=upstream.download_bytes or 0)
+    yield Need(what="base model, unpacked", of=of, path=home(), bytes=upstream.unpacked_bytes)
+
+
+def _of_rows(data: Data) -> Iterator[Need]:
+    for rows in data.datasets:
+        size = MADE_OF_ROWS * rows.files_bytes
+        yield Need(what="data sets", of=rows.name, path=hub_cache(), bytes=rows.download_bytes or 0)
+        yield Need(what="rows", of=rows.name, path=home(), bytes=size)

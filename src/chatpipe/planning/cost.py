@@ -38,13 +38,17 @@ class Duration(BaseModel):
 
 
 class Need(BaseModel):
-    """Bytes that a step would write beneath `path`."""
+    """Bytes that a step would write beneath `path`.
+
+    of: Which base model or data set they are of, so that a study counts them once.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     what: str
     path: Path
     bytes: int
+    of: str = ""
     of_one_training: bool = False  # not shared with the other variants of a study
 
 
@@ -116,7 +120,7 @@ def lacking_room(needs: Iterable[Need]) -> list[str]:
         needed = sum(need.bytes for need in disk_needs)
         free = free_bytes(disk_needs[0].path)
         if needed > free:
-            names = ", ".join(need.what for need in disk_needs)
+            names = ", ".join(dict.fromkeys(need.what for need in disk_needs))
             faults.append(
                 f"disk: {disk_needs[0].path}: {in_bytes(needed)} are needed ({names}), "
                 f"{in_bytes(free)} are free; make room, or move CHATPIPE_HOME or HF_HOME."

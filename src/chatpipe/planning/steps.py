@@ -123,22 +123,13 @@ class Data(BaseModel):
     @property
     def exact(self) -> bool:
         """Whether the rows were counted, and not taken from the catalogue."""
-        return self.corpus is not None
-
-    @property
-    def download_bytes(self) -> int:
-        """What is still to be fetched, where that is known."""
-        return sum(dataset.download_bytes or 0 for dataset in self.datasets)
-
-    @property
-    def files_bytes(self) -> int:
-        """The source files of the data sets that are still to be normalized."""
-        return sum(dataset.files_bytes for dataset in self.datasets)
+        return all(dataset.heldout is not None for dataset in self.datasets)
 
 
 def account_rows(steps: Recipe, variant: Variant) -> Data:
     """Count the variant's rows, which makes those of local data sets (seconds); others count by the
-    catalogue until they are there."""
+    catalogue until they are there. An adapter that was trained elsewhere needs no corpus here, only
+    the rows that it is scored on."""
     datasets: list[DatasetRows] = []
     notes: list[str] = []
     faults: list[str] = []
@@ -152,8 +143,11 @@ def account_rows(steps: Recipe, variant: Variant) -> Data:
             rows = _with_heldout(steps, rows, dataset, variant.split, faults)
         datasets.append(rows)
     notes += [note for rows in datasets for note in _few_rows(rows)]
-    corpus = None if faults else _corpus(steps, variant, faults)
-    counts = _counts(corpus) if corpus else _expected(datasets, variant, faults)
+    if variant.imported:
+        corpus, counts = None, _scored_alone(datasets)
+    else:
+        corpus = None if faults else _corpus(steps, variant, faults)
+        counts = _counts(corpus) if corpus else _expected(datasets, variant, faults)
     return Data(
         datasets=tuple(datasets), notes=tuple(notes), faults=tuple(faults), corpus=corpus, **counts
     )
@@ -284,6 +278,10 @@ def _counts(corpus: Artifact) -> dict[str, Any]:
         "train_rows": details["train_rows"],
         "heldout_rows": details["heldout_rows"],
     }
+
+
+def _scored_alone(datasets: Sequence[DatasetRows]) -> dict[str, Any]:
+    return {"train_rows": 0, "heldout_rows": sum(rows.heldout_rows or 0 for rows in datasets)}
 
 
 def _expected(

@@ -8,8 +8,10 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import Variant
+from chatpipe.planning.cost import Need
 from chatpipe.planning.planner import plan_each
 from chatpipe.planning.result import Plan
+from chatpipe.planning.steps import PlannedStep
 from chatpipe.study.selection import select
 
 Number = TypeVar("Number", int, float)
@@ -25,6 +27,8 @@ class Cost(BaseModel):
         memory_bytes: Of the largest one.
         disk_bytes: Of all adapters and their checkpoints, and of what the trainings share, once.
         download_bytes: To be fetched, once for all.
+
+    What trainings before them also need (bases, data sets) is written and fetched by those.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,17 +41,20 @@ class Cost(BaseModel):
     download_bytes: int | None
 
     @classmethod
-    def of(cls, plans: Sequence[Plan]) -> Cost:
-        """Sum up the plans of which the adapter is not in the store."""
-        plans = [plan for plan in plans if not plan.trained]
+    def of(cls, plans: Sequence[Plan], before: Sequence[Plan] = ()) -> Cost:
+        """Sum up the plans of which the adapter is not in the store.
+
+        before: the plans of what is run before them.
+        """
+        plans, before = ([plan for plan in all_ if not plan.trained] for all_ in (plans, before))
         memory = [plan.memory.total if plan.memory else None for plan in plans]
         return cls(
             trainings=len(plans),
             tokens=_sum((plan.duration.tokens if plan.duration else None for plan in plans), 0),
             seconds=_sum((plan.duration.seconds if plan.duration else None for plan in plans), 0.0),
             memory_bytes=None if None in memory else max((size or 0 for size in memory), default=0),
-            disk_bytes=_disk_bytes(plans),
-            download_bytes=_download_bytes(plans),
+            disk_bytes=_disk_bytes(plans, before),
+            download_bytes=_download_bytes(plans, before),
         )
 
 
@@ -59,7 +66,7 @@ class StudyPlan(BaseModel):
         total: The cost of all trainings to come.
         limit: How many of these are run now; None for all.
         now: The cost of those.
-        left: The cost of those that are left for later.
+        left: The cost of those that are left for later, beyond what these have written and fetched.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -81,14 +88,16 @@ def plan_study(study: str, variants: Sequence[Variant], limit: int | None = None
     plans = plan_each(variants, variants)
     trained = {plan.variant for plan in plans if plan.trained}
     left = {variant.name for variant in select(variants, limit, trained).left}
+    earlier = [plan for plan in plans if plan.variant not in left]
+    later = [plan for plan in plans if plan.variant in left]
     return StudyPlan(
         study=study,
         plans=tuple(plans),
         trained=len(trained),
         total=Cost.of(plans),
         limit=limit,
-        now=Cost.of([plan for plan in plans if plan.variant not in left]),
-        left=Cost.of([plan for plan in plans if plan.variant in left]),
+        now=Cost.of(earlier),
+        left=Cost.of(later, before=earlier),
     )
 
 
@@ -98,22 +107,18 @@ def _sum(values: Iterable[Number | None], start: Number) -> Number | None:
     return None if None in listed else sum((x for x in listed if x is not None), start)
 
 
-def _disk_bytes(plans: Sequence[Plan]) -> int:
+def _disk_bytes(plans: Sequence[Plan], before: Sequence[Plan]) -> int:
     own = [need.bytes for plan in plans for need in plan.disk if need.of_one_training]
-    shared = {
-        (need.what, need.path, need.bytes)
-        for plan in plans
-        for need in plan.disk
-        if not need.of_one_training
-    }
-    return sum(own) + sum(size for _, _, size in shared)
+    return sum(own) + sum(need.bytes for need in _shared_needs(plans) - _shared_needs(before))
 
 
-def _download_bytes(plans: Sequence[Plan]) -> int | None:
-    downloads = {
-        (step.kind, step.what, step.bytes)
-        for plan in plans
-        for step in plan.steps
-        if step.state == "download"
-    }
-    return _sum((size for _, _, size in downloads), 0)
+def _shared_needs(plans: Sequence[Plan]) -> set[Need]:
+    return {need for plan in plans for need in plan.disk if not need.of_one_training}
+
+
+def _download_bytes(plans: Sequence[Plan], before: Sequence[Plan]) -> int | None:
+    return _sum((step.bytes for step in _downloads(plans) - _downloads(before)), 0)
+
+
+def _downloads(plans: Sequence[Plan]) -> set[PlannedStep]:
+    return {step for plan in plans for step in plan.steps if step.state == "download"}

@@ -115,7 +115,7 @@ def _row(entry: Entry, accepted: Entry | None) -> dict[str, str]:
     change, mark, notes = show.MISSING, show.MISSING, []
     if accepted:
         mark = show.perplexity(accepted.value) + show.interval(accepted.low, accepted.high)
-        change = f"{entry.value / accepted.value - 1:+.1%}".replace("-", show.MINUS)
+        change = f"{show.fixed(100 * (entry.value / accepted.value - 1), 1, '+')}%"
         notes = _notes(entry, accepted)
     return {
         "Variant": entry.variant,

@@ -27,13 +27,23 @@ def device(name: str | None) -> str:
     return translate("{cpu}, {threads} threads", cpu=cpu, threads=threads)
 
 
-def perplexity(value: float) -> str:
+def fixed(value: float, digits: int, sign: str = "") -> str:
+    """Format a number with true minus signs; what is rounded to 0 has no sign.
+
+    sign: "+" for a sign before positive numbers too.
+    """
+    text = f"{value:{sign}z,.{digits}f}"
+    is_zero = not any(digit in text for digit in "123456789")
+    return text.removeprefix("+") if is_zero else text.replace("-", MINUS)
+
+
+def perplexity(value: float, sign: str = "") -> str:
     """Format a perplexity with about four significant digits: 2.236, 14.91, 1,204."""
     if not math.isfinite(value):
-        return "∞" if value > 0 else MISSING
+        return f"{sign}∞" if value > 0 else MISSING
     rounded = abs(float(f"{value:.4g}"))
     exponent = math.floor(math.log10(rounded)) if rounded else 0
-    return f"{value:,.{max(0, min(3, 3 - exponent))}f}".replace("-", MINUS)
+    return fixed(value, max(0, min(3, 3 - exponent)), sign)
 
 
 def score(cell: ScoreCell | None) -> str:
@@ -118,7 +128,7 @@ def share(value: float | None) -> str:
 
 def figure(value: float, unit: str) -> str:
     """Format a configuration's figure: nats per token as a perplexity, or bits per byte."""
-    return perplexity(math.exp(value)) if unit == "tokens" else f"{value:.3f}".replace("-", MINUS)
+    return perplexity(math.exp(value)) if unit == "tokens" else fixed(value, 3)
 
 
 def amount(lower_by: float, unit: str) -> str:
@@ -129,14 +139,14 @@ def amount(lower_by: float, unit: str) -> str:
 def plain(lower_by: float, unit: str) -> str:
     """The same without the unit: per cent of a perplexity by which exp(−x) is lower, or bits."""
     per_cent_lower = -100 * math.expm1(-lower_by)
-    text = f"{per_cent_lower:.1f}" if unit == "tokens" else f"{lower_by:.3f}"
-    return text.replace("-", MINUS)
+    return fixed(per_cent_lower, 1) if unit == "tokens" else fixed(lower_by, 3)
 
 
 def signed_amount(value: float, unit: str) -> str:
     """Format by how much a configuration's figure is higher, with its sign and unit."""
-    text = f"{100 * math.expm1(value):+.1f} %" if unit == "tokens" else f"{value:+.3f}"
-    return text.replace("-", MINUS)
+    if unit == "tokens":
+        return f"{fixed(100 * math.expm1(value), 1, '+')} %"
+    return fixed(value, 3, "+")
 
 
 def per_cent(part: float) -> str:
@@ -146,7 +156,7 @@ def per_cent(part: float) -> str:
 
 def signed(value: float) -> str:
     """Format a value with its sign, also a positive one."""
-    return f"+{perplexity(value)}" if value > 0 else perplexity(value)
+    return perplexity(value, "+")
 
 
 def interval(low: float | None, high: float | None) -> str:

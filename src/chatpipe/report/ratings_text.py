@@ -99,7 +99,7 @@ def _of_people(people: PeoplesRatings) -> Iterator[str]:
                 "Agreement of raters on {name}: Krippendorff's alpha {alpha} (1: all agree, 0: as "
                 "by chance; {units} that two or more rated).",
                 name=translate(name),
-                alpha=_two(agreement.value),
+                alpha=show.fixed(agreement.value, 2),
                 units=counted(agreement.units, "unit"),
             )
         elif name == "verdicts":
@@ -140,7 +140,7 @@ def _of_judge(judge: JudgesRatings) -> Iterator[str]:
             agreed=f"{judge.agreed:,}",
             pairs=counted(judge.compared, "pair"),
             share=show.per_cent(judge.agreed / judge.compared),
-            kappa=translate("not defined") if judge.kappa is None else _two(judge.kappa),
+            kappa=translate("not defined") if judge.kappa is None else show.fixed(judge.kappa, 2),
         )
     else:
         yield translate(
@@ -175,10 +175,6 @@ def _per_cents(low: float | None, high: float | None) -> str:
 
 def _signed(value: float, low: float | None, high: float | None) -> str:
     if low is None or high is None:
-        return _two(value, "+")
-    return f"{_two(value, '+')} [{_two(low, '+')}, {_two(high, '+')}]"
-
-
-def _two(value: float, sign: str = "") -> str:
-    rounded = round(value, 2) + 0.0  # no negative zero
-    return f"{rounded:{sign}.2f}".replace("-", show.MINUS)
+        return show.fixed(value, 2, "+")
+    value_text, *ends = (show.fixed(number, 2, "+") for number in (value, low, high))
+    return f"{value_text} [{', '.join(ends)}]"

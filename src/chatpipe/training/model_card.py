@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from chatpipe.store.artifact import Artifact, recorded_manifest
 from chatpipe.store.manifest import NOTES
 from chatpipe.training.adapter_files import TEMPLATE, base_name
 
@@ -21,6 +22,23 @@ def write_model_card(
 ) -> None:
     """Write the card, from the request (Finetune's fields), what was measured (details) and
     the lineage of base and corpus."""
+    (into / NAME).write_text(_card(request, details, made_from, is_with_adapter=True), "utf-8")
+
+
+def training_card(adapter: Artifact) -> str:
+    """Return the part of the adapter's card that tells of its training, without what loads it and
+    names of files that lie beside it."""
+    manifest = recorded_manifest(adapter)
+    details = manifest["details"]
+    return _card(manifest["asked"], details, details["made_from"], is_with_adapter=False)
+
+
+def _card(
+    request: dict[str, Any],
+    details: dict[str, Any],
+    made_from: list[dict[str, Any]],
+    is_with_adapter: bool,
+) -> str:
     base = next(item for item in made_from if item["kind"] == "base-model")
     name = base_name(base["details"]) if base["details"] else "the base model"
     corpus = next(item for item in made_from if item["kind"] == "corpus")
@@ -31,7 +49,8 @@ def write_model_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    text = environment.get_template("model_card.md.j2").render(
+    return environment.get_template("model_card.md.j2").render(
+        is_with_adapter=is_with_adapter,
         request=request,
         details=details,
         base=origin(base),
@@ -44,7 +63,6 @@ def write_model_card(
         nf4=request["quantization"]["method"] == "nf4",
         datasets=[_dataset(item, corpus) for item in made_from if item["kind"] == "examples"],
     )
-    (into / NAME).write_text(text, "utf-8")
 
 
 def _fence(*texts: str) -> str:
