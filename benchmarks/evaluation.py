@@ -28,7 +28,7 @@ from benchmarks import harness, rows
 from benchmarks.adapted import with_adapters
 from benchmarks.padded import pad
 from chatpipe.config.schema import Evaluation, Quantization
-from chatpipe.evaluation.score import row_nats
+from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.models.devices import peak_memory_bytes
 from chatpipe.models.inference import load_model
 from chatpipe.models.loading import load_tokenizer

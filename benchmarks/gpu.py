@@ -33,7 +33,7 @@ from benchmarks.random_base import SHAPES, config_of, on_device
 from chatpipe.config.schema import Generation, Lora, Quantization, Training
 from chatpipe.diagnosis.rates import matrix_rate, measured_rates
 from chatpipe.diagnosis.self_check import check_kernels
-from chatpipe.evaluation.score import row_nats
+from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import Question, written_ids
 from chatpipe.kernels.switch import KERNELS, VARIABLE
 from chatpipe.models.devices import compute_dtype, peak_memory_bytes

@@ -25,7 +25,7 @@ from benchmarks import harness, rows, training
 from benchmarks.adapted import with_adapters
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Evaluation, Generation, Quantization
-from chatpipe.evaluation.score import row_nats
+from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import complete
 from chatpipe.kernels.switch import KERNELS, VARIABLE, recorded_kernels
 from chatpipe.models.devices import peak_memory_bytes

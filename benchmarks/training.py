@@ -26,7 +26,7 @@ from peft import get_peft_model
 from benchmarks import harness, rows
 from benchmarks.padded import pad
 from chatpipe.config.schema import Lora, Quantization, Training
-from chatpipe.evaluation.score import row_nats
+from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.models.devices import compute_dtype, peak_memory_bytes
 from chatpipe.models.loading import load_base, load_fast_base
 from chatpipe.models.lora import lora_config, with_adapter

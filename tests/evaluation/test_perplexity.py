@@ -17,7 +17,7 @@ from chatpipe.evaluation.perplexity import (
     paper_perplexity,
     perplexity,
 )
-from chatpipe.evaluation.score import row_nats
+from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.packing.packing import pack, packs
 from chatpipe.tokenization.encoder import IGNORED, Encoder

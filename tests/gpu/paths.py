@@ -39,7 +39,7 @@ from transformers import Trainer
 from benchmarks.gpu import Card, measure_all
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora, Quantization
-from chatpipe.evaluation.score import row_nats
+from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import complete
 from chatpipe.generation.running_batch import RowRequest, RunningBatch
 from chatpipe.kernels import liger

@@ -6,7 +6,7 @@ import torch
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.errors import ConfigError
-from chatpipe.evaluation.score import row_nats
+from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import complete
 from chatpipe.kernels.switch import KERNELS, VARIABLE, enabled_kernels, recorded_kernels
 from chatpipe.models.loading import load_fast_base, load_tokenizer

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from chatpipe.config.schema import Lora, Quantization
-from chatpipe.evaluation.score import MOST_READ, row_nats
+from chatpipe.evaluation.row_nats import MOST_READ, row_nats
 from chatpipe.models import concurrency
 from chatpipe.models.concurrency import max_threads, run_in_threads, thread_count
 from chatpipe.models.loading import load_base

@@ -8,7 +8,7 @@ from peft import PeftModel
 
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Quantization
-from chatpipe.evaluation.score import row_nats
+from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import complete
 from chatpipe.models import loading, streaming
 from chatpipe.models.linear4bit import separable_layers

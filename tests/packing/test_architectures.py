@@ -9,7 +9,7 @@ from peft import get_peft_model
 
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora
-from chatpipe.evaluation.score import row_nats
+from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import complete
 from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.loading import load_tokenizer

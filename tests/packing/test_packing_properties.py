@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatpipe.config.schema import Quantization
-from chatpipe.evaluation.score import row_nats
+from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.models.loading import load_base
 from chatpipe.packing.packing import packs
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow

@@ -30,14 +30,14 @@ STEPS = {
     "Finetune": ("FinetuneTogether", "chatpipe.runtime.environment:prepare"),
     "ImportAdapter": ("chatpipe.runtime.environment:prepare",),
     "CheckChatTemplate": ("chatpipe.runtime.environment:prepare",),
-    "Score": ("chatpipe.runtime.environment:prepare",),
+    "Score": ("ScorePart", "LoadBase", "chatpipe.runtime.environment:prepare"),
     "Ask": ("AskBatch", "chatpipe.runtime.environment:prepare"),
     "Reply": ("chatpipe.runtime.environment:prepare",),
     "FetchTask": ("chatpipe.runtime.environment:prepare",),
     "RunTask": ("chatpipe.runtime.environment:prepare",),
     "MakeReport": (),
 }
-NOT_STORED = {"MakePlan", "AskBatch", "FinetuneTogether"}
+NOT_STORED = {"MakePlan", "AskBatch", "FinetuneTogether", "LoadBase", "ScorePart"}
 
 
 def current_pins():

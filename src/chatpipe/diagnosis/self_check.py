@@ -20,7 +20,7 @@ import torch
 
 from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.diagnosis.findings import Finding, fault, ok, warning
-from chatpipe.evaluation.score import row_nats
+from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import Question, written_ids
 from chatpipe.generation.running_batch import RowRequest, RunningBatch
 from chatpipe.kernels import switched_off

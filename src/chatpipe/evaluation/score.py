@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +15,16 @@ import pyarrow.parquet as pq
 from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Quantization, Variant
-from chatpipe.errors import DataError, ModelError
+from chatpipe.errors import DataError, StepProcessError
+from chatpipe.evaluation.row_nats import RowBatches, in_order
 from chatpipe.formats.base import counted_reasons
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions
+from chatpipe.runtime.helpers import Helper, Parts
+from chatpipe.runtime.processes import PROCESSES
 from chatpipe.runtime.progress import Reporter
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.tokenization.encoder import TOO_LONG, Encoder, Tokenized, TokenizedRow
-
-if TYPE_CHECKING:
-    from chatpipe.packing.batching import Batch, Batching
-
-Result = TypeVar("Result")
-
-# Tokens that may be read for each that is computed at once, where rows share them: few are kept,
-# as there is no backward pass.
-MOST_READ = 4
 
 
 class Score(Request):
@@ -86,18 +78,30 @@ class Score(Request):
         check_positions(self.base.path, longest, "the longest held-out row", remedy)
         return encoded
 
+    def examples(self, encoded: Mapping[str, Tokenized]) -> list[TokenizedRow]:
+        """Return the rows of all countings, to be computed together: where both templates make the
+        same of a row, it is computed once."""
+        return [example for rows in encoded.values() for example in rows.examples]
+
     def build(self, into: Path) -> dict[str, Any]:
-        from chatpipe.models import inference, loading
+        from chatpipe.models import devices, inference, loading
+        from chatpipe.models.several_devices import loading as loading_elsewhere
 
         started = time.monotonic()
         table = self.heldout_rows()
         encoded = self.encoded(table, loading.load_tokenizer(self.base.path))
-        adapters = [self.adapter] if self.adapter else []
-        # Together: where both templates make the same of a row, it is computed once.
-        examples = [example for rows in encoded.values() for example in rows.examples]
-        report = Reporter(len(examples), "rows")
-        with inference.recorded_model(self.base, adapters, self.quantization) as (model, details):
-            nats = iter(row_nats(model, examples, self.batch_tokens, report))
+        examples = self.examples(encoded)
+        most = -(-sum(len(row.input_ids) for row in examples) // self.batch_tokens)
+        with (
+            loading_elsewhere(self.base, self.quantization, most) as elsewhere,
+            inference.recorded_model(self.base, self.adapters(), self.quantization) as (
+                model,
+                details,
+            ),
+        ):
+            batches = RowBatches.of(model, examples, self.batch_tokens)
+            helpers = elsewhere.helpers(model)[: len(batches.groups) - 1]
+            nats = iter(in_order(self._nats(model, batches, helpers)))
         columns = [
             _column(kind, table, tokenized, list(islice(nats, len(tokenized.examples))))
             for kind, tokenized in encoded.items()
@@ -106,10 +110,32 @@ class Score(Request):
         left_out = {kind: t.left_out for kind, t in encoded.items() if t.left_out}
         return {
             "wall_s": round(time.monotonic() - started, 3),
+            "device": devices.device_name(),
+            "processes": 1 + len(helpers),
             "left_out": left_out,
             "replies_scored": encoded["response"].scored_replies,
             **details,
         }
+
+    def adapters(self) -> list[Artifact]:
+        """Return the adapter, if there is one."""
+        return [self.adapter] if self.adapter else []
+
+    def _nats(self, model: Any, batches: RowBatches, helpers: Sequence[Helper]) -> dict[int, float]:
+        """Return the rows' values, of batches that this process and the helpers share."""
+        report, count = Reporter(batches.row_count, "rows"), 1 + len(helpers)
+        requests = {
+            helper: ScorePart(score=self, part=part, parts=count, batches=batches.digest())
+            for part, helper in enumerate(helpers, 1)
+        }
+        with Parts(requests) as parts:
+            nats = batches.part(0, count).nats(model, lambda done: report(done + parts.done()))
+            own = len(nats)
+            for details in parts.details(lambda done: report(own + done)):
+                nats |= {int(place): value for place, value in details["nats"]}
+        if nats.keys() != set(range(batches.row_count)):
+            raise StepProcessError("the parts of the scores are not those of all rows.")
+        return nats
 
     def _check_any_row(self, encoded: Mapping[str, Tokenized]) -> None:
         """DataError where a counting has no row."""
@@ -123,78 +149,40 @@ class Score(Request):
             raise DataError(f"no held-out row can be scored ({reasons}).")
 
 
-def row_nats(
-    model: Any, rows: Sequence[TokenizedRow], batch_tokens: int, report: Any = None
-) -> list[float]:
-    """Σ −log p of the scored tokens of each row, in the order of `rows`; ModelError where one is
-    not finite.
+class ScorePart(Request):
+    """A part of a Score, which another process computes on a device of its own: each `parts`-th of
+    its batches, from number `part` on."""
 
-    Rows do not see each other, so a row's value depends on the others by rounding alone.
-    """
-    from chatpipe.packing.batching import Batching
+    kind: ClassVar[str] = Score.kind
+    version: ClassVar[int] = Score.version
+    oom_hint: ClassVar[str] = Score.oom_hint
 
-    nats = _computed(Batching.row_nats, model, rows, batch_tokens, report)
-    _check_finite(nats)
-    return nats
+    score: Score
+    part: int
+    parts: int
+    batches: str  # the digest of all batches
 
+    def build(self, into: Path) -> dict[str, Any]:
+        """Return the values by the rows' places; nothing is written.
 
-def row_hits(
-    model: Any, rows: Sequence[TokenizedRow], batch_tokens: int, report: Any = None
-) -> list[tuple[float, bool]]:
-    """As row_nats, each with whether all of the row's scored tokens are the most likely ones."""
-    from chatpipe.packing.batching import Batching
+        Raises StepProcessError where this process has other batches: it would round differently.
+        """
+        from chatpipe.models import inference, loading
 
-    scores = _computed(Batching.row_hits, model, rows, batch_tokens, report)
-    _check_finite([nats for nats, _ in scores])
-    return scores
-
-
-def _computed(
-    compute: Callable[[Batching, Any, Batch], list[Result]],
-    model: Any,
-    rows: Sequence[TokenizedRow],
-    batch_tokens: int,
-    report: Any,
-) -> list[Result]:
-    """Return what `compute` gives for each row of a batch, in the order of `rows`."""
-    from accelerate.utils import send_to_device
-
-    from chatpipe.kernels.liger import fused_layers
-    from chatpipe.kernels.lora_inference import active, through
-    from chatpipe.models.concurrency import max_threads, run_in_threads, thread_count
-    from chatpipe.packing.batching import batching_for
-
-    placed = [replace(row, index=place) for place, row in enumerate(rows)]
-    results: dict[int, Result] = {}
-    device = next(model.parameters()).device
-    batching = batching_for(model)
-    most_at_once = max_threads(model) if batching.run_in_threads else 1
-    threads = thread_count(placed, batch_tokens, most_at_once)
-    most = batch_tokens // threads
-    groups = batching.groups(placed, most, threads, MOST_READ * most)
-
-    def of_group(group: Sequence[TokenizedRow]) -> list[Result]:
-        return compute(batching, model, send_to_device(batching.collate(group), device))
-
-    done = 0
-    with batching.attention(model), fused_layers(model), through(model, active(model)):
-        for group, values in zip(groups, run_in_threads(of_group, groups, threads), strict=True):
-            for row, value in zip(group, values, strict=True):
-                results[row.index] = value
-            done += len(group)
-            if report:
-                report(done)
-    return [results[place] for place in range(len(placed))]
-
-
-def _check_finite(nats: Sequence[float]) -> None:
-    """ModelError where the model overflowed, as some do in float16."""
-    lost = sum(not math.isfinite(value) for value in nats)
-    if lost:
-        raise ModelError(
-            f"{lost:,} of {len(nats):,} texts have no finite likelihood; set "
-            "quantization.compute_dtype to float32, or check the model's weights."
-        )
+        score = self.score
+        encoded = score.encoded(score.heldout_rows(), loading.load_tokenizer(score.base.path))
+        examples = score.examples(encoded)
+        adapters = [adapter.path for adapter in score.adapters()]
+        with inference.cached_model(score.base.path, adapters, score.quantization) as model:
+            batches = RowBatches.of(model, examples, score.batch_tokens)
+            if batches.digest() != self.batches:
+                raise StepProcessError(
+                    "the rows are in other batches here than in the first process; "
+                    f"set {PROCESSES}=1."
+                )
+            part = batches.part(self.part, self.parts)
+            nats = part.nats(model, Reporter(part.row_count, "rows"))
+        return {"nats": list(nats.items())}
 
 
 def _column(kind: str, table: pa.Table, rows: Tokenized, nats: Sequence[float]) -> pa.Table:

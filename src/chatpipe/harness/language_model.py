@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chatpipe.config.schema import Generation
-from chatpipe.evaluation.score import row_hits
+from chatpipe.evaluation.row_nats import row_hits
 from chatpipe.generation.batch import Question, up_to_stop, written_ids
 from chatpipe.kernels.lora_inference import active
 from chatpipe.packing.batching import PACKED, batching_for

@@ -19,18 +19,31 @@ from chatpipe.store.artifact import Artifact
 
 def _load_for_inference(path: Path, quantization: Quantization) -> Any:
     """As load_fast_base, but a base that is too large for the GPU stays in main memory."""
-    if torch.cuda.is_available():
-        from chatpipe.models.placement import infers_dequantized, needs_cpu_offload, this_device
+    if _lacks_room(path, quantization):
+        LOG.warning(
+            "the GPU has no room for this base: its layers stay in main memory and are "
+            "fetched for every pass, which is slow."
+        )
+        return load_streamed_base(path, quantization)
+    return _load_whole(path, quantization)
 
-        gpu = this_device(quantization)
-        if needs_cpu_offload(path, quantization, gpu):
-            LOG.warning(
-                "the GPU has no room for this base: its layers stay in main memory and are "
-                "fetched for every pass, which is slow."
-            )
-            return load_streamed_base(path, quantization)
-        return load_fast_base(path, quantization, infers_dequantized(path, quantization, gpu))
-    return load_fast_base(path, quantization)
+
+def _load_whole(path: Path, quantization: Quantization) -> Any:
+    if not torch.cuda.is_available():
+        return load_fast_base(path, quantization)
+    from chatpipe.models.placement import infers_dequantized, this_device
+
+    gpu = this_device(quantization)
+    return load_fast_base(path, quantization, infers_dequantized(path, quantization, gpu))
+
+
+def _lacks_room(path: Path, quantization: Quantization) -> bool:
+    """Whether a base is too large for this process's GPU."""
+    if not torch.cuda.is_available():
+        return False
+    from chatpipe.models.placement import needs_cpu_offload, this_device
+
+    return needs_cpu_offload(path, quantization, this_device(quantization))
 
 
 def load_model(base: Path, adapter: Path | None, quantization: Quantization) -> Any:
@@ -87,6 +100,15 @@ def _cached_base(path: Path, quantization: Quantization) -> Any:
             return model  # its constants are rounded at every move: not to be used twice
         _BASE_CACHE[path, quantization] = model
     return _BASE_CACHE[path, quantization]
+
+
+def load_ahead(path: Path, quantization: Quantization) -> Any:
+    """Load a base for the models to come, and return it; None where the GPU has no room for it."""
+    if (path, quantization) not in _BASE_CACHE:
+        _BASE_CACHE.clear()
+        if _lacks_room(path, quantization):
+            return None
+    return _cached_base(path, quantization)
 
 
 def _with_adapters(model: Any, adapters: Mapping[str, Path]) -> Any:

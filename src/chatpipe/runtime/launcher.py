@@ -21,6 +21,7 @@ from chatpipe.runtime import parent_death
 from chatpipe.runtime.environment import prepare
 from chatpipe.runtime.failures import Failure
 from chatpipe.runtime.oom import name_memory_errors
+from chatpipe.runtime.processes import thread_variables
 from chatpipe.runtime.stopping import STOP_FILE, deferred_signals
 from chatpipe.store.artifact import Request, class_path, request_class
 from chatpipe.store.paths import home
@@ -44,7 +45,7 @@ def build_together(request: Request, into: Path, count: int) -> dict[str, Any]:
                     **os.environ,
                     "CHATPIPE_HOME": str(home()),
                     STOP_FILE: str(stop_file),
-                    **_threads(count),
+                    **thread_variables(count),
                 },
                 start_new_session=True,  # a terminal's Ctrl-C is for this process alone
             )
@@ -76,13 +77,6 @@ def launch(count: str, files: list[str]) -> None:
 
     _, *python_arguments = parent_death.command("chatpipe.runtime.launcher", *files)
     torchrun(["--standalone", f"--nproc-per-node={count}", *python_arguments])
-
-
-def _threads(count: int) -> dict[str, str]:
-    """The launcher would give every process one thread: on CPUs they share what there is."""
-    if "OMP_NUM_THREADS" in os.environ:
-        return {}
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
 
 
 def main(request_file: Path, into: Path, outcome_file: Path) -> None:

@@ -1,4 +1,4 @@
-"""How many processes train together, and whether they share a base."""
+"""How many processes compute a step together, and whether they share a base."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ SHARDING = "CHATPIPE_SHARDING"
 
 
 def processes() -> int:
-    """How many processes train together: as many as $CHATPIPE_PROCESSES says, else one for each
-    visible GPU."""
+    """How many processes train, score or answer together: as many as $CHATPIPE_PROCESSES says, else
+    one for each visible GPU."""
     import torch
 
     if is_one_of_several():
@@ -31,6 +31,13 @@ def processes() -> int:
 def is_one_of_several() -> bool:
     """Whether this is one of the processes that train together."""
     return "LOCAL_RANK" in os.environ
+
+
+def thread_variables(count: int) -> dict[str, str]:
+    """Return the environment of each of `count` processes: on CPUs they share the cores."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
 
 
 def sharding() -> str:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,10 @@ class WorkerProcess:
     It is in the parent's process group, so that a cancelled run's signal reaches it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        """Start it, with this process's environment and these variables."""
         environment = {**os.environ, "CHATPIPE_CHILD": "1", "CHATPIPE_HOME": str(home())}
+        environment |= variables or {}
         self._is_saving = False
         self._process = subprocess.Popen(
             parent_death.command("chatpipe.runtime.worker"),
@@ -88,6 +90,11 @@ class WorkerProcess:
         assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(BrokenPipeError), self._process.stdin, self._process.stdout:
             pass
+        self._process.wait()
+
+    def kill(self) -> None:
+        """End the process at once, whatever it computes."""
+        self._process.kill()
         self._process.wait()
 
     def alive(self) -> bool:

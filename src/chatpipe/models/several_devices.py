@@ -1,0 +1,118 @@
+"""One step on several devices: every process has the base, and computes a part of the step.
+
+A base that one device has no room for is left to one process, which streams it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+
+from chatpipe.config.schema import Quantization
+from chatpipe.models import inference
+from chatpipe.models.devices import device_name
+from chatpipe.models.streaming import is_streamed
+from chatpipe.runtime.helpers import Helper, helpers
+from chatpipe.runtime.processes import processes, thread_variables
+from chatpipe.store.artifact import Artifact, Request
+
+LOG = logging.getLogger(__name__)
+Item = TypeVar("Item")
+
+
+class LoadedBase(NamedTuple):
+    """What a process has loaded. Two that have the same compute the same numbers.
+
+    Attributes:
+        device: Its name; GPUs of different kinds round differently.
+        dequantized: Whether a 4-bit base was dequantized once.
+        streamed: Whether its layers are in main memory, because the device has no room.
+    """
+
+    device: str
+    dequantized: bool
+    streamed: bool
+
+    @classmethod
+    def of(cls, model: Any) -> LoadedBase:
+        """Return it of that model, with an adapter or without."""
+        return cls(device_name(), bool(getattr(model, "is_dequantized", False)), is_streamed(model))
+
+
+class LoadBase(Request):
+    """A base for the parts of steps that come, loaded where the device has room for it."""
+
+    kind: ClassVar[str] = "base"
+    version: ClassVar[int] = 1
+
+    base: Artifact
+    quantization: Quantization
+
+    def build(self, into: Path) -> dict[str, Any]:
+        model = inference.load_ahead(self.base.path, self.quantization)
+        if model is None:
+            return LoadedBase(device_name(), dequantized=False, streamed=True)._asdict()
+        return LoadedBase.of(model)._asdict()
+
+
+class Loading:
+    """A base that helpers are loading while this process does."""
+
+    def __init__(self, request: LoadBase, most: int) -> None:
+        self._futures: dict[Helper, Future[Any]] = {
+            helper: helper.start(request, lambda _: None) for helper in helpers(most)
+        }
+
+    def helpers(self, model: Any) -> list[Helper]:
+        """Wait for them; return those that have what this process has as that model. Of the others
+        is warned."""
+        own = LoadedBase.of(model)
+        alike = []
+        for helper, future in self._futures.items():
+            reason = _unlike(own, helper, future)
+            helper.print_lines()
+            if reason is None:
+                alike.append(helper)
+            elif not own.streamed:
+                LOG.warning("%s is not used: %s", helper.device, reason)
+        return alike
+
+
+def _unlike(own: LoadedBase, helper: Helper, future: Future[Any]) -> str | None:
+    """Return why a helper cannot take part; None where it has what this process has."""
+    try:
+        loaded = LoadedBase(**future.result())
+    except Exception as error:
+        return str(error)
+    if loaded.streamed or own.streamed:
+        return "it has no room for the base."
+    if loaded.device != own.device:
+        return f"it is another device ({loaded.device}) than this one ({own.device})."
+    return None if loaded == own else "it has not as much room for the base as the first one."
+
+
+@contextmanager
+def loading(base: Artifact, quantization: Quantization, batches: int) -> Iterator[Loading]:
+    """Have helpers load the base, as many as there are devices and batches for. On a CPU the
+    processes share its cores while this lasts."""
+    others = min(processes(), batches) - 1
+    cores = torch.get_num_threads()
+    shared = thread_variables(processes()) if others > 0 and not torch.cuda.is_available() else {}
+    if shared:
+        torch.set_num_threads(int(shared["OMP_NUM_THREADS"]))
+    try:
+        yield Loading(LoadBase(base=base, quantization=quantization), others)
+    finally:
+        if shared:
+            torch.set_num_threads(cores)
+
+
+def contiguous_part(items: Sequence[Item], part: int, parts: int) -> Sequence[Item]:
+    """Return that one of `parts` parts of nearly the same length, in the order of the items."""
+    return items[len(items) * part // parts : len(items) * (part + 1) // parts]

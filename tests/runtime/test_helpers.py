@@ -1,0 +1,162 @@
+"""Parts of a step in processes of their own: what one process gives, or an error, and nothing in
+between."""
+
+import fcntl
+import os
+import signal
+import time
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from chatpipe.config.prompts import template
+from chatpipe.config.schema import BaseModelRef, Quantization
+from chatpipe.errors import StepProcessError
+from chatpipe.evaluation.row_nats import RowBatches
+from chatpipe.evaluation.score import Score
+from chatpipe.runtime import helpers
+from chatpipe.runtime.processes import PROCESSES
+from chatpipe.runtime.worker import SharedWorker
+from chatpipe.sources.fetch import FetchModel
+from chatpipe.store.store import store
+from tests.support.adapters import RandomAdapter
+from tests.support.requests import finetune_request
+
+HELPER = "process 2 on the CPU"
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """As many threads as the test's own process may use: values depend on their number."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """One store, so that helpers stay from test to test."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("home")
+        patch.setenv("CHATPIPE_HOME", str(path))
+        yield path
+        helpers.close_helpers()
+
+
+@pytest.fixture(scope="module")
+def score(home, tiny_model_dir):
+    """40 held-out rows in 20 batches or so, scored through an adapter."""
+    corpus = finetune_request(home, tiny_model_dir, 200).corpus
+    base = store().get_or_build(FetchModel.of(BaseModelRef(repo=str(tiny_model_dir))))
+    return Score(
+        base=base,
+        adapter=store().get_or_build(RandomAdapter(base=base, seed=1)),
+        heldout=corpus,
+        prompt_template=template("alpaca"),
+        quantization=Quantization(compute_dtype="float32"),
+        max_length=512,
+        batch_tokens=256,
+    )
+
+
+def built(request):
+    """Return the artifact's details and the bytes of its file, and remove it."""
+    artifact = store().get_or_build(request)
+    details, content = artifact.details(), (artifact.path / "nats.parquet").read_bytes()
+    store().forget(artifact.path)
+    return details, content
+
+
+@pytest.fixture(scope="module")
+def alone(score):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv(PROCESSES, "1")
+        details, content = built(score)
+        assert details["processes"] == 1
+        return content
+
+
+@pytest.fixture
+def two(monkeypatch):
+    monkeypatch.setenv(PROCESSES, "2")
+
+
+@pytest.mark.slow
+def test_two_processes_score_to_the_bit_as_one_does(score, alone, two):
+    """Through a worker, as runs have it: the helper ends with the worker, even a killed one."""
+    events, worker = [], SharedWorker()
+    with worker.keep_alive():
+
+        def build(into):
+            return worker.build(score, into, events.append, print)
+
+        artifact = store().get_or_build(score, build)
+        details = artifact.details()
+        assert details["processes"] == 2 and details["device"]
+        assert (artifact.path / "nats.parquet").read_bytes() == alone
+        lines = pq.read_table(artifact.path / "nats.parquet").num_rows
+        assert events[-1].done == events[-1].total == lines
+        store().forget(artifact.path)
+        process = psutil.Process(worker._worker._process.pid)
+        [helper] = process.children()
+        assert helper.environ()[PROCESSES] == "1"
+        process.kill()
+        _, alive = psutil.wait_procs([helper], timeout=20)
+        assert not alive
+
+
+@pytest.mark.slow
+def test_a_part_that_fails_is_an_error_with_its_device_and_stores_nothing(
+    score, alone, two, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(RowBatches, "digest", lambda self: "another one")
+        with pytest.raises(StepProcessError, match=f"on {HELPER}: the rows are in other batches"):
+            store().get_or_build(score)
+    assert store().lookup(score) is None and not helpers._HELPERS
+    details, content = built(score)  # by a new helper
+    assert details["processes"] == 2 and content == alone
+
+
+@pytest.mark.slow
+def test_a_part_that_is_killed_is_an_error_and_the_next_step_goes_on(
+    score, alone, two, monkeypatch
+):
+    nats = RowBatches.nats
+
+    def after_a_kill(self, model, report):
+        [helper] = helpers._HELPERS.values()
+        os.kill(helper._process._process.pid, signal.SIGKILL)
+        time.sleep(0.5)
+        return nats(self, model, report)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowBatches, "nats", after_a_kill)
+        with pytest.raises(StepProcessError, match=f"on {HELPER}: .* ended by SIGKILL"):
+            store().get_or_build(score)
+    assert store().lookup(score) is None and not helpers._HELPERS
+
+
+def test_no_more_processes_than_batches(score, monkeypatch):
+    monkeypatch.setenv(PROCESSES, "7")
+    details, _ = built(score.model_copy(update={"batch_tokens": 100_000}))
+    assert details["processes"] == 1 and not helpers._HELPERS
+
+
+def test_a_device_that_another_process_uses_is_left_to_it(score, home, alone, two):
+    helpers.close_helpers()
+    lock = helpers._locked(HELPER, {})
+    assert lock is not None
+    details, content = built(score)
+    assert details["processes"] == 1 and content == alone
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    assert helpers._locked(HELPER, {}) is not None
+
+
+def test_each_helper_sees_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert helpers.device_of(2) == ("GPU 2", {"CUDA_VISIBLE_DEVICES": "2"})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-ab, 7")
+    assert helpers.device_of(1) == ("GPU GPU-ab", {"CUDA_VISIBLE_DEVICES": "GPU-ab"})
+    assert helpers.device_of(2) == ("GPU 7", {"CUDA_VISIBLE_DEVICES": "7"})
