@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers import core_model_loading
 
-from tests.gpu.streams import FakeEvent, FakeStream, current_stream, stream
+from tests.gpu.streams import FakeEvent, FakeStream, current_stream, pin_memory, stream
 
 GIB = 2**30
 NAME = "Fake GPU"
@@ -45,7 +45,7 @@ def patch_libraries() -> None:
     core_model_loading._materialize_copy = _read_tensor
     torch.cuda.Stream, torch.cuda.Event = FakeStream, FakeEvent  # type: ignore[assignment,misc]
     torch.cuda.stream, torch.cuda.current_stream = stream, current_stream  # type: ignore[assignment]
-    torch.Tensor.pin_memory = lambda tensor, *_: tensor  # type: ignore[method-assign]
+    torch.Tensor.pin_memory = pin_memory  # type: ignore[method-assign,assignment]
     torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign]
     for module in (bitsandbytes.nn, bitsandbytes.nn.modules):
         module.Params4bit = FakeParams4bit

@@ -52,7 +52,7 @@ from chatpipe.packing.batching import batching_for
 from chatpipe.runtime.stopping import StopRequest
 from chatpipe.store.store import store
 from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
-from chatpipe.training import finetune
+from chatpipe.training import finetune, trainer
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.group import Member, SharedPasses, with_shared_weights
 from chatpipe.training.watch import TrainingWatch
@@ -66,6 +66,7 @@ from tests.support.tiny import tiny_model
 AMPERE, TURING = (8, 9), (7, 5)  # the one computes in bfloat16, the other in float16
 # Where a card has no room for the dequantized base.
 IN_4_BITS = ",".join(kernel for kernel in KERNELS if kernel != "dequantize")
+ALWAYS_IN_4_BITS = ("train, little memory", "stream")
 LITTLE = 710 << 20  # of which the estimate gives most to CUDA itself
 PROMPTS = ("How are you?", "The quick brown fox jumps over the lazy dog.", "Why?")
 
@@ -91,6 +92,25 @@ class Paths:
             details = finetune._finetune(request, Path(folder), Path(folder))
         assert details["optimizer_steps"] > 1, details
         return details
+
+    def order(self) -> str:
+        """Train; return in which order steps are collated (C) and their losses read (L)."""
+        order: list[str] = []
+
+        def noted(owner: Any, name: str, letter: str) -> Any:
+            original = getattr(owner, name)
+            return mock.patch.object(
+                owner,
+                name,
+                lambda *args, **more: (order.append(letter), original(*args, **more))[1],
+            )
+
+        with (
+            noted(trainer.BatchCollator, "__call__", "C"),
+            noted(Trainer, "_maybe_log_save_evaluate", "L"),
+        ):
+            observed(self.train)
+        return "".join(order)
 
     def train_in_little_memory(self) -> None:
         """Train where the memory model asks for checkpointing."""
@@ -333,6 +353,18 @@ def _faults() -> dict[str, tuple[tuple[int, int], str, Fault]]:
                 streaming._Buffer, "give_back", lambda of, buffer: setattr(buffer, "is_used", False)
             ),
         ),
+        "a step that is not in pinned memory": (
+            AMPERE,
+            "train",
+            _faulty(
+                trainer, "EpochLoader", lambda of, *rest, pin_memory, **more: of(*rest, **more)
+            ),
+        ),
+        "a copy of a step that is waited for": (
+            AMPERE,
+            "train",
+            _faulty(trainer, "send_to_device", lambda of, step, device, **_: of(step, device)),
+        ),
         "the check's row in main memory": (
             AMPERE,
             "train",
@@ -365,12 +397,13 @@ def observed(run: Callable[[], Any]) -> dict[str, Any]:
 
 
 def failure(paths: Paths, path: str, fault: Fault) -> str:
-    """The error that the fault makes of that path, or of the kernel that is then not used; nothing
-    where all goes through."""
+    """The error that the fault makes of that path, or of the kernel that is then not used; where
+    all goes through, what the host waits for."""
     with ExitStack() as stack:
         stack.enter_context(fault())
         try:
-            return "; ".join(observed(getattr(paths, path))["unused"].values())
+            run = observed(getattr(paths, path))
+            return "; ".join([*run["unused"].values(), *run["syncs"]])
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 
@@ -392,7 +425,9 @@ def main(directory: Path) -> dict[str, Any]:
             every = _runs(paths)
             fewer = {path: run for path, run in every.items() if path != "train"}
             if capability == AMPERE:
+                fewer = {path: run for path, run in fewer.items() if path not in ALWAYS_IN_4_BITS}
                 runs |= _observed(name, "", every)
+                order = paths.order()
                 not_quantized = {"train": Paths(plain, adapters).train}
                 runs |= _observed(name, ", not quantized", not_quantized)
                 runs |= _observed(name, "", {"train, two together": paths.train_together})
@@ -414,6 +449,7 @@ def main(directory: Path) -> dict[str, Any]:
     return {
         "runs": runs,
         "faults": faults,
+        "order": order,
         "contenders": contenders,
         "tables": {
             "costs": table(costs),

@@ -54,6 +54,17 @@ def stream(chosen: FakeStream) -> Iterator[None]:
         _CURRENT.pop()
 
 
+def pin_memory(tensor: torch.Tensor, *_: object) -> torch.Tensor:
+    """torch.Tensor.pin_memory, which here notes it at the tensor."""
+    tensor.in_pinned_memory = True  # type: ignore[attr-defined]
+    return tensor
+
+
+def is_pinned(tensor: torch.Tensor) -> bool:
+    """Whether a copy of that to the GPU may run while the host goes on."""
+    return getattr(tensor, "in_pinned_memory", False)
+
+
 class Accesses:
     """Who touched which memory last, by storage."""
 

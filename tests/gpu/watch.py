@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from tests.gpu.streams import Accesses
+from tests.gpu.streams import Accesses, is_pinned
 
 ATEN = torch.ops.aten
 # Operations that launch no kernel: views, and memory that is not filled.
@@ -60,7 +60,7 @@ FUSED_ROWS = 1536  # up to so many, bitsandbytes may multiply without dequantizi
 ATTENTION = {"_varlen_attn": 1.0, "_varlen_attn_backward": 2.5}
 # Operations whose result has a size that depends on values: the host waits to know it.
 SIZED_BY_VALUES = frozenset({"nonzero", "masked_select", "_unique2", "unique_dim"})
-LIBRARIES = ("/torch/", "/bitsandbytes/", "/tests/gpu/", "/contextlib.py")
+LIBRARIES = ("/torch/", "/bitsandbytes/", "/accelerate/", "/tests/gpu/", "/contextlib.py")
 ALLOCATION = 512  # bytes that CUDA's allocator rounds up to
 
 
@@ -85,7 +85,6 @@ class Watch(TorchDispatchMode):
         self.kernels: Counter[str] = Counter()
         self.products: set[str] = set()  # types of the operands
         self.syncs: Counter[str] = Counter()
-        self.uploads: Counter[str] = Counter()
         self.held = self.peak = 0
         self._storages: set[int] = set()
         self._accesses = Accesses()
@@ -122,7 +121,7 @@ class Watch(TorchDispatchMode):
             self._attention_flops = _attention_flops(name, args)
         out = func(*args, **kwargs)
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
-        self._note(name, tensors, outputs)
+        self._note(name, tensors, outputs, _is_non_blocking(name, args, kwargs))
         return out
 
     def _item(self, tensor: FakeTensor) -> bool | int | float:
@@ -137,14 +136,19 @@ class Watch(TorchDispatchMode):
         return 0.0 if tensor.is_floating_point() else 1
 
     def _note(
-        self, name: str, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
+        self,
+        name: str,
+        inputs: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor],
+        non_blocking: bool,
     ) -> None:
         read, written = _on_gpu(inputs), _on_gpu(outputs)
         if name in ("_to_copy", "copy_"):
             if read and len(written) < len(outputs):
                 self._waits("copy to main memory")
             if written and len(read) < len(inputs):
-                self.uploads[_caller()] += 1
+                if not (non_blocking and is_pinned(inputs[-1])):
+                    self._waits("copy from main memory")
                 _keep_count(inputs[-1], written[0])
         elif written and any(part.device.type == "cpu" and part.dim() for part in inputs):
             raise GpuError(f"{name}: an operand is in main memory, at {_caller()}")
@@ -265,6 +269,13 @@ def _rows(tensor: torch.Tensor) -> int:
 
 def _has_mask(indices: Sequence[torch.Tensor | None]) -> bool:
     return any(part is not None and part.dtype is torch.bool for part in indices)
+
+
+def _is_non_blocking(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a copy is one that the host need not wait for."""
+    place = 2 if name == "copy_" else None
+    given = args[place] if place is not None and len(args) > place else None
+    return bool(kwargs.get("non_blocking", given))
 
 
 def _keep_count(source: torch.Tensor, uploaded: torch.Tensor) -> None:

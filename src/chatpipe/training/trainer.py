@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import send_to_device
 from peft.helpers import disable_input_dtype_casting
 from peft.tuners.lora import LoraLayer
 from torch.nn.parallel import DistributedDataParallel
@@ -21,7 +22,7 @@ from chatpipe.packing.batching import PACKED, Batch, Batching
 from chatpipe.runtime.oom import release_memory
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.passes import Passes
-from chatpipe.training.sampler import EpochLoader, GlobalBatches
+from chatpipe.training.sampler import EpochLoader, GlobalBatches, OneAhead
 
 Gradients = Sequence[torch.Tensor | None]
 
@@ -137,6 +138,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.batching: Batching = self.data_collator.batching
         self.global_batch_size = global_batch_size
         self.in_lockstep = in_lockstep
+        self._steps = OneAhead(iter(()), self._on_device)
 
     def get_train_dataloader(self) -> EpochLoader:
         """Replace the Trainer's loader, whose rows depend on the number of processes."""
@@ -148,7 +150,28 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             accelerator.process_index,
             accelerator.num_processes,
         )
-        return EpochLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
+        return EpochLoader(
+            rows,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            pin_memory=self._is_on_gpu and self.args.dataloader_pin_memory,
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> Any:
+        """Return the next step, which on a GPU was made while the last one was computed."""
+        if self._steps.source is not epoch_iterator:
+            self._steps = OneAhead(epoch_iterator, self._on_device)
+        return super().get_batch_samples(self._steps, num_batches, device)
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        return bool(self.args.device.type == "cuda")
+
+    def _on_device(self, batches: Any) -> Any:
+        """Copy batches to the device; this process does not wait for copies from pinned memory."""
+        return send_to_device(batches, self.args.device, non_blocking=True)
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """Run an epoch; the Trainer's own method makes one step too many when it resumes from the
@@ -186,13 +209,17 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         model.train()
         while True:
             try:
-                return self._gradients_of_step(model, inputs)
+                loss = self._gradients_of_step(model, inputs)
             except torch.OutOfMemoryError:
                 rows, count = inputs["rows"], len(inputs["batches"])
                 passes = None if self.joint else self.passes
                 if passes is None or not passes.make_smaller(self, rows, count):
                     raise
                 self.data_collator.max_tokens = passes.max_tokens
+            else:
+                if self._is_on_gpu:
+                    self._steps.fetch()  # while the GPU computes
+                return loss
             # Not in the handler: its traceback holds the activations of the failed pass.
             model.zero_grad(set_to_none=True)
             release_memory()
@@ -200,8 +227,11 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     def _gradients_of_step(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         accelerator = self.accelerator
-        prepared = self._prepare_inputs({"batches": self._batches(inputs["batches"])})["batches"]
-        scored = torch.tensor(sum(sum(p["counts"]) for p in prepared), device=self.args.device)
+        prepared = self._on_device(self._batches(inputs["batches"]))
+        count = sum(sum(batch["counts"]) for batch in prepared)
+        scored = torch.full(
+            (), count, device=self.args.device
+        )  # torch.tensor would be copied there
         # Processes average their gradients; what is wanted is the mean over all tokens.
         weight = accelerator.num_processes / accelerator.reduce(scored, "sum").clamp(min=1)
         if self.joint is not None:
