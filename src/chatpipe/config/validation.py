@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -13,11 +13,17 @@ from pydantic_core import ErrorDetails
 
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
+from chatpipe.utils.expected_values import LISTS, Describe, expected_value, without_kind
 from chatpipe.utils.visible_text import visible
 
 MAX_SHOWN = 60  # characters of a value
 PLAIN_MEMBERS = ("int", "constrained-int", "bool")  # pydantic's names for members of a union
 _Location = tuple[int | str, ...]
+_WORDS: dict[str, Describe] = {
+    **dict.fromkeys(LISTS, lambda c: "a list, like [a, b]"),
+    **dict.fromkeys(("dict_type", "mapping_type"), lambda c: "keys and values, like {a: b}"),
+    "too_long": lambda c: f"at most {c['max_length']} items",
+}
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
@@ -87,7 +93,7 @@ def _message(group: Sequence[ErrorDetails], path: _Location, model: type[BaseMod
     if kind == "missing":
         return "this key is required"
     if kind == "value_error":
-        message, value = detail["msg"].removeprefix("Value error, "), detail.get("input")
+        message, value = without_kind(detail["msg"]), detail.get("input")
         return message if isinstance(value, list) else _with_value(message, value)
     if kind == "too_short":
         return f"at least {detail['ctx']['min_length']} is required"
@@ -99,55 +105,13 @@ def _message(group: Sequence[ErrorDetails], path: _Location, model: type[BaseMod
 def _expected(detail: ErrorDetails, path: _Location, model: type[BaseModel]) -> str:
     """The value that the key may have, in words of YAML."""
     kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "literal_error":
-        return _choices(context["expected"])
     if kind in {"model_type", "model_attributes_type", "dataclass_type"}:
         section = _section(path, model)
         fields = ", ".join(section.model_fields) if section else ""
         return f"keys and values ({fields})" if fields else "keys and values"
     if kind == "string_pattern_mismatch" and context.get("pattern", "").startswith("^[a-z0-9]"):
         return "lower-case letters, digits and . _ -, with a letter or digit first"
-    describe = _DESCRIPTIONS.get(kind)
-    return describe(context) if describe else _plain_message(detail["msg"])
-
-
-_Describe = Callable[[Mapping[str, Any]], str]
-_DESCRIPTIONS: dict[str, _Describe] = {
-    **dict.fromkeys(("string_type", "string_sub_type", "string_unicode"), lambda c: "text"),
-    **dict.fromkeys(
-        ("int_type", "int_parsing", "int_from_float", "int_parsing_size"),
-        lambda c: "a whole number",
-    ),
-    **dict.fromkeys(
-        ("float_type", "float_parsing", "decimal_type", "decimal_parsing"),
-        lambda c: "a number",
-    ),
-    **dict.fromkeys(("bool_type", "bool_parsing"), lambda c: "true or false"),
-    **dict.fromkeys(
-        ("tuple_type", "list_type", "set_type", "frozen_set_type", "iterable_type"),
-        lambda c: "a list, like [a, b]",
-    ),
-    **dict.fromkeys(("dict_type", "mapping_type"), lambda c: "keys and values, like {a: b}"),
-    "finite_number": lambda c: "a finite number",
-    "none_required": lambda c: "nothing",
-    "greater_than": lambda c: f"a number greater than {c['gt']:g}",
-    "greater_than_equal": lambda c: f"a number of at least {_number(c['ge'])}",
-    "less_than": lambda c: f"a number less than {c['lt']:g}",
-    "less_than_equal": lambda c: f"a number of at most {_number(c['le'])}",
-    "string_too_short": lambda c: "text that is not empty",
-    "string_too_long": lambda c: f"at most {c['max_length']} characters",
-    "string_pattern_mismatch": lambda c: (
-        "text that is not blank" if c["pattern"] == r"\S" else f"text of the form {c['pattern']}"
-    ),
-    "too_long": lambda c: f"at most {c['max_length']} items",
-    "invalid_key": lambda c: "a key that is text",
-}
-
-
-def _plain_message(message: str) -> str:
-    """A message of pydantic that is not in the table, without its opening words."""
-    text = re.sub(r"^Input should be (an? )?(valid )?(instance of )?", "", message)
-    return text[:1].lower() + text[1:]
+    return expected_value(detail, _WORDS)
 
 
 def _hint(detail: ErrorDetails) -> str:
@@ -190,15 +154,6 @@ def format_value(value: Any) -> str:
         case _:
             return ""
     return text if len(text) <= MAX_SHOWN else ""
-
-
-def _choices(expected: str) -> str:
-    """pydantic's "'a', 'b' or 'c'" without its quotes."""
-    return expected.replace("'", "")
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _key_path(location: _Location, model: type[BaseModel]) -> _Location:

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from chatpipe.utils.expected_values import Describe, expected_value
+
 LONGEST_VALUE = 60  # letters of a value that is repeated
 _MEMBERS = ("str", "int", "float", "bool")  # how pydantic names members of a union, beside list[…]
-_BY_KIND: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    **dict.fromkeys(("string_type", "string_sub_type", "string_unicode"), lambda _: "text"),
-    **dict.fromkeys(
-        ("int_type", "int_parsing", "int_from_float", "int_parsing_size"),
-        lambda _: "a whole number",
-    ),
-    **dict.fromkeys(("float_type", "float_parsing"), lambda _: "a number"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), lambda _: "true or false"),
-    **dict.fromkeys(("list_type", "tuple_type"), lambda _: "a list"),
-    **dict.fromkeys(
-        ("dict_type", "model_type", "model_attributes_type"), lambda _: "an object with keys"
-    ),
-    "finite_number": lambda _: "a finite number",
-    "literal_error": lambda context: str(context["expected"]).replace("'", ""),
-    "greater_than": lambda context: f"a number greater than {context['gt']}",
-    "greater_than_equal": lambda context: f"a number of at least {context['ge']}",
-    "less_than": lambda context: f"a number less than {context['lt']}",
-    "less_than_equal": lambda context: f"a number of at most {context['le']}",
-    "string_too_short": lambda context: f"at least {context['min_length']} letters",
-    "string_too_long": lambda context: f"at most {context['max_length']} letters",
-    "too_short": lambda context: f"a list of at least {context['min_length']}",
-    "too_long": lambda context: f"a list of at most {context['max_length']}",
-}
+_WORDS: dict[str, Describe] = dict.fromkeys(
+    ("dict_type", "model_type", "model_attributes_type"), lambda _: "an object with keys"
+)
 
 
 def body_fault(
@@ -55,7 +37,7 @@ def body_fault(
         return path[0], f"{path[0]}: expected {words}."
     if any(fault["type"] == "missing" for fault in group):
         return name, f"{name}: is missing."
-    kinds = list(dict.fromkeys(map(_expected, group)))
+    kinds = list(dict.fromkeys(expected_value(fault, _WORDS) for fault in group))
     value = _shown(group[0].get("input"))
     return name, f"{name}: expected {' or '.join(kinds)}{value and f', found {value}'}."
 
@@ -63,14 +45,6 @@ def body_fault(
 def _path(fault: ErrorDetails) -> tuple[str, ...]:
     parts = map(str, fault["loc"])
     return tuple(part for part in parts if part not in _MEMBERS and "[" not in part)
-
-
-def _expected(fault: ErrorDetails) -> str:
-    describe = _BY_KIND.get(fault["type"])
-    if describe:
-        return describe(fault.get("ctx", {}))
-    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return message[:1].lower() + message[1:]
 
 
 def _shown(value: Any) -> str:
