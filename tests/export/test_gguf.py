@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("xllamacpp", reason="the wheel xllamacpp loads GGUF files; it is not installed")
 
 from chatpipe.errors import ExportError
-from chatpipe.export import comparison, gguf_architectures, llama_cpp
+from chatpipe.export import comparison, effect, gguf_architectures, llama_cpp
 from chatpipe.export.gguf_architectures import architecture_of
 from chatpipe.export.gguf_files import Header, write_adapter, write_model
 from chatpipe.export.gguf_tokenizer import vocabulary
@@ -123,6 +123,34 @@ def test_half_precision_is_within_its_bounds_and_eight_bits_are_near(header, tmp
         if outtype == "f16":
             comparison.check(result, comparison.BOUNDS[outtype])
         assert result.divergence < 0.1  # such weights make much of rounding
+
+
+def test_a_near_tie_is_what_the_measured_rounding_can_reverse():
+    logits = 3 * torch.randn(500, 2000, generator=torch.Generator().manual_seed(0))
+    rounding = 0.1 * torch.randn(500, 2000, generator=torch.Generator().manual_seed(1))
+    here, there = logits.log_softmax(-1), (logits + rounding).log_softmax(-1)
+    two = here.topk(2).indices
+    gaps = here.gather(1, two).diff(), there.gather(1, two).diff()
+    measured = float(comparison.divergence(here, there).mean())
+    assert float((gaps[1] - gaps[0]).std()) == pytest.approx(2 * measured**0.5, rel=0.1)
+
+    def check(gap, divergence, outtype="q8_0"):
+        whole = effect.Share(1.0, 0.01)
+        differences = [comparison.Difference(0, 16, gap)]
+        result = comparison.Comparison(64, differences, divergence, divergence, 4, whole, 0, 0)
+        comparison.check(result, comparison.BOUNDS[outtype])
+        return result.sentence()
+
+    assert "63 of 64 greedy tokens are the same (near ties: token 17 of prompt 1 by 0.2800" in (
+        check(0.28, 0.0042)
+    )
+    for gap, divergence, outtype in (
+        (0.28, 1e-4, "q8_0"),
+        (0.5, 0.0042, "q8_0"),
+        (0.28, 1e-5, "f16"),
+    ):
+        with pytest.raises(ExportError, match=f"has {gap:.3f} nats less here .* a near tie is at"):
+            check(gap, divergence, outtype)
 
 
 def with_adapter(name, **settings):

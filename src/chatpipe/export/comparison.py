@@ -2,11 +2,15 @@
 
 The rule for greedy tokens: after the same tokens, both have to choose the same next one. Where the
 exported model chooses another, the model here gives that one nearly the same probability (a near
-tie, which rounding breaks) or the export has failed.
+tie, which rounding breaks) or the export has failed. How near follows from the rounding that was
+measured: where it changes log-probabilities by x, the KL divergence is about Var(x) / 2, and the
+difference of two of them changes with the variance 2 Var(x) = 4 KL. A gap of up to DEVIATIONS
+standard deviations, 2 √KL each, is a near tie. The KL divergence has a bound of its own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +24,22 @@ from chatpipe.export.effect import Share, Three, share_of
 from chatpipe.export.prompts import NEW_TOKENS
 
 MOST_SHOWN = 3  # near ties that are printed
+DEVIATIONS = 3.0  # standard deviations of a gap that rounding is taken to change
 MUCH = 10.0  # times the divergence by rounding: what an adapter changes for its faults to be plain
 PLACES = (0, 8, 24, 48)  # of a reply, before whose tokens distributions are compared
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The largest mean KL divergence of a next-token distribution, and the largest difference of
-    log-probabilities (nats) that is a near tie."""
+    """The largest mean KL divergence of a next-token distribution, and the difference of
+    log-probabilities (nats) that is a near tie however little rounding was measured."""
 
     divergence: float
     tie: float
+
+    def tie_by(self, measured: float) -> float:
+        """The largest difference that is a near tie, where that mean divergence was measured."""
+        return max(self.tie, DEVIATIONS * 2 * math.sqrt(max(0.0, min(measured, self.divergence))))
 
 
 BOUNDS = {
@@ -103,7 +112,7 @@ class Comparison:
     ended: int
     endings: int
 
-    def sentence(self) -> str:
+    def sentence(self, others_are: str = "near ties") -> str:
         """What was compared, and with what result."""
         same = self.tokens - len(self.differences)
         text = f"{same} of {self.tokens} greedy tokens are the same"
@@ -114,7 +123,7 @@ class Comparison:
             )
             others = len(self.differences) - MOST_SHOWN
             more = f"; and {others} more" if others > 0 else ""
-            text += f" (near ties: {shown}{more})"
+            text += f" ({others_are}: {shown}{more})"
         text += (
             f", KL {self.divergence:.2g} nats on average and {self.largest:.2g} at most "
             f"({self.distributions} distributions)"
@@ -220,11 +229,12 @@ def check(comparison: Comparison, bounds: Bounds) -> None:
     """ExportError where the exported model is not the one here."""
     worst = max(comparison.differences, key=lambda one: one.gap, default=None)
     reasons = []
-    if worst and not worst.gap <= bounds.tie:
+    tie = bounds.tie_by(comparison.divergence)
+    if worst and not worst.gap <= tie:
         reasons.append(
             f"it chooses another token {worst.place + 1} after prompt {worst.prompt + 1}, which "
-            f"has {worst.gap:.3f} nats less here (a near tie is at most {bounds.tie}; weights of "
-            "more bits, --outtype f16 or f32, are nearer)"
+            f"has {worst.gap:.3f} nats less here (by the rounding measured, a near tie is at most "
+            f"{tie:.2g}; weights of more bits, --outtype f16 or f32, are nearer)"
         )
     if not comparison.divergence <= bounds.divergence:  # nor NaN
         reasons.append(

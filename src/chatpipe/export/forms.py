@@ -105,5 +105,5 @@ class Writer:
             return []
         return [
             "against the base as it was trained on (the adapter was fitted to that one): "
-            + compared.sentence()
+            + compared.sentence("the others")
         ]
