@@ -32,13 +32,13 @@ from chatpipe.report import (
     json_schema,
     render_html,
     render_markdown,
-    tables,
+    training_tables,
     transfer_rows,
 )
 from chatpipe.report.comparability import statements
 from chatpipe.report.findings import summarize
 from chatpipe.report.formatting import MINUS
-from chatpipe.report.tables import training_rows
+from chatpipe.report.training_tables import training_rows
 
 HOSTILE = (
     '<script>alert("x")</script> | a pipe, `code`\n</p><img src=https://evil.example/x.png>'
@@ -405,7 +405,7 @@ def test_what_differs_between_models_is_shown_for_each() -> None:
     ]
     models = [m.model_copy(update=c) for m, c in zip(report.variants, changes, strict=True)]
     made = example(models=[*report.bases, *models])
-    assert tables.version_rows(made) == [
+    assert training_tables.version_rows(made) == [
         {
             "Library": "torch",
             "smol-alpaca": "2.8.0",
@@ -413,12 +413,12 @@ def test_what_differs_between_models_is_shown_for_each() -> None:
             "smol-merge": "2.8.0",
         }
     ]
-    [row] = tables.generation_rows(made)
+    [row] = training_tables.generation_rows(made)
     assert row == {"Setting": "temperature", "smol-dialog": "0.7", "smol-merge": "0"}
-    assert [row["Trained on"] for row in tables.device_rows(made)][1] == "a GPU"
+    assert [row["Trained on"] for row in training_tables.device_rows(made)][1] == "a GPU"
     for text in (render_html(made), render_markdown(made)):
         assert "2.9.1" in text and "a GPU" in text and "0.7" in text
-    assert tables.version_rows(report) == tables.generation_rows(report) == []
+    assert training_tables.version_rows(report) == training_tables.generation_rows(report) == []
 
 
 def test_two_texts_under_one_prompt_id_are_two_questions() -> None:

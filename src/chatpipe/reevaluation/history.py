@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict
 from chatpipe.config.prompt_schema import PromptTemplate
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
-from chatpipe.report.build import figures
 from chatpipe.report.measured import Measured
+from chatpipe.report.score_cells import figures
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.parquet_log import append_rows, files, read_file
 from chatpipe.store.paths import home

@@ -31,13 +31,8 @@ from chatpipe.report.schema import (
     json_schema,
     read_report,
 )
-from chatpipe.report.tables import (
-    account_rows,
-    bits_rows,
-    headline_rows,
-    template_rows,
-    transfer_rows,
-)
+from chatpipe.report.tables import bits_rows, headline_rows, template_rows, transfer_rows
+from chatpipe.report.training_tables import account_rows
 
 __all__ = [
     "NOT_KNOWN",

@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from chatpipe.config.run_names import short_cell_name
 from chatpipe.report import (
+    answer_text,
     cells,
     charts,
     comparison_tables,
@@ -20,6 +21,7 @@ from chatpipe.report import (
     study_charts,
     tables,
     task_text,
+    training_tables,
     verdict_text,
 )
 from chatpipe.report.names import with_short_names
@@ -58,6 +60,8 @@ def _page(report: Report) -> str:
             findings=findings,
             first_lines=first_lines,
             tables=tables,
+            training_tables=training_tables,
+            answer_text=answer_text,
             verdict_text=verdict_text,
             comparison_tables=comparison_tables,
             task_text=task_text,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from chatpipe.report import (
+    answer_text,
     comparison_tables,
     findings,
     first_lines,
@@ -14,6 +15,7 @@ from chatpipe.report import (
     ratings_text,
     tables,
     task_text,
+    training_tables,
     verdict_text,
 )
 from chatpipe.report.names import with_short_names
@@ -95,7 +97,7 @@ def _figures(report: Report) -> Iterator[str]:
     if notes := tables.left_out_notes(report):
         yield escape(translate(findings.LEFT_OUT))
         yield "\n".join(f"- {escape(note)}" for note in notes)
-    yield from _section("Training", tables.training_rows(report))
+    yield from _section("Training", training_tables.training_rows(report))
 
 
 def _further(report: Report) -> Iterator[str]:
@@ -112,9 +114,9 @@ def _panel(report: Report) -> Iterator[str]:
         first = answers[0]
         asked = " — ".join(part for part in (first.instruction, first.input) if part)
         yield f"### {escape(asked)}"
-        if before := tables.before_lines(first):
+        if before := answer_text.before_lines(first):
             yield translate("After:") + "\n" + "\n".join(f"- {escape(line)}" for line in before)
-        yield translate("Asked {form}.", form=tables.asked_note(report, answers))
+        yield translate("Asked {form}.", form=answer_text.asked_note(report, answers))
         yield markdown_table([_answer(answer) for answer in answers])
 
 
@@ -122,21 +124,21 @@ def _answer(answer: Answer) -> tables.Row:
     return {
         "Model": answer.model,
         "Answer": answer.text.strip() or translate("(empty)"),
-        "Length": tables.answer_note(answer),
+        "Length": answer_text.answer_note(answer),
     }
 
 
 def _details(report: Report) -> Iterator[str]:
-    yield from _section("Held-out sets", tables.heldout_rows(report))
-    yield from _section("Row accounts", tables.account_rows(report))
+    yield from _section("Held-out sets", training_tables.heldout_rows(report))
+    yield from _section("Row accounts", training_tables.account_rows(report))
     yield from (escape(translated_note(note)) for note in report.notes)
-    yield from _section("Settings that differ", tables.setting_rows(report))
-    yield from _section("Generation that differs", tables.generation_rows(report))
-    yield from _section("Generation", tables.value_rows("Setting", report.generation))
+    yield from _section("Settings that differ", training_tables.setting_rows(report))
+    yield from _section("Generation that differs", training_tables.generation_rows(report))
+    yield from _section("Generation", training_tables.value_rows("Setting", report.generation))
     yield from _section("The paper's figures", tables.paper_rows(report), findings.PAPER)
-    yield from _section("Devices", tables.device_rows(report))
-    yield from _section("Versions that differ", tables.version_rows(report))
-    yield from _section("Versions", tables.value_rows("Library", report.versions))
+    yield from _section("Devices", training_tables.device_rows(report))
+    yield from _section("Versions that differ", training_tables.version_rows(report))
+    yield from _section("Versions", training_tables.value_rows("Library", report.versions))
 
 
 def _section(title: str, rows: Sequence[tables.Row], note: str = "") -> Iterator[str]:
