@@ -68,8 +68,10 @@ def test_no_more_join_than_a_batch_and_the_memory_hold(asks, monkeypatch):
     first, *others = asks
     prompts = tuple(Prompt(id=f"p{n}", instruction="?") for n in range(30))
     raw_too = changed(first, panel=prompts)
-    assert AskBatch.of(raw_too, others).others == tuple(others)  # 60 + 2 + 2 questions
-    assert AskBatch.of(raw_too, [changed(others[0], panel=prompts)]).others == ()
+    assert AskBatch.of(raw_too, others).together(1) == [raw_too, *others]  # 60 + 2 + 2 questions
+    large = changed(others[0], panel=prompts)
+    assert AskBatch.of(raw_too, [large, others[1]]).together(1) == [raw_too, others[1]]
+    assert AskBatch.of(raw_too, [large, others[1]]).together(2) == [raw_too, large, others[1]]
     monkeypatch.setattr(ask_batch, "ADAPTERS_BYTES", others[0].adapter.size())
     assert AskBatch.of(first, others).others == (others[0],)
 

@@ -5,16 +5,24 @@ import fcntl
 import os
 import signal
 import time
+from itertools import chain
+from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from chatpipe.config.prompt_schema import Prompt
 from chatpipe.config.prompts import template
-from chatpipe.config.schema import BaseModelRef, Quantization
+from chatpipe.config.schema import BaseModelRef, Generation, Quantization, Variant
 from chatpipe.errors import StepProcessError
 from chatpipe.evaluation.row_nats import RowBatches
 from chatpipe.evaluation.score import Score
+from chatpipe.generation.ask import Ask, answered
+from chatpipe.generation.ask_file import FileAsk
+from chatpipe.generation.prompt_file import PromptRow
+from chatpipe.generation.replies import FILE, Reply
+from chatpipe.models.model_ref import ModelRef
 from chatpipe.runtime import helpers
 from chatpipe.runtime.processes import PROCESSES
 from chatpipe.runtime.worker import SharedWorker
@@ -22,8 +30,10 @@ from chatpipe.sources.fetch import FetchModel
 from chatpipe.store.store import store
 from tests.support.adapters import RandomAdapter
 from tests.support.requests import finetune_request
+from tests.support.variants import small_variant
 
 HELPER = "process 2 on the CPU"
+DATA = {"name": "rows", "path": "rows.jsonl"}
 
 
 @pytest.fixture(autouse=True)
@@ -160,3 +170,43 @@ def test_each_helper_sees_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-ab, 7")
     assert helpers.device_of(1) == ("GPU GPU-ab", {"CUDA_VISIBLE_DEVICES": "GPU-ab"})
     assert helpers.device_of(2) == ("GPU 7", {"CUDA_VISIBLE_DEVICES": "7"})
+
+
+@pytest.mark.slow
+def test_two_processes_answer_as_one_does(score, tiny_model_dir, monkeypatch):
+    """In float32: a panel by the base and an adapter, replies to held-out rows, and a file."""
+    for module in ("prompted", "ask_file"):
+        monkeypatch.setattr(f"chatpipe.generation.{module}.AT_ONCE", 2)
+    prompts = tuple(Prompt(id=f"p{n}", instruction="Why? " * n) for n in range(1, 4))
+    generation = Generation(max_new_tokens=6, temperature=0.7)
+    parts = {
+        **{name: getattr(score, name) for name in ("base", "prompt_template", "quantization")},
+        "generation": generation,
+    }
+    asks = [
+        Ask(**parts, adapter=adapter, panel=prompts, asked=("template",))
+        for adapter in (None, score.adapter)
+    ]
+    reply = Reply(**parts, adapter=score.adapter, heldout=score.heldout, max_length=512, rows=5)
+    rows = [PromptRow(prompt.id, {"id": prompt.id}, prompt) for prompt in prompts * 2]
+    settings = {"name": "v", **small_variant(tiny_model_dir, DATA)}
+    variant = Variant.model_validate(settings).model_copy(
+        update={"quantization": score.quantization, "prompt_template": score.prompt_template}
+    )
+    ask = FileAsk(variant, ModelRef(score.base, score.adapter), generation, rows)
+
+    def answers(processes):
+        monkeypatch.setenv(PROCESSES, str(processes))
+        panels = answered(asks)
+        artifact = store().get_or_build(reply)
+        texts = pq.read_table(artifact.path / FILE).to_pylist()
+        counts = {artifact.details()["processes"], *(of.details["processes"] for of in panels)}
+        assert counts == {processes}
+        store().forget(artifact.path)
+        batches = list(ask.answers(ask.prompt_ids(Path("prompts.jsonl")), 1))  # the first is there
+        assert [len(batch) for batch in batches] == ([4, 1] if processes == 2 else [2, 2, 1])
+        return [of.answers for of in panels], texts, list(chain(*batches))
+
+    alone = answers(1)
+    assert answers(2) == alone
+    assert alone[0][0] != alone[0][1]  # the adapter has an effect

@@ -31,13 +31,16 @@ STEPS = {
     "ImportAdapter": ("chatpipe.runtime.environment:prepare",),
     "CheckChatTemplate": ("chatpipe.runtime.environment:prepare",),
     "Score": ("ScorePart", "LoadBase", "chatpipe.runtime.environment:prepare"),
-    "Ask": ("AskBatch", "chatpipe.runtime.environment:prepare"),
-    "Reply": ("chatpipe.runtime.environment:prepare",),
+    "Ask": ("AskBatch", "LoadBase", "chatpipe.runtime.environment:prepare"),
+    "Reply": (
+        "LoadBase",
+        "chatpipe.runtime.environment:prepare",
+    ),
     "FetchTask": ("chatpipe.runtime.environment:prepare",),
     "RunTask": ("chatpipe.runtime.environment:prepare",),
     "MakeReport": (),
 }
-NOT_STORED = {"MakePlan", "AskBatch", "FinetuneTogether", "LoadBase", "ScorePart"}
+NOT_STORED = {"MakePlan", "AskBatch", "FinetuneTogether", "LoadBase", "ScorePart", "Complete"}
 
 
 def current_pins():

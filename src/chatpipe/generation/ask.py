@@ -13,8 +13,9 @@ from chatpipe.config.prompt_schema import AnyTemplate, Prompt
 from chatpipe.config.prompts import raw_prompt
 from chatpipe.config.schema import Generation, Quantization, Variant
 from chatpipe.errors import ConfigError, DataError
-from chatpipe.generation.batch import Completion, Question, complete_ids, mixes_adapters
+from chatpipe.generation.batch import Completion, mixes_adapters
 from chatpipe.generation.heldout_prompts import heldout_prompts
+from chatpipe.generation.prompted import Complete, Prompted
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions, position_fault, positions_of
 from chatpipe.store.artifact import Artifact, Request
@@ -159,24 +160,43 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
     """The answers to each of these, which must be of one base, quantization and generation; those
     that stop at the same tokens are in the same batches."""
     from chatpipe.models import devices, inference, loading
+    from chatpipe.models.several_devices import loading as loading_elsewhere
 
-    base, quantization, generation = asks[0].base, asks[0].quantization, asks[0].generation
-    tokenizer = loading.load_tokenizer(base.path)
+    tokenizer = loading.load_tokenizer(asks[0].base.path)
     asked = [ask.questions(tokenizer) for ask in asks]
     stops = [tuple(ask.encoder(tokenizer).renderer.stops) for ask in asks]
-    adapters = [ask.adapter for ask in asks if ask.adapter]
+    groups = _groups(stops)
+    request = Complete(
+        base=asks[0].base,
+        adapters=tuple(ask.adapter for ask in asks if ask.adapter),
+        quantization=asks[0].quantization,
+        generation=asks[0].generation,
+        prompts=tuple(
+            Prompted(
+                tuple(question.ids),
+                adapter.key if (adapter := asks[index].adapter) else None,
+                stops[index],
+            )
+            for group in groups
+            for index in group
+            for question in asked[index]
+        ),
+    )
     completions: dict[int, list[Completion]] = {}
     together: dict[int, int] = {}
-    with inference.recorded_model(base, adapters, quantization) as (model, details):
-        for group in _groups(stops):
-            pairs = [(asks[index], question) for index in group for question in asked[index]]
-            questions = [
-                Question(question.ids, ask.adapter.key if ask.adapter else None, place)
-                for place, (ask, question) in enumerate(pairs)
-            ]
-            done = iter(complete_ids(model, tokenizer, stops[group[0]], questions, generation))
+    with (
+        loading_elsewhere(request.base, request.quantization, request.batches) as elsewhere,
+        inference.recorded_model(request.base, request.adapters, request.quantization) as (
+            model,
+            details,
+        ),
+    ):
+        helpers = elsewhere.helpers(model)
+        done = iter(request.completions_with(helpers, model, tokenizer))
+        for group in groups:
             completions |= {index: [next(done) for _ in asked[index]] for index in group}
             together |= dict.fromkeys(group, len(group) if mixes_adapters(model) else 1)
+    details["processes"] = 1 + len(helpers)
     details["device"] = devices.device_name()
     return [
         Answers(

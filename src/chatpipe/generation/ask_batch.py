@@ -4,13 +4,14 @@ than a few."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from chatpipe.generation.ask import Answers, Ask, answered
 from chatpipe.generation.batch import AT_ONCE
 from chatpipe.runtime import oom
+from chatpipe.runtime.processes import processes
 from chatpipe.store.artifact import Request
 from chatpipe.store.store import store
 
@@ -36,7 +37,7 @@ class AskBatch(Request):
 
     @classmethod
     def of(cls, ask: Ask, others: Iterable[Ask]) -> AskBatch:
-        """With as many of the others as may join it."""
+        """With all of the others that may join it, as far as there is memory for their adapters."""
         together = [ask]
         keys = {ask.key()}
         for other in others:
@@ -51,18 +52,28 @@ class AskBatch(Request):
 
     def build(self, into: Path) -> dict[str, Any]:
         if self.key() not in _PENDING_ANSWERS:
-            asks = [self.ask, *self.others]
-            _PENDING_ANSWERS.update(zip((ask.key() for ask in asks), self._answers(), strict=False))
+            asks = self.together(processes())
+            answers = self._answers(asks)
+            _PENDING_ANSWERS.update(zip((ask.key() for ask in asks), answers, strict=False))
         return _PENDING_ANSWERS.pop(self.key()).written(into)
 
-    def _answers(self) -> list[Answers]:
+    def together(self, devices: int) -> list[Ask]:
+        """Return the Ask and those of the others that are a batch on each device with it."""
+        asks = [self.ask]
+        for other in self.others:
+            if sum(ask.most_questions for ask in [*asks, other]) <= devices * AT_ONCE:
+                asks.append(other)
+        return asks
+
+    def _answers(self, asks: Sequence[Ask]) -> list[Answers]:
         """Those of all; of the Ask alone where its company is in the way."""
-        if self.others:
+        if len(asks) > 1:
             try:
-                return answered([self.ask, *self.others])
+                return answered(asks)
             except Exception as error:
-                many = 1 + len(self.others)
-                LOG.warning("%s models could not be asked together, so one alone: %s", many, error)
+                LOG.warning(
+                    "%s models could not be asked together, so one alone: %s", len(asks), error
+                )
             oom.release_memory()
         return answered([self.ask])
 
@@ -79,7 +90,5 @@ def _may_join(other: Ask, ask: Ask) -> bool:
 
 
 def _fit(asks: Iterable[Ask]) -> bool:
-    """Whether they are a batch, with adapters that memory is sure to have room for."""
-    questions = sum(ask.most_questions for ask in asks)
-    size = sum(ask.adapter.size() for ask in asks if ask.adapter)
-    return questions <= AT_ONCE and size <= ADAPTERS_BYTES
+    """Whether memory is sure to have room for their adapters."""
+    return sum(ask.adapter.size() for ask in asks if ask.adapter) <= ADAPTERS_BYTES

@@ -10,8 +10,9 @@ from chatpipe.config.schema import Generation, Variant
 from chatpipe.errors import ChatpipeError, ConfigError
 from chatpipe.generation.answer_file import ANSWERED_BY, Expected
 from chatpipe.generation.ask import Ask
-from chatpipe.generation.batch import AT_ONCE, Question, complete_ids
+from chatpipe.generation.batch import AT_ONCE
 from chatpipe.generation.prompt_file import PromptRow, first_faults
+from chatpipe.generation.prompted import Complete, Prompted
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.tokenization.conversation import Conversation
 
@@ -75,19 +76,32 @@ class FileAsk:
     def answers(self, ids: Sequence[list[int]], first: int) -> Iterator[list[Answer]]:
         """Yield the answers from that row on, a batch at a time."""
         from chatpipe.models import inference, loading
+        from chatpipe.models.several_devices import loading as loading_elsewhere
 
         ask = self._ask
         tokenizer = loading.load_tokenizer(ask.base.path)
-        stops = ask.encoder(tokenizer).renderer.stops
-        adapters = [ask.adapter.path] if ask.adapter else []
+        stops = tuple(ask.encoder(tokenizer).renderer.stops)
         adapter = ask.adapter.key if ask.adapter else None
+        request = Complete(
+            base=ask.base,
+            adapters=(ask.adapter,) if ask.adapter else (),
+            quantization=ask.quantization,
+            generation=ask.generation,
+            prompts=tuple(Prompted(tuple(row), adapter, stops) for row in ids[first:]),
+        )
+        paths = [adapter.path for adapter in request.adapters]
         settings = ask.generation.model_dump()
         by = ask.key()
-        with inference.cached_model(ask.base.path, adapters, ask.quantization) as model:
-            for begin in range(first, len(self.rows), AT_ONCE):
-                batch = range(begin, min(begin + AT_ONCE, len(self.rows)))
-                questions = [Question(ids[row], adapter, row) for row in batch]
-                completions = complete_ids(model, tokenizer, stops, questions, ask.generation)
+        with (
+            loading_elsewhere(ask.base, ask.quantization, request.batches) as elsewhere,
+            inference.cached_model(ask.base.path, paths, ask.quantization) as model,
+        ):
+            helpers = elsewhere.helpers(model)
+            at_once = (1 + len(helpers)) * AT_ONCE
+            for begin in range(first, len(self.rows), at_once):
+                batch = range(begin, min(begin + at_once, len(self.rows)))
+                part = request.some(begin - first, batch.stop - first)
+                completions = part.completions_with(helpers, model, tokenizer)
                 yield [
                     {
                         **self.rows[row].values,

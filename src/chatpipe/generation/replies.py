@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Generation, Quantization, Variant
 from chatpipe.data.hashing import share_order
-from chatpipe.generation.batch import Completion, Question, complete_ids
+from chatpipe.generation.batch import Completion
+from chatpipe.generation.prompted import Complete, Prompted
 from chatpipe.generation.text_overlap import chrf, exact_match, rouge_l
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import positions_of
@@ -59,14 +61,30 @@ class Reply(Request):
 
     def build(self, into: Path) -> dict[str, Any]:
         from chatpipe.models import devices, inference, loading
+        from chatpipe.models.several_devices import loading as loading_elsewhere
 
         tokenizer = loading.load_tokenizer(self.base.path)
         prompts = self.prompts(tokenizer)
-        adapters = [self.adapter] if self.adapter else []
-        with inference.recorded_model(self.base, adapters, self.quantization) as (model, details):
-            completions = self._complete(model, tokenizer, prompts)
-        pq.write_table(_table(prompts.table, completions), into / FILE)
-        return {"device": devices.device_name(), "left_out": prompts.left_out, **details}
+        order = sorted(range(len(prompts.ids)), key=lambda row: len(prompts.ids[row]))
+        request = self._request(prompts, order)
+        with (
+            loading_elsewhere(self.base, self.quantization, request.batches) as elsewhere,
+            inference.recorded_model(self.base, request.adapters, self.quantization) as (
+                model,
+                details,
+            ),
+        ):
+            helpers = elsewhere.helpers(model)
+            answers = request.completions_with(helpers, model, tokenizer)
+        completions = dict(zip(order, answers, strict=True))
+        table = _table(prompts.table, [completions[row] for row in range(len(order))])
+        pq.write_table(table, into / FILE)
+        return {
+            "device": devices.device_name(),
+            "processes": 1 + len(helpers),
+            "left_out": prompts.left_out,
+            **details,
+        }
 
     def prompts(self, tokenizer: Any) -> Prompts:
         """Return the rows that can be answered, with the token ids that the model goes on from.
@@ -99,16 +117,19 @@ class Reply(Request):
         positions = positions_of(base_config(self.base.path))
         return None if positions is None else positions - self.generation.max_new_tokens
 
-    def _complete(self, model: Any, tokenizer: Any, prompts: Prompts) -> list[Completion]:
-        """Complete the prompts in batches of like length, which need little padding."""
-        if not prompts.ids:
-            return []
+    def _request(self, prompts: Prompts, order: Sequence[int]) -> Complete:
+        """Return the prompts of these rows as a request; those of like length need little
+        padding."""
         adapter = self.adapter.key if self.adapter else None
-        order = sorted(range(len(prompts.ids)), key=lambda row: len(prompts.ids[row]))
-        questions = [Question(prompts.ids[row], adapter, row) for row in order]
-        answers = complete_ids(model, tokenizer, prompts.stops, questions, self.generation)
-        completions = dict(zip(order, answers, strict=True))
-        return [completions[row] for row in range(len(order))]
+        return Complete(
+            base=self.base,
+            adapters=(self.adapter,) if self.adapter else (),
+            quantization=self.quantization,
+            generation=self.generation,
+            prompts=tuple(
+                Prompted(tuple(prompts.ids[row]), adapter, prompts.stops) for row in order
+            ),
+        )
 
 
 @dataclass(frozen=True)

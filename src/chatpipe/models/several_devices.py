@@ -6,11 +6,11 @@ A base that one device has no room for is left to one process, which streams it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -23,7 +23,6 @@ from chatpipe.runtime.processes import processes, thread_variables
 from chatpipe.store.artifact import Artifact, Request
 
 LOG = logging.getLogger(__name__)
-Item = TypeVar("Item")
 
 
 class LoadedBase(NamedTuple):
@@ -111,8 +110,3 @@ def loading(base: Artifact, quantization: Quantization, batches: int) -> Iterato
     finally:
         if shared:
             torch.set_num_threads(cores)
-
-
-def contiguous_part(items: Sequence[Item], part: int, parts: int) -> Sequence[Item]:
-    """Return that one of `parts` parts of nearly the same length, in the order of the items."""
-    return items[len(items) * part // parts : len(items) * (part + 1) // parts]

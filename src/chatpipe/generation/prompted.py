@@ -1,0 +1,95 @@
+"""Prompts completed by models of one base, on every device that has the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from chatpipe.config.schema import Generation, Quantization
+from chatpipe.errors import StepProcessError
+from chatpipe.generation.batch import AT_ONCE, Completion, Question, complete_ids
+from chatpipe.runtime.helpers import Helper, Parts
+from chatpipe.store.artifact import Artifact, Request
+
+
+class Prompted(NamedTuple):
+    """A prompt's token ids, the key of the adapter that goes on from them (None: the base alone),
+    and the ids at which an answer ends."""
+
+    ids: tuple[int, ...]
+    adapter: str | None
+    stops: tuple[int, ...]
+
+
+class Complete(Request):
+    """Prompts, and what completes them. As a request, its product is in its details: a helper
+    builds it for the process that joins the parts."""
+
+    kind: ClassVar[str] = "generations"
+    version: ClassVar[int] = 1
+    oom_hint: ClassVar[str] = "lower generation.max_new_tokens or ask fewer prompts"
+
+    base: Artifact
+    adapters: tuple[Artifact, ...]
+    quantization: Quantization
+    generation: Generation
+    prompts: tuple[Prompted, ...]
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are at least."""
+        return -(-len(self.prompts) // AT_ONCE)
+
+    def build(self, into: Path) -> dict[str, Any]:
+        """Return the completions; nothing is written."""
+        from chatpipe.models import inference, loading
+
+        tokenizer = loading.load_tokenizer(self.base.path)
+        adapters = [adapter.path for adapter in self.adapters]
+        with inference.cached_model(self.base.path, adapters, self.quantization) as model:
+            completions = self.completions(model, tokenizer)
+        return {"completions": [[one.text, one.tokens, one.stop] for one in completions]}
+
+    def completions(self, model: Any, tokenizer: Any) -> list[Completion]:
+        """Complete the prompts by this process alone; neighbours that end at the same ids may be in
+        one batch."""
+        completions: list[Completion] = []
+        for stops, run in groupby(self.prompts, lambda prompt: prompt.stops):
+            questions = [
+                Question(list(prompt.ids), prompt.adapter, place)
+                for place, prompt in enumerate(run)
+            ]
+            completions += complete_ids(model, tokenizer, stops, questions, self.generation)
+        return completions
+
+    def completions_with(
+        self, helpers: Sequence[Helper], model: Any, tokenizer: Any
+    ) -> list[Completion]:
+        """As `completions`, each process a part of the prompts, in their order.
+
+        Rows of a batch do not see each other: with other batches an answer differs only where
+        rounding decides a near tie.
+        """
+        own, *others = self.parts(1 + len(helpers))
+        with Parts(dict(zip(helpers, others, strict=True))) as parts:
+            completions = own.completions(model, tokenizer)
+            for details in parts.details(lambda _: None):
+                completions += [Completion(*values) for values in details["completions"]]
+        if len(completions) != len(self.prompts):
+            raise StepProcessError("the parts of the answers are not those to all prompts.")
+        return completions
+
+    def parts(self, count: int) -> list[Complete]:
+        """Return parts of nearly the same length, in the prompts' order."""
+        bounds = [len(self.prompts) * part // count for part in range(count + 1)]
+        return [self.some(*pair) for pair in pairwise(bounds)]
+
+    def some(self, start: int, end: int) -> Complete:
+        """Return the request for the prompts from `start` to `end`, with the adapters that they
+        need."""
+        prompts = self.prompts[start:end]
+        keys = {prompt.adapter for prompt in prompts}
+        adapters = tuple(adapter for adapter in self.adapters if adapter.key in keys)
+        return self.model_copy(update={"prompts": prompts, "adapters": adapters})
