@@ -9,7 +9,7 @@ from typing import Any
 
 from chatpipe.export.gguf_files import write_adapter
 from chatpipe.export.merged import lora_tensors
-from chatpipe.sources.fetch import WHEEL_MODELS, wheel_file
+from chatpipe.sources.wheel import WHEEL_MODELS, wheel_file
 
 CONTEXT = 512  # tokens of a request
 

@@ -116,7 +116,7 @@ def test_checkpoints_of_a_training_that_runs_are_left(variants):
     adapter = build_all(variants[0])
     work = store().work_path("adapter", adapter.key)
     with (
-        store()._lock(f"adapter-{adapter.key}", wait=True),
+        store().unfinished.locked("adapter", adapter.key),
         pytest.raises(ArtifactError, match="another process is building it; stop that one first"),
     ):
         removal.remove_checkpoints(variants[0])

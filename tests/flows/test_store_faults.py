@@ -18,7 +18,8 @@ from chatpipe.errors import ArtifactError, ConfigError, DiskError
 from chatpipe.server.prefect_disk import check_room
 from chatpipe.store.disk_errors import as_disk_error, disk_errors
 from chatpipe.store.manifest import MANIFEST, RECORD, unexpected_file_fault
-from chatpipe.store.store import LEFT_OVER_AFTER_S, store
+from chatpipe.store.store import store
+from chatpipe.store.unfinished import LEFT_OVER_AFTER_S
 from chatpipe.study import verification
 from chatpipe.study.export import check_target, export_directory, export_variant
 from chatpipe.study.loading import load_variant
@@ -194,7 +195,7 @@ def test_verify_reads_checkpoints_too(chatpipe_home):
         if step < 3:  # the last one is being written, or was when its process was killed
             write_checkpoint_manifest(work / f"checkpoint-{step}", 1.0)
     (work / "checkpoint-2/optimizer.pt").write_text("sOme")
-    with store()._lock("adapter-key", wait=False):
+    with store().unfinished.locked("adapter", "key", wait=False):
         assert not list(verification.check_all())  # another process goes on with them
     done = CliRunner().invoke(app, ["verify"])
     name = ".work/adapter-key/checkpoint-2"

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from chatpipe.config.schema import BaseModelRef, Dataset
 from chatpipe.errors import SourceError
-from chatpipe.sources.fetch import FetchDataset, FetchModel, check_model_directory
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.sources.model_directory import check_model_directory
 from chatpipe.store.manifest import MANIFEST
 from chatpipe.store.store import store
 from chatpipe.utils.atomic_writes import write_atomically

@@ -6,7 +6,9 @@ import pytest
 
 from chatpipe.config.schema import BaseModelRef, Dataset
 from chatpipe.errors import SourceError
-from chatpipe.sources.fetch import FetchDataset, FetchModel, Wheel, check_model_directory
+from chatpipe.sources.fetch import FetchDataset, FetchModel
+from chatpipe.sources.model_directory import check_model_directory
+from chatpipe.sources.wheel import Wheel
 from chatpipe.store.store import store
 from tests.support.rows import alpaca_rows, write_jsonl
 

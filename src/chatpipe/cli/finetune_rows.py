@@ -10,7 +10,7 @@ from chatpipe.data.normalize import raw_files, source_name
 from chatpipe.data.opening import kind_of
 from chatpipe.errors import ConfigError
 from chatpipe.planning.row_checks import format_of, no_file, row_faults
-from chatpipe.sources.fetch import looks_like_hub_id
+from chatpipe.sources.local_paths import looks_like_hub_id
 from chatpipe.sources.saved_rows import is_saved_directory
 from chatpipe.study.recipe import Recipe, StoreBuilder
 

@@ -13,14 +13,10 @@ from chatpipe.data.reading import RowFile
 from chatpipe.errors import ConfigError, DataError, SourceError
 from chatpipe.formats.registry import FORMATS
 from chatpipe.harness.fetch_task import missing_extra
-from chatpipe.sources.fetch import (
-    WHEEL_MODELS,
-    check_model_directory,
-    local_path,
-    looks_like_hub_id,
-    source_directories,
-)
+from chatpipe.sources.local_paths import local_path, looks_like_hub_id, source_directories
+from chatpipe.sources.model_directory import check_model_directory
 from chatpipe.sources.saved_rows import is_saved, rows_request
+from chatpipe.sources.wheel import WHEEL_MODELS
 from chatpipe.store.paths import home
 from chatpipe.training.tracking import missing
 

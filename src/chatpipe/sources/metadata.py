@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from chatpipe.config.schema import BaseModelRef
 from chatpipe.data.folders import DEFAULT_PATTERNS, hub_patterns
 from chatpipe.errors import HubUnreachableError, SourceError
-from chatpipe.sources.fetch import MODEL_FILES, FetchDataset, FetchModel
+from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.sources.hub import RepoType, endpoint, failures, in_a_sentence, offline, selected
 from chatpipe.sources.hub_splits import ReadSplit
 from chatpipe.sources.joined_splits import refuse_joined_splits
+from chatpipe.sources.model_directory import MODEL_FILES
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.store import store
 

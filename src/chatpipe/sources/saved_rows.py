@@ -11,8 +11,9 @@ from chatpipe.config.split_spec import split_names
 from chatpipe.data.folders import DEFAULT_PATTERNS, ROWS
 from chatpipe.errors import SourceError
 from chatpipe.sources.chosen_split import chosen_split
-from chatpipe.sources.fetch import FetchDataset, content_of, local_path
+from chatpipe.sources.fetch import FetchDataset
 from chatpipe.sources.loaded_splits import saved_splits, write_saved_rows
+from chatpipe.sources.local_paths import content_of, local_path
 from chatpipe.store.artifact import Request
 
 INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"

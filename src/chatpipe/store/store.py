@@ -6,15 +6,12 @@ without a manifest is not an artifact.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,14 +27,14 @@ from chatpipe.store.manifest import (
     unexpected_files,
     write_manifest,
 )
-from chatpipe.store.paths import WORK, store_directory
+from chatpipe.store.paths import store_directory
 from chatpipe.store.remote import SharedStore, shared_store
+from chatpipe.store.unfinished import UnfinishedSteps
 from chatpipe.utils.atomic_writes import sync
 from chatpipe.utils.file_digests import FileDigests, file_digest
 
 LOG = logging.getLogger(__name__)
 _KEY = re.compile("[0-9a-f]{40}")
-LEFT_OVER_AFTER_S = 24 * 3600
 
 
 class Store:
@@ -45,6 +42,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self.unfinished = UnfinishedSteps(self.root)
 
     def path(self, kind: str, key: str) -> Path:
         """Return the directory of an artifact, which need not exist."""
@@ -92,7 +90,7 @@ class Store:
         kind, key = artifact.kind, artifact.key
         if local := self.find(kind, key):
             return local
-        with disk_errors(self.root), self._locked(kind, key):
+        with disk_errors(self.root), self.unfinished.locked(kind, key):
             shared = shared_store()
             fetched = self.find(kind, key) or (shared and self._fetch(shared, kind, key))
         return fetched or self.check(kind, key)
@@ -138,7 +136,7 @@ class Store:
         shared = shared_store()
         if shared is None and (artifact := self.find(kind, key)):
             return artifact  # no lock is needed, so a read-only store can be read
-        with disk_errors(self.root), self._locked(kind, key, wait):
+        with disk_errors(self.root), self.unfinished.locked(kind, key, wait):
             self._refuse_unexpected_files(kind, key)
             artifact = self.find(kind, key) or (shared and self._fetch(shared, kind, key)) or None
             if not artifact and shared:
@@ -159,42 +157,21 @@ class Store:
 
     def work_path(self, kind: str, key: str) -> Path:
         """Return a directory that is kept if the step fails: for checkpoints to resume from."""
-        path = self.root / WORK / f"{kind}-{key}"
-        with disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-        return path
+        return self.unfinished.kept(kind, key)
 
     def remove_work(self, kind: str = "*", key: str = "*") -> list[str]:
         """Remove the work directories of unfinished steps; return their names.
 
         Raises ArtifactError where another process is building it.
         """
-        removed = []
-        for path in sorted((self.root / WORK).glob(f"{kind}-{key}")):
-            try:
-                with disk_errors(path), self._lock(path.name, wait=False):
-                    shutil.rmtree(path)
-            except BlockingIOError:
-                raise ArtifactError(
-                    f"{path.name}: another process is building it; stop that one first."
-                ) from None
-            removed.append(f"{WORK}/{path.name}")
-        return removed
+        return self.unfinished.remove_kept(kind, key)
 
     def idle_work(self) -> Iterator[Path]:
         """Yield the work directories of unfinished steps that no process is building.
 
         Each is locked while the caller has it.
         """
-        for path in sorted((self.root / WORK).glob("*-*")):
-            with ExitStack() as locks:
-                try:
-                    locks.enter_context(self._lock(path.name, wait=False))
-                except BlockingIOError:
-                    continue
-                except OSError:  # a read-only store: no process builds there
-                    pass
-                yield path
+        return self.unfinished.idle()
 
     def forget(self, path: Path) -> None:
         """Remove one artifact, here and from the shared store."""
@@ -221,7 +198,7 @@ class Store:
     ) -> Artifact:
         self._check_upstream(request)
         replaced = readable_manifest(self.path(request.kind, key))
-        with self._temporary(request.kind, key) as temporary:
+        with self.unfinished.temporary(request.kind, key) as temporary:
             details = build(temporary)
             facts = {
                 "kind": request.kind,
@@ -235,7 +212,7 @@ class Store:
             if replaced is not None:
                 request.check_rebuilt(replaced, read_manifest(temporary), temporary)
             artifact = self._rename_into_place(temporary, request.kind, key)
-        shutil.rmtree(self.root / WORK / f"{request.kind}-{key}", ignore_errors=True)
+        self.unfinished.forget_kept(request.kind, key)
         return artifact
 
     def _check_upstream(self, request: Request) -> None:
@@ -262,7 +239,7 @@ class Store:
             raise ArtifactError(unexpected_file_fault(file))
 
     def _fetch(self, shared: SharedStore, kind: str, key: str) -> Artifact | None:
-        with self._temporary(kind, key) as temporary:
+        with self.unfinished.temporary(kind, key) as temporary:
             if not shared.fetch(kind, key, temporary):
                 return None
             return self._rename_into_place(temporary, kind, key)
@@ -271,7 +248,7 @@ class Store:
         """Fetch the artifacts that the request uses, where only the shared store has them."""
         for upstream in request.upstream():
             kind, key = upstream.kind, upstream.key
-            with self._locked(kind, key):
+            with self.unfinished.locked(kind, key):
                 stored = self.find(kind, key)
                 if stored != upstream:
                     stored = self._fetch(shared, kind, key) or stored
@@ -302,54 +279,10 @@ class Store:
         manifest = read_manifest(target)
         return Artifact(kind=manifest["kind"], key=manifest["key"], digest=manifest["digest"])
 
-    @contextmanager
-    def _temporary(self, kind: str, key: str) -> Iterator[Path]:
-        """Yield an empty directory in this store, removed afterwards unless it was renamed.
-
-        The caller holds the lock of the key, so directories of earlier builds are removed too.
-        """
-        self._remove_leftovers()
-        for path in (self.root / ".tmp").glob(f"{kind}-{key}-*"):
-            shutil.rmtree(path, ignore_errors=True)
-        temporary = self.root / ".tmp" / f"{kind}-{key}-{uuid.uuid4().hex}"
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-    def _remove_leftovers(self) -> None:
-        """Remove the temporary directories of builds that were killed.
-
-        They are old and not locked; a training may last for days, but it holds its lock.
-        """
-        for path in (self.root / ".tmp").glob("*-*"):
-            with suppress(FileNotFoundError):  # another process removes it
-                is_ours = path.is_dir() and not path.is_symlink()
-                if not is_ours or time.time() - path.stat().st_mtime < LEFT_OVER_AFTER_S:
-                    continue
-                with (
-                    suppress(BlockingIOError),
-                    self._lock(path.name.rpartition("-")[0], wait=False),
-                ):
-                    shutil.rmtree(path)
-
-    def _locked(self, kind: str, key: str, wait: bool = True) -> AbstractContextManager[None]:
-        return self._lock(f"{kind}-{key}", wait)
-
     @property
     def digests(self) -> FileDigests:
         """The digests of files that this store remembers."""
         return _DIGESTS.setdefault(self.root, FileDigests(self.root / ".digests"))
-
-    @contextmanager
-    def _lock(self, name: str, wait: bool) -> Iterator[None]:
-        """Hold a lock; BlockingIOError if another process has it and `wait` is false."""
-        locks = self.root / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with (locks / name).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            yield
 
 
 _DIGESTS: dict[Path, FileDigests] = {}

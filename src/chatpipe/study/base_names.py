@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from chatpipe.config.schema import BaseModelRef, Variant
 from chatpipe.harness.fetch_task import task_name
-from chatpipe.sources.fetch import local_path
+from chatpipe.sources.local_paths import local_path
 from chatpipe.study.template_check import in_own_template
 from chatpipe.utils.unique import unique_by
 

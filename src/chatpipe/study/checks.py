@@ -9,7 +9,7 @@ from chatpipe.config.schema import AUTO, Dataset, Split, Variant
 from chatpipe.data.detection import definite_format
 from chatpipe.data.folders import row_files
 from chatpipe.errors import ChatpipeError, ConfigError
-from chatpipe.sources.fetch import local_path
+from chatpipe.sources.local_paths import local_path
 from chatpipe.sources.saved_rows import is_saved
 
 # Fields of a data set that change no row.

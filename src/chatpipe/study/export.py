@@ -11,7 +11,7 @@ from chatpipe.config.schema import Variant
 from chatpipe.config.yaml_files import to_yaml
 from chatpipe.errors import ConfigError
 from chatpipe.report import read_report, render_html, render_markdown
-from chatpipe.sources.fetch import source_directories
+from chatpipe.sources.local_paths import source_directories
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.disk_errors import disk_errors
 from chatpipe.store.manifest import RECORD

@@ -17,7 +17,7 @@ from chatpipe.data.catalog import DATASETS
 from chatpipe.errors import ConfigError
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.sources.base_files import read_object
-from chatpipe.sources.fetch import local_path, looks_like_hub_id
+from chatpipe.sources.local_paths import local_path, looks_like_hub_id
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.export import export_variant, saved_variant
 from chatpipe.study.files import names

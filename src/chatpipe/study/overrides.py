@@ -12,7 +12,7 @@ from chatpipe.config.prompts import CHATS, TEMPLATES
 from chatpipe.config.yaml_files import is_yaml, read_value
 from chatpipe.data.catalog import DATASETS
 from chatpipe.errors import ConfigError
-from chatpipe.sources.fetch import PACKAGED
+from chatpipe.sources.local_paths import PACKAGED
 from chatpipe.utils.user_paths import expanded
 
 

@@ -18,7 +18,8 @@ from chatpipe.config.validation import fault_sentences, format_value, setting_or
 from chatpipe.config.yaml_files import is_yaml, read_mapping
 from chatpipe.data.catalog import DATASETS
 from chatpipe.errors import ConfigError
-from chatpipe.sources.fetch import PACKAGED, WHEEL_MODELS, local_path
+from chatpipe.sources.local_paths import PACKAGED, local_path
+from chatpipe.sources.wheel import WHEEL_MODELS
 from chatpipe.study.export import saved_variant
 from chatpipe.study.files import names
 from chatpipe.study.overrides import (

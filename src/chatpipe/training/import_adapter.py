@@ -10,7 +10,7 @@ from chatpipe.config.schema import ImportedAdapter
 from chatpipe.errors import AdapterError, SourceError
 from chatpipe.models.base_checks import check_base
 from chatpipe.sources.base_files import TensorHeader, pointer_or_empty, tensor_headers
-from chatpipe.sources.fetch import content_of
+from chatpipe.sources.local_paths import content_of
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.training.adapter_files import CONFIG, WEIGHTS, write_config
 from chatpipe.training.imported_config import base_note, config_faults, read_config

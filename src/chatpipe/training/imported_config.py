@@ -10,7 +10,7 @@ from typing import Any
 
 from chatpipe.errors import AdapterError
 from chatpipe.sources.base_files import read_object
-from chatpipe.sources.fetch import looks_like_hub_id
+from chatpipe.sources.local_paths import looks_like_hub_id
 from chatpipe.training.adapter_files import CONFIG, base_name
 
 MERGE = (
