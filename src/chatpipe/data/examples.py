@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from chatpipe.data.reading import batches
+from chatpipe.data.parquet_rows import batches
 from chatpipe.formats.base import HISTORY
 
 CONVERSATION = (pa.field("system", pa.string()), pa.field("history", HISTORY))

@@ -20,7 +20,7 @@ from chatpipe.data.hashing import Digests, Mask, as_digests, first_of_each, held
 from chatpipe.data.near_duplicates import first_similar
 from chatpipe.data.normalize import DUPLICATE, UNUSABLE, RowAccount
 from chatpipe.data.parallel import in_order
-from chatpipe.data.reading import batches
+from chatpipe.data.parquet_rows import batches
 from chatpipe.data.turn_counts import TurnCounts, count_turns
 from chatpipe.data.word_runs import row_texts
 from chatpipe.data.writing import RowWriter, count_values, ordered

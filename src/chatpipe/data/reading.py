@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 
 from chatpipe.data.columns import ColumnNames, described_type, printable
@@ -22,18 +21,23 @@ from chatpipe.data.csv_rows import CSVFile
 from chatpipe.data.first_row import LONGEST_LINE, first_row
 from chatpipe.data.json_rows import JSONRows
 from chatpipe.data.json_values import JSONListError, decoded, is_list, list_items
-from chatpipe.data.nested import column_at, nested_fields, value_at
+from chatpipe.data.nested import nested_fields, value_at
 from chatpipe.data.opening import READ_ERRORS, SUFFIXES, content_kind, head, not_utf8, opened
-from chatpipe.data.parquet_rows import checked_text, textual, textual_type
+from chatpipe.data.parquet_rows import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    ParquetRows,
+    batches,
+    is_text,
+    textual_type,
+)
 from chatpipe.data.preferences import preference_warnings
 from chatpipe.errors import DataError
-from chatpipe.formats.base import NOT_TEXT, READ_REASON, Format
+from chatpipe.formats.base import READ_REASON, Format
 
-__all__ = ["READ_REASON", "SUFFIXES", "Part", "RowFile", "batches", "read_rows"]
+__all__ = ["READ_REASON", "SUFFIXES", "Part", "RowFile", "read_rows"]
 
 BLOCK_BYTES = 2 << 20
-BATCH_ROWS = 1 << 13
-BATCH_BYTES = 1 << 24
 # Lines are checked one by one where Arrow refuses a block that is no larger than this.
 SMALL_BYTES = 1 << 14
 
@@ -53,6 +57,7 @@ class RowFile:
         self._types = self.columns.types
         self._json_rows = JSONRows(self.columns, SMALL_BYTES)
         self._details = self._json_rows.details
+        self._parquet_rows = ParquetRows(self.columns, self._details)
         # The file's columns, as far as they were seen.
         self._column_names = self._json_rows.column_names
         self._csv_file: CSVFile | None = None
@@ -141,41 +146,10 @@ class RowFile:
         self._column_names.update(names)
         self.columns.require(names)
         used = [name for name in names if name in self._types]
-        self._texts = [name for name in self._may_be_lists(used) if _is_text(schema, name)]
+        self._texts = [name for name in self._may_be_lists(used) if is_text(schema, name)]
         used = [name for name in used if name not in self._texts]
         for batch in batches(self.path, used):
-            yield partial(self._parquet_table, pa.Table.from_batches([batch]), used)
-
-    def _parquet_table(self, table: pa.Table, names: list[str]) -> pa.Table:
-        """The batch with broken text as nulls, and reasons as rows of JSON have them."""
-        reason = pa.nulls(table.num_rows, pa.string())
-        arrays = {}
-        for name in names:
-            values = column_at(table, name)
-            column, broken = checked_text(textual(values))
-            if broken.true_count:
-                self._details.setdefault(NOT_TEXT, f"{printable(name)} is no UTF-8 text")
-            convert = self.columns.converted.get(name)
-            # A format may also take text for turns.
-            if convert and (pa.types.is_nested(column.type) or convert("") is not None):
-                converted = [convert(value) for value in column.to_pylist()]
-                column = pa.array(converted, self._types[name])
-            if name in self.columns.required:
-                self._note_null(name, values, column)
-                broken = pc.or_(broken, column.is_null())
-            reason = pc.if_else(broken, NOT_TEXT, reason)
-            arrays[name] = column
-        return pa.table({**arrays, READ_REASON: reason})
-
-    def _note_null(self, name: str, before: pa.ChunkedArray, column: pa.ChunkedArray) -> None:
-        """Why values of a column that must be there are null, as a detail."""
-        if not column.null_count:
-            return
-        if before.null_count == column.null_count:
-            detail = f"{printable(name)} is null or missing"
-        else:
-            detail = f"{printable(name)} is not {described_type(self._types[name])}"
-        self._details.setdefault(NOT_TEXT, detail)
+            yield partial(self._parquet_rows.table, pa.Table.from_batches([batch]), used)
 
     def _csv(self) -> Iterator[Part]:
         file = self._csv_file = CSVFile(self.path, list(self._types))
@@ -248,10 +222,6 @@ class RowFile:
                 yield partial(self._json_rows.block, block + rest)
 
 
-def _is_text(schema: pa.Schema, name: str) -> bool:
-    return name in schema.names and pa.types.is_string(textual_type(schema.field(name).type))
-
-
 def _holds_turns(path: Path, row_format: Format, rename: dict[str, str]) -> bool:
     """Whether the file's first row has a list in a column of the format; False where it cannot be
     read, which is for `parts` to say."""
@@ -265,21 +235,6 @@ def _holds_turns(path: Path, row_format: Format, rename: dict[str, str]) -> bool
         return False
     row = first_row(path)
     return any(isinstance(value_at(row, name), list) for name in names)
-
-
-def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """A Parquet file's rows, those columns of them, in pieces of bounded size. ArrowInvalid where
-    there are others than the file says."""
-    with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-        about = file.metadata
-        size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-        rows = BATCH_BYTES * about.num_rows // max(1, size)  # of rows as long as these are
-        read = 0
-        for batch in file.iter_batches(min(BATCH_ROWS, max(1, rows)), columns=columns):
-            read += batch.num_rows
-            yield batch
-        if columns != [] and read != about.num_rows:
-            raise pa.ArrowInvalid(f"its footer says {about.num_rows} rows, {read} were read")
 
 
 def read_rows(path: Path, row_format: Format, rename: dict[str, str]) -> pa.Table:

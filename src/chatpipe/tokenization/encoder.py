@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatpipe.config.prompt_schema import AnyTemplate
-from chatpipe.data.reading import batches
+from chatpipe.data.parquet_rows import batches
 from chatpipe.tokenization.chat_renderer import renderer_of
 from chatpipe.tokenization.control_rows import ControlRows
 from chatpipe.tokenization.conversation import Conversation
