@@ -28,7 +28,8 @@ from chatpipe.report.build import MakeReport
 from chatpipe.report.schema import Report
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
-from chatpipe.study.recipe import Recipe, Resolver, Step
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import Resolver, Step
 from chatpipe.study.studies import load_study, study_variants
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.rows import encode_training_rows

@@ -22,7 +22,7 @@ from chatpipe.evaluation.score import Score
 from chatpipe.report import MissingCell
 from chatpipe.runtime.failures import without_file
 from chatpipe.store.artifact import Artifact
-from chatpipe.study.recipe import Job, Step
+from chatpipe.study.resolving import Job, Step
 from chatpipe.training.finetune import Finetune
 from chatpipe.utils.sentences import one_line
 from tasks.cell_table import CellTable

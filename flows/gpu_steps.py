@@ -15,7 +15,7 @@ from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.replies import Reply
 from chatpipe.harness.run_task import RunTask
-from chatpipe.study.recipe import Step
+from chatpipe.study.resolving import Step
 from chatpipe.training.finetune import Finetune
 from chatpipe.utils.sentences import one_line
 from flows.cells import ENDS_THE_STUDY, INCOMPLETE

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from chatpipe.study.recipe import Job
+from chatpipe.study.resolving import Job
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.rows import optimizer_steps
 from chatpipe.training.together import have_settings_in_common, largest_group

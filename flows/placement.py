@@ -20,7 +20,7 @@ from prefect.states import Cancelling
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ChatpipeError, ServiceError, StepProcessError
 from chatpipe.store.store import store
-from chatpipe.study.recipe import Job, Step
+from chatpipe.study.resolving import Job, Step
 from chatpipe.utils.sentences import listed
 from flows.cells import Cells
 from flows.gpu_steps import SerializedStep

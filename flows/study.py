@@ -17,7 +17,8 @@ from chatpipe.store.artifact import Artifact
 from chatpipe.study.checks import check_study
 from chatpipe.study.export import export_report, export_variant
 from chatpipe.study.files import names
-from chatpipe.study.recipe import Job, Recipe, Resolver, Step
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import Job, Resolver, Step
 from chatpipe.study.selection import first_seeds
 from flows.cells import INCOMPLETE, Cells
 from flows.job_groups import grouped_by_base

@@ -12,7 +12,8 @@ from chatpipe.errors import ConfigError, DataError
 from chatpipe.report import read_report
 from chatpipe.study.checks import study_faults
 from chatpipe.study.loading import load_variant
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from chatpipe.study.studies import load_study, study_variants
 from tests.support.commands import invoke
 from tests.support.rows import alpaca_rows, write_jsonl

@@ -20,7 +20,8 @@ from chatpipe.study import removal
 from chatpipe.study.importing import ImportOptions, import_adapter
 from chatpipe.study.loading import load_variant
 from chatpipe.study.lookup import find_adapter, find_model
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from chatpipe.study.studies import load_variants
 from tests.support.adapters import draw_weights
 from tests.support.bases import copy_of

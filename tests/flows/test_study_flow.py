@@ -12,7 +12,8 @@ from chatpipe.report import read_report
 from chatpipe.store.manifest import read_manifest
 from chatpipe.store.store import store
 from chatpipe.study.lookup import LookUp
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from tests.support.bases import copy_of
 from tests.support.rows import alpaca_rows, write_jsonl
 from tests.support.variants import small_variant

@@ -13,7 +13,8 @@ from chatpipe.models.model_ref import ModelRef
 from chatpipe.report import read_report, render_html, render_markdown
 from chatpipe.report.task_scores import REPLY_MEASURES
 from chatpipe.store.store import store
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from chatpipe.tokenization.encoder import TOO_LONG
 from tests.support.rows import alpaca_rows, write_jsonl
 from tests.support.variants import small_variant

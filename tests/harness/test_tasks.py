@@ -19,7 +19,8 @@ from chatpipe.sources.fetch import FetchModel
 from chatpipe.store.artifact import recorded_manifest, references
 from chatpipe.store.store import store, verify
 from chatpipe.study.loading import load_variant
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from tests.support.adapters import RandomAdapter
 from tests.support.rows import alpaca_rows, write_jsonl
 from tests.support.tasks import GENERATED, MULTIPLE_CHOICE, TASKS, write_task, write_tasks

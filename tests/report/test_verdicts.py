@@ -12,7 +12,8 @@ from chatpipe.report import read_report, render_html, render_markdown
 from chatpipe.report.comparison_tables import ranking_rows, verdict_rows
 from chatpipe.report.verdict_text import verdict_sentences
 from chatpipe.statistics import NoiseModel, PairedRows, Run, compare
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from chatpipe.study.studies import load_study, study_variants
 from tests.support.rows import alpaca_rows, write_jsonl
 

@@ -20,7 +20,8 @@ FETCH = """
 import json, sys
 from chatpipe.config.schema import Dataset, Variant
 from chatpipe.errors import ChatpipeError
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from chatpipe.study.removal import artifacts_of, remove
 from pydantic import ValidationError
 for given in json.loads(sys.argv[1]):

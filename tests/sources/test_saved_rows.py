@@ -11,7 +11,8 @@ from datasets import DatasetDict, load_from_disk
 from chatpipe.config.schema import Dataset
 from chatpipe.errors import ChatpipeError
 from chatpipe.store.store import store
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from tests.support.commands import invoke
 from tests.support.rows import alpaca_rows
 from tests.support.verdicts import SETTINGS

@@ -7,7 +7,8 @@ from chatpipe.kernels.switch import VARIABLE
 from chatpipe.report import read_report
 from chatpipe.store.manifest import read_manifest
 from chatpipe.store.store import store
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from tests.support.rows import alpaca_rows, write_jsonl
 
 pytestmark = pytest.mark.slow

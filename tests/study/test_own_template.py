@@ -15,7 +15,8 @@ from chatpipe.report import read_report, render_html, render_markdown
 from chatpipe.report.comparability import statements
 from chatpipe.store.store import store
 from chatpipe.study.lookup import LookUp
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from chatpipe.study.variants import parse_variant
 from tests.support import bases
 from tests.support.requests import Placeholders

@@ -11,7 +11,8 @@ from chatpipe.store.store import store
 from chatpipe.study.files import names
 from chatpipe.study.loading import load_variant
 from chatpipe.study.lookup import LookUp, find_model
-from chatpipe.study.recipe import Recipe, Resolver
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import Resolver
 from chatpipe.study.studies import load_study, study_variants
 from chatpipe.study.variants import parse_variant
 from tests.support.requests import Placeholders

@@ -14,7 +14,8 @@ from chatpipe.errors import ConfigError, DataError
 from chatpipe.planning import planner
 from chatpipe.study.files import deployments_dir
 from chatpipe.study.loading import load_variant
-from chatpipe.study.recipe import Recipe, Resolver, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import Resolver, StoreBuilder
 from chatpipe.study.selection import select
 from chatpipe.study.studies import is_study, load_study, study_variants
 from tests.support.commands import invoke

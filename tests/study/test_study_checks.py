@@ -7,7 +7,8 @@ from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError, DataError
 from chatpipe.study.base_names import base_names
 from chatpipe.study.checks import check_study, study_faults
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from tests.support.rows import alpaca_rows, write_jsonl
 
 ROWS = {"name": "rows", "path": "rows.jsonl"}

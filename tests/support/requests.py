@@ -7,7 +7,7 @@ from chatpipe.data.normalize import Normalize
 from chatpipe.sources.fetch import FetchDataset, FetchModel
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.store import store
-from chatpipe.study.recipe import Resolver, Step
+from chatpipe.study.resolving import Resolver, Step
 from chatpipe.training.finetune import Finetune
 from tests.support.rows import alpaca_rows, write_jsonl
 

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from chatpipe.cli.app import app
 from chatpipe.store.artifact import Artifact
 from chatpipe.study.loading import load_variant
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from tests.support.rows import alpaca_rows
 
 SETTINGS: dict[str, Any] = {

@@ -12,7 +12,8 @@ from chatpipe.errors import ConfigError
 from chatpipe.planning.row_checks import format_of, no_file, row_faults
 from chatpipe.sources.local_paths import looks_like_hub_id
 from chatpipe.sources.saved_rows import is_saved_directory
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 
 
 def source_settings(given: str, config: str | None, split: str | None) -> dict[str, Any]:

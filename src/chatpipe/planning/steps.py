@@ -28,7 +28,8 @@ from chatpipe.sources.metadata import (
 from chatpipe.sources.saved_rows import ReadSaved
 from chatpipe.store.artifact import Artifact, Request, recorded_manifest, shared_manifest
 from chatpipe.store.store import store
-from chatpipe.study.recipe import Recipe, Resolver, Step
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import Resolver, Step
 from chatpipe.study.template_check import CheckChatTemplate
 from chatpipe.training.import_adapter import ImportAdapter
 from chatpipe.utils.quantities import count_of, rows_are

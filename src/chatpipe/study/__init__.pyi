@@ -6,9 +6,9 @@ from .lookup import LookUp as LookUp
 from .lookup import Published as Published
 from .lookup import find_model as find_model
 from .recipe import Recipe as Recipe
-from .recipe import Resolver as Resolver
-from .recipe import Step as Step
-from .recipe import StoreBuilder as StoreBuilder
+from .resolving import Resolver as Resolver
+from .resolving import Step as Step
+from .resolving import StoreBuilder as StoreBuilder
 from .studies import load_study as load_study
 from .variants import parse_variant as parse_variant
 from .verification import check_all as check_all

@@ -22,7 +22,8 @@ from chatpipe.store.artifact import Artifact
 from chatpipe.study.export import export_variant, saved_variant
 from chatpipe.study.files import names
 from chatpipe.study.loading import load_variant
-from chatpipe.study.recipe import Recipe, StoreBuilder
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
 from chatpipe.study.variants import parse_variant
 from chatpipe.training.adapter_files import TEMPLATE
 from chatpipe.training.import_adapter import adapter_content

@@ -21,7 +21,8 @@ from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.manifest import read_manifest
 from chatpipe.store.remote import shared_store
 from chatpipe.store.store import store, verify
-from chatpipe.study.recipe import Recipe, Resolver, Step
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import Resolver, Step
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.import_adapter import ImportAdapter, adapter_content
 

@@ -17,7 +17,8 @@ from chatpipe.runtime.worker import SharedWorker
 from chatpipe.store.artifact import Artifact
 from chatpipe.store.store import store
 from chatpipe.study.lookup import LookUp
-from chatpipe.study.recipe import Recipe, StudyModel
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.study_model import StudyModel
 
 TOGETHER = 16  # prompts of an artifact: what is lost where the command is ended
 

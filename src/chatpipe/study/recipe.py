@@ -4,25 +4,18 @@
       raw        examples    corpus    adapter     scores   generations   report
 
 Where `evaluation` says so, models also answer held-out rows (`replies`) and tasks of
-lm-evaluation-harness (`task`, `task-scores`). A base that has a
-chat template of its own is scored and asked in that as well, where no variant uses it and a step
-before (`template-check`) finds that it can be.
+lm-evaluation-harness (`task`, `task-scores`). A base that has a chat template of its own is scored
+and asked in that as well, where no variant uses it and a step before (`template-check`) finds that
+it can be.
 
-`Recipe` makes each step's request from the artifacts of the steps before it. A `Resolver` gives
-the artifact of a request. There are three kinds, so that a run, a plan and a look-up agree on
-every key:
-
-- build: `StoreBuilder` below, in this process; `Build` of the flows, by Prefect tasks
-- look up: `LookUp`, what the store has, or an error that says what to run first
-- plan: `DryRun`, what would be built, with placeholders for artifacts that do not exist yet
+`Recipe` makes each step's request from the artifacts of the steps before it. A `Resolver`
+(`resolving.py`) gives the artifact of a request.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from chatpipe.config.schema import Dataset, Split, Variant
 from chatpipe.data.merge import Merge
@@ -31,13 +24,11 @@ from chatpipe.data.own_heldout import HoldOut
 from chatpipe.errors import DataError
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
-from chatpipe.generation.replies import Reply
 from chatpipe.harness.fetch_task import FetchTask, task_name
-from chatpipe.harness.run_task import RunTask
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.rating.pairs import Model as RatedName
 from chatpipe.rating.results import study_ratings
-from chatpipe.report import Answer, MissingCell
+from chatpipe.report import Answer
 from chatpipe.report.build import MakeReport, panel_answers
 from chatpipe.report.measured import Measured
 from chatpipe.sources.base_files import has_chat_template
@@ -47,6 +38,8 @@ from chatpipe.sources.saved_rows import rows_request
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.store.store import store
 from chatpipe.study.base_names import base_names, own_template_names
+from chatpipe.study.resolving import Job, Resolver, Step
+from chatpipe.study.study_model import OwnTemplateBases, StudyModel
 from chatpipe.study.template_check import (
     CheckChatTemplate,
     TemplateVerdict,
@@ -56,132 +49,6 @@ from chatpipe.study.template_check import (
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.import_adapter import ImportAdapter
 from chatpipe.utils.unique import unique_by
-
-
-class Step(NamedTuple):
-    """A request, and what a person calls its subject."""
-
-    request: Request
-    label: str
-
-
-class Job(NamedTuple):
-    """Steps of one model for one machine, one after another. No job needs what another one makes.
-
-    `model` is its name in the report.
-    """
-
-    label: str
-    steps: tuple[Step, ...]
-    model: str
-
-
-class Resolver(ABC):
-    """Gives the artifacts of requests: builds them, looks them up, or plans them."""
-
-    @abstractmethod
-    def resolve(self, step: Step) -> Artifact:
-        """Return the artifact of that step's request."""
-
-    def resolve_jobs(self, jobs: Sequence[Job]) -> list[list[Artifact] | None]:
-        """Return the artifacts of every job's steps; None for a failed job that the report does
-        without. The jobs may run at once, on several machines, or share what they load."""
-        return [[self.resolve(step) for step in job.steps] for job in jobs]
-
-    def resolve_optional(self, step: Step) -> Artifact | None:
-        """Return the artifact of a step that the report may do without; None if it failed."""
-        return self.resolve(step)
-
-    def missing(self) -> tuple[MissingCell, ...]:
-        """Return the models that are not in the report because a step failed."""
-        return ()
-
-
-class StoreBuilder(Resolver):
-    """Builds in this process what the store does not have."""
-
-    def resolve(self, step: Step) -> Artifact:
-        return store().get_or_build(step.request)
-
-
-@dataclass(frozen=True)
-class StudyModel:
-    """A model of a study: a base, or a variant's adapter on it, evaluated with the settings of
-    that variant. `base_name` is what the report calls the base in that variant's template."""
-
-    variant: Variant
-    base_name: str
-    ref: ModelRef
-    corpus: Artifact | None = None  # what the adapter was trained on, where that was here
-    own_template_base: str | None = None  # the row of its base in the base's own chat template
-    is_asked_raw: bool = False
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        return self.variant.name if self.ref.adapter else self.base_name
-
-    def with_adapter(
-        self, variant: Variant, adapter: Artifact, corpus: Artifact | None
-    ) -> StudyModel:
-        """Return the variant's model: its adapter on this base."""
-        ref = ModelRef(self.ref.base, adapter)
-        return replace(self, variant=variant, ref=ref, corpus=corpus, is_asked_raw=False)
-
-    def score_steps(self, heldout: Mapping[str, Artifact]) -> list[Step]:
-        """Return the steps that score it, one for each held-out set."""
-        return [
-            Step(Score.of(self.variant, self.ref, rows), f"{self.name} on {dataset}")
-            for dataset, rows in heldout.items()
-        ]
-
-    def reply_steps(self, heldout: Mapping[str, Artifact]) -> list[Step]:
-        """Return the steps in which it answers held-out rows, one for each set; none where the
-        variant asks for none."""
-        if not self.variant.evaluation.replies:
-            return []
-        return [
-            Step(Reply.of(self.variant, self.ref, rows), f"{self.name} on {dataset}")
-            for dataset, rows in heldout.items()
-        ]
-
-    def task_steps(self, tasks: Mapping[str, Artifact]) -> list[Step]:
-        """Return the steps that evaluate it on the variant's tasks."""
-        return [
-            Step(RunTask.of(self.variant, self.ref, tasks[task]), f"{self.name} on {label}")
-            for task in self.variant.evaluation.tasks
-            for label in [task_name(task)]
-        ]
-
-    def ask_step(self) -> Step:
-        """Return the step that has it answer the panel."""
-        return Step(Ask.of(self.variant, self.ref, self.is_asked_raw), self.name)
-
-    def ask_row_steps(self, heldout: Mapping[str, Artifact]) -> list[Step]:
-        """Return the steps that have it answer prompts of held-out rows, one for each set; none
-        where the variant asks for none."""
-        if not self.variant.panel_rows:
-            return []
-        return [
-            Step(Ask.about_rows(self.variant, self.ref, rows), f"{self.name} on {dataset}")
-            for dataset, rows in heldout.items()
-        ]
-
-
-@dataclass(frozen=True)
-class OwnTemplateBases:
-    """The bases of a study in their own chat templates, where a variant has another template.
-
-    Attributes:
-        names: Name of a variant → name of its base in the base's own chat template.
-        models: The bases that are measured for this alone; one that is measured so for a variant
-            is among the bases already.
-        notes: A sentence for each base whose chat template cannot be used.
-    """
-
-    names: Mapping[str, str]
-    models: Sequence[StudyModel]
-    notes: Sequence[str]
 
 
 class Recipe:
@@ -401,24 +268,11 @@ class Recipe:
         """Score every model on every held-out set, and have it answer the panel with prompts of
         held-out rows and, where the variant says so, many held-out rows and tasks."""
         tasks = self.tasks()
-        jobs = [
-            Job(
-                f"measure {model.name}",
-                (
-                    *model.score_steps(heldout),
-                    model.ask_step(),
-                    *model.ask_row_steps(heldout),
-                    *model.reply_steps(heldout),
-                    *model.task_steps(tasks),
-                ),
-                model.name,
-            )
-            for model in models
-        ]
+        jobs = [model.job(heldout, tasks) for model in models]
         results = list(zip(models, self.resolver.resolve_jobs(jobs), strict=True))
         names = {model.name for model, artifacts in results if artifacts}
         return [
-            _measured(_with_present_base(model, names), tuple(heldout), artifacts)
+            model.with_present_base(names).measured(tuple(heldout), artifacts)
             for model, artifacts in results
             if artifacts
         ]
@@ -442,28 +296,6 @@ class Recipe:
         }
 
 
-def _measured(model: StudyModel, heldout: Sequence[str], artifacts: Sequence[Artifact]) -> Measured:
-    """The model with the artifacts of the steps that measure it, in their order."""
-    remaining = iter(artifacts)
-    evaluation = model.variant.evaluation
-    return Measured(
-        name=model.name,
-        base_model=model.base_name,
-        variant=model.variant,
-        paper_reported=model.variant.paper_reported if model.ref.adapter else None,
-        adapter=model.ref.adapter,
-        corpus=model.corpus,
-        own_template_base=model.own_template_base,
-        scores={name: next(remaining) for name in heldout},
-        generations=next(remaining),
-        row_answers={
-            name: next(remaining) for name in (heldout if model.variant.panel_rows else ())
-        },
-        replies={name: next(remaining) for name in (heldout if evaluation.replies else ())},
-        tasks=dict(zip(evaluation.tasks, remaining, strict=True)),
-    )
-
-
 def _rated(model: Measured) -> RatedName:
     """Return the model as ratings name it."""
     return RatedName(model.name, model.adapter.digest if model.adapter else model.base_model)
@@ -477,12 +309,6 @@ def _stored_answers(results: Iterable[Measured]) -> Iterator[Answer]:
             for artifact in artifacts:
                 store().fetch(artifact)
             yield from panel_answers(model)
-
-
-def _with_present_base(model: StudyModel, names: Set[str]) -> StudyModel:
-    """Return the model; without its base in the base's own chat template, if that has failed."""
-    is_present = model.own_template_base in names
-    return model if is_present else replace(model, own_template_base=None)
 
 
 def _has_chat_template(base: Artifact) -> bool:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ChatpipeError
 from chatpipe.study.lookup import LookUp
-from chatpipe.study.recipe import Recipe, Step
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import Step
 from chatpipe.utils.unique import unique_by
 
 
