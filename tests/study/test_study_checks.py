@@ -166,7 +166,8 @@ def test_many_differences_are_said_by_the_name_of_a_variant():
 
 @pytest.mark.usefixtures("chatpipe_home")
 def test_the_demo_compares_data_after_the_same_number_of_steps():
-    from chatpipe.planning.steps import DryRun, account_rows
+    from chatpipe.planning.rows import account_rows
+    from chatpipe.planning.steps import DryRun
     from chatpipe.study.recipe import Recipe
     from chatpipe.study.studies import load_study, study_variants
     from chatpipe.training.rows import optimizer_steps

@@ -12,7 +12,7 @@ from chatpipe.models.placement import fit
 from chatpipe.models.shapes import Shapes
 from chatpipe.planning.cost import MADE_OF_ROWS, Need, adapter_bytes, hub_cache, lacking_room
 from chatpipe.planning.result import Messages
-from chatpipe.planning.steps import Data
+from chatpipe.planning.rows import Data
 from chatpipe.planning.token_stats import Tokens
 from chatpipe.sources.metadata import SourceMetadata
 from chatpipe.store.paths import home

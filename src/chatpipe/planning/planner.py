@@ -28,7 +28,8 @@ from chatpipe.planning.cost import (
 from chatpipe.planning.lengths import heldout_lengths, lead_note, panel_faults, template_faults
 from chatpipe.planning.preview import ROWS, Preview, preview_rows
 from chatpipe.planning.result import Messages, Plan
-from chatpipe.planning.steps import Data, DryRun, PlannedStep, account_rows, heldout_here
+from chatpipe.planning.rows import Data, account_rows, heldout_here
+from chatpipe.planning.steps import DryRun, PlannedStep
 from chatpipe.planning.token_stats import Tokens, account_tokens
 from chatpipe.sources.base_files import has_chat_template, unread_weights
 from chatpipe.sources.fetch import FetchDataset, FetchModel

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import Variant
 from chatpipe.errors import ConfigError
-from chatpipe.planning.steps import DryRun, account_rows
+from chatpipe.planning.rows import account_rows
+from chatpipe.planning.steps import DryRun
 from chatpipe.planning.token_stats import full_lengths
 from chatpipe.sources.metadata import base_metadata
 from chatpipe.study.recipe import Recipe

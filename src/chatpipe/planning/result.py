@@ -10,7 +10,8 @@ from chatpipe.models.memory import Device, MemoryEstimate
 from chatpipe.models.shapes import Shapes
 from chatpipe.planning.cost import Duration, Need
 from chatpipe.planning.preview import Preview
-from chatpipe.planning.steps import Data, PlannedStep
+from chatpipe.planning.rows import Data
+from chatpipe.planning.steps import PlannedStep
 from chatpipe.planning.token_stats import Tokens
 
 
