@@ -5,7 +5,7 @@ import pytest
 from chatpipe.config.prompt_schema import Prompt
 from chatpipe.config.schema import Dataset, Variant
 from chatpipe.report.build import MakeReport, build_report
-from chatpipe.report.contamination import contamination_notes
+from chatpipe.report.contamination import contamination, contamination_note
 from chatpipe.store.store import store
 from tests.support.measured import Tables, model
 
@@ -36,12 +36,18 @@ def test_rows_and_prompts_that_share_a_run_are_counted():
     scored = {"0": (1.0, 2), "1": (1.0, 2), "2": (1.0, 2)}
     tuned = model("v", variant, {"a": scored}, {}).model_copy(update={"corpus": corpus})
     base = model("base", variant, {"a": scored})
-    [note] = contamination_notes([base, tuned], heldout)
-    assert note == (
+    [figure] = contamination([base, tuned], heldout)
+    assert figure.models == ["v"] and figure.words == 8
+    assert [(one.heldout, one.sharing, one.texts) for one in figure.counts] == [
+        ("a", 1, 3), ("b", 0, 1), (None, 1, 2),
+    ]  # fmt: skip
+    assert contamination_note(figure) == (
         "contamination: 1 of 3 held-out rows of a, 0 of 1 held-out rows of b, 1 of 2 prompts of "
         "the panel share 8 words in a row with the training rows of v; they are scored like the "
         "others."
     )
     del heldout["b"]
     request = MakeReport(study="s", models=(base, tuned), examples={}, heldout=heldout)
-    assert any("contamination: 1 of 3" in note for note in build_report(request).notes)
+    report = build_report(request)
+    assert any("contamination: 1 of 3" in note for note in report.notes)
+    assert report.contamination[0].counts == [figure.counts[0], figure.counts[2]]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from chatpipe import report as contract
 from chatpipe.evaluation.row_scores import ScoreReader
 from chatpipe.report.configurations import configurations, describe
-from chatpipe.report.contamination import contamination_notes
+from chatpipe.report.contamination import contamination, contamination_note
 from chatpipe.report.described_models import described_model, import_notes
 from chatpipe.report.differences import differences_from_bases, set_name
 from chatpipe.report.figures_table import write_figures
@@ -31,7 +31,7 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 16
+    version: ClassVar[int] = 17
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"ratings", "unfinished"})
 
     study: str
@@ -64,7 +64,7 @@ def build_report(request: MakeReport) -> contract.Report:
     warnings = [
         note for artifact in request.examples.values() for note in artifact.details()["warnings"]
     ] + format_notes(models, request.examples)
-    contaminated = contamination_notes(models, request.heldout)
+    contaminated = list(contamination(models, request.heldout))
     described = [described_model(model) for model in models]
     adapted = [model for model in described if not (model.is_base or model.elsewhere)]
     return contract.Report(
@@ -83,7 +83,7 @@ def build_report(request: MakeReport) -> contract.Report:
             *import_notes(described),
             *warnings,
             *request.notes,
-            *contaminated,
+            *map(contamination_note, contaminated),
             *compared.pop("notes"),
             *notes,
             *task_notes,
@@ -108,6 +108,7 @@ def build_report(request: MakeReport) -> contract.Report:
         manifests=list(manifests(models, request.examples, request.heldout)),
         task_scores=tasks,
         ratings=request.ratings,
+        contamination=contaminated,
     )
 
 

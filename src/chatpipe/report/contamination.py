@@ -15,16 +15,17 @@ import numpy as np
 from chatpipe.data.examples import stored_examples
 from chatpipe.data.word_runs import Hashes, row_texts, runs_of
 from chatpipe.report.measured import Measured
+from chatpipe.report.schema.accounts import Contamination, SharedWords
 from chatpipe.store.artifact import Artifact
 
 WORDS = 8
 
 
-def contamination_notes(
+def contamination(
     models: Sequence[Measured], heldout: Mapping[str, Artifact]
-) -> Iterator[str]:
-    """Yield a sentence for each set of training rows: how many held-out rows and prompts of the
-    panel share a run of words with it."""
+) -> Iterator[Contamination]:
+    """Yield for each set of training rows how many held-out rows and prompts of the panel share a
+    run of words with it."""
     trained: dict[Artifact, list[Measured]] = {}
     for model in models:
         if model.corpus is not None:
@@ -32,17 +33,31 @@ def contamination_notes(
     for corpus, of_corpus in trained.items():
         prompts = {prompt.id: prompt for model in of_corpus for prompt in model.variant.panel}
         texts = tuple(" ".join(prompt.texts()) for prompt in prompts.values())
-        *of_sets, of_panel = _counts(corpus, tuple(heldout.values()), texts)
-        counts = [
-            f"{sharing:,} of {rows:,} held-out rows of {name}"
-            for name, (sharing, rows) in zip(heldout, of_sets, strict=True)
-        ]
-        counts.append(f"{of_panel[0]} of {of_panel[1]} prompts of the panel")
-        names = ", ".join(model.name for model in of_corpus)
-        yield (
-            f"contamination: {', '.join(counts)} share {WORDS} words in a row with the training "
-            f"rows of {names}; they are scored like the others."
+        counts = _counts(corpus, tuple(heldout.values()), texts)
+        yield Contamination(
+            models=[model.name for model in of_corpus],
+            words=WORDS,
+            counts=[
+                SharedWords(heldout=name, texts=number, sharing=sharing)
+                for name, (sharing, number) in zip([*heldout, None], counts, strict=True)
+            ],
         )
+
+
+def contamination_note(figure: Contamination) -> str:
+    """Return it as a sentence of the report's notes."""
+    counts = ", ".join(map(_share_in_words, figure.counts))
+    return (
+        f"contamination: {counts} share {figure.words} words in a row with the training rows of "
+        f"{', '.join(figure.models)}; they are scored like the others."
+    )
+
+
+def _share_in_words(shared: SharedWords) -> str:
+    texts = (
+        "prompts of the panel" if shared.heldout is None else f"held-out rows of {shared.heldout}"
+    )
+    return f"{shared.sharing:,} of {shared.texts:,} {texts}"
 
 
 @lru_cache(maxsize=1024)

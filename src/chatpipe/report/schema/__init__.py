@@ -1,6 +1,11 @@
 """The report's data model, with units; all renderings are made from it."""
 
-from chatpipe.report.schema.accounts import RowAccountRow, TurnAccountRow
+from chatpipe.report.schema.accounts import (
+    Contamination,
+    RowAccountRow,
+    SharedWords,
+    TurnAccountRow,
+)
 from chatpipe.report.schema.answers import Answer, Turn
 from chatpipe.report.schema.base import FEW_ROWS, NOT_KNOWN, JsonScalar, Metric
 from chatpipe.report.schema.comparisons import (
@@ -38,6 +43,7 @@ __all__ = [
     "Answer",
     "BitsPerByte",
     "Configuration",
+    "Contamination",
     "Cost",
     "CostFront",
     "Difference",
@@ -62,6 +68,7 @@ __all__ = [
     "RowAccountRow",
     "ScoreCell",
     "Selection",
+    "SharedWords",
     "TaskScore",
     "TemplateGain",
     "TrainedElsewhere",

@@ -18,6 +18,24 @@ class TurnAccountRow(Contract):
     replies: int
 
 
+class SharedWords(Contract):
+    """How many texts share a run of words with training rows. heldout: the data set whose held-out
+    rows they are; None: they are the prompts of the panel."""
+
+    heldout: str | None
+    texts: int
+    sharing: int
+
+
+class Contamination(Contract):
+    """Held-out rows and prompts that share `words` words in a row with the rows that these models
+    were trained on. They are scored like the others."""
+
+    models: list[str]
+    words: int
+    counts: list[SharedWords]
+
+
 class RowAccountRow(Contract):
     """What one step did with its rows: read = kept + dropped; flagged: kept but counted. turns:
     those of the rows, where these are conversations."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chatpipe.report.schema.accounts import RowAccountRow
+from chatpipe.report.schema.accounts import Contamination, RowAccountRow
 from chatpipe.report.schema.answers import Answer
 from chatpipe.report.schema.base import NOT_KNOWN, Contract, JsonScalar, Metric
 from chatpipe.report.schema.comparisons import (
@@ -34,7 +34,8 @@ class Report(Contract):
     configurations: the fine-tuned models, grouped by seed. verdicts, ranking, fronts, curves and
     selections are of configurations, one data set's held-out rows at a time; they may also name a
     base. missing: the variants of the study that have no figures. manifests: of the artifacts that
-    the figures were computed from. unfinished: sentences on variants that are left for later."""
+    the figures were computed from. unfinished: sentences on variants that are left for later.
+    contamination: for each set of training rows."""
 
     schema_version: Literal[2] = 2
     study: str
@@ -64,6 +65,7 @@ class Report(Contract):
     manifests: list[Manifest] = Field([])
     ratings: Ratings | None = None
     unfinished: list[str] = Field([])
+    contamination: list[Contamination] = Field([])
 
     @model_validator(mode="before")
     @classmethod
@@ -88,6 +90,7 @@ class Report(Contract):
         _check_known("model", models, (n for g in gains for n in (g.model, g.base)))
         _check_known("model", models, (gain.own_template_base for gain in gains))
         _check_known("held-out set", sets, (gain.heldout for gain in gains))
+        _check_known("model", models, (n for each in self.contamination for n in each.models))
         _check_known("model", models, (n for each in self.configurations for n in each.models))
         configurations = _check_unique("configuration", (c.name for c in self.configurations))
         ranked = (item.configuration for item in self.ranking)
