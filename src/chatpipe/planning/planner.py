@@ -5,20 +5,17 @@ Rows and tokens go through the steps' own code; no weights are loaded.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from chatpipe.config.schema import Variant
 from chatpipe.data.normalize import RowAccount
-from chatpipe.errors import ChatpipeError, ConfigError, ModelError
+from chatpipe.errors import ChatpipeError, ConfigError
 from chatpipe.formats.base import counted_reasons
-from chatpipe.kernels.switch import VARIABLE, is_enabled
-from chatpipe.models.base_checks import base_faults
 from chatpipe.models.memory import Device, MemoryEstimate
 from chatpipe.models.placement import this_device
-from chatpipe.models.shapes import Shapes, shapes_of
+from chatpipe.models.shapes import Shapes
 from chatpipe.models.unused_gpu import gpu_without_kernels, unused_gpu
 from chatpipe.planning.capacity import Capacity, check_positions
 from chatpipe.planning.cost import (
@@ -26,23 +23,21 @@ from chatpipe.planning.cost import (
     duration,
 )
 from chatpipe.planning.lengths import heldout_lengths, lead_note, panel_faults, template_faults
+from chatpipe.planning.planned_base import PlannedBase
 from chatpipe.planning.preview import ROWS, Preview, preview_rows
 from chatpipe.planning.result import Messages, Plan
 from chatpipe.planning.rows import Data, account_rows, heldout_here
 from chatpipe.planning.steps import DryRun, PlannedStep
 from chatpipe.planning.token_stats import Tokens, account_tokens
-from chatpipe.sources.base_files import has_chat_template, unread_weights
 from chatpipe.sources.fetch import FetchDataset, FetchModel
-from chatpipe.sources.metadata import SourceMetadata, base_metadata
+from chatpipe.sources.metadata import SourceMetadata
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.study.recipe import Recipe
 from chatpipe.study.selection import trained_names
-from chatpipe.study.template_check import is_own_template
 from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.rows import optimizer_steps, rows_seen
 from chatpipe.utils.quantities import count_of
-from chatpipe.utils.sentences import listed
 
 WITHOUT_EFFECT = {"seed": 0, "learning_rate": 1e-4}  # settings of a training that change no plan
 
@@ -98,18 +93,6 @@ def plan_each(variants: Sequence[Variant], study: Sequence[Variant] = ()) -> lis
     return plans
 
 
-def _own_template_note(variant: Variant, directory: Path | None) -> list[str]:
-    """Say that the base may also be measured in its own chat template: which steps that takes is
-    known when the base is here."""
-    if directory is not None and not has_chat_template(directory):
-        return []
-    condition = "" if directory is not None else "if it has a chat template of its own, "
-    return [
-        f"{variant.base_model.short_name} is not here yet; {condition}the report has a row for it "
-        "in its own chat template, whose scores and answers are not among the artifacts above."
-    ]
-
-
 class _Planner:
     """Makes the parts of a plan; one that fails leaves a fault, and the others are made."""
 
@@ -130,10 +113,11 @@ class _Planner:
         self.messages.faults += data.faults
         self._check_tasks()
         own_heldout = self._own_heldout()
-        upstream = self._upstream()
-        shapes = self._shapes(upstream)
+        base = PlannedBase(self.variant, self.recipe, self.messages)
+        upstream = base.upstream()
+        shapes = base.shapes(upstream)
         finetune = self._finetune(upstream, data)
-        tokenizer = self._tokenizer(upstream)
+        tokenizer = base.tokenizer(upstream)
         tokens = self._tokens(finetune, tokenizer)
         is_trained_here = self.variant.imported is None
         steps = optimizer_steps(self.variant.training, tokens.rows if tokens else data.train_rows)
@@ -170,71 +154,6 @@ class _Planner:
             self.recipe.tasks()
         except ChatpipeError as error:
             self.messages.faults.append(str(error))
-
-    def _upstream(self) -> SourceMetadata:
-        try:
-            self.recipe.base(self.variant)
-            metadata = base_metadata(self.variant.base_model)
-        except ChatpipeError as error:
-            self.messages.faults.append(f"base_model: {error}")
-            return SourceMetadata()
-        if metadata.unknown:
-            self.messages.notes.append(metadata.unknown)
-        if metadata.artifact is None and not is_own_template(self.variant):
-            self.messages.notes += _own_template_note(self.variant, metadata.directory)
-        left_out = metadata.artifact and metadata.artifact.details().get("adapter_files_left_out")
-        if left_out:
-            self.messages.notes.append(
-                f"an adapter lies in the base's directory ({', '.join(left_out)}); it is not used."
-            )
-        unread = unread_weights(metadata.directory) if metadata.directory else []
-        if unread:
-            self.messages.notes.append(
-                f"{listed(unread)} in the base's directory: transformers does not read these "
-                "weights, as others come first."
-            )
-        faults = base_faults(metadata.directory) if metadata.directory else []
-        self.messages.faults += [
-            f"base_model: {self.variant.base_model.repo}: {fault}" for fault in faults
-        ]
-        return metadata.model_copy(update={"directory": None}) if faults else metadata
-
-    def _shapes(self, upstream: SourceMetadata) -> Shapes | None:
-        if upstream.directory is None:
-            return None
-        try:
-            shapes = shapes_of(upstream.directory, self.variant.lora)
-            self._say_what_is_quantized(shapes)
-            self._say_what_is_padded(shapes)
-            return shapes
-        except ConfigError as error:
-            self.messages.faults += error.faults
-        except (ModelError, ValueError) as error:
-            self.messages.faults.append(f"base_model: {self.variant.base_model.repo}: {error}")
-        except AttributeError as error:  # an architecture that names its sizes in its own way
-            self.messages.notes.append(f"memory and time are not known for this base: {error}.")
-        return None
-
-    def _say_what_is_quantized(self, shapes: Shapes) -> None:
-        """Say where most weights are not quantized: experts in one tensor are no linear layers."""
-        embeddings = 2 * shapes.vocabulary * shapes.hidden
-        others = shapes.parameters - shapes.linear_parameters - embeddings
-        if self.variant.quantization.method == "nf4" and others > shapes.linear_parameters:
-            self.messages.notes.append(
-                f"only {shapes.linear_parameters:,} of {shapes.parameters:,} parameters are of "
-                "layers that NF4 quantizes; the others stay as they are."
-            )
-
-    def _say_what_is_padded(self, shapes: Shapes) -> None:
-        """Say why rows are padded instead of packed, as far as the configuration tells."""
-        reason = shapes.packing_fault
-        if not is_enabled("packing"):
-            reason = f"{VARIABLE} is {os.environ[VARIABLE]}"
-        if reason:
-            self.messages.notes.append(
-                f"rows of this base are padded, not packed, which is slower and takes more memory: "
-                f"{reason}."
-            )
 
     def _finetune(self, upstream: SourceMetadata, data: Data) -> Finetune | None:
         """Return the training's request if its rows and tokenizer are here; its base may be a
@@ -274,17 +193,6 @@ class _Planner:
         base = (FetchModel.kind, self.variant.base_model.short_name)
         sizes = {(FetchDataset.kind, rows.name): rows.download_bytes for rows in data.datasets}
         return self.dry_run.steps({base: upstream.download_bytes, **sizes})
-
-    def _tokenizer(self, upstream: SourceMetadata) -> Any:
-        if upstream.directory is None:
-            return None
-        from chatpipe.models.loading import load_tokenizer
-
-        try:
-            return load_tokenizer(upstream.directory)
-        except ModelError as error:
-            self.messages.faults.append(f"base_model: {self.variant.base_model.repo}: {error}")
-            return None
 
     def _tokens(self, finetune: Finetune | None, tokenizer: Any) -> Tokens | None:
         if finetune is None or tokenizer is None:
