@@ -1,5 +1,8 @@
 """A token for every row in few operations: the logits of the model's own forward pass."""
 
+import copy
+
+import bitsandbytes as bnb
 import pytest
 import torch
 import transformers
@@ -8,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from chatpipe.config.schema import Generation, Lora
 from chatpipe.generation.running_batch import RowRequest, RunningBatch
+from chatpipe.kernels import nf4_products
 from chatpipe.kernels.decoding import decoder_of
 from chatpipe.kernels.switch import VARIABLE, recorded_kernels
 from chatpipe.models.lora import lora_config
@@ -91,6 +95,50 @@ def test_in_bfloat16_they_are_as_near_to_the_exact_ones(rows, monkeypatch):
     monkeypatch.setenv(VARIABLE, "packing,lora_inference")
     plain, exact = steps(adapted(kind, torch.bfloat16), rows), steps(adapted(kind), rows)
     assert (computed - exact).norm() < 1.1 * (plain - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.skipif(not nf4_products.is_supported(), reason="the CPU has no such product")
+def test_nf4_weights_are_read_as_they_are_by_few_rows(monkeypatch):
+    exact, half = nf4_pair(("Qwen2Config", {"hidden_size": 128}))  # with biases
+    with recorded_kernels() as kernels:
+        computed = steps(half, rows=3)
+    assert "nf4_products" in kernels.ran and "packed_weights" not in kernels.ran
+    with recorded_kernels() as kernels:
+        steps(half, rows=9)
+    assert "packed_weights" in kernels.ran
+    monkeypatch.setenv(VARIABLE, "packing,lora_inference")
+    with recorded_kernels() as kernels:
+        plain = steps(half, rows=3)
+    assert "nf4_products" not in kernels.ran
+    exact = steps(exact, rows=3)
+    assert (computed - exact).norm() < 1.5 * (plain - exact).norm() < 0.1 * exact.norm()
+
+
+def nf4_pair(kind):
+    """A model whose layers have NF4's values, in float32 and in bfloat16."""
+    exact = adapted(kind)
+    for name, module in exact.named_modules():
+        if name.endswith("_proj"):
+            weight = module.base_layer.weight.data
+            quantized, state = bnb.functional.quantize_4bit(weight, quant_type="nf4")
+            module.base_layer.weight.data = bnb.functional.dequantize_4bit(quantized, state)
+    return exact, copy.deepcopy(exact).to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("shape", [(96, 192), (64, 64)])
+def test_a_weight_of_nf4_values_is_known_by_them(shape):
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    quantized, state = bnb.functional.quantize_4bit(drawn, quant_type="nf4")
+    weight = bnb.functional.dequantize_4bit(quantized, state)
+    arranged, scales = bnb.functional._convert_weight_packed_for_cpu(quantized, state)
+    codes, own_scales = nf4_products._quantized(weight.to(torch.bfloat16))
+    assert torch.equal(nf4_products._arranged(codes), arranged)
+    assert torch.equal(own_scales.squeeze(-1).T, scales.absmax)
+    if nf4_products.is_supported():
+        assert nf4_products.nf4_product(weight.to(torch.bfloat16)) is not None
+        assert nf4_products.nf4_product(torch.zeros(shape, dtype=torch.bfloat16)) is not None
+    assert nf4_products.nf4_product(drawn.to(torch.bfloat16)) is None
+    assert nf4_products.nf4_product(weight[:24].to(torch.bfloat16)) is None
 
 
 @pytest.mark.parametrize("name", OTHERS)

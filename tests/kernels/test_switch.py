@@ -18,8 +18,14 @@ from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
 from chatpipe.training.trainer import BatchCollator, batch_training, max_training_threads
 
 ON_GPUS = {"liger"}  # tests/kernels/test_liger.py
-# Of those that run on a CPU in float32 without noise; `decoding` is for running batches.
-OTHERS = ON_GPUS | {"varlen_attention", "sparse_dropout", "packed_weights", "decoding"}
+# Of those that run on a CPU in float32 without noise; the last two are for running batches.
+OTHERS = ON_GPUS | {
+    "varlen_attention",
+    "sparse_dropout",
+    "packed_weights",
+    "nf4_products",
+    "decoding",
+}
 DETERMINISTIC = KERNELS.keys() - OTHERS
 
 

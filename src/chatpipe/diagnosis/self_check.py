@@ -42,6 +42,7 @@ WITH = {
     "concurrency": ("packing", "dequantize"),
     "packed_weights": ("dequantize",),
     "decoding": ("packing", "dequantize", "lora_inference"),
+    "nf4_products": ("decoding", "packing", "dequantize", "lora_inference"),
 }
 FIGURES = ("scores", "gradients", "answers")
 TIMES_ROUNDING = 4.0

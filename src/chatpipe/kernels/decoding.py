@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import psutil
 import torch
 from peft import PeftModel
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
-from chatpipe.kernels.adapter_stacks import Masks, Stack, StackCache, Stacks
-from chatpipe.kernels.forwards import Forward
+from chatpipe.kernels.adapter_stacks import Masks, StackCache
+from chatpipe.kernels.decoding_products import Arrangements, JoinedLayers
 from chatpipe.kernels.lora_inference import LORA_INFERENCE, adapted_layers, is_plain
-from chatpipe.kernels.packed_weights import PACKED_WEIGHTS, SPARE
 from chatpipe.kernels.switch import is_enabled, ran
 
 DECODING = "decoding"
@@ -38,7 +36,6 @@ def decoder_of(model: Any) -> Decoder | None:
     others = {*map(id, adapted_layers(model))} - {*map(id, decoder.linear_layers())}
     if others or not all(_is_computable(layer) for layer in decoder.linear_layers()):
         return None
-    decoder.arrange_weights()
     return decoder
 
 
@@ -77,36 +74,23 @@ class Decoder:
         self._embedding, self._norm = model.embed_tokens, model.norm
         self._rotary = model.rotary_emb
         self._layers = [_Layer(layer) for layer in model.layers]
-        self._head = _Joined([plain.lm_head])
+        self._head = JoinedLayers([plain.lm_head])
         self._stacks = StackCache()
+        self._arrangements = Arrangements(self._joined())
 
     def linear_layers(self) -> list[Any]:
         """Return all layers that may have adapters."""
         return [layer for joined in self._joined() for layer in joined.layers]
-
-    def arrange_weights(self) -> None:
-        """Have bfloat16 weights in oneDNN's layout, a second copy in memory, where there is room
-        (see `kernels.packed_weights`)."""
-        weights = [_base(layer).weight for layer in self.linear_layers()]
-        needed = sum(weight.nbytes for weight in weights)
-        if (
-            all(weight.dtype is torch.bfloat16 for weight in weights)
-            and is_enabled(PACKED_WEIGHTS)
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-            and SPARE * needed <= psutil.virtual_memory().available
-        ):
-            ran(PACKED_WEIGHTS)
-            for joined in self._joined():
-                joined.pack()
 
     def use(self, adapters: Sequence[str | None]) -> None:
         """From now on row n passes through adapter n, or through the base alone."""
         ran(DECODING)
         if any(adapters):
             ran(LORA_INFERENCE)
+        self._arrangements.arrange(len(adapters))
         stacks, masks = self._stacks.stacks_for(adapters), Masks(adapters)
         for joined in self._joined():
-            joined.use(stacks, masks)
+            joined.use(stacks, masks, len(adapters))
 
     def logits(
         self, tokens: torch.Tensor, lengths: torch.Tensor, cache: Any, seen: torch.Tensor | None
@@ -126,7 +110,7 @@ class Decoder:
             hidden = layer.output(hidden, positions, partial(cache.update, layer_idx=number), mask)
         return self._head.output(self._norm.forward(hidden))
 
-    def _joined(self) -> list[_Joined]:
+    def _joined(self) -> list[JoinedLayers]:
         return [joined for layer in self._layers for joined in layer.joined] + [self._head]
 
 
@@ -142,10 +126,10 @@ class _Layer:
         self._size, self._scale = attention.head_dim, attention.scaling
         config = attention.config
         self._heads, self._key_heads = config.num_attention_heads, config.num_key_value_heads
-        self._inputs = _Joined([attention.q_proj, attention.k_proj, attention.v_proj])
-        self._attended = _Joined([attention.o_proj])
-        self._gates = _Joined([mlp.gate_proj, mlp.up_proj])
-        self._down = _Joined([mlp.down_proj])
+        self._inputs = JoinedLayers([attention.q_proj, attention.k_proj, attention.v_proj])
+        self._attended = JoinedLayers([attention.o_proj])
+        self._gates = JoinedLayers([mlp.gate_proj, mlp.up_proj])
+        self._down = JoinedLayers([mlp.down_proj])
         self.joined = self._inputs, self._attended, self._gates, self._down
 
     def output(
@@ -158,10 +142,11 @@ class _Layer:
         """(N, hidden) → (N, hidden). append: adds keys and values to the cache, and returns all."""
         before_attention, before_mlp = self._norms
         states = self._inputs.output(before_attention.forward(hidden))
-        hidden = hidden + self._attended.output(self._attention(states, positions, append, mask))
+        attended = self._attention(states, positions, append, mask)
+        hidden = self._attended.output(attended, added=hidden)
         gates = self._gates.output(before_mlp.forward(hidden))
         gate, up = gates.chunk(2, dim=-1)
-        return hidden + self._down.output(self._activation(gate) * up)
+        return self._down.output(self._activation(gate) * up, added=hidden)
 
     def _attention(
         self,
@@ -180,13 +165,10 @@ class _Layer:
             turned = torch.cat(parts, dim=1)
         turned = _rotated(turned, *positions)
         keys, read = append(turned[:, queries:, None], heads[:, values:, None])
+        # The query heads of a key head are the tokens of a sequence: all see the same keys.
+        grouped = turned[:, :queries].view(rows, self._key_heads, -1, self._size)
         output = scaled_dot_product_attention(
-            turned[:, :queries, None],
-            keys,
-            read,
-            attn_mask=mask,
-            scale=self._scale,
-            enable_gqa=queries != self._key_heads,
+            grouped, keys, read, attn_mask=mask, scale=self._scale
         )
         return output.reshape(rows, -1)
 
@@ -195,45 +177,3 @@ def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     """heads (N, heads, size); cos, sin (N, 1, size)."""
     first, second = heads.chunk(2, dim=-1)
     return heads * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-class _Joined:
-    """Linear layers that read the same input, as one, with the adapters of the rows."""
-
-    def __init__(self, layers: Sequence[Any]) -> None:
-        self.layers = layers
-        self._bases = [_base(layer) for layer in layers]
-        self._product: Forward = self._plain_product
-        self._stack: Stack | None = None
-        self._own: torch.Tensor | None = None
-
-    def pack(self) -> None:
-        """Have the weights as one in oneDNN's layout."""
-        weight = torch.cat([base.weight.detach() for base in self._bases])
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        bias = None
-        if any(base.bias is not None for base in self._bases):
-            empty = [weight.new_zeros(base.out_features) for base in self._bases]
-            biases = [base.bias for base in self._bases]
-            pairs = zip(biases, empty, strict=True)
-            bias = torch.cat([zeros if own is None else own.detach() for own, zeros in pairs])
-        product = torch.ops.mkldnn._linear_pointwise.default
-        self._product = lambda x: product(x, packed, bias, "none", [], "")
-
-    def use(self, stacks: Stacks, masks: Masks) -> None:
-        """Have the adapters of these rows on."""
-        self._stack = stacks.of(self.layers)
-        self._own = masks.of(self._stack) if self._stack else None
-
-    def output(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in) → (N, Σout)."""
-        output = self._product(x)
-        return output if self._stack is None else self._stack.added(output, x, self._own)
-
-    def _plain_product(self, x: torch.Tensor) -> torch.Tensor:
-        outputs = [linear(x, base.weight, base.bias) for base in self._bases]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-
-
-def _base(layer: Any) -> Any:
-    return getattr(layer, "base_layer", layer)

@@ -29,6 +29,7 @@ KERNELS = {
     "sparse_dropout": "LoRA's dropout on CPUs by the elements that are dropped",
     "dequantize": "NF4 weights dequantized once, where there is room",
     "packed_weights": "weights arranged once for products of few tokens, in bfloat16 on CPUs",
+    "nf4_products": "NF4 weights read as they are for few tokens, in bfloat16 on CPUs",
     "decoding": "a token of every row in few operations, by models of the Llama family on CPUs",
     "concurrency": "packs in parallel threads on CPUs",
 }
