@@ -116,22 +116,57 @@ def test_two_processes_score_to_the_bit_as_one_does(score, alone, two):
 
 
 @pytest.mark.slow
-def test_a_part_that_fails_is_an_error_with_its_device_and_stores_nothing(
-    score, alone, two, monkeypatch
-):
+def test_two_processes_answer_as_one_does(score, tiny_model_dir, monkeypatch):
+    """In float32: a panel by the base and an adapter, replies to held-out rows, and a file."""
+    for module in ("prompted", "ask_file"):
+        monkeypatch.setattr(f"chatpipe.generation.{module}.AT_ONCE", 2)
+    prompts = tuple(Prompt(id=f"p{n}", instruction="Why? " * n) for n in range(1, 4))
+    generation = Generation(max_new_tokens=6, temperature=0.7)
+    parts = {
+        **{name: getattr(score, name) for name in ("base", "prompt_template", "quantization")},
+        "generation": generation,
+    }
+    asks = [
+        Ask(**parts, adapter=adapter, panel=prompts, asked=("template",))
+        for adapter in (None, score.adapter)
+    ]
+    reply = Reply(**parts, adapter=score.adapter, heldout=score.heldout, max_length=512, rows=5)
+    rows = [PromptRow(prompt.id, {"id": prompt.id}, prompt) for prompt in prompts * 2]
+    settings = {"name": "v", **small_variant(tiny_model_dir, DATA)}
+    variant = Variant.model_validate(settings).model_copy(
+        update={"quantization": score.quantization, "prompt_template": score.prompt_template}
+    )
+    ask = FileAsk(variant, ModelRef(score.base, score.adapter), generation, rows)
+
+    def answers(processes):
+        monkeypatch.setenv(PROCESSES, str(processes))
+        panels = answered(asks)
+        artifact = store().get_or_build(reply)
+        texts = pq.read_table(artifact.path / FILE).to_pylist()
+        counts = {artifact.details()["processes"], *(of.details["processes"] for of in panels)}
+        assert counts == {processes}
+        store().forget(artifact.path)
+        batches = list(ask.answers(ask.prompt_ids(Path("prompts.jsonl")), 1))  # the first is there
+        assert [len(batch) for batch in batches] == ([4, 1] if processes == 2 else [2, 2, 1])
+        return [of.answers for of in panels], texts, list(chain(*batches))
+
+    alone = answers(1)
+    assert answers(2) == alone
+    assert alone[0][0] != alone[0][1]  # the adapter has an effect
+
+
+@pytest.mark.slow
+def test_a_part_that_fails_is_an_error_with_its_device_and_stores_nothing(score, two, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(RowBatches, "digest", lambda self: "another one")
         with pytest.raises(StepProcessError, match=f"on {HELPER}: the rows are in other batches"):
             store().get_or_build(score)
     assert store().lookup(score) is None and not helpers._HELPERS
-    details, content = built(score)  # by a new helper
-    assert details["processes"] == 2 and content == alone
 
 
 @pytest.mark.slow
-def test_a_part_that_is_killed_is_an_error_and_the_next_step_goes_on(
-    score, alone, two, monkeypatch
-):
+def test_a_part_that_is_killed_is_an_error_too(score, two, monkeypatch):
+    """A helper that was started anew after the failure of the last one."""
     nats = RowBatches.nats
 
     def after_a_kill(self, model, report):
@@ -170,43 +205,3 @@ def test_each_helper_sees_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-ab, 7")
     assert helpers.device_of(1) == ("GPU GPU-ab", {"CUDA_VISIBLE_DEVICES": "GPU-ab"})
     assert helpers.device_of(2) == ("GPU 7", {"CUDA_VISIBLE_DEVICES": "7"})
-
-
-@pytest.mark.slow
-def test_two_processes_answer_as_one_does(score, tiny_model_dir, monkeypatch):
-    """In float32: a panel by the base and an adapter, replies to held-out rows, and a file."""
-    for module in ("prompted", "ask_file"):
-        monkeypatch.setattr(f"chatpipe.generation.{module}.AT_ONCE", 2)
-    prompts = tuple(Prompt(id=f"p{n}", instruction="Why? " * n) for n in range(1, 4))
-    generation = Generation(max_new_tokens=6, temperature=0.7)
-    parts = {
-        **{name: getattr(score, name) for name in ("base", "prompt_template", "quantization")},
-        "generation": generation,
-    }
-    asks = [
-        Ask(**parts, adapter=adapter, panel=prompts, asked=("template",))
-        for adapter in (None, score.adapter)
-    ]
-    reply = Reply(**parts, adapter=score.adapter, heldout=score.heldout, max_length=512, rows=5)
-    rows = [PromptRow(prompt.id, {"id": prompt.id}, prompt) for prompt in prompts * 2]
-    settings = {"name": "v", **small_variant(tiny_model_dir, DATA)}
-    variant = Variant.model_validate(settings).model_copy(
-        update={"quantization": score.quantization, "prompt_template": score.prompt_template}
-    )
-    ask = FileAsk(variant, ModelRef(score.base, score.adapter), generation, rows)
-
-    def answers(processes):
-        monkeypatch.setenv(PROCESSES, str(processes))
-        panels = answered(asks)
-        artifact = store().get_or_build(reply)
-        texts = pq.read_table(artifact.path / FILE).to_pylist()
-        counts = {artifact.details()["processes"], *(of.details["processes"] for of in panels)}
-        assert counts == {processes}
-        store().forget(artifact.path)
-        batches = list(ask.answers(ask.prompt_ids(Path("prompts.jsonl")), 1))  # the first is there
-        assert [len(batch) for batch in batches] == ([4, 1] if processes == 2 else [2, 2, 1])
-        return [of.answers for of in panels], texts, list(chain(*batches))
-
-    alone = answers(1)
-    assert answers(2) == alone
-    assert alone[0][0] != alone[0][1]  # the adapter has an effect

@@ -84,23 +84,22 @@ class Score(Request):
         return [example for rows in encoded.values() for example in rows.examples]
 
     def build(self, into: Path) -> dict[str, Any]:
-        from chatpipe.models import devices, inference, loading
-        from chatpipe.models.several_devices import loading as loading_elsewhere
+        from chatpipe.models import loading
+        from chatpipe.models.several_devices import recorded_model_everywhere
 
         started = time.monotonic()
         table = self.heldout_rows()
         encoded = self.encoded(table, loading.load_tokenizer(self.base.path))
         examples = self.examples(encoded)
         most = -(-sum(len(row.input_ids) for row in examples) // self.batch_tokens)
-        with (
-            loading_elsewhere(self.base, self.quantization, most) as elsewhere,
-            inference.recorded_model(self.base, self.adapters(), self.quantization) as (
-                model,
-                details,
-            ),
+        with recorded_model_everywhere(self.base, self.adapters(), self.quantization, most) as (
+            model,
+            details,
+            helpers,
         ):
             batches = RowBatches.of(model, examples, self.batch_tokens)
-            helpers = elsewhere.helpers(model)[: len(batches.groups) - 1]
+            helpers = helpers[: len(batches.groups) - 1]
+            details["processes"] = 1 + len(helpers)
             nats = iter(in_order(self._nats(model, batches, helpers)))
         columns = [
             _column(kind, table, tokenized, list(islice(nats, len(tokenized.examples))))
@@ -110,8 +109,6 @@ class Score(Request):
         left_out = {kind: t.left_out for kind, t in encoded.items() if t.left_out}
         return {
             "wall_s": round(time.monotonic() - started, 3),
-            "device": devices.device_name(),
-            "processes": 1 + len(helpers),
             "left_out": left_out,
             "replies_scored": encoded["response"].scored_replies,
             **details,

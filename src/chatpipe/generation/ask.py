@@ -4,7 +4,7 @@ with the template."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -159,45 +159,24 @@ class Answers:
 def answered(asks: Sequence[Ask]) -> list[Answers]:
     """The answers to each of these, which must be of one base, quantization and generation; those
     that stop at the same tokens are in the same batches."""
-    from chatpipe.models import devices, inference, loading
-    from chatpipe.models.several_devices import loading as loading_elsewhere
+    from chatpipe.models import loading
+    from chatpipe.models.several_devices import recorded_model_everywhere
 
     tokenizer = loading.load_tokenizer(asks[0].base.path)
     asked = [ask.questions(tokenizer) for ask in asks]
     stops = [tuple(ask.encoder(tokenizer).renderer.stops) for ask in asks]
     groups = _groups(stops)
-    request = Complete(
-        base=asks[0].base,
-        adapters=tuple(ask.adapter for ask in asks if ask.adapter),
-        quantization=asks[0].quantization,
-        generation=asks[0].generation,
-        prompts=tuple(
-            Prompted(
-                tuple(question.ids),
-                adapter.key if (adapter := asks[index].adapter) else None,
-                stops[index],
-            )
-            for group in groups
-            for index in group
-            for question in asked[index]
-        ),
-    )
+    order = [(index, question) for group in groups for index in group for question in asked[index]]
+    request = _request(asks, [(asks[i].adapter, question, stops[i]) for i, question in order])
     completions: dict[int, list[Completion]] = {}
     together: dict[int, int] = {}
-    with (
-        loading_elsewhere(request.base, request.quantization, request.batches) as elsewhere,
-        inference.recorded_model(request.base, request.adapters, request.quantization) as (
-            model,
-            details,
-        ),
-    ):
-        helpers = elsewhere.helpers(model)
+    with recorded_model_everywhere(
+        request.base, request.adapters, request.quantization, request.batches
+    ) as (model, details, helpers):
         done = iter(request.completions_with(helpers, model, tokenizer))
         for group in groups:
             completions |= {index: [next(done) for _ in asked[index]] for index in group}
             together |= dict.fromkeys(group, len(group) if mixes_adapters(model) else 1)
-    details["processes"] = 1 + len(helpers)
-    details["device"] = devices.device_name()
     return [
         Answers(
             [ask.answer(question, next(of_ask)) for question in asked[index]],
@@ -206,6 +185,23 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
         for index, ask in enumerate(asks)
         for of_ask in [iter(completions[index])]
     ]
+
+
+def _request(
+    asks: Sequence[Ask], prompts: Iterable[tuple[Artifact | None, AskedQuestion, tuple[int, ...]]]
+) -> Complete:
+    """Return the request for the answers; a prompt has its adapter and the ids that end its
+    answer."""
+    return Complete(
+        base=asks[0].base,
+        adapters=tuple(ask.adapter for ask in asks if ask.adapter),
+        quantization=asks[0].quantization,
+        generation=asks[0].generation,
+        prompts=tuple(
+            Prompted(tuple(question.ids), adapter.key if adapter else None, stops)
+            for adapter, question, stops in prompts
+        ),
+    )
 
 
 def _groups(stops: Sequence[tuple[int, ...]]) -> list[list[int]]:

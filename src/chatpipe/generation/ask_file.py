@@ -75,8 +75,8 @@ class FileAsk:
 
     def answers(self, ids: Sequence[list[int]], first: int) -> Iterator[list[Answer]]:
         """Yield the answers from that row on, a batch at a time."""
-        from chatpipe.models import inference, loading
-        from chatpipe.models.several_devices import loading as loading_elsewhere
+        from chatpipe.models import loading
+        from chatpipe.models.several_devices import recorded_model_everywhere
 
         ask = self._ask
         tokenizer = loading.load_tokenizer(ask.base.path)
@@ -89,14 +89,11 @@ class FileAsk:
             generation=ask.generation,
             prompts=tuple(Prompted(tuple(row), adapter, stops) for row in ids[first:]),
         )
-        paths = [adapter.path for adapter in request.adapters]
         settings = ask.generation.model_dump()
         by = ask.key()
-        with (
-            loading_elsewhere(ask.base, ask.quantization, request.batches) as elsewhere,
-            inference.cached_model(ask.base.path, paths, ask.quantization) as model,
-        ):
-            helpers = elsewhere.helpers(model)
+        with recorded_model_everywhere(
+            ask.base, request.adapters, ask.quantization, request.batches
+        ) as (model, _, helpers):
             at_once = (1 + len(helpers)) * AT_ONCE
             for begin in range(first, len(self.rows), at_once):
                 batch = range(begin, min(begin + at_once, len(self.rows)))

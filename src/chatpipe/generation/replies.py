@@ -60,31 +60,21 @@ class Reply(Request):
         )
 
     def build(self, into: Path) -> dict[str, Any]:
-        from chatpipe.models import devices, inference, loading
-        from chatpipe.models.several_devices import loading as loading_elsewhere
+        from chatpipe.models import loading
+        from chatpipe.models.several_devices import recorded_model_everywhere
 
         tokenizer = loading.load_tokenizer(self.base.path)
         prompts = self.prompts(tokenizer)
         order = sorted(range(len(prompts.ids)), key=lambda row: len(prompts.ids[row]))
         request = self._request(prompts, order)
-        with (
-            loading_elsewhere(self.base, self.quantization, request.batches) as elsewhere,
-            inference.recorded_model(self.base, request.adapters, self.quantization) as (
-                model,
-                details,
-            ),
-        ):
-            helpers = elsewhere.helpers(model)
+        with recorded_model_everywhere(
+            self.base, request.adapters, self.quantization, request.batches
+        ) as (model, details, helpers):
             answers = request.completions_with(helpers, model, tokenizer)
         completions = dict(zip(order, answers, strict=True))
         table = _table(prompts.table, [completions[row] for row in range(len(order))])
         pq.write_table(table, into / FILE)
-        return {
-            "device": devices.device_name(),
-            "processes": 1 + len(helpers),
-            "left_out": prompts.left_out,
-            **details,
-        }
+        return {"left_out": prompts.left_out, **details}
 
     def prompts(self, tokenizer: Any) -> Prompts:
         """Return the rows that can be answered, with the token ids that the model goes on from.

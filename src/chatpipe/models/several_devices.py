@@ -6,9 +6,9 @@ A base that one device has no room for is left to one process, which streams it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -93,20 +93,39 @@ def _unlike(own: LoadedBase, helper: Helper, future: Future[Any]) -> str | None:
         return "it has no room for the base."
     if loaded.device != own.device:
         return f"it is another device ({loaded.device}) than this one ({own.device})."
-    return None if loaded == own else "it has not as much room for the base as the first one."
+    return None if loaded == own else "it has other room for the base, and would round differently."
+
+
+class Everywhere(NamedTuple):
+    """A model with what a manifest says of it, and the helpers that have its base, too."""
+
+    model: Any
+    details: dict[str, Any]
+    helpers: list[Helper]
 
 
 @contextmanager
-def loading(base: Artifact, quantization: Quantization, batches: int) -> Iterator[Loading]:
-    """Have helpers load the base, as many as there are devices and batches for. On a CPU the
-    processes share its cores while this lasts."""
+def recorded_model_everywhere(
+    base: Artifact, adapters: Sequence[Artifact], quantization: Quantization, batches: int
+) -> Iterator[Everywhere]:
+    """As `inference.recorded_model`, with helpers for so many batches, as far as there are devices
+    that have room for the base. On a CPU the processes share its cores while this lasts."""
     others = min(processes(), batches) - 1
+    with _shared_cores() if others > 0 else nullcontext():
+        loading = Loading(LoadBase(base=base, quantization=quantization), others)
+        with inference.recorded_model(base, adapters, quantization) as (model, details):
+            helpers = loading.helpers(model)
+            details |= {"device": device_name(), "processes": 1 + len(helpers)}
+            yield Everywhere(model, details, helpers)
+
+
+@contextmanager
+def _shared_cores() -> Iterator[None]:
+    """Compute with this process's share of the cores, where there is no GPU."""
     cores = torch.get_num_threads()
-    shared = thread_variables(processes()) if others > 0 and not torch.cuda.is_available() else {}
-    if shared:
-        torch.set_num_threads(int(shared["OMP_NUM_THREADS"]))
+    variables = {} if torch.cuda.is_available() else thread_variables(processes())
+    torch.set_num_threads(int(variables.get("OMP_NUM_THREADS", cores)))
     try:
-        yield Loading(LoadBase(base=base, quantization=quantization), others)
+        yield
     finally:
-        if shared:
-            torch.set_num_threads(cores)
+        torch.set_num_threads(cores)
