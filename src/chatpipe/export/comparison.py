@@ -23,7 +23,7 @@ from chatpipe.errors import ExportError
 from chatpipe.export.effect import Share, Three, share_of
 from chatpipe.export.prompts import NEW_TOKENS
 
-MOST_SHOWN = 3  # near ties that are printed
+MOST_SHOWN = 3  # near ties that are printed, the largest
 DEVIATIONS = 3.0  # standard deviations of a gap that rounding is taken to change
 MUCH = 10.0  # times the divergence by rounding: what an adapter changes for its faults to be plain
 PLACES = (0, 8, 24, 48)  # of a reply, before whose tokens distributions are compared
@@ -119,7 +119,7 @@ class Comparison:
         if self.differences:
             shown = "; ".join(
                 f"token {one.place + 1} of prompt {one.prompt + 1} by {one.gap:.4f} nats"
-                for one in self.differences[:MOST_SHOWN]
+                for one in sorted(self.differences, key=lambda one: -one.gap)[:MOST_SHOWN]
             )
             others = len(self.differences) - MOST_SHOWN
             more = f"; and {others} more" if others > 0 else ""
