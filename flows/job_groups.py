@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from chatpipe.study.resolving import Job
 from chatpipe.training.finetune import Finetune
+from chatpipe.training.grouping import have_settings_in_common, largest_group
 from chatpipe.training.rows import optimizer_steps
-from chatpipe.training.together import have_settings_in_common, largest_group
 from flows.gpu_steps import GpuRequest
 
 

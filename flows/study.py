@@ -125,10 +125,11 @@ class Build(Resolver):
         """
         todo = [job for job in jobs if not self._is_done(job)]
         self.gpu.build_ahead(todo, self.cells)
-        requests = [step.request for job in todo for step in job.steps]
+        ordered = list(itertools.chain(*grouped_by_base(todo)))
+        requests = [step.request for job in ordered for step in job.steps]
         together = steps.candidates([*requests, *self.upcoming])
         with steps.EVAL_WORKER.keep_alive():
-            for job in itertools.chain(*grouped_by_base(todo)):
+            for job in ordered:
                 self._run(job, together)
         results = [self._artifacts(job) for job in jobs]
         for job, artifacts in zip(jobs, results, strict=True):

@@ -15,10 +15,14 @@ from chatpipe.cli.run import RunOptions, run_study
 from chatpipe.config.schema import Study, Variant
 from chatpipe.errors import IncompleteStudyError, ModelError
 from chatpipe.models import inference
+from chatpipe.planning.steps import DryRun
+from chatpipe.planning.study_plan import plan_study
 from chatpipe.report import read_report
 from chatpipe.store.store import store
 from chatpipe.study.export import report_directory
 from chatpipe.study.loading import load_variant
+from chatpipe.study.recipe import Recipe
+from chatpipe.training import together
 from tests.support.bases import copy_of
 from tests.support.rows import alpaca_rows, write_jsonl
 from tests.support.variants import small_variant
@@ -158,8 +162,9 @@ def test_with_a_limit_the_report_begins_with_what_is_left_for_later(variants, ca
 
 
 @pytest.mark.usefixtures("first_run")
-def test_trainings_that_share_passes_are_steps_of_their_own(variants):
-    """One fails, and the others are stored before the longest, whose step is the first, is done."""
+def test_trainings_that_share_passes_are_steps_of_their_own(variants, monkeypatch):
+    """One fails, and the others are stored before the longest, whose step is the first, is done;
+    they are those that the plan names."""
     from prefect.client.orchestration import get_client
 
     from tasks.caching import BUILT
@@ -173,16 +178,30 @@ def test_trainings_that_share_passes_are_steps_of_their_own(variants):
         variant("short", learning_rate=0.02),
         variant("long", epochs=2.0),
         variant("failing", learning_rate=1e-300),
+        variant("other passes", micro_batch_tokens=512),
     ]
+    planned = [group.variants for group in plan_study("shared", cells).groups]
+    assert planned == [("long", "short", "failing")]
+    shared = []
+    start = together._Group.__init__
+
+    def observed(group, requests, *rest):
+        shared.append([request.key() for request in requests])
+        start(group, requests, *rest)
+
+    monkeypatch.setattr(together._Group, "__init__", observed)
     BUILT.clear()
     state, tables = run("shared", cells)
+    recipe = Recipe(cells, DryRun())
+    keys = {cell.name: recipe.finetune(cell).key() for cell in cells}
+    assert [tuple(keys[name] for name in names) for names in planned] == list(map(tuple, shared))
     assert state.name == "Incomplete" and "the adapter is all zero" in state.message
     report = read_report(report_directory("shared"))
-    assert [model.name for model in report.variants] == ["short", "long"]
-    keys = [name for name in BUILT if name.startswith("adapter/")]
-    assert len(keys) == 2
-    details = [store().check(*key.split("/")).details() for key in keys]
-    assert [one["trained_together"] for one in details] == [3, 3]
+    assert [model.name for model in report.variants] == ["short", "long", "other passes"]
+    built = [name for name in BUILT if name.startswith("adapter/")]
+    assert len(built) == 3
+    details = [store().check(*key.split("/")).details() for key in built]
+    assert [one.get("trained_together") for one in details] == [3, 3, None]
     assert details[0]["optimizer_steps"] == 2 * details[1]["optimizer_steps"]
     with get_client(sync_client=True) as client:
         names = {task.name: task.state_name for task in client.read_task_runs(limit=200)}

@@ -17,7 +17,7 @@ SHAPES = shapes_of_config(
     ),
     Lora(),
 )
-SHORT_ROWS = StepRows(50_000, 512, 0.5)
+SHORT_ROWS = StepRows(64, 512, 0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -79,11 +79,22 @@ def test_what_is_chosen_fits_with_a_margin_and_the_next_larger_pass_does_not(gib
 
 
 def test_a_pass_is_never_larger_than_what_a_step_gives_one_gpu():
-    rows = StepRows(50_000, 100, 0.5)
+    rows = StepRows.of(asked().training, 50_000, 100, 0.5)
     assert chosen(gpu(80), rows)[0] == 64 * 100
     assert chosen(gpu(80, count=4), rows)[0] == 16 * 100
     assert chosen(gpu(80), StepRows(3, 100, 0.5))[0] == 3 * 100
     assert chosen(gpu(80), StepRows(9, 12000, 0.5))[:2] == (12000, 4)  # the longest row alone
+
+
+def test_trainings_together_have_the_rows_of_all_beside_all_adapters():
+    few = StepRows.of(Training(global_batch_size=2), 50_000, 512, 0.5)
+    four = StepRows.together([few] * 4)
+    assert chosen(gpu(80), few)[0] == 2 * 512 and chosen(gpu(80), four)[0] == 8 * 512
+    many = StepRows.together([SHORT_ROWS] * 32)
+    tokens = [largest_pass(SHAPES, asked(), rows, gpu(80)).tokens for rows in (SHORT_ROWS, many)]
+    assert tokens[1] < tokens[0]  # adapters and their optimizers' states take the rest
+    batch = largest_pass(SHAPES, asked(), many, gpu(80))
+    assert fit(SHAPES, asked(), batch, gpu(80)).total <= 0.85 * 80 * 2**30
 
 
 def test_what_settings_say_is_kept_and_the_other_half_is_chosen():

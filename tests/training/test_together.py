@@ -6,6 +6,10 @@ from safetensors.torch import load_file
 
 from chatpipe.config.schema import Lora, Quantization
 from chatpipe.errors import DataError, TrainingError
+from chatpipe.models import placement
+from chatpipe.models.memory import Device
+from chatpipe.models.passes import own_pass
+from chatpipe.models.placement import fit
 from chatpipe.store.store import store
 from chatpipe.training import finetune, joint_step, together
 from chatpipe.training.together import FinetuneTogether
@@ -109,6 +113,31 @@ def passes(monkeypatch):
 
     monkeypatch.setattr(joint_step, "nats_of_each", counted)
     return counts
+
+
+def test_passes_that_auto_chooses_for_several_have_the_room_that_is_left(three, monkeypatch):
+    """All rows of a step of each, beside all adapters and their optimizers' states."""
+    large = Device(kind="cuda", name="a GPU", compute_bytes=2, free_bytes=80 * 2**30)
+    auto = [with_auto_passes(request) for request in three]
+    rows = [together._step_rows(request) for request in auto]
+    longest = max(one.longest for one in rows)
+    monkeypatch.setattr(placement, "this_device", lambda _: large)
+    batch = together._largest_pass(auto)
+    assert batch.adapters == 3 and batch.checkpoint_every == 0
+    assert batch.tokens == longest * sum(one.training.global_batch_size for one in auto)
+    assert own_pass(batch, rows[1]).tokens == rows[1].longest * auto[1].training.global_batch_size
+
+    shapes = placement.known_shapes(auto[0].base.path, auto[0].lora)
+    needed = fit(shapes, auto[0], batch, large).total
+    assert together._most(auto[0]) == 8
+    little = large.model_copy(update={"free_bytes": round(needed)})  # a margin is kept
+    monkeypatch.setattr(placement, "this_device", lambda _: little)
+    assert together._largest_pass(auto).tokens < batch.tokens
+
+
+def with_auto_passes(request):
+    training = request.training.model_copy(update={"micro_batch_tokens": "auto"})
+    return request.model_copy(update={"training": training})
 
 
 def test_each_adapter_is_the_one_that_its_training_alone_gives(three, expected, passes):

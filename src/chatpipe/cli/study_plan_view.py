@@ -9,10 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from chatpipe.config.run_names import short_cell_name
+from chatpipe.planning.group_plan import TrainingGroup
 from chatpipe.planning.result import Plan
 from chatpipe.planning.study_plan import Cost, StudyPlan
 from chatpipe.planning.summary import NOT_KNOWN
 from chatpipe.utils.quantities import count_of, in_bytes, in_time
+from chatpipe.utils.sentences import listed
+
+MOST_NAMES = 8  # of a group
 
 
 def print_study_plan(plan: StudyPlan, console: Console | None = None) -> None:
@@ -24,11 +28,12 @@ def print_study_plan(plan: StudyPlan, console: Console | None = None) -> None:
         table.add_column(header, no_wrap=True)
     for cell in plan.plans:
         table.add_row(*_row(cell))
-    notes = dict.fromkeys(note for cell in plan.plans for note in cell.notes)
+    notes = dict.fromkeys([*plan.notes, *(note for cell in plan.plans for note in cell.notes)])
     for line in (
         f"\n[bold]{escape(plan.study)}[/]: {count_of(len(plan.plans), 'variant')}",
         table,
         *_sums(plan),
+        *map(_group, plan.groups),
         *(f"• {escape(note)}" for note in notes),
     ):
         console.print(line, highlight=False)
@@ -55,6 +60,17 @@ def _sums(plan: StudyPlan) -> Iterator[str]:
     if plan.limit is not None:
         yield f"With --limit {plan.limit}: {_cost(plan.now)}."
         yield f"Left for later: {_cost(plan.left) if plan.left.trainings else 'nothing'}."
+
+
+def _group(group: TrainingGroup) -> str:
+    names = listed([short_cell_name(name) for name in group.variants], MOST_NAMES)
+    tokens = NOT_KNOWN if group.tokens is None else f"{group.tokens:,}"
+    time = NOT_KNOWN if group.seconds is None else f"at most {in_time(group.seconds)}"
+    memory = group.memory
+    peak = NOT_KNOWN
+    if memory:
+        peak = f"{in_bytes(memory.total)} with {memory.batch.tokens:,} tokens at once"
+    return f"Trained together: {escape(names)}: tokens {tokens}, time {time}, memory {peak}."
 
 
 def _cost(cost: Cost) -> str:

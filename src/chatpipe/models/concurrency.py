@@ -110,11 +110,30 @@ def _windowed(
             future.cancel()
 
 
+def has_noise(config: Any) -> bool:
+    """Return whether the base has dropout or jitter itself, by the names in its configuration."""
+    names = ("dropout", "pdrop", "jitter")
+    return any(
+        isinstance(value, float) and value > 0
+        for name, value in config.to_dict().items()
+        if any(part in name for part in names)
+    )
+
+
 def has_moving_positions(model: Any) -> bool:
     """Whether rotary frequencies follow the longest row that was seen (transformers'
     dynamic_rope_update)."""
     kinds = (str(getattr(module, "rope_type", "")) for module in model.modules())
     return any("dynamic" in kind or "longrope" in kind for kind in kinds)
+
+
+def sharing_fault(model: Any) -> str | None:
+    """Return why trainings of one base do not share passes, where it is the base's own."""
+    if has_noise(model.config.get_text_config()):
+        return "the base draws random numbers itself"
+    if has_moving_positions(model):
+        return "the base's positions follow the longest row"
+    return None
 
 
 def _has_adapted_parameters(model: Any) -> bool:

@@ -6,10 +6,10 @@ Passes change speed and memory alone: an optimizer step is the mean over all its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chatpipe.config.schema import AUTO
+from chatpipe.config.schema import AUTO, Training
 from chatpipe.models.memory import Batch, Device, Settings, estimate
 from chatpipe.models.placement import may_dequantize, may_share, needs_sharding, plain_tokens
 from chatpipe.models.shapes import Shapes
@@ -28,12 +28,29 @@ SHARE = {"cuda": 1.0, "cpu": 1.15}
 
 @dataclass(frozen=True)
 class StepRows:
-    """What passes depend on of the rows: how many there are, the tokens of the longest, and the
-    share of all tokens that is scored."""
+    """What passes depend on of the rows: how many an optimizer step has at most, the tokens of the
+    longest, and the share of all tokens that is scored. adapters: how many trainings share passes,
+    whose rows these are."""
 
     count: int
     longest: int
     scored_share: float
+    adapters: int = 1
+
+    @classmethod
+    def of(cls, training: Training, rows: int, longest: int, scored_share: float) -> StepRows:
+        """Return those of a training that has so many rows."""
+        return cls(min(training.global_batch_size, rows), longest, scored_share)
+
+    @classmethod
+    def together(cls, each: Sequence[StepRows]) -> StepRows:
+        """Return those of the passes that trainings share: an upper bound."""
+        return cls(
+            count=sum(rows.count for rows in each),
+            longest=max(rows.longest for rows in each),
+            scored_share=max(rows.scored_share for rows in each),
+            adapters=len(each),
+        )
 
 
 def largest_pass(
@@ -50,6 +67,13 @@ def largest_pass(
     return next(choice.fitting(), choice.smallest())
 
 
+def own_pass(shared: Batch, rows: StepRows) -> Batch:
+    """Return the largest pass of one training's rows in passes that it shares with others: no
+    larger than alone."""
+    tokens = max(rows.longest, min(shared.tokens, rows.longest * rows.count))
+    return shared.model_copy(update={"tokens": tokens, "scored": round(tokens * rows.scored_share)})
+
+
 @dataclass(frozen=True)
 class _Choice:
     shapes: Shapes | None
@@ -59,11 +83,12 @@ class _Choice:
 
     def batch(self, tokens: int, every: int) -> Batch:
         """Return the largest pass where so many tokens are allowed."""
-        rows = min(self.settings.training.global_batch_size, self.rows.count)
-        own_rows = -(-rows // self.device.count)
+        own_rows = -(-self.rows.count // self.device.count)
         size = max(self.rows.longest, min(tokens, self.rows.longest * own_rows))
         scored = round(size * self.rows.scored_share)
-        return Batch(tokens=size, scored=scored, checkpoint_every=every)
+        return Batch(
+            tokens=size, scored=scored, checkpoint_every=every, adapters=self.rows.adapters
+        )
 
     def fitting(self) -> Iterator[Batch]:
         """Yield passes for which there is room, the best first: a whole base on every device before

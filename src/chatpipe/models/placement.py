@@ -93,6 +93,15 @@ def known_shapes(base: Path, lora: Lora) -> Shapes | None:
         return None
 
 
+def shapes_for_training(base: Path, lora: Lora) -> Shapes | None:
+    """As known_shapes; None, too, for a base of which no model can be built from its configuration:
+    it may be loaded all the same."""
+    try:
+        return known_shapes(base, lora)
+    except (ModelError, ValueError):
+        return None
+
+
 def uses_sharding(base: Path, settings: Settings, batch: Batch, device: Device) -> bool:
     """Whether each of several devices is to hold a share of the base."""
     if not may_share(settings, device):
@@ -128,10 +137,9 @@ def trains_dequantized(base: Path, settings: Settings, batch: Batch, device: Dev
     return shapes is not None and fit(shapes, settings, batch, device).dequantized
 
 
-def trainings_that_fit(base: Path, settings: Settings, most: int, device: Device) -> int:
+def trainings_that_fit(shapes: Shapes | None, settings: Settings, most: int, device: Device) -> int:
     """Return how many trainings like this one, up to `most`, the device has room for at once: each
     has an adapter and its optimizer's state, and all share the base and the passes through it."""
-    shapes = known_shapes(base, settings.lora)
     if shapes is None or device.free_bytes is None:
         return most
     batch = plain_pass(settings.training)

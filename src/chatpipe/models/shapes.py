@@ -40,6 +40,7 @@ class Shapes(BaseModel):
         int  # the same, once for layers that read the same input (kernels/lora_training.py)
     )
     packing_fault: str | None = None  # why its rows are padded instead of packed
+    sharing_fault: str | None = None  # why its trainings do not share passes
 
     @property
     def attention(self) -> int:
@@ -66,6 +67,7 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
     from peft.tuners.lora import LoraLayer
 
     from chatpipe.kernels.lora_training import joined_layers
+    from chatpipe.models.concurrency import sharing_fault
     from chatpipe.packing.model_check import packing_fault_without_weights
 
     model = model_without_weights(config)
@@ -101,6 +103,7 @@ def shapes_of_config(config: Any, lora: Lora) -> Shapes:
         lora_inputs=sum(inputs),
         lora_joined_inputs=sum(group[0].in_features for group in joined_layers(tuned)),
         packing_fault=packing_fault,
+        sharing_fault=sharing_fault(model),
     )
 
 

@@ -39,6 +39,14 @@ def check_positions(
         )
 
 
+def rows_of_a_planned_step(training: Training, tokens: Tokens | None) -> StepRows:
+    """Return what passes depend on of a training's rows; those of unknown length count as
+    max_length."""
+    if tokens is None:
+        return StepRows(training.global_batch_size, training.max_length, 1.0)
+    return StepRows.of(training, tokens.rows, tokens.longest, tokens.trained_share)
+
+
 @dataclass(frozen=True)
 class Capacity:
     """Compares what a training needs with what this machine has. A run whose adapter is stored
@@ -71,13 +79,8 @@ class Capacity:
         return needed
 
     def _largest_pass(self, shapes: Shapes, tokens: Tokens | None) -> Batch:
-        """Return the largest pass; rows of unknown length count as max_length."""
-        training = self.variant.training
-        rows = (
-            StepRows(tokens.rows, tokens.longest, tokens.trained_share)
-            if tokens
-            else StepRows(training.global_batch_size, training.max_length, 1.0)
-        )
+        """Return the largest pass."""
+        rows = rows_of_a_planned_step(self.variant.training, tokens)
         return largest_pass(shapes, self.variant, rows, self.device)
 
     def _check_main_memory(self, shapes: Shapes, shares: int) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from chatpipe.config.schema import Variant
 from chatpipe.planning.cost import Need
+from chatpipe.planning.group_plan import TrainingGroup, plan_groups
 from chatpipe.planning.planner import plan_each
 from chatpipe.planning.result import Plan
 from chatpipe.planning.steps import PlannedStep
@@ -24,7 +25,7 @@ class Cost(BaseModel):
         trainings: How many there are.
         tokens: Of all trainings.
         seconds: Of all trainings, one after another.
-        memory_bytes: Of the largest one.
+        memory_bytes: Of the largest one, or of the largest group that is trained together.
         disk_bytes: Of all adapters and their checkpoints, and of what the trainings share, once.
         download_bytes: To be fetched, once for all.
 
@@ -41,13 +42,19 @@ class Cost(BaseModel):
     download_bytes: int | None
 
     @classmethod
-    def of(cls, plans: Sequence[Plan], before: Sequence[Plan] = ()) -> Cost:
+    def of(
+        cls,
+        plans: Sequence[Plan],
+        before: Sequence[Plan] = (),
+        groups: Sequence[TrainingGroup] = (),
+    ) -> Cost:
         """Sum up the plans of which the adapter is not in the store.
 
-        before: the plans of what is run before them.
+        before: the plans of what is run before them. groups: those that are trained together.
         """
         plans, before = ([plan for plan in all_ if not plan.trained] for all_ in (plans, before))
-        memory = [plan.memory.total if plan.memory else None for plan in plans]
+        estimates = [*(plan.memory for plan in plans), *(group.memory for group in groups)]
+        memory = [estimate.total if estimate else None for estimate in estimates]
         return cls(
             trainings=len(plans),
             tokens=_sum((plan.duration.tokens if plan.duration else None for plan in plans), 0),
@@ -67,6 +74,8 @@ class StudyPlan(BaseModel):
         limit: How many of these are run now; None for all.
         now: The cost of those.
         left: The cost of those that are left for later, beyond what these have written and fetched.
+        groups: Which of those that are run now are trained together.
+        notes: Why others are not.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -78,6 +87,8 @@ class StudyPlan(BaseModel):
     limit: int | None
     now: Cost
     left: Cost
+    groups: tuple[TrainingGroup, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def plan_study(study: str, variants: Sequence[Variant], limit: int | None = None) -> StudyPlan:
@@ -87,17 +98,23 @@ def plan_study(study: str, variants: Sequence[Variant], limit: int | None = None
     """
     plans = plan_each(variants, variants)
     trained = {plan.variant for plan in plans if plan.trained}
-    left = {variant.name for variant in select(variants, limit, trained).left}
+    selection = select(variants, limit, trained)
+    left = {variant.name for variant in selection.left}
+    by_name = {plan.variant: plan for plan in plans}
+    groups, notes = plan_groups(selection.chosen, by_name)
+    all_groups = groups if limit is None else plan_groups(variants, by_name).groups
     earlier = [plan for plan in plans if plan.variant not in left]
     later = [plan for plan in plans if plan.variant in left]
     return StudyPlan(
         study=study,
         plans=tuple(plans),
         trained=len(trained),
-        total=Cost.of(plans),
+        total=Cost.of(plans, groups=all_groups),
         limit=limit,
-        now=Cost.of(earlier),
+        now=Cost.of(earlier, groups=groups),
         left=Cost.of(later, before=earlier),
+        groups=groups,
+        notes=notes,
     )
 
 

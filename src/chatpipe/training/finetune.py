@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Lora, Quantization, Training, TrainTogether, Variant
-from chatpipe.errors import ModelError
 from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.positions import check_positions
 from chatpipe.runtime.stopping import deferred_signals
@@ -23,10 +22,11 @@ from chatpipe.training.checkpoints import Checkpoint
 from chatpipe.training.model_card import write_model_card
 from chatpipe.training.record import Times, training_record
 from chatpipe.training.resuming import checkpoint_to_resume
-from chatpipe.training.rows import encode_training_rows, optimizer_steps
+from chatpipe.training.rows import encode_training_rows, optimizer_steps, rows_of_a_step
 
 if TYPE_CHECKING:
     from chatpipe.models.memory import Batch
+    from chatpipe.models.passes import StepRows
     from chatpipe.packing.batching import Batching
     from chatpipe.training.group import Member
     from chatpipe.training.watch import TrainingWatch
@@ -107,7 +107,8 @@ def _finetune(
         request.corpus, request.prompt_template, request.training, tokenizer
     )
     check_positions(request.base.path, rows.longest, "the longest row", "lower training.max_length")
-    batch = member.passes.batch if member else _largest_pass(request, rows, work)
+    step_rows = rows_of_a_step(training, rows)
+    batch = member.own_pass(step_rows) if member else _largest_pass(request, step_rows, work)
     shared = member is None and _is_shared(request, batch)
     model = _model(request, batch, shared, member)
     checkpoint = _agreed_checkpoint(work, request.lora.dropout > 0)
@@ -157,21 +158,13 @@ def _is_shared(request: Finetune, batch: Batch) -> bool:
     return any(gather_object([uses_sharding(request.base.path, request, batch, device)]))
 
 
-def _largest_pass(request: Finetune, rows: Tokenized, work: Path) -> Batch:
-    from chatpipe.models.passes import StepRows, largest_pass
-    from chatpipe.models.placement import known_shapes, this_device
+def _largest_pass(request: Finetune, rows: StepRows, work: Path) -> Batch:
+    from chatpipe.models.passes import largest_pass
+    from chatpipe.models.placement import shapes_for_training, this_device
 
     device = this_device(request.quantization)
-    scored_share = rows.scored_tokens / rows.tokens
-    try:
-        shapes = known_shapes(request.base.path, request.lora)
-    except (
-        ModelError,
-        ValueError,
-    ):  # no model of the configuration alone; it may load all the same
-        shapes = None
-    step_rows = StepRows(len(rows.examples), rows.longest, scored_share)
-    batch = largest_pass(shapes, request, step_rows, device)
+    shapes = shapes_for_training(request.base.path, request.lora)
+    batch = largest_pass(shapes, request, rows, device)
     return agreed_pass(batch, device.count, work, rows.longest)
 
 

@@ -14,8 +14,9 @@ from chatpipe.kernels.dequantize import is_quantized
 from chatpipe.kernels.liger import fused_layers
 from chatpipe.kernels.lora_together import AdapterSet, has_only_joined_layers
 from chatpipe.kernels.switch import is_enabled
-from chatpipe.models.concurrency import has_moving_positions
+from chatpipe.models.concurrency import sharing_fault
 from chatpipe.models.memory import Batch
+from chatpipe.models.passes import StepRows, own_pass
 from chatpipe.packing.batching import PACKED, Batching
 from chatpipe.runtime.stopping import StopRequest
 from chatpipe.training.joint_step import JointStep
@@ -24,7 +25,6 @@ from chatpipe.training.trainer import (
     StepWork,
     half_precision,
     has_dropout,
-    has_noise,
     max_training_threads,
 )
 from chatpipe.training.turns import Turn, take_turns
@@ -95,6 +95,10 @@ class Member(NamedTuple):
         """Return the base with modules of its own, on which an adapter may be put."""
         return self.passes.own_base()
 
+    def own_pass(self, rows: StepRows) -> Batch:
+        """Return the largest pass of this training's rows."""
+        return own_pass(self.passes.batch, rows)
+
     def joint(self, model: Any) -> Any:
         """Return what computes the steps of that model's adapter."""
         return self.passes.joint(self.turn, model)
@@ -129,11 +133,9 @@ def group_fault(model: Any, batching: Batching) -> str | None:
         "LoRA's joined products are switched off": not is_enabled(LORA),
         "some adapted layers are of another kind": not has_only_joined_layers(model),
         "float16 needs a scaler for each": model.dtype is torch.float16,
-        "the base draws random numbers itself": has_noise(model.config.get_text_config()),
-        "the base's positions follow the longest row": has_moving_positions(model),
         # Checking one adapter would repack the weights that the others are trained on.
         "4-bit weights were not dequantized on this CPU": on_cpu and is_quantized(model),
         "dropout is torch's own": on_cpu and drops and not is_enabled("sparse_dropout"),
         "layers with dropout are computed again": drops and model.is_activation_checkpointing,
     }
-    return next((fault for fault, applies in faults.items() if applies), None)
+    return next((fault for fault, applies in faults.items() if applies), sharing_fault(model))

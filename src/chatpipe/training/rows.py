@@ -11,6 +11,7 @@ from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Training
 from chatpipe.errors import DataError
 from chatpipe.formats.base import counted_reasons
+from chatpipe.models.passes import StepRows
 from chatpipe.store.artifact import Artifact
 from chatpipe.tokenization.encoder import RESPONSE_CUT_AWAY, TOO_LONG, Encoder, Tokenized
 
@@ -39,6 +40,12 @@ def encode_training_rows(
             "fit it."
         )
     return rows
+
+
+def rows_of_a_step(training: Training, rows: Tokenized) -> StepRows:
+    """Return what passes depend on of the rows of a training."""
+    scored_share = rows.scored_tokens / rows.tokens
+    return StepRows.of(training, len(rows.examples), rows.longest, scored_share)
 
 
 def optimizer_steps(training: Training, rows: int) -> int:

@@ -7,34 +7,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from chatpipe.errors import ChatpipeError, StoppedError
 from chatpipe.kernels.switch import KernelRecord, recorded_kernels
-from chatpipe.runtime import oom, processes
+from chatpipe.runtime import oom
 from chatpipe.runtime.stopping import StopRequest, deferred_signals
 from chatpipe.store.artifact import Request
 from chatpipe.store.store import store
 from chatpipe.training.finetune import Finetune, with_new_adapter
+from chatpipe.training.grouping import have_settings_in_common, trainings_at_once
+from chatpipe.training.rows import encode_training_rows, rows_of_a_step
 
 if TYPE_CHECKING:
     from chatpipe.models.memory import Batch
+    from chatpipe.models.passes import StepRows
     from chatpipe.training.group import Member
     from chatpipe.training.turns import Turn
 
 LOG = logging.getLogger(__name__)
-AUTO_MOST = 8  # trainings of a group whose size was left to chatpipe
-# What trainings that share passes have in common; the rest is each one's own.
-IN_COMMON = (
-    "base",
-    "quantization",
-    "train_together",
-    "lora.target_modules",
-    "training.micro_batch_tokens",
-    "training.gradient_checkpointing",
-)
 
 
 class FinetuneTogether(Request):
@@ -83,39 +77,12 @@ def may_join(other: Finetune, finetune: Finetune) -> bool:
     return is_here and store().lookup(other) is None
 
 
-def have_settings_in_common(one: Finetune, other: Finetune) -> bool:
-    """Return whether the settings let both be trained together."""
-    if largest_group(one) == 1 or one.tracked or other.tracked:
-        return False  # trackers have one run a process
-    return all(_value(one, name) == _value(other, name) for name in IN_COMMON)
-
-
-def largest_group(request: Finetune) -> int:
-    """Return how many trainings may be computed together by the settings, whatever the device."""
-    together = request.train_together
-    if together == "off":
-        return 1
-    return AUTO_MOST if together == "auto" else int(together)
-
-
-def _value(request: Finetune, name: str) -> Any:
-    value: Any = request
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
 def _most(request: Finetune) -> int:
     """Return how many trainings like this one this machine computes together."""
-    import torch
+    from chatpipe.models.placement import shapes_for_training, this_device
 
-    from chatpipe.models.placement import this_device, trainings_that_fit
-
-    has_gpu = torch.cuda.is_available()
-    if (request.train_together == "auto" and not has_gpu) or processes.processes() > 1:
-        return 1
-    device = this_device(request.quantization)
-    return trainings_that_fit(request.base.path, request, largest_group(request), device)
+    shapes = shapes_for_training(request.base.path, request.lora)
+    return trainings_at_once(request, shapes, this_device(request.quantization))
 
 
 class _AloneError(Exception):
@@ -188,23 +155,29 @@ class _Group:
 
 def _largest_pass(requests: Sequence[Finetune]) -> Batch:
     """Return the largest pass of trainings together: where it is left to the memory model, as many
-    tokens as a GPU has room for beside the adapters."""
-    from chatpipe.models.memory import trained_weight_bytes
+    tokens as a GPU has room for beside all adapters."""
     from chatpipe.models.passes import StepRows, largest_pass
-    from chatpipe.models.placement import known_shapes, plain_pass, this_device
+    from chatpipe.models.placement import shapes_for_training, this_device
 
-    request, count = requests[0], len(requests)
-    device = this_device(request.quantization)
-    shapes = known_shapes(request.base.path, request.lora)
-    if device.kind == "cpu" or shapes is None or device.free_bytes is None:
-        batch = plain_pass(request.training)
-    else:
-        others = (count - 1) * shapes.lora_parameters * trained_weight_bytes(device)
-        left = device.model_copy(update={"free_bytes": round(device.free_bytes - others)})
-        rows = sum(one.training.global_batch_size for one in requests)
-        longest = max(one.training.max_length for one in requests)
-        batch = largest_pass(shapes, request, StepRows(rows, longest, 1.0), left)
-    return batch.model_copy(update={"adapters": count})
+    request = requests[0]
+    shapes = shapes_for_training(request.base.path, request.lora)
+    rows = StepRows.together([_step_rows(one) for one in requests])
+    return largest_pass(shapes, request, rows, this_device(request.quantization))
+
+
+def _step_rows(request: Finetune) -> StepRows:
+    """Return what passes depend on of a training's rows; an upper bound of those that cannot be
+    used, whose training will say why."""
+    from chatpipe.models.loading import load_tokenizer
+    from chatpipe.models.passes import StepRows
+
+    training = request.training
+    with suppress(ChatpipeError):
+        tokenizer = load_tokenizer(request.base.path)
+        template = request.prompt_template
+        rows = encode_training_rows(request.corpus, template, training, tokenizer)
+        return rows_of_a_step(training, rows)
+    return StepRows(training.global_batch_size, training.max_length, 1.0)
 
 
 def _base(request: Finetune, batch: Batch) -> Any:

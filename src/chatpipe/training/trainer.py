@@ -17,7 +17,7 @@ from chatpipe.kernels.liger import fused_layers
 from chatpipe.kernels.lora_training import joined_products
 from chatpipe.kernels.sparse_dropout import seeded
 from chatpipe.kernels.switch import is_enabled, ran
-from chatpipe.models.concurrency import max_threads, run_in_threads, thread_count
+from chatpipe.models.concurrency import has_noise, max_threads, run_in_threads, thread_count
 from chatpipe.packing.batching import PACKED, Batch, Batching
 from chatpipe.runtime.oom import release_memory
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
@@ -72,16 +72,6 @@ def max_training_threads(model: Any, processes: int = 1, batching: Batching = PA
     alone = processes == 1 and model.dtype is not torch.float16 and batching.run_in_threads
     noisy = model.is_activation_checkpointing or has_noise(model.config.get_text_config())
     return max_threads(model) if alone and not noisy else 1
-
-
-def has_noise(config: Any) -> bool:
-    """Return whether the base has dropout or jitter itself, by the names in its configuration."""
-    names = ("dropout", "pdrop", "jitter")
-    return any(
-        isinstance(value, float) and value > 0
-        for name, value in config.to_dict().items()
-        if any(part in name for part in names)
-    )
 
 
 @contextmanager
