@@ -9,8 +9,10 @@ import time
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
 from chatpipe.store.store import store
+from chatpipe.training.together import FinetuneTogether
 from tests.support.requests import finetune_request
 
 pytestmark = [
@@ -18,19 +20,25 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the signal"),
 ]
 SAVING = "saving a checkpoint"
+BOUND = 1e-4  # relative: sums of a pass for all may be rounded in another order
 
 # A process that has an adapter trained by a worker, as a flow's task does.
 TRAINS = """
 import signal, sys
+from safetensors.torch import load_file
+
 from chatpipe.store.store import store
+from chatpipe.training.together import FinetuneTogether
 from chatpipe.runtime.worker import SharedWorker
 from chatpipe.errors import ChatpipeError
 from chatpipe.training.finetune import Finetune
+from chatpipe.training.together import FinetuneTogether
 signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-request = Finetune.model_validate_json(sys.argv[1])
+request, *others = map(Finetune.model_validate_json, sys.argv[1:])
+together = FinetuneTogether.of(request, others)
 build = SharedWorker().build
 try:
-    store().get_or_build(request, lambda into: build(request, into, print, lambda line: None))
+    store().get_or_build(request, lambda into: build(together, into, print, lambda line: None))
 except ChatpipeError as error:
     print(error, file=sys.stderr)
     sys.exit(1)
@@ -61,10 +69,11 @@ def digest(tmp_path_factory, tiny_model_dir):
         return finished(request_for(home, tiny_model_dir))
 
 
-def start(request):
-    """The process, leader of a group of its own, as a shell starts a command."""
+def start(*requests):
+    """The process, leader of a group of its own, as a shell starts a command; several trainings
+    share their passes."""
     return subprocess.Popen(
-        [sys.executable, "-c", TRAINS, request.model_dump_json()],
+        [sys.executable, "-c", TRAINS, *(request.model_dump_json() for request in requests)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -166,3 +175,56 @@ def kill(process, workers, target):
     else:
         for worker in workers:
             worker.kill()
+
+
+def together(home, model, save_steps=1000):
+    """Two trainings of as many steps, and a short one between them."""
+    settings = [{}, {"seed": 1, "epochs": 0.2}, {"seed": 2}]
+    requests = [request_for(home, model, save_steps=save_steps, **one) for one in settings]
+    return [request.model_copy(update={"train_together": 3}) for request in requests]
+
+
+def weights(request):
+    path = store().find(request.kind, request.key()).path
+    return load_file(path / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def each_alone(tmp_path_factory, tiny_model_dir):
+    home = tmp_path_factory.mktemp("each-alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHATPIPE_HOME", str(home))
+        requests = together(home, tiny_model_dir)
+        return [(finished(request), weights(request))[1] for request in requests]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_trainings_that_share_passes_are_ended_together_and_each_goes_on(
+    chatpipe_home, tiny_model_dir, each_alone, signal_number
+):
+    """The short one is done before, and stays; nothing of the others is taken for whole."""
+    is_killed = signal_number == signal.SIGKILL
+    requests = together(chatpipe_home, tiny_model_dir, 7 if is_killed else 1000)
+    first, short, last = requests
+    process = start(*requests)
+    wait_until_training(process)
+    while store().find(short.kind, short.key()) is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal_number)
+    _, error = process.communicate(timeout=30)
+    assert is_killed or error.count("saving a checkpoint") == 1
+    assert [store().find(one.kind, one.key()) is None for one in requests] == [True, False, True]
+    steps = [steps_saved(first), steps_saved(last)]
+    assert not steps_saved(short)
+    for saved in steps:
+        assert (
+            len(saved) in ((1, 2) if is_killed else (1,)) and 0 < min(saved) <= max(saved) < STEPS
+        )
+
+    store().get_or_build(first, FinetuneTogether.of(first, [last]).build)
+    for request, alone, saved in zip([first, last], each_alone[::2], steps, strict=True):
+        resumed = store().find(request.kind, request.key()).details()["resumed_from"]
+        assert resumed["step"] == max(saved)
+        for name, weight in weights(request).items():
+            assert (weight - alone[name]).abs().max() <= BOUND * alone[name].abs().max(), name
+    assert not list((chatpipe_home / "store" / ".work").glob("*"))

@@ -25,10 +25,11 @@ from chatpipe.training.rows import encode_training_rows, rows_of_a_step
 if TYPE_CHECKING:
     from chatpipe.models.memory import Batch
     from chatpipe.models.passes import StepRows
-    from chatpipe.training.group import Member
+    from chatpipe.training.group import Member, SharedPasses
     from chatpipe.training.turns import Turn
 
 LOG = logging.getLogger(__name__)
+STOPPED = "training was stopped; run the same command again to go on."
 
 
 class FinetuneTogether(Request):
@@ -59,8 +60,8 @@ class FinetuneTogether(Request):
         requests = requests[: _most(self.finetune)] if self.others else requests
         if len(requests) > 1:
             try:
-                with deferred_signals() as stop_request, recorded_kernels() as kernels:
-                    return _Group(requests, stop_request, kernels).train(into)
+                with recorded_kernels() as kernels:
+                    return _Group(requests, kernels).train(into)
             except _AloneError as error:
                 LOG.warning("%s trainings are not computed together: %s", len(requests), error)
             oom.release_memory()
@@ -93,21 +94,26 @@ class _Group:
     """Trainings that share passes; the first one's adapter is the product, the others are stored
     when they are done."""
 
-    def __init__(
-        self, requests: Sequence[Finetune], stop_request: StopRequest, kernels: KernelRecord
-    ) -> None:
+    def __init__(self, requests: Sequence[Finetune], kernels: KernelRecord) -> None:
         self.requests = requests
-        self.stop_request = stop_request
         self.kernels = kernels
         self.started = time.monotonic()
+        self.is_stopped = False
 
     def train(self, into: Path) -> dict[str, Any]:
         """Train all; return the first one's details, or raise its error."""
         try:
-            first, *others = self._turns(into)
+            passes = self._passes()
+            # Until now a signal ends the process: there is nothing to save.
+            with deferred_signals() as stop_request:
+                try:
+                    first, *others = self._turns(passes, stop_request, into)
+                finally:
+                    self.is_stopped = bool(stop_request)
         except _AloneError:
             raise
         except Exception as error:
+            self._raise_if_stopped()
             raise _AloneError(f"{type(error).__name__}: {error}") from error
         for turn, request in zip(others, self.requests[1:], strict=True):
             if turn.error is not None and not isinstance(turn.error, StoppedError):
@@ -115,15 +121,23 @@ class _Group:
         for turn in (first, *others):
             if isinstance(turn.error, StoppedError):
                 raise turn.error
+        self._raise_if_stopped()
         if isinstance(first.error, ChatpipeError):
             raise first.error
         if first.error is not None:
             raise _AloneError(f"{type(first.error).__name__}: {first.error}")
         return dict(first.result)
 
-    def _turns(self, into: Path) -> list[Turn[Any, Any]]:
+    def _raise_if_stopped(self) -> None:
+        """Raise StoppedError if a signal came when no training could look at it any more: what is
+        not stored is finished from its checkpoint."""
+        if self.is_stopped:
+            raise StoppedError(STOPPED)
+
+    def _passes(self) -> SharedPasses:
+        """Load the base; return the passes through it that all trainings share."""
         from chatpipe.packing.batching import batching_for
-        from chatpipe.training.group import Member, SharedPasses, group_fault, with_shared_weights
+        from chatpipe.training.group import SharedPasses, group_fault, with_shared_weights
 
         request = self.requests[0]
         batch = _largest_pass(self.requests)
@@ -132,14 +146,21 @@ class _Group:
         batching = batching_for(model)
         if fault := group_fault(model, batching):
             raise _AloneError(fault)
-        passes = SharedPasses(base, model, batching, batch)
-        del model
+        return SharedPasses(base, model, batching, batch)
+
+    def _turns(
+        self, passes: SharedPasses, stop_request: StopRequest, into: Path
+    ) -> list[Turn[Any, Any]]:
+        from chatpipe.training.group import Member
+
         before = (time.monotonic() - self.started) / len(self.requests)
 
         def training(place: int, turn: Turn[Any, Any]) -> Any:
+            if stop_request:  # before its rows are read, which may take long
+                raise StoppedError(STOPPED)
             turn.charge(before)
             size, is_first = len(self.requests), place == 0
-            member = Member(passes, turn, self.stop_request, size, is_first)
+            member = Member(passes, turn, stop_request, size, is_first)
             request = self.requests[place]
             if is_first:
                 return self._trained(request, member, into)
