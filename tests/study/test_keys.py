@@ -325,6 +325,22 @@ def test_names_and_what_changes_no_result_are_in_no_key():
     assert [r.key() for r in steps_of(plain)] == [r.key() for r in steps_of(renamed)]
 
 
+def test_passes_that_auto_chooses_have_the_key_of_the_defaults_before_it():
+    """Whatever a device has room for. Another number is another training: with dropout, passes
+    decide which tokens are dropped."""
+
+    def keys(**training):
+        datasets = (Dataset(name="d", path="d.jsonl"),)
+        variant = Variant(name="v", datasets=datasets, training=Training(**training))
+        return [request.key() for request in steps_of(variant)]
+
+    auto = keys()
+    assert keys(micro_batch_tokens="auto", gradient_checkpointing="auto") == auto
+    assert keys(micro_batch_tokens=2048, gradient_checkpointing=False) == auto
+    others = [{"micro_batch_tokens": 1024}, {"gradient_checkpointing": True}]
+    assert all(keys(**other) != auto for other in others)
+
+
 def test_an_artifact_counts_by_what_came_out_not_by_how_it_was_asked_for():
     split = Split()
     one, other = (
