@@ -178,7 +178,7 @@ def test_trainings_that_share_passes_are_steps_of_their_own(variants, monkeypatc
         variant("short", learning_rate=0.02),
         variant("long", epochs=2.0),
         variant("failing", learning_rate=1e-300),
-        variant("other passes", micro_batch_tokens=512),
+        variant("other-passes", micro_batch_tokens=512),
     ]
     planned = [group.variants for group in plan_study("shared", cells).groups]
     assert planned == [("long", "short", "failing")]
@@ -197,7 +197,7 @@ def test_trainings_that_share_passes_are_steps_of_their_own(variants, monkeypatc
     assert [tuple(keys[name] for name in names) for names in planned] == list(map(tuple, shared))
     assert state.name == "Incomplete" and "the adapter is all zero" in state.message
     report = read_report(report_directory("shared"))
-    assert [model.name for model in report.variants] == ["short", "long", "other passes"]
+    assert [model.name for model in report.variants] == ["short", "long", "other-passes"]
     built = [name for name in BUILT if name.startswith("adapter/")]
     assert len(built) == 3
     details = [store().check(*key.split("/")).details() for key in built]
