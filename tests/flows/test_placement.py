@@ -99,11 +99,51 @@ def test_a_study_runs_on_all_workers_and_goes_on_without_a_variant_that_fails(
         if run["state_name"] == "Completed" and run["name"] != "plan"
     ]
     assert len(built) == len(set(built))
+    states = sorted(row["state"] for row in _table(site, "demo-cells"))
+    assert states == ["failed", *3 * ["measured"]]
+
+
+def test_a_worker_trains_what_shares_passes_and_each_variant_has_its_own_state(site):
+    """One of three fails: its own step, and nothing else."""
+    failing = {"epochs": 1, "learning_rate": 1e-300}
+    trainings = {"slow": {"learning_rate": 0.005}, "long": {"epochs": 2}, "failing": failing}
+    for name, training in trainings.items():
+        variant = yaml.safe_load((site.deployments / "variants" / "smol-merge.yaml").read_text())
+        settings = {"train_together": 4, "training": {**variant["training"], **training}}
+        write_settings(site.deployments / "variants" / f"{name}.yaml", variant | settings)
+    write_settings(site.deployments / "studies" / "demo.yaml", {"variants": [*trainings]})
+    site.run("chatpipe", "deploy", api=True)
+    worker = site.worker("gpu")
+    try:
+        site.run("prefect", "deployment", "run", "compare/demo", *ON_GPU, api=True)
+        [study] = site.runs()
+        _until(lambda: _run(site, study["id"])["state_type"] in ("FAILED", "COMPLETED"), 300)
+    finally:
+        worker.terminate()
+        worker.wait()
+    study = _run(site, study["id"])
+    assert study["state_name"] == "Incomplete", (study["state"], site.logs())
+    [missing] = [line for line in study["state"]["message"].splitlines() if "missing from" in line]
+    assert missing.startswith("failing is missing") and "all zero" in missing
+    [trained] = [run for run in site.runs() if run["name"].startswith("long and 2 more")]
+    tasks = site.ask("task_runs/filter", flow_runs={"id": {"any_": [trained["id"]]}})
+    assert {task["name"]: task["state_name"] for task in tasks} == {
+        "fine-tune long": "Completed",
+        "fine-tune slow": "Completed",
+        "fine-tune failing": "Failed",
+    }
+    adapters = [json.loads(p.read_text()) for p in site.home.glob(f"store/adapter/*/{MANIFEST}")]
+    assert [adapter["details"]["trained_together"] for adapter in adapters] == [3, 3]
+    states = {row["model"]: row["state"] for row in _table(site, "demo-cells")}
+    assert states.pop("failing") == "failed" and set(states.values()) == {"measured"}
+
+
+def _table(site, key):
+    """The newest table of that key."""
     tables = site.ask(
         "artifacts/filter", sort="CREATED_DESC", artifacts={"type": {"any_": ["table"]}}
     )
-    table = json.loads(next(one["data"] for one in tables if one["key"] == "demo-cells"))
-    assert sorted(row["state"] for row in table) == ["failed", *3 * ["measured"]]
+    return json.loads(next(one["data"] for one in tables if one["key"] == key))
 
 
 def _until(condition, within_s):
