@@ -29,10 +29,10 @@ import torch
 
 from benchmarks import harness, rows
 from benchmarks.adapted import with_adapters
+from benchmarks.by_generate import generate_arguments, generated_ids
 from chatpipe.config.prompts import render, template
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.generation.batch import Completion, complete, completion_of
-from chatpipe.generation.sampling import generation_arguments
 from chatpipe.kernels.lora_inference import switched_to
 from chatpipe.models.loading import load_base, load_fast_base, load_tokenizer
 from chatpipe.runtime.environment import prepare
@@ -92,8 +92,14 @@ def _answering(name: str, model: Any, encoder: Encoder, settings: Generation) ->
         return complete(model, encoder, prompts, settings, adapters)
 
     def alone(prompts: list[str], adapters: list[str | None]) -> list[Completion]:
-        asked = zip(prompts, adapters, strict=True)
-        return [together([prompt], [adapter])[0] for prompt, adapter in asked]
+        asked = zip(encoder.prompt_ids(prompts), adapters, strict=True)
+        stops = encoder.renderer.stops
+        return [
+            completion_of(
+                generated_ids(model, ids, adapter, stops, settings), encoder.tokenizer, stops
+            )
+            for ids, adapter in asked
+        ]
 
     def by_model(prompts: list[str], adapters: list[str | None]) -> list[Completion]:
         asked = zip(prompts, adapters, strict=True)
@@ -140,7 +146,7 @@ def mixed_by_peft(
     ids = {"input_ids": encoder.prompt_ids(prompts)}
     padded = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
     names = [name or "__base__" for name in adapters]
-    asked = generation_arguments(settings, ids["input_ids"], [tokenizer.eos_token_id])
+    asked = generate_arguments(settings, ids["input_ids"], [tokenizer.eos_token_id])
     with torch.no_grad():
         out = model.generate(**padded, adapter_names=names, **asked)
     width = padded["input_ids"].shape[1]

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from chatpipe.cli.app import app
-from chatpipe.cli.chat import MaxNewTokens, Seed, Temperature
+from chatpipe.cli.chat import MaxNewTokens, Seed, Temperature, TopP
+from chatpipe.cli.options import check_is_number
 from chatpipe.config.run_names import name_of_file, unique_name
 from chatpipe.config.schema import Generation
 from chatpipe.runtime.failures import KEPT_LOGS, write_log
@@ -90,6 +92,8 @@ def test_where_nothing_can_be_said_the_exit_code_says_it():
         ),
         ("run a --set", "option '--set' requires an argument; see "),
         ("ask a b --temperature -1", "ask: invalid value for '--temperature': expected at least 0"),
+        ("ask a b --temperature nan", "ask: invalid value for '--temperature': expected "),
+        ("ask a b --top-p 0", "ask: invalid value for '--top-p': expected at least 0.001"),
         ("ask a b --max-new-tokens 0", "for '--max-new-tokens': expected at least 1"),
         ("ask demo hi", "demo: is a study; name one of its variants (smol-alpaca, smol-dialog, "
          "smol-merge, smol-chat), or have all of them answer a file of prompts: --file "),
@@ -316,3 +320,6 @@ def test_options_of_generation_have_the_bounds_of_the_settings():
                              (Seed, "seed")):  # fmt: skip
         option = get_args(annotation)[1]
         assert (option.min, option.max) == (fields[name]["minimum"], fields[name]["maximum"])
+    assert fields["top_p"]["maximum"] == get_args(TopP)[1].max
+    with pytest.raises(typer.BadParameter, match="expected a number"):
+        check_is_number(float("nan"))  # of versions of typer whose bounds let it pass

@@ -4,12 +4,15 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from benchmarks.by_generate import generated_ids
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import BaseModelRef, Generation, Lora, Quantization
-from chatpipe.generation import batch
-from chatpipe.generation.batch import Question, up_to_stop, written_ids
-from chatpipe.generation.running_batch import RowRequest, RunningBatch
+from chatpipe.generation import running_batch
+from chatpipe.generation.batch import Question, iter_written_ids, written_ids
+from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.generation.slot_cache import SPARE_COLUMNS
+from chatpipe.kernels.switch import VARIABLE
 from chatpipe.models import inference, loading
 from chatpipe.models.lora import lora_config
 from chatpipe.sources.fetch import FetchModel
@@ -30,11 +33,9 @@ def request(number, ids, adapter=None, stops=(EOS,), top=None, **settings):
 
 
 def expected(model, row):
-    """The new tokens of that row alone, as the panel has them, and how it ends."""
-    question = Question(row.ids, row.adapter, 0)
-    [ids] = written_ids(model, sorted(row.stops), [question], row.generation)
-    before = up_to_stop(ids, row.stops)
-    return (before, "length") if len(before) == len(ids) else (ids[: len(before) + 1], "eos")
+    """The new tokens of that row alone by transformers' `generate`, and how it ends."""
+    ids = generated_ids(model, row.ids, row.adapter, sorted(row.stops), row.generation)
+    return ids, "eos" if ids[-1] in row.stops else "length"
 
 
 def run(running, waiting, at_once=2):
@@ -89,9 +90,13 @@ def greedy(model, row):
 @torch.no_grad()
 def test_every_architecture_is_completed_as_by_whole_forward_passes(name):
     model = random_model(name)
-    lengths = (5, 11, 3, 17, 1, 8)
+    lengths = (5, 5, 3, 17, 1, 8)  # the first two, which join together, are one batch of `generate`
     rows = [
-        request(number, [(7 * number + 3 * place) % 300 + 2 for place in range(length)])
+        request(
+            number,
+            [(7 * number + 3 * place) % 300 + 2 for place in range(length)],
+            max_new_tokens=(4, 12)[number % 2],
+        )
         for number, length in enumerate(lengths)
     ]
     # CPM-Ant's passes with a cache, which `generate` makes, are other than its whole ones.
@@ -124,7 +129,7 @@ def test_adapters_that_cannot_be_mixed_have_groups_of_their_own(mixed, monkeypat
     rows = [request(n, ids, adapters[n % 3]) for n, ids in enumerate(prompts(6))]
     alone = {row.id: expected(model, row) for row in rows}
     for name in ("mixes_adapters", "reads_packed"):
-        monkeypatch.setattr(batch, name, lambda model: False)
+        monkeypatch.setattr(running_batch, name, lambda model: False)
         assert run(RunningBatch(model), rows) == alone
 
 
@@ -162,6 +167,52 @@ def test_a_batch_that_never_empties_does_not_grow(mixed):
         [group] = running._groups.values()
         columns.append(group.cache.buffer_shape()[1])
     assert max(columns) <= 60 + 12 + 2 * SPARE_COLUMNS
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.9, "top_p": 0.9}])
+@pytest.mark.parametrize("kernels", ["auto", "off"])
+def test_questions_are_answered_as_others_end(mixed, monkeypatch, settings, kernels):
+    """24 questions where 8 have room: by one batch, with each answer as `generate` alone has it."""
+    model, adapters = mixed
+    monkeypatch.setenv(VARIABLE, kernels)
+    monkeypatch.setattr(running_batch, "room_tokens", lambda model: 8 * 90)
+    generation = Generation(max_new_tokens=30, **settings)
+    stops = [*range(1, 40)]  # answers end at once, later, or not at all
+    questions = [Question(ids, adapters[n % 3], n) for n, ids in enumerate(prompts(24))]
+    sizes, join = [], RunningBatch.join
+
+    def counted(batch, requests):
+        join(batch, requests)
+        sizes.append(len(batch))
+
+    monkeypatch.setattr(RunningBatch, "join", counted)
+    answers = list(iter_written_ids(model, stops, questions, generation))
+    expected = [generated_ids(model, q.ids, q.adapter, stops, generation) for q in questions]
+    assert dict(answers) == dict(enumerate(expected))
+    assert len({len(ids) for ids in expected}) > 5
+    if kernels == "auto":
+        assert [index for index, _ in answers] != list(range(24)), "none waits for those before"
+        assert 8 <= max(sizes) < 24 and len(sizes) > 3
+
+
+def test_an_answer_ends_where_its_caller_says_and_a_closed_iterator_leaves_the_model(mixed):
+    model, adapters = mixed
+    questions = [Question([0, 5, 9 + n], adapters[n % 3], n) for n in range(6)]
+    whole = written_ids(model, [EOS], questions, Generation(max_new_tokens=12))
+
+    def has_ended(ids):
+        return len(ids) > 2 and sum(ids) % 3 == 0
+
+    cut = written_ids(model, [EOS], questions, Generation(max_new_tokens=12), has_ended)
+    for ids, answer in zip(whole, cut, strict=True):
+        ends = [n for n in range(1, len(ids) + 1) if has_ended(ids[:n])]
+        assert answer == ids[: min(ends, default=len(ids))]
+    assert cut != whole
+    answers = iter_written_ids(model, [EOS], questions, Generation(max_new_tokens=12), has_ended)
+    next(answers)
+    answers.close()
+    assert not any("forward" in vars(layer) for layer in model.modules())
+    assert written_ids(model, [EOS], [], Generation()) == []
 
 
 def test_likelihoods_are_the_model_s_own(mixed):
@@ -213,8 +264,7 @@ def test_the_embedded_base_and_an_adapter_answer_as_the_panel_does(chatpipe_home
         request(n, ids[n // 2], (None, "default")[n % 2], stops, max_new_tokens=8) for n in range(4)
     ]
     questions = [Question(row.ids, row.adapter, row.id) for row in rows]
-    together = batch.complete_ids(model, encoder.tokenizer, stops, questions, rows[0].generation)
+    together = written_ids(model, stops, questions, rows[0].generation)
     new_ids = run(RunningBatch(model), rows)
-    assert together == [
-        batch.completion_of(new_ids[n][0], encoder.tokenizer, stops) for n in range(4)
-    ]
+    assert together == [new_ids[n][0] for n in range(4)]
+    assert together == [expected(model, row)[0] for row in rows]

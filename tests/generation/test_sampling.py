@@ -4,16 +4,17 @@ import pytest
 import torch
 
 from chatpipe.config.schema import Generation
-from chatpipe.generation.sampling import generation_arguments
+from chatpipe.generation.next_tokens import next_tokens
+from chatpipe.generation.sampling import Sampler
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])
 
 
 def drawn(settings: Generation, prompts: list[list[int]], count: int) -> torch.Tensor:
     """(count, prompts) tokens, from the same logits every time."""
-    processors = generation_arguments(settings, prompts, stops=[0])["logits_processor"]
-    scores, ids = LOGITS.expand(len(prompts), -1), torch.tensor(prompts)
-    return torch.stack([processors(ids, scores).argmax(-1) for _ in range(count)])
+    samplers = [Sampler(settings, ids) for ids in prompts]
+    logits = LOGITS.expand(len(prompts), -1)
+    return torch.stack([next_tokens(logits, samplers) for _ in range(count)])
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,15 @@ def test_a_prompt_draws_the_same_whoever_is_beside_it():
     assert not torch.equal(drawn(reseeded, [[1, 2]], 50)[:, 0], one)
 
 
-@pytest.mark.parametrize(("temperature", "top_p", "steps"), [(0, 0.9, 0), (1, 1, 2), (1, 0.9, 3)])
-def test_nothing_is_computed_that_changes_nothing(temperature, top_p, steps):
-    settings = Generation(temperature=temperature, top_p=top_p)
-    assert len(generation_arguments(settings, [[1, 2]], stops=[0])["logits_processor"]) == steps
+def test_rows_of_different_settings_draw_as_by_themselves():
+    settings = [
+        Generation(),
+        Generation(temperature=1.0),
+        Generation(temperature=1.0, top_p=0.8),
+        Generation(temperature=1.0, seed=4),
+    ]
+    together = [Sampler(each, [n]) for n, each in enumerate(settings)]
+    mixed = torch.stack([next_tokens(LOGITS.expand(4, -1), together) for _ in range(30)])
+    alone = [drawn(each, [[n]], 30)[:, 0] for n, each in enumerate(settings)]
+    assert torch.equal(mixed, torch.stack(alone, dim=1))
+    assert not mixed[:, 0].any(), "the likeliest one"

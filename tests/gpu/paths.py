@@ -41,7 +41,8 @@ from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import complete
-from chatpipe.generation.running_batch import RowRequest, RunningBatch
+from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.kernels import liger
 from chatpipe.kernels.switch import KERNELS, recorded_kernels
 from chatpipe.models import devices, inference, sharding, streaming
@@ -242,7 +243,7 @@ def _faulty(owner: Any, name: str, wrong: Callable[..., Any]) -> Fault:
 
 def _faults() -> dict[str, tuple[tuple[int, int], str, Fault]]:
     """By what is wrong: the capability of the GPU, the path that must fail, and the fault."""
-    from chatpipe.generation import prefill, running_batch, sampling
+    from chatpipe.generation import prefill, row_groups, sampling
     from chatpipe.kernels import cross_entropy, lora_inference, lora_training
 
     return {
@@ -317,20 +318,18 @@ def _faults() -> dict[str, tuple[tuple[int, int], str, Fault]]:
             AMPERE,
             "answer",
             _faulty(
-                sampling.Noise,
-                "__call__",
-                lambda of, noise, ids, scores: scores - torch.rand(scores.shape).log(),
+                sampling, "_gumbel", lambda of, scores, samplers: torch.rand(scores.shape).log()
             ),
         ),
         "a running batch in main memory": (
             AMPERE,
             "reply",
             _faulty(
-                running_batch._PaddedGroup,
+                row_groups.PaddedGroup,
                 "__init__",
                 lambda of, group, *rest: (
                     of(group, *rest),
-                    setattr(group, "_device", torch.device("cpu")),
+                    setattr(group, "device", torch.device("cpu")),
                 )[1],
             ),
         ),

@@ -10,7 +10,8 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from chatpipe.config.schema import Generation, Lora
-from chatpipe.generation.running_batch import RowRequest, RunningBatch
+from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.kernels import nf4_products
 from chatpipe.kernels.decoding import decoder_of
 from chatpipe.kernels.switch import VARIABLE, recorded_kernels
@@ -66,11 +67,10 @@ def steps(model, rows, count=6):
             running.join(requests[rows // 2 + 1 :])
         [group] = running._groups.values()
         group.step()
-        for row in group.rows:
-            row.last = 11 + number
-        logits_of_steps.append(group.logits())
+        logits_of_steps.append(group.logits(torch.full((len(group.rows),), 11 + number)))
         for row in group.rows:
             row.last = 13 + number
+        group.last_tokens = None
     running.clear()
     return torch.cat([logits.float() for logits in logits_of_steps])
 

@@ -15,9 +15,10 @@ from transformers import (
 
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import BaseModelRef, Generation, Lora, Quantization
-from chatpipe.generation import batch
+from chatpipe.generation import running_batch
 from chatpipe.generation.batch import complete
-from chatpipe.generation.prefill import prefill
+from chatpipe.generation.prefill import read_prompts
+from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.kernels.lora_inference import active, can_mix, row_by_row, through
 from chatpipe.models import devices, inference, loading
 from chatpipe.models.lora import lora_config
@@ -170,7 +171,7 @@ def test_a_load_that_fails_leaves_no_adapter_on_the_base(base, adapters, encoder
 
 @pytest.mark.parametrize("at_once", [3, 64])
 def test_each_model_writes_what_it_writes_alone(base, adapters, encoder, monkeypatch, at_once):
-    monkeypatch.setattr(batch, "AT_ONCE", at_once)
+    monkeypatch.setattr(running_batch, "room_tokens", lambda model: at_once * 100)
     models = [adapters[0], None, adapters[1]]
     apart = [answer for model in models for answer in alone(base, model, encoder)]
     assert together(base, adapters, encoder, models) == apart
@@ -184,15 +185,17 @@ def test_prompts_of_several_adapters_in_any_order_are_read_in_one_pass(base, ada
     names = [models[n % 3] and models[n % 3].key for n in range(len(prompts))]
     passes = []
     with lent(base, adapters) as model:
-        expected = [prefill(model, [ids], [name]) for ids, name in zip(prompts, names, strict=True)]
+        expected = [
+            read_prompts(model, [ids], [name]) for ids, name in zip(prompts, names, strict=True)
+        ]
         hook = model.register_forward_pre_hook(lambda *inputs: passes.append(inputs))
-        cache = prefill(model, prompts, names)
+        layers = read_prompts(model, prompts, names)
         hook.remove()
     assert len(passes) == 1
-    for layer, whole in enumerate(cache.layers):
-        for number, alone_cache in enumerate(expected):
-            of_one = alone_cache.layers[layer].keys[0]
-            found = whole.keys[number, :, -of_one.shape[1] :]
+    for layer, (keys, _) in enumerate(layers):
+        for number, alone_layers in enumerate(expected):
+            of_one = alone_layers[layer][0][0]
+            found = keys[number, :, -of_one.shape[1] :]
             torch.testing.assert_close(found, of_one, rtol=1e-4, atol=1e-5)
 
 
@@ -220,19 +223,18 @@ def test_an_adapter_of_another_kind_is_asked_by_itself(base, adapters, encoder):
 
 def test_a_batch_is_no_larger_than_the_memory_that_is_free(base, encoder, monkeypatch):
     """2 layers of 4 heads of 16 numbers: 2 · 2 · 64 · 4 = 1,024 bytes a token."""
-    sizes = []
-    complete_batch = batch._complete_batch
+    sizes, join = [], RunningBatch.join
 
-    def counted(model, stops, questions, *more):
-        sizes.append(len(questions))
-        return complete_batch(model, stops, questions, *more)
+    def counted(batch, requests):
+        sizes.append(len(batch) + len(requests))
+        join(batch, requests)
 
-    monkeypatch.setattr(batch, "_complete_batch", counted)
+    monkeypatch.setattr(RunningBatch, "join", counted)
     longest = max(map(len, encoder.prompt_ids(PROMPTS))) + SETTINGS.max_new_tokens
     whole = alone(base, None, encoder)
     monkeypatch.setattr(devices, "free_memory_bytes", lambda: 3 * 1024 * 2 * longest)
     assert alone(base, None, encoder) == whole
-    assert sizes[0] == 4 and max(sizes[1:]) in (2, 3) and sum(sizes[1:]) == 4
+    assert sizes[0] == 4 and max(sizes[1:]) in (2, 3)
     sizes.clear()
     monkeypatch.setattr(devices, "free_memory_bytes", lambda: 0)
     assert alone(base, None, encoder) == whole

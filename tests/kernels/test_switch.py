@@ -18,15 +18,15 @@ from chatpipe.tokenization.encoder import IGNORED, Encoder, TokenizedRow
 from chatpipe.training.trainer import BatchCollator, batch_training, max_training_threads
 
 ON_GPUS = {"liger"}  # tests/kernels/test_liger.py
-# Of those that run on a CPU in float32 without noise; the last two are for running batches.
-OTHERS = ON_GPUS | {
-    "varlen_attention",
-    "sparse_dropout",
-    "packed_weights",
-    "nf4_products",
-    "decoding",
-}
+# Of those that run on a CPU in float32 without noise.
+OTHERS = ON_GPUS | {"varlen_attention", "sparse_dropout", "packed_weights", "nf4_products"}
 DETERMINISTIC = KERNELS.keys() - OTHERS
+# What a kernel is used with: packs alone are computed side by side, of a model that no pass
+# changes; and steps are decoded of rows that were read in packs, by plain weights and adapters.
+WITH = {
+    "concurrency": "packing,concurrency,dequantize",
+    "decoding": "packing,dequantize,lora_inference,decoding",
+}
 
 
 @pytest.mark.parametrize("value", ["of", "all", "packing,dropout", ",", "AUTO"])
@@ -108,8 +108,7 @@ def test_off_runs_none(reference):
 def test_each_kernel_has_the_figures_of_none(kernel, reference, tiny_model_dir, monkeypatch):
     monkeypatch.setattr("chatpipe.models.concurrency.MIN_TOKENS_PER_THREAD", 16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    # Packs alone are computed side by side, of a model that no pass changes.
-    value = "packing,concurrency,dequantize" if kernel == "concurrency" else kernel
+    value = WITH.get(kernel, kernel)
     monkeypatch.setenv(VARIABLE, value)
     found = figures(tiny_model_dir)
     assert kernel in found[-1] and found[-1] <= set(value.split(","))

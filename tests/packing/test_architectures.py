@@ -7,10 +7,11 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from benchmarks.by_generate import generated_ids
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora
 from chatpipe.evaluation.row_nats import row_nats
-from chatpipe.generation.batch import complete
+from chatpipe.generation.batch import Question, written_ids
 from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.models.lora import lora_config
@@ -91,27 +92,17 @@ def test_a_step_has_the_gradients_of_its_rows_alone(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", architectures.ALL)
+# `generate` counts the positions of RoBERTa from 0, its own passes do not.
+@pytest.mark.parametrize("name", sorted({*architectures.ALL} - {"RoBERTa as a decoder"}))
 def test_greedy_answers_are_those_of_generate_one_at_a_time(name, tiny_model_dir):
     model = adapted(name)
     encoder = Encoder(load_tokenizer(tiny_model_dir), template("short"), "all", 1 << 20)
-    prompts = list(map(Conversation, INSTRUCTIONS))
-    answers = complete(
-        model, encoder, prompts * 2, Generation(max_new_tokens=6), ["default"] * 4 + [None] * 4
-    )
-    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": 1, "pad_token_id": 1}
-    expected = []
-    for has_adapter in (True, False):
-        for ids in encoder.prompt_ids(prompts):
-            with torch.no_grad():
-                if has_adapter:
-                    out = model.generate(input_ids=torch.tensor([ids]), **settings)
-                else:
-                    with model.disable_adapter():
-                        out = model.generate(input_ids=torch.tensor([ids]), **settings)
-            written = [token for token in out[0, len(ids) :].tolist() if token != 1]
-            expected.append(encoder.tokenizer.decode(written, skip_special_tokens=True).strip())
-    assert [answer.text for answer in answers] == expected
+    prompts = encoder.prompt_ids(list(map(Conversation, INSTRUCTIONS)))
+    settings = Generation(max_new_tokens=6)
+    pairs = [(ids, adapter) for adapter in ("default", None) for ids in prompts]
+    questions = [Question(*pair, number) for number, pair in enumerate(pairs)]
+    expected = [generated_ids(model, *pair, [1], settings) for pair in pairs]
+    assert written_ids(model, [1], questions, settings) == expected
 
 
 def test_what_is_padded_is_warned_of_once_and_recorded(caplog):

@@ -4,10 +4,10 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from chatpipe.config.prompts import template
-from chatpipe.generation.prefill import prefill
+from chatpipe.generation.prefill import read_prompts
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.packing.batching import PACKED, PADDED, UNPADDED
 from chatpipe.packing.model_check import packing_fault
@@ -334,12 +334,10 @@ def test_prompts_read_together_go_on_as_each_alone(architecture, settings):
     padded = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
     more = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
-    together = model.generate(
-        input_ids=padded,
-        attention_mask=mask,
-        past_key_values=prefill(model, prompts, [None] * len(prompts)),
-        **more,
-    )
+    cache = DynamicCache()
+    for number, layer in enumerate(read_prompts(model, prompts, [None] * len(prompts))):
+        cache.update(*layer, number)
+    together = model.generate(input_ids=padded, attention_mask=mask, past_key_values=cache, **more)
     for ids, found in zip(prompts, together, strict=True):
         alone = model.generate(input_ids=torch.tensor([ids]), **more)
         assert found[width:].tolist() == alone[0, len(ids) :].tolist()

@@ -5,20 +5,17 @@ import re
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from fastapi import FastAPI, HTTPException, Request
 
 from chatpipe.errors import ConfigError, ServiceError
+from chatpipe.rating import judge_endpoint
 from chatpipe.rating.entries import RatingLog
-from chatpipe.rating.judge import (
-    BadReplyError,
-    Judge,
-    judge_pairs,
-    judge_prompt,
-    prompt_text,
-    read_verdict,
-)
+from chatpipe.rating.judge import Judge, judge_pairs, judge_prompt, prompt_text, read_verdict
+from chatpipe.rating.judge_endpoint import BadReplyError
 from chatpipe.rating.pairs import for_rater
 from chatpipe.rating.results import study_ratings
 from chatpipe.rating.session import Judgement, Session
@@ -146,6 +143,35 @@ def test_bad_replies_are_tried_twice_counted_and_tried_again_by_the_next_run():
         assert len(rules.requests) - asked == 12
     judge = study_ratings("study", MODELS.values(), answers_of()).judges[0]
     assert judge.failed == {} and judge.ratings == 12
+
+
+def test_a_busy_endpoint_is_asked_again_when_it_says_so_or_after_ever_longer_waits(monkeypatch):
+    pairs = pairs_of().rated[:3]
+    waits, calls = [], Counter()
+    monkeypatch.setattr(judge_endpoint, "sleep", waits.append)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    headers = [{"Retry-After": "7"}, {}, {"Retry-After": date}, {}]
+
+    def rule(prompt):
+        calls[prompt] += 1
+        if prompt == next(iter(calls)) and calls[prompt] <= len(headers):
+            raise HTTPException((429, 503)[calls[prompt] % 2], headers=headers[calls[prompt] - 1])
+        return longer(prompt)
+
+    with judging(rule) as (judge, _):
+        judged = judge_pairs(judge, "study", pairs, lambda _: None)
+    assert (judged.rated, judged.failed) == (3, 0)
+    assert waits[:2] == [7, 2] and 80 < waits[2] < 91 and waits[3] == 8
+
+    for header, expected in (({}, [*judge_endpoint.WAITS_S]), ({"Retry-After": "3600"}, [])):
+
+        def busy(prompt, header=header):
+            raise HTTPException(429, headers=header)
+
+        waits.clear()
+        with judging(busy) as (judge, _):
+            judged = judge_pairs(replace(judge, name=str(header)), "study", pairs[:1], print)
+        assert judged.failed == 1 and waits == expected
 
 
 def test_an_endpoint_that_is_away_refuses_or_never_judges_ends_the_command_in_a_sentence():

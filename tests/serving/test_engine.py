@@ -6,7 +6,7 @@ import pytest
 
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.generation.reply_text import ReplyText
-from chatpipe.generation.running_batch import RowRequest
+from chatpipe.generation.rows import RowRequest
 from chatpipe.models.loading import load_base, load_tokenizer
 from chatpipe.serving.engine import Engine, QueueFullError, ReplyJob
 

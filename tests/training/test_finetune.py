@@ -190,10 +190,10 @@ def test_an_adapter_that_changes_no_logit_is_refused(tiny_model_dir):
 
 @pytest.mark.parametrize("at_once", [2, 64])
 def test_a_batch_is_answered_like_each_prompt_alone(tiny_model_dir, monkeypatch, at_once):
-    from chatpipe.generation import batch
+    from chatpipe.generation import running_batch
     from chatpipe.generation.batch import complete
 
-    monkeypatch.setattr(batch, "AT_ONCE", at_once)
+    monkeypatch.setattr(running_batch, "room_tokens", lambda model: at_once * 200)
 
     model = load_base(tiny_model_dir, Quantization(method="none", compute_dtype="float32"))
     encoder = Encoder(load_tokenizer(tiny_model_dir), template("alpaca"), "all", 4096)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from chatpipe.generation.ask_file import FileAsk
     from chatpipe.generation.prompt_file import PromptRow
 
+REPORT_EVERY_S = 5
+
 
 @dataclass(frozen=True)
 class FileOptions:
@@ -60,11 +62,15 @@ def answer_file(name: str, options: FileOptions) -> None:
 
 
 def _append(answers: AnswerFile, ask: FileAsk, ids: Sequence[list[int]], first: int) -> None:
-    """Write the model's answers from that row on, and how far it is after each batch."""
+    """Write the model's answers from that row on, and say every few seconds how far it is."""
     started, done, total = time.monotonic(), first, len(ids)
+    shown = started
     for lines in ask.answers(ids, first):
         answers.append(lines)
         done += len(lines)
+        if done < total and time.monotonic() - shown < REPORT_EVERY_S:
+            continue
+        shown = time.monotonic()
         left = (total - done) * (time.monotonic() - started) / (done - first)
         end = f", {in_time(left)} left" if left else ""
         typer.echo(f"{ask.name}: {done:,} of {count_of(total, 'prompt')} answered{end}", err=True)

@@ -11,7 +11,7 @@ import typer
 
 from chatpipe.cli.ask_file import FileOptions, answer_file, setting_changes
 from chatpipe.cli.errors import exit_on_error
-from chatpipe.cli.options import Overrides, VariantName, VariantOrStudy
+from chatpipe.cli.options import Overrides, VariantName, VariantOrStudy, check_is_number
 from chatpipe.errors import ConfigError
 from chatpipe.utils.visible_text import visible
 
@@ -19,7 +19,19 @@ DEFAULT = "Default: the variant's setting."
 MOST_SHOWN = 8  # variants of a study
 # Bounds are those of the settings, so that a fault names the option and not a setting.
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, max=8192, help=DEFAULT)]
-Temperature = Annotated[float | None, typer.Option(min=0, max=5, help=f"0 is greedy. {DEFAULT}")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0, max=5, callback=check_is_number, help=f"0 is greedy. {DEFAULT}"),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        max=1,
+        callback=check_is_number,
+        help=f"Draw from the likeliest tokens that have this probability together. {DEFAULT}",
+    ),
+]
 System = Annotated[
     str | None, typer.Option(help="Text before the conversation, as its system turn.")
 ]
@@ -37,6 +49,7 @@ def ask(
     system: System = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
+    top_p: TopP = None,
     seed: Seed = None,
     overrides: Overrides = None,
     file: Annotated[
@@ -52,7 +65,12 @@ def ask(
 ) -> None:
     """Ask a variant one question, or those of a file, in the template of its training."""
     with exit_on_error():
-        generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        generation = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+        }
         if file is not None:
             given = {"a prompt": prompt, "--input": input_text or None, "--system": system}
             for option, value in given.items():
@@ -76,13 +94,19 @@ def chat(
     system: System = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
+    top_p: TopP = None,
     seed: Seed = None,
     overrides: Overrides = None,
 ) -> None:
     """Chat with a variant; an empty line or Ctrl-D ends the chat, Ctrl-C stops a reply, or ends the
     chat where no reply is being written."""
     with exit_on_error():
-        generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        generation = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+        }
         conversation, settings = _conversation(variant, overrides or [], generation, system)
         _ = conversation.model  # loads it before the first question
         typer.echo(

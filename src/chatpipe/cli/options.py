@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -18,6 +19,13 @@ def complete_names(kind: str) -> Callable[[], list[str]]:
         return [name for kind in kinds for name in names(kind)]
 
     return complete
+
+
+def check_is_number(value: float | None) -> float | None:
+    """Refuse NaN, which some versions of typer let pass every bound."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("expected a number.")
+    return value
 
 
 VARIANT_HELP = "A variant's name or YAML file, or the name of a run: NAME+key=value."

@@ -8,7 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from chatpipe.cli.errors import exit_on_error
-from chatpipe.cli.options import AsJson, OptionalVariant, Overrides, VariantName, complete_names
+from chatpipe.cli.options import (
+    AsJson,
+    OptionalVariant,
+    Overrides,
+    VariantName,
+    check_is_number,
+    complete_names,
+)
 
 
 def reevaluate(
@@ -21,7 +28,12 @@ def reevaluate(
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Relative worsening that still passes; 0.02 is 2 %.")
+        float,
+        typer.Option(
+            min=0.0,
+            callback=check_is_number,
+            help="Relative worsening that still passes; 0.02 is 2 %.",
+        ),
     ] = 0.02,
     overrides: Overrides = None,
     as_json: AsJson = False,

@@ -156,8 +156,7 @@ def expected_replies(
     greedy = Generation(max_new_tokens=NEW_TOKENS, temperature=0)
     through = adapter.name
     questions = [Question(ids, through, number) for number, ids in enumerate(prompts)]
-    written = written_ids(model, stops, questions, greedy)
-    replies = [_up_to_end(every[:NEW_TOKENS], stops) for every in written]
+    replies = written_ids(model, stops, questions, greedy)
     pairs = list(zip(prompts, replies, strict=True))
     own = [log_probabilities(model, ids, reply) for ids, reply in pairs]
     with switched_to(model, None):
@@ -285,9 +284,3 @@ def _difference(one: Expected, number: int, place: int, token: int) -> Differenc
     is_known = 0 <= token < len(here)
     gap = float(here[one.reply[place]] - here[token]) if is_known else float("inf")
     return Difference(number, place, max(gap, 0.0))
-
-
-def _up_to_end(ids: list[int], stops: Sequence[int]) -> list[int]:
-    """With the token that ends it."""
-    end = next((place for place, number in enumerate(ids) if number in stops), len(ids))
-    return ids[: end + 1]

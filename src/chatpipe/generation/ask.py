@@ -13,7 +13,8 @@ from chatpipe.config.prompt_schema import AnyTemplate, Prompt
 from chatpipe.config.prompts import raw_prompt
 from chatpipe.config.schema import Generation, Quantization, Variant
 from chatpipe.errors import ConfigError, DataError
-from chatpipe.generation.batch import Completion, mixes_adapters
+from chatpipe.generation.batch import Completion
+from chatpipe.generation.capacity import mixes_adapters
 from chatpipe.generation.heldout_prompts import heldout_prompts
 from chatpipe.generation.prompted import Complete, Prompted
 from chatpipe.models.model_ref import ModelRef

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from chatpipe.generation.ask import Answers, Ask, answered
-from chatpipe.generation.batch import AT_ONCE
+from chatpipe.generation.capacity import AT_ONCE
 from chatpipe.runtime import oom
 from chatpipe.runtime.processes import processes
 from chatpipe.store.artifact import Request

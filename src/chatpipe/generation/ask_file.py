@@ -1,4 +1,4 @@
-"""A file of prompts answered by one model, in batches and in the file's order."""
+"""A file of prompts answered by one model, in a running batch and in the file's order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chatpipe.config.schema import Generation, Variant
 from chatpipe.errors import ChatpipeError, ConfigError
 from chatpipe.generation.answer_file import ANSWERED_BY, Expected
 from chatpipe.generation.ask import Ask
-from chatpipe.generation.batch import AT_ONCE
+from chatpipe.generation.batch import Completion
 from chatpipe.generation.prompt_file import PromptRow, first_faults
 from chatpipe.generation.prompted import Complete, Prompted
 from chatpipe.models.model_ref import ModelRef
@@ -74,7 +74,8 @@ class FileAsk:
         return ids
 
     def answers(self, ids: Sequence[list[int]], first: int) -> Iterator[list[Answer]]:
-        """Yield the answers from that row on, a batch at a time."""
+        """Yield the answers from that row on in the file's order, as many at a time as are next in
+        it. Until the iterator has ended or is closed, nothing else may use the model."""
         from chatpipe.models import loading
         from chatpipe.models.several_devices import recorded_model_everywhere
 
@@ -89,25 +90,21 @@ class FileAsk:
             generation=ask.generation,
             prompts=tuple(Prompted(tuple(row), adapter, stops) for row in ids[first:]),
         )
-        settings = ask.generation.model_dump()
         by = ask.key()
         with recorded_model_everywhere(
             ask.base, request.adapters, ask.quantization, request.batches
         ) as (model, _, helpers):
-            at_once = (1 + len(helpers)) * AT_ONCE
-            for begin in range(first, len(self.rows), at_once):
-                batch = range(begin, min(begin + at_once, len(self.rows)))
-                part = request.some(begin - first, batch.stop - first)
-                completions = part.completions_with(helpers, model, tokenizer)
-                yield [
-                    {
-                        **self.rows[row].values,
-                        "model": self.name,
-                        "answer": completion.text,
-                        "tokens": completion.tokens,
-                        "stop": completion.stop,
-                        "settings": settings,
-                        ANSWERED_BY: by,
-                    }
-                    for row, completion in zip(batch, completions, strict=True)
-                ]
+            for completions in request.iter_completions(helpers, model, tokenizer):
+                yield [self._answer(row, one, by) for row, one in enumerate(completions, first)]
+                first += len(completions)
+
+    def _answer(self, row: int, completion: Completion, by: str) -> Answer:
+        return {
+            **self.rows[row].values,
+            "model": self.name,
+            "answer": completion.text,
+            "tokens": completion.tokens,
+            "stop": completion.stop,
+            "settings": self._ask.generation.model_dump(),
+            ANSWERED_BY: by,
+        }

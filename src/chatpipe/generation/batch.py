@@ -1,21 +1,27 @@
-"""Prompts completed in batches, by one model or by several adapters of one base."""
+"""Prompts completed by one model, or by several adapters of one base, in one running batch."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chatpipe.config.schema import Generation
+from chatpipe.generation.capacity import AT_ONCE, mixes_adapters, reads_packed
+from chatpipe.generation.reply_text import text_of_cut_reply
 from chatpipe.runtime.progress import Reporter
 from chatpipe.tokenization.encoder import AskedPrompt, Encoder
 
+if TYPE_CHECKING:
+    from chatpipe.generation.rows import RowRequest
+    from chatpipe.generation.running_batch import RunningBatch
+
 HasEnded = Callable[[list[int]], bool]
-AT_ONCE = 64  # prompts in a batch, whose caches are in memory together
-CACHE_SHARE = 1 / 3  # of the memory that is free
-# What transformers' models call what they keep of the tokens before.
-CACHES = ("past_key_values", "cache_params", "state")
+# Of the rows, so many join together at least, while others wait: reading one prompt takes nearly
+# as long as reading a few.
+LEAST_SHARE_JOINED = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,30 @@ def complete_ids(
     return [completion_of(ids, tokenizer, stops) for ids in written]
 
 
+def completions_in_order(
+    model: Any,
+    tokenizer: Any,
+    stops: Sequence[int],
+    questions: Sequence[Question],
+    generation: Generation,
+) -> Iterator[list[Completion]]:
+    """As `complete_ids`, but yield completions in the questions' order, as many at a time as are
+    next in it. Until the iterator has ended or is closed, nothing else may use the model."""
+    # Without packs, questions are computed by their lengths, and not in their order.
+    at_once = len(questions) if reads_packed(model) else AT_ONCE
+    for begin in range(0, len(questions), at_once):
+        together = questions[begin : begin + at_once]
+        order = deque(question.index for question in together)
+        ended: dict[int, Completion] = {}
+        for index, ids in iter_written_ids(model, stops, together, generation):
+            ended[index] = completion_of(ids, tokenizer, stops)
+            following = []
+            while order and order[0] in ended:
+                following.append(ended.pop(order.popleft()))
+            if following:
+                yield following
+
+
 def written_ids(
     model: Any,
     stops: Sequence[int],
@@ -73,35 +103,50 @@ def written_ids(
     generation: Generation,
     has_ended: HasEnded | None = None,
 ) -> list[list[int]]:
-    """The new token ids of every question. An answer goes on to one of the ids `stops`, or to where
-    `has_ended` says so of its new ids; what follows in the list is of no account."""
-    written: dict[int, list[int]] = {}
-    room = room_tokens(model)
-    for together in _runs(model, questions):
-        for batch in _batches(together, generation.max_new_tokens, room):
-            answers = _complete_batch(model, stops, batch, generation, has_ended)
-            written.update(zip((question.index for question in batch), answers, strict=True))
+    """The new token ids of every question, up to and with the one that ends the answer: one of the
+    ids `stops`, or where `has_ended` says so of the new ids so far."""
+    written = dict(iter_written_ids(model, stops, questions, generation, has_ended))
     return [written[question.index] for question in questions]
 
 
-def mixes_adapters(model: Any) -> bool:
-    """Whether prompts of different adapters are in one batch."""
-    from chatpipe.kernels.lora_inference import can_mix
+def iter_written_ids(
+    model: Any,
+    stops: Sequence[int],
+    questions: Sequence[Question],
+    generation: Generation,
+    has_ended: HasEnded | None = None,
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield the index of every question and its new token ids, as answers end. Until the iterator
+    has ended or is closed, nothing else may use the model."""
+    from chatpipe.generation.rows import RowRequest
+    from chatpipe.generation.running_batch import RunningBatch
 
-    return reads_packed(model) and can_mix(model)
-
-
-def reads_packed(model: Any) -> bool:
-    """Whether prompts are read in packs, and then go on in batches padded on the left; models that
-    cannot do the one may see the padding of the other."""
-    from chatpipe.packing.batching import PACKED, batching_for
-
-    return batching_for(model) is PACKED
+    if not questions:
+        return
+    most = generation.max_new_tokens
+    report = Reporter(len(questions) * most, "tokens")
+    batch = RunningBatch(model)
+    ended = 0
+    try:
+        for together in _runs(model, questions):
+            waiting = deque(
+                RowRequest(one.index, one.ids, one.adapter, frozenset(stops), generation)
+                for one in together
+            )
+            written: dict[Any, list[int]] = {}
+            while waiting or len(batch):
+                _join(batch, waiting)
+                for index, ids in _step(batch, written, has_ended):
+                    ended += 1
+                    yield index, ids
+                report(ended * most + sum(map(len, written.values())))
+    finally:
+        batch.clear()
 
 
 def _runs(model: Any, questions: Sequence[Question]) -> list[list[Question]]:
-    """Questions that may share batches: all; or those of each adapter; or, without packs, those
-    of one adapter and length, which need no padding."""
+    """Questions that may be computed in one pass: all; or those of each adapter; or, without packs,
+    those of one adapter and length, which need no padding."""
     if mixes_adapters(model):
         return [list(questions)]
     alike = _adapter_of if reads_packed(model) else _adapter_and_length
@@ -116,97 +161,31 @@ def _adapter_and_length(question: Question) -> tuple[str, int]:
     return _adapter_of(question), len(question.ids)
 
 
-def _batches(
-    questions: Sequence[Question], new_tokens: int, room: float
-) -> Iterator[list[Question]]:
-    """As many questions as AT_ONCE says and there is room for, in their order."""
-    batch: list[Question] = []
-    width = 0
-    for question in questions:
-        width = max(width, len(question.ids) + new_tokens)
-        if len(batch) == AT_ONCE or (batch and (len(batch) + 1) * width > room):
-            yield batch
-            batch, width = [], len(question.ids) + new_tokens
-        batch.append(question)
-    if batch:
-        yield batch
+def _join(batch: RunningBatch, waiting: deque[RowRequest]) -> None:
+    """Let those that wait join, in their order, as far as there is room and it is worth while."""
+    joining: list[RowRequest] = []
+    while waiting and batch.has_room(waiting[0], joining):
+        joining.append(waiting.popleft())
+    is_worth_while = len(joining) >= LEAST_SHARE_JOINED * (len(batch) + len(joining))
+    if joining and (is_worth_while or not waiting):
+        batch.join(joining)
+    else:
+        waiting.extendleft(reversed(joining))
 
 
-def room_tokens(model: Any) -> float:
-    """Tokens whose keys and values take no more than a share of the memory that is free: a cache is
-    copied as it grows."""
-    from chatpipe.models.devices import free_memory_bytes
-
-    of_token = max(1, _cache_bytes(model, [0, 0]) / 2)
-    return CACHE_SHARE * free_memory_bytes() / of_token
-
-
-def _cache_bytes(model: Any, ids: list[int]) -> int:
-    """Bytes of what the model keeps of these tokens; 0 where it keeps nothing."""
-    import torch
-
-    inputs = torch.tensor([ids], device=next(model.parameters()).device)
-    with torch.no_grad():
-        out = model(input_ids=inputs)
-    kept = next((out[name] for name in CACHES if out.get(name) is not None), None)
-    return _tensor_bytes(kept)
-
-
-def _tensor_bytes(part: Any, depth: int = 6) -> int:
-    """Bytes of all tensors within that: lists, dictionaries and the caches of transformers."""
-    import torch
-
-    if isinstance(part, torch.Tensor):
-        return part.nbytes
-    if hasattr(part, "__dict__"):
-        part = vars(part)
-    parts = part.values() if isinstance(part, dict) else part
-    if depth and isinstance(part, dict | list | tuple):
-        return sum(_tensor_bytes(inner, depth - 1) for inner in parts)
-    return 0
-
-
-def _complete_batch(
-    model: Any,
-    stops: Sequence[int],
-    questions: Sequence[Question],
-    generation: Generation,
-    has_ended: HasEnded | None,
-) -> list[list[int]]:
-    """The new ids of one batch, padded on the left where lengths differ."""
-    import torch
-
-    from chatpipe.generation.prefill import prefill
-    from chatpipe.generation.sampling import generation_arguments
-    from chatpipe.kernels.lora_inference import row_by_row
-    from chatpipe.kernels.packed_weights import packed_weights
-
-    ids = [question.ids for question in questions]
-    adapters = [question.adapter for question in questions]
-    width = max(map(len, ids))
-    device = next(model.parameters()).device
-    eos = stops[0]
-    padded = torch.tensor([[eos] * (width - len(row)) + row for row in ids], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
-    report = Reporter(generation.max_new_tokens, "tokens")
-
-    def tell(so_far: Any, scores: Any, **_: Any) -> Any:
-        """A stopping criterion, transformers' hook after every token: which rows have ended."""
-        report(so_far.shape[1] - width)
-        if has_ended is None:
-            return torch.zeros(so_far.shape[0], dtype=torch.bool, device=so_far.device)
-        return torch.tensor([*map(has_ended, so_far[:, width:].tolist())], device=so_far.device)
-
-    read = {"past_key_values": prefill(model, ids, adapters)} if reads_packed(model) else {}
-    with torch.no_grad(), packed_weights(model), row_by_row(model, adapters):
-        out = model.generate(
-            input_ids=padded,
-            attention_mask=mask,
-            stopping_criteria=[tell],
-            **read,
-            **generation_arguments(generation, ids, stops),
-        )
-    return [row[width:].tolist() for row in out]
+def _step(
+    batch: RunningBatch, written: dict[Any, list[int]], has_ended: HasEnded | None
+) -> list[tuple[Any, list[int]]]:
+    """Write a token of every row; return those that have ended with theirs, which `written` then
+    has no more."""
+    ended = []
+    for new in batch.step():
+        ids = written.setdefault(new.row, [])
+        ids.append(new.token)
+        if new.end or (has_ended and has_ended(ids)):
+            ended.append((new.row, written.pop(new.row)))
+    batch.leave([row for row, _ in ended])
+    return ended
 
 
 def up_to_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
@@ -219,5 +198,9 @@ def completion_of(ids: list[int], tokenizer: Any, stops: Sequence[int]) -> Compl
     """Those new tokens up to EOS or the end of the turn, if there is one."""
     written = up_to_stop(ids, stops)
     stopped = len(written) < len(ids)
-    text = tokenizer.decode(written, skip_special_tokens=True).strip()
-    return Completion(text, len(written) + stopped, "eos" if stopped else "length")
+    text = (
+        tokenizer.decode(written, skip_special_tokens=True)
+        if stopped
+        else text_of_cut_reply(tokenizer, written)
+    )
+    return Completion(text.strip(), len(written) + stopped, "eos" if stopped else "length")

@@ -102,18 +102,20 @@ class ChatSession:
         self, prompt: list[int], generation: Generation, written: list[int]
     ) -> Iterator[str]:
         """Yield the reply's text as it becomes certain; its new tokens are added to `written`."""
-        from chatpipe.generation.running_batch import RowRequest
+        from chatpipe.generation.rows import RowRequest
         from chatpipe.kernels.lora_inference import active
 
         stops = frozenset(self.encoder.renderer.stops)
         text = ReplyText(self.encoder.tokenizer, (), is_stripped=True)
         self.rows.join([RowRequest("reply", prompt, active(self.model), stops, generation)])
-        while len(self.rows):
+        end = None
+        while not end:
             [new] = self.rows.step()
+            end = new.end
             written.append(new.token)
-            if new.end != "eos" and (piece := text.add(new.token)):
+            if end != "eos" and (piece := text.add(new.token)):
                 yield piece
-        if rest := text.end():
+        if rest := text.end(is_cut=end == "length"):
             yield rest
 
     def _keep(self, conversation: Conversation, written: list[int]) -> None:

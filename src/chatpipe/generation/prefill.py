@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from transformers import DynamicCache
 
 from chatpipe.kernels.adapter_stacks import StackCache
 from chatpipe.kernels.lora_inference import example_by_example
@@ -17,13 +16,6 @@ from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 AT_ONCE = 4096  # tokens of a pack
 
 Layer = tuple[torch.Tensor, ...]  # its keys and its values
-
-
-def prefill(
-    model: Any, prompts: Sequence[list[int]], adapters: Sequence[str | None]
-) -> DynamicCache:
-    """What `generate` goes on from: the layers of `read_prompts` as a cache."""
-    return _cache_of(read_prompts(model, prompts, adapters))
 
 
 def read_prompts(
@@ -55,15 +47,6 @@ def read_prompts(
                         padded[row.index, :, width - len(places) :] = read[0, :, places]
             del layers  # the next pack's need the room
     return cache_layers
-
-
-def _cache_of(layers: list[Layer]) -> DynamicCache:
-    """The cache with those keys and values, which it copies: the list is emptied, so that hardly
-    more than one cache is held."""
-    cache = DynamicCache()
-    for number in range(len(layers)):
-        cache.update(*layers.pop(0), number)
-    return cache
 
 
 def _packs(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import StepProcessError
-from chatpipe.generation.batch import AT_ONCE, Completion, Question, complete_ids
+from chatpipe.generation.batch import Completion, Question, complete_ids, completions_in_order
+from chatpipe.generation.capacity import AT_ONCE
 from chatpipe.runtime.helpers import Helper, Parts
 from chatpipe.store.artifact import Artifact, Request
 
@@ -56,13 +57,35 @@ class Complete(Request):
         """Complete the prompts by this process alone; neighbours that end at the same ids may be in
         one batch."""
         completions: list[Completion] = []
-        for stops, run in groupby(self.prompts, lambda prompt: prompt.stops):
-            questions = [
-                Question(list(prompt.ids), prompt.adapter, place)
-                for place, prompt in enumerate(run)
-            ]
+        for stops, questions in self._questions():
             completions += complete_ids(model, tokenizer, stops, questions, self.generation)
         return completions
+
+    def iter_completions(
+        self, helpers: Sequence[Helper], model: Any, tokenizer: Any
+    ) -> Iterator[list[Completion]]:
+        """Yield the completions in the prompts' order: by this process alone as they are there, by
+        several a batch of each at a time. Until the iterator has ended or is closed, nothing else
+        may use the model."""
+        if not helpers:
+            for stops, questions in self._questions():
+                yield from completions_in_order(model, tokenizer, stops, questions, self.generation)
+            return
+        at_once = (1 + len(helpers)) * AT_ONCE
+        for begin in range(0, len(self.prompts), at_once):
+            part = self.some(begin, begin + at_once)
+            yield part.completions_with(helpers, model, tokenizer)
+
+    def _questions(self) -> Iterator[tuple[tuple[int, ...], list[Question]]]:
+        """Yield neighbours that end at the same ids, and these."""
+        for stops, run in groupby(self.prompts, lambda prompt: prompt.stops):
+            yield (
+                stops,
+                [
+                    Question(list(prompt.ids), prompt.adapter, place)
+                    for place, prompt in enumerate(run)
+                ],
+            )
 
     def completions_with(
         self, helpers: Sequence[Helper], model: Any, tokenizer: Any

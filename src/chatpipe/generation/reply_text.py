@@ -6,6 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 INCOMPLETE = "\ufffd"  # what a part of a character's bytes is decoded to
+MOST_PARTS = 6  # tokens of a part of a character, and of the one before, whose end it may share
+
+
+def text_of_cut_reply(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """Decode a reply that was cut, without a character at its end that is not all there."""
+    texts = [
+        tokenizer.decode(tokens[: len(tokens) - left_out], skip_special_tokens=True)
+        for left_out in range(min(MOST_PARTS, len(tokens)) + 1)
+    ]
+    whole = next((text for text in texts if not text.endswith(INCOMPLETE)), texts[0])
+    # A token may end a character and begin the next one.
+    without_end: str = texts[0].rstrip(INCOMPLETE)
+    return without_end if without_end.startswith(whole) else whole
 
 
 class ReplyText:
@@ -35,11 +48,18 @@ class ReplyText:
             self._extend(after[len(before) :])
         return self._send(self._certain())
 
-    def end(self) -> str:
-        """Return the rest."""
+    def end(self, is_cut: bool = False) -> str:
+        """Return the rest. is_cut: the reply did not end by itself, so a character at its end may
+        not be all there; it is left out."""
         if not self.has_stopped:
             before = self._decode(self._begin, self._read)
-            self._extend(self._decode(self._begin, None)[len(before) :])
+            tokens = self._tokens[self._begin :]
+            rest = (
+                text_of_cut_reply(self._tokenizer, tokens)
+                if is_cut
+                else self._decode(self._begin, None)
+            )
+            self._extend(rest[len(before) :])
         rest = self._text.rstrip() if self._is_stripped else self._text
         return self._send(max(len(rest), self._sent))
 

@@ -10,54 +10,57 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from chatpipe.config.schema import Generation
 
-
-def generation_arguments(
-    generation: Generation, prompts: Sequence[Sequence[int]], stops: Sequence[int]
-) -> dict[str, Any]:
-    """transformers' arguments for those settings and the prompts' tokens, in the batch's order; for
-    one call of `generate`, because what it draws goes on where the last one stopped."""
-    config = GenerationConfig(
-        max_new_tokens=generation.max_new_tokens,
-        do_sample=False,
-        eos_token_id=list(stops),
-        pad_token_id=stops[0],
-    )
-    processors = LogitsProcessorList()
-    if generation.temperature > 0:
-        processors.append(TemperatureLogitsWarper(generation.temperature))
-        if generation.top_p < 1:
-            processors.append(TopPLogitsWarper(generation.top_p))
-        processors.append(Noise([_seed(generation.seed, ids) for ids in prompts]))
-    return {"generation_config": config, "logits_processor": processors}
+LEAST_TEMPERATURE = 1e-5  # logits that are divided by less overflow; greedy is meant
 
 
-class Noise(LogitsProcessor):  # type: ignore[misc]
-    """Adds Gumbel noise to the logits, for each row of the batch from its own seed."""
+class Sampler:
+    """How one row's tokens are drawn: its settings, and a generator of its own.
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.seeds = seeds
-        self._generators: list[torch.Generator] = []
+    Attributes:
+        is_greedy: Whether the likeliest token is taken.
+        settings: Temperature and top_p.
+    """
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores (rows, vocabulary) in float32 → such of which the greatest is the token drawn."""
-        device = scores.device
-        if not self._generators:
-            self._generators = [torch.Generator(device).manual_seed(seed) for seed in self.seeds]
-        drawn = torch.empty_like(scores)
-        for row, generator in zip(drawn, self._generators, strict=True):
-            row.exponential_(generator=generator)
-        return scores - drawn.log_()  # −log of an exponential variable is a Gumbel one
+    def __init__(self, generation: Generation, ids: Sequence[int]) -> None:
+        self.is_greedy = generation.temperature < LEAST_TEMPERATURE
+        self.settings = generation.temperature, generation.top_p
+        self._seed = prompt_seed(generation.seed, ids)
+        self._generator: torch.Generator | None = None
+
+    def draw(self, into: torch.Tensor) -> None:
+        """Fill it with exponential variables, those that follow the ones drawn before."""
+        if self._generator is None:
+            self._generator = torch.Generator(into.device).manual_seed(self._seed)
+        into.exponential_(generator=self._generator)
 
 
-def _seed(seed: int, ids: Sequence[int]) -> int:
-    """Of a prompt: its tokens' digest and the setting."""
+def sampled_tokens(logits: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
+    """Return (rows,), a token drawn for each row; logits: (rows, vocabulary), of rows that have the
+    same temperature and top_p."""
+    temperature, top_p = samplers[0].settings
+    scores: torch.Tensor = logits.to(torch.float32, copy=True)
+    scores = TemperatureLogitsWarper(temperature)(None, scores)
+    if top_p < 1:
+        scores = TopPLogitsWarper(top_p)(None, scores)
+    noisy: torch.Tensor = scores + _gumbel(scores, samplers)
+    return noisy.argmax(-1)
+
+
+def prompt_seed(seed: int, ids: Sequence[int]) -> int:
+    """Return a prompt's seed: of its tokens' digest and the setting."""
     named = hashlib.sha256(f"{seed} {list(ids)}".encode())
     return int.from_bytes(named.digest()[:7], "big")
+
+
+def _gumbel(scores: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
+    """Return Gumbel variables for all scores, each row's from its own generator."""
+    drawn = torch.empty_like(scores)
+    for row, sampler in zip(drawn, samplers, strict=True):
+        sampler.draw(row)
+    return drawn.log_().neg_()  # −log of an exponential variable is a Gumbel one

@@ -11,30 +11,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from queue import Empty, SimpleQueue
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
 from chatpipe.errors import ConfigError, ServiceError
 from chatpipe.rating.entries import Entry, RatingLog, Verdict, valid_ratings
+from chatpipe.rating.judge_endpoint import TIMEOUT_S, BadReplyError, BusyError, chat_reply
 from chatpipe.rating.pairs import Pair
 from chatpipe.rating.results import SWAPPED
 
 PARALLEL = 4  # pairs that are judged at once
-TIMEOUT_S = 180.0
 MAX_TOKENS = 512
 REMINDER = "Write one line that has nothing but your verdict: [[A]], [[B]], [[TIE]] or [[BAD]]."
 MOST_FAILED = 5  # of the first pairs; if all of them fail, so will the others
 KEPT_LETTERS = 2_000  # of a reply
-REFUSALS = {401: "the key is not accepted", 403: "access is refused", 404: "there is no such place"}
 VERDICTS: dict[str, Verdict] = {"A": "a", "B": "b", "TIE": "tie", "BAD": "both_bad"}
 _VERDICT = re.compile(rf"\[\[({'|'.join(VERDICTS)})\]\]", re.IGNORECASE)
 _VERDICT_LINE = re.compile(rf"[^\[\]]*{_VERDICT.pattern}\W*", re.IGNORECASE)
-
-
-class BadReplyError(Exception):
-    """A reply without a verdict, or none at all; the text is the reason, short enough to count."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +183,8 @@ def _verdict(judge: Judge, client: httpx2.Client, pair: Pair) -> tuple[Verdict, 
     messages = [{"role": "user", "content": judge_prompt(pair)}]
     try:
         reply = _reply(judge, client, messages)
+    except BusyError:  # it has waited already
+        raise
     except BadReplyError:
         reply = _reply(judge, client, messages)
     try:
@@ -207,45 +203,7 @@ def _reply(judge: Judge, client: httpx2.Client, messages: Sequence[dict[str, str
         "temperature": 0,
         "max_tokens": MAX_TOKENS,
     }
-    headers = {"Authorization": f"Bearer {judge.key}"} if judge.key else {}
-    url = f"{judge.url.rstrip('/')}/chat/completions"
-    try:
-        response = client.post(url, json=body, headers=headers)
-    except (httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-        raise ServiceError(
-            f"{judge.url}: cannot be reached ({error}); start the endpoint, or name another."
-        ) from None
-    except httpx2.TimeoutException:
-        raise BadReplyError(f"no reply within {TIMEOUT_S:.0f} s") from None
-    except httpx2.HTTPError as error:
-        raise BadReplyError(f"the connection failed ({type(error).__name__})") from None
-    if reason := REFUSALS.get(response.status_code):
-        raise ServiceError(
-            f"{judge.url}: {reason} (HTTP {response.status_code}); the address ends with /v1, the "
-            "model is one that the endpoint lists, and the key is in CHATPIPE_JUDGE_KEY."
-        )
-    if response.status_code != 200:
-        raise BadReplyError(f"HTTP {response.status_code}{_error_code(response)}")
-    return _content(response)
-
-
-def _error_code(response: httpx2.Response) -> str:
-    """Return OpenAI's name for the error in parentheses, where the endpoint gives one."""
-    try:
-        code = response.json()["error"]["code"]
-    except (ValueError, LookupError, TypeError):
-        return ""
-    return f" ({code})" if isinstance(code, str) else ""
-
-
-def _content(response: httpx2.Response) -> str:
-    try:
-        content: Any = response.json()["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
-        raise BadReplyError("the reply is no chat completion") from None
-    if not isinstance(content, str) or not content.strip():
-        raise BadReplyError("the reply is empty")
-    return content
+    return chat_reply(client, judge.url, judge.key, body)
 
 
 def read_verdict(reply: str) -> Verdict:

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from chatpipe.generation.batch import AT_ONCE
+from chatpipe.generation.capacity import AT_ONCE
 from chatpipe.generation.next_tokens import Likelihood
 from chatpipe.generation.reply_text import ReplyText
-from chatpipe.generation.running_batch import NewToken, RowId, RowRequest, RunningBatch
+from chatpipe.generation.rows import NewToken, RowId, RowRequest
+from chatpipe.generation.running_batch import RunningBatch
 
 LOG = logging.getLogger(__name__)
 MOST_WAITING = 64  # replies that wait for a place in the batch
@@ -64,7 +65,9 @@ class ReplyJob:
         text = self.text.add(new.token)
         likelihoods = ((new.token, new.likelihood),) if new.likelihood else ()
         end = "stop" if self.text.has_stopped else new.end
-        return self._emit(Piece(text + self.text.end() if end else text, 1, likelihoods, end))
+        if end:
+            text += self.text.end(is_cut=end == "length")
+        return self._emit(Piece(text, 1, likelihoods, end))
 
     def _emit(self, piece: Piece) -> bool:
         self._pending.append(piece)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 from fastapi import APIRouter
 
-from chatpipe.generation.batch import AT_ONCE
+from chatpipe.generation.capacity import AT_ONCE
 from chatpipe.serving.app import Service, create_app
 from chatpipe.serving.engine import MOST_WAITING, Engine
 from chatpipe.serving.served_models import ServedBase, served_models
