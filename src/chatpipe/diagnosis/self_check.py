@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.diagnosis.findings import Finding, fault, ok, warning
 from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import Question, written_ids
+from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.kernels import switched_off
 from chatpipe.kernels.switch import KERNELS, VARIABLE, recorded_kernels
 from chatpipe.models.devices import compute_dtype
@@ -140,7 +143,22 @@ def _figures(base: Path, dtype: str) -> Figures:
         ]
         settings = Generation(max_new_tokens=NEW_TOKENS)
         answers = written_ids(model, [END], questions, settings)
+        answers += _running_answers(model, questions, settings)
     return Figures(nats, gradients, answers, frozenset(record.ran))
+
+
+def _running_answers(
+    model: Any, questions: Sequence[Question], settings: Generation
+) -> list[list[int]]:
+    """The new ids of each question, as a server or a conversation writes them."""
+    rows = RunningBatch(model)
+    stops = frozenset([END])
+    rows.join([RowRequest(q.index, q.ids, q.adapter, stops, settings) for q in questions])
+    answers: dict[Any, list[int]] = defaultdict(list)
+    while len(rows):
+        for new in rows.step():
+            answers[new.row].append(new.token)
+    return [answers[question.index] for question in questions]
 
 
 def _gradients(model: Any, quantization: Quantization) -> torch.Tensor:

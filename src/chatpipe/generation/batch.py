@@ -125,7 +125,7 @@ def iter_written_ids(
         return
     most = generation.max_new_tokens
     report = Reporter(len(questions) * most, "tokens")
-    batch = RunningBatch(model)
+    batch = RunningBatch(model, is_lasting=False)
     ended = 0
     try:
         for together in _runs(model, questions):

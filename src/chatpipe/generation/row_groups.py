@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from chatpipe.generation.capacity import CACHES
+from chatpipe.generation.capacity import AT_ONCE, CACHES
 from chatpipe.generation.next_tokens import next_tokens
 from chatpipe.generation.prefill import read_prompts
 from chatpipe.generation.rows import NewToken, Row, RowId, RowRequest
@@ -93,11 +93,18 @@ class Group(ABC):
 
 class PaddedGroup(Group):
     """Rows in one forward pass, left padded: row n is in slot n of a cache. Rows join at any time,
-    and the last ones take the slots of those that leave."""
+    and the last ones take the slots of those that leave.
 
-    def __init__(self, model: Any, stacks: StackCache, decoder: Decoder | None) -> None:
+    is_lasting: weights are arranged for as many rows as there are; otherwise for many, even where a
+    few are left, because arranging them anew takes longer than their last tokens, and rounds them.
+    """
+
+    def __init__(
+        self, model: Any, stacks: StackCache, decoder: Decoder | None, is_lasting: bool
+    ) -> None:
         super().__init__(model, stacks)
         self.cache = SlotCache()
+        self._arranged_for = None if is_lasting else AT_ONCE
         self._decoder = decoder
         self._lengths: torch.Tensor | None = None  # the cache's, on the device
 
@@ -122,7 +129,7 @@ class PaddedGroup(Group):
         if self._decoder is None:
             super().put_adapters_on(stack)
         else:
-            self._decoder.use(self.adapters)
+            self._decoder.use(self.adapters, self._arranged_for)
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         cache = self.cache

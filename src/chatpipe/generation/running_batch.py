@@ -27,11 +27,16 @@ from chatpipe.kernels.decoding import decoder_of
 
 
 class RunningBatch:
-    """Rows of one model, which is used by nothing else as long as the batch has rows."""
+    """Rows of one model, which is used by nothing else as long as the batch has rows.
 
-    def __init__(self, model: Any, most_rows: int = AT_ONCE) -> None:
+    is_lasting: rows come and go as long as a server or a conversation lasts, and not until some
+    questions are answered.
+    """
+
+    def __init__(self, model: Any, most_rows: int = AT_ONCE, is_lasting: bool = True) -> None:
         self._model = model
         self._most_rows = most_rows
+        self._is_lasting = is_lasting
         self._is_packed = reads_packed(model)
         self._mixes = mixes_adapters(model)
         self._room_tokens = room_tokens(model)
@@ -119,4 +124,4 @@ class RunningBatch:
     def _new_group(self) -> Group:
         if not self._is_packed:
             return UnpaddedRows(self._model, self._stacks)
-        return PaddedGroup(self._model, self._stacks, self._decoder)
+        return PaddedGroup(self._model, self._stacks, self._decoder, self._is_lasting)

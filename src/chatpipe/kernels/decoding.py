@@ -82,15 +82,17 @@ class Decoder:
         """Return all layers that may have adapters."""
         return [layer for joined in self._joined() for layer in joined.layers]
 
-    def use(self, adapters: Sequence[str | None]) -> None:
-        """From now on row n passes through adapter n, or through the base alone."""
+    def use(self, adapters: Sequence[str | None], most_rows: int | None = None) -> None:
+        """From now on row n passes through adapter n, or through the base alone. most_rows: how
+        many rows the weights are arranged for, where that is not as many as there are now."""
         ran(DECODING)
         if any(adapters):
             ran(LORA_INFERENCE)
-        self._arrangements.arrange(len(adapters))
+        rows = most_rows or len(adapters)
+        self._arrangements.arrange(rows)
         stacks, masks = self._stacks.stacks_for(adapters), Masks(adapters)
         for joined in self._joined():
-            joined.use(stacks, masks, len(adapters))
+            joined.use(stacks, masks, rows)
 
     def logits(
         self, tokens: torch.Tensor, lengths: torch.Tensor, cache: Any, seen: torch.Tensor | None
