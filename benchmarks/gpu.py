@@ -4,9 +4,10 @@ card; nothing is downloaded.
     python -m benchmarks.gpu [--shape llama-7b] [--json FILE]
 
 Trains steps of Alpaca's length and of 2,048 tokens with all kernels, without each of them and with
-none, four together, and by transformers' own Trainer; scores and answers. Every training is timed
-after a first step. Without a GPU, `--shape tiny` tries the script; its peak memory is the whole
-process's.
+none, four together, by transformers' own Trainer, and by TRL and Unsloth where they are installed;
+scores and answers. Every training is timed after a first step. Nothing is begun that would take
+more than nine minutes in all. Without a GPU, `--shape tiny` tries the script; its peak memory is
+the whole process's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import argparse
 import gc
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,10 +28,11 @@ from typing import Any
 from unittest import mock
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import LlamaForCausalLM
 
-from benchmarks import harness
-from benchmarks.padded import pad
+from benchmarks import gpu_trainers, harness
+from benchmarks.gpu_budget import Budget, LeftOutError, installed
+from benchmarks.gpu_trainers import NF4, PASS_TOKENS, Clock, Rows, word_tokenizer
 from benchmarks.random_base import SHAPES, config_of, on_device
 from chatpipe.config.schema import Generation, Lora, Quantization, Training
 from chatpipe.diagnosis.rates import matrix_rate, measured_rates
@@ -36,7 +40,7 @@ from chatpipe.diagnosis.self_check import check_kernels
 from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import Question, written_ids
 from chatpipe.kernels.switch import KERNELS, VARIABLE
-from chatpipe.models.devices import compute_dtype, peak_memory_bytes
+from chatpipe.models.devices import peak_memory_bytes
 from chatpipe.models.lora import with_adapter
 from chatpipe.models.memory import Batch, estimate, training_flops
 from chatpipe.models.placement import this_device
@@ -44,39 +48,37 @@ from chatpipe.models.shapes import shapes_of_config
 from chatpipe.packing.batching import batching_for
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.group import SharedPasses, with_shared_weights
-from chatpipe.training.trainer import AdapterTrainer, BatchCollator, StepWork, batch_training
+from chatpipe.training.trainer import StepWork, batch_training
 from chatpipe.training.turns import Turn
 
 VOCABULARY = 32_000
 PAPER = Lora(rank=8, target_modules=("q_proj", "v_proj"))
-NF4, PLAIN = Quantization(), Quantization(method="none")
+PLAIN = Quantization(method="none")
 ON_GPUS = ("packing", "varlen_attention", "cross_entropy", "lora_training")
-PASS_TOKENS = 2048  # of the rows that are trained on: all of a step's
 MEMORY = ("peak_memory_bytes", "estimated_bytes")
-SECONDS = 500  # no training is started after so many
-Rows = list[TokenizedRow]
 Result = dict[str, Any]
+Make = Callable[[Any, Rows, str, int], Any]  # a trainer, of model, rows, directory and steps
 
 
 class Card:
     """The base's configuration, and what all measurements need."""
 
-    def __init__(self, shape: str, steps: int) -> None:
+    def __init__(self, shape: str, steps: int, budget: Budget) -> None:
         self.config = config_of(shape, vocab_size=VOCABULARY)
         self.steps = steps
         self.peak_flops = matrix_rate()
         self.results: list[Result] = []
-        self.started = time.monotonic()
+        self.budget = budget
 
     def measure(self, name: str, run: Callable[[], Result]) -> None:
         """Add the result of one contender; an error is its result, and the others go on."""
-        if time.monotonic() - self.started > SECONDS:
-            self.results.append({"contender": name, "error": "left out: no time"})
-            return
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         try:
-            result = run()
+            with self.budget.spent():
+                result = run()
+        except LeftOutError as reason:
+            result = {"error": f"left out: {reason}"}
         except Exception as error:
             result = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         self.results.append({"contender": name, **result})
@@ -90,15 +92,15 @@ class Card:
         rows: Rows,
         lora: Lora = Lora(),  # noqa: B008 (frozen)
         quantization: Quantization = NF4,
-        own: bool = True,
+        make: Make = gpu_trainers.own,
     ) -> Result:
-        """Tokens a second of chatpipe's trainer, or of transformers' own."""
+        """Tokens a second of chatpipe's trainer, or of another one."""
+        own = make is gpu_trainers.own
         model = with_adapter(on_device(self.config, quantization), lora)
         step_tokens = sum(len(row.input_ids) for row in rows)
         with tempfile.TemporaryDirectory() as folder:
-            trainer = _own(model, rows, folder, self.steps) if own else _padded(model, rows, folder)
-            trainer.args.max_steps = self.steps + 1
-            clock = _Clock()
+            trainer = make(model, rows, folder, self.steps + 1)
+            clock = Clock()
             trainer.add_callback(clock)
             with batch_training(model, trainer.batching) if own else nullcontext():
                 trainer.train()
@@ -111,12 +113,11 @@ class Card:
         model = with_adapter(with_shared_weights(base), Lora())
         largest = Batch(tokens=PASS_TOKENS, scored=PASS_TOKENS, adapters=trainings)
         passes = SharedPasses(base, model, batching_for(model), largest)
-        clock = _Clock()
+        clock = Clock()
 
         def training(folder: str, turn: Turn[StepWork, torch.Tensor]) -> None:
             own = with_adapter(passes.own_base(), Lora())
-            trainer = _own(own, rows, folder, self.steps)
-            trainer.args.max_steps = self.steps + 1
+            trainer = gpu_trainers.own(own, rows, folder, self.steps + 1)
             trainer.add_callback(clock)
             trainer.joint = passes.joint(turn, own)
             trainer.train()
@@ -129,17 +130,51 @@ class Card:
         batch = Batch(tokens=tokens, scored=tokens // 2, adapters=trainings)
         return self._trained(tokens, clock, batch, _Settings(NF4, Lora()))
 
-    def _trained(self, tokens: int, clock: _Clock, batch: Batch, settings: _Settings) -> Result:
+    def unsloth(self, rows: Rows) -> Result:
+        """Tokens a second of Unsloth's trainer, in a process of its own."""
+        if not torch.cuda.is_available():
+            raise LeftOutError("there is no GPU")
+        with tempfile.TemporaryDirectory() as folder:
+            base, rows_file = Path(folder, "base"), Path(folder, "rows.json")
+            with torch.device("cuda"):
+                model = LlamaForCausalLM._from_config(self.config, dtype=torch.bfloat16)
+            model.save_pretrained(base)
+            word_tokenizer().save_pretrained(base)
+            del model
+            torch.cuda.empty_cache()
+            rows_file.write_text(json.dumps([[row.input_ids, row.labels] for row in rows]), "utf-8")
+            command = [sys.executable, "-m", "benchmarks.gpu_unsloth"]
+            done = subprocess.run(
+                [*command, str(base), str(rows_file), str(self.steps + 1)],
+                env={**os.environ, "HF_HUB_OFFLINE": "1"},
+                capture_output=True,
+                text=True,
+                timeout=max(1.0, self.budget.left),
+            )
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip().rpartition("\n")[2])
+        measured = json.loads(done.stdout.splitlines()[-1])
+        tokens = sum(len(row.input_ids) for row in rows) * self.steps
+        rate = tokens / measured["seconds"]
+        return {
+            **self._rate(rate, NF4_AND_LORA),
+            "peak_memory_bytes": measured["peak_memory_bytes"],
+        }
+
+    def _trained(self, tokens: int, clock: Clock, batch: Batch, settings: _Settings) -> Result:
         """The result of a training with so many tokens a step."""
         rate = tokens * self.steps / clock.seconds()
         shapes = shapes_of_config(self.config, settings.lora)
         expected = estimate(shapes, settings, batch, this_device(settings.quantization))
         return {
-            "tokens_per_s": rate,
-            "share_of_peak": rate * training_flops(shapes) / self.peak_flops,
+            **self._rate(rate, settings),
             "peak_memory_bytes": peak_memory_bytes(),
             "estimated_bytes": expected.total,
         }
+
+    def _rate(self, rate: float, settings: _Settings) -> Result:
+        flops = training_flops(shapes_of_config(self.config, settings.lora))
+        return {"tokens_per_s": rate, "share_of_peak": rate * flops / self.peak_flops}
 
     def score(self, rows: Rows) -> Result:
         """Tokens a second of scoring by one adapter."""
@@ -177,59 +212,7 @@ class _Settings:
         self.quantization, self.lora, self.training = quantization, lora, Training()
 
 
-def _own(model: Any, rows: Rows, folder: str, steps: int) -> Any:
-    batching = batching_for(model)
-    return AdapterTrainer(
-        model=model,
-        args=_arguments(folder, fp16=compute_dtype(NF4) is torch.float16),
-        train_dataset=[[row] for row in rows] * (steps + 1),
-        data_collator=BatchCollator(PASS_TOKENS, 1, batching),
-        global_batch_size=len(rows),
-    )
-
-
-def _padded(model: Any, rows: Rows, folder: str) -> Any:
-    """transformers' Trainer: the step's rows in one padded batch."""
-    half = compute_dtype(NF4)
-    arguments = _arguments(
-        folder,
-        fp16=half is torch.float16,
-        bf16=half is torch.bfloat16,
-        per_device_train_batch_size=len(rows),
-    )
-    return Trainer(model=model, args=arguments, train_dataset=rows * 64, data_collator=pad)
-
-
-def _arguments(folder: str, **more: Any) -> TrainingArguments:
-    return TrainingArguments(
-        folder,
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="no",
-        dataloader_pin_memory=False,
-        report_to="none",
-        disable_tqdm=True,
-        logging_strategy="no",
-        remove_unused_columns=False,
-        max_steps=1,
-        **more,
-    )
-
-
-class _Clock(TrainerCallback):  # type: ignore[misc]
-    """The time of a training without its first step."""
-
-    def __init__(self) -> None:
-        self.started = self.ended = 0.0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.ended = time.monotonic()
-        if state.global_step == 1:
-            self.started = self.ended
-
-    def seconds(self) -> float:
-        return self.ended - self.started
+NF4_AND_LORA = _Settings(NF4, Lora())
 
 
 def rows_of(count: int, length: int) -> Rows:
@@ -276,9 +259,17 @@ def measure_all(card: Card, long: int = 2048, new_tokens: int = 64) -> list[Resu
     for kernel in ON_GPUS:
         card.measure(f"short rows, NF4, without {kernel}", lambda k=kernel: without(k))
     card.measure("short rows, NF4, no kernel", off)
-    card.measure("short rows, NF4, transformers' Trainer", lambda: card.train(short, own=False))
+    card.measure(
+        "short rows, NF4, transformers' Trainer",
+        lambda: card.train(short, make=gpu_trainers.plain),
+    )
     card.measure("scoring 64 rows", lambda: card.score(rows_of(64, 128)))
     card.measure("answers of 32", lambda: card.answer(rows_of(32, 64), new_tokens))
+    # Last, because TRL has Liger change transformers' functions.
+    card.measure(
+        "short rows, NF4, TRL", installed("trl", lambda: card.train(short, make=gpu_trainers.trl))
+    )
+    card.measure("short rows, NF4, Unsloth", installed("unsloth", lambda: card.unsloth(short)))
     return card.results
 
 
@@ -301,10 +292,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="steps that are timed")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
+    budget = Budget.of_process()
     findings = [*measured_rates(), *check_kernels()]
     for finding in findings:
         print(f"{finding.state}: {finding.name}: {finding.text}")
-    results = measure_all(Card(options.shape, options.steps))
+    results = measure_all(Card(options.shape, options.steps, budget))
     print()
     harness.table("On this card", [shown(result) for result in results])
     if options.json:

@@ -25,7 +25,7 @@ from chatpipe.models.loading import load_tokenizer, nf4_config
 SHAPES = {
     "llama-7b": (4096, 11008, 32, 32),
     "llama-13b": (5120, 13824, 40, 40),
-    "tiny": (64, 128, 2, 4),
+    "tiny": (64, 128, 1, 4),
 }
 
 

@@ -24,6 +24,7 @@ import torch
 from peft import get_peft_model
 
 from benchmarks import harness, rows
+from benchmarks.gpu_trainers import sft_dataset
 from benchmarks.padded import pad
 from chatpipe.config.schema import Lora, Quantization, Training
 from chatpipe.evaluation.row_nats import row_nats
@@ -134,7 +135,6 @@ def _trl(
     load: Callable[[Path, Quantization], Any] = load_base,
     **more: Any,
 ) -> Any:
-    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     settings = SFTConfig(
@@ -145,21 +145,12 @@ def _trl(
             **{"max_length": None, **more},
         )
     )
-    dataset = Dataset.from_list(
-        [
-            {
-                "input_ids": row.input_ids,
-                "completion_mask": [int(label != IGNORED) for label in row.labels],
-            }
-            for row in train
-        ]
-    )
     from chatpipe.models.loading import load_tokenizer
 
     trainer = SFTTrainer(
         model=tuned(base, load),
         args=settings,
-        train_dataset=dataset,
+        train_dataset=sft_dataset(list(train)),
         processing_class=load_tokenizer(base),
     )
     # TRL holds an NF4 base's adapter in bfloat16, whose products are a hundred times slower where

@@ -20,6 +20,9 @@ from tests.gpu.streams import FakeEvent, FakeStream, current_stream, pin_memory,
 
 GIB = 2**30
 NAME = "Fake GPU"
+# Operations that a GPU has one kernel for, and a torch without CUDA divides into others.
+ONE_KERNEL = {"silu_backward": lambda gradient, x: torch.empty_like(x)}
+LIBRARY = torch.library.Library("aten", "IMPL")
 _STATE = torch.zeros(16, dtype=torch.uint8)  # of a random generator
 
 
@@ -47,6 +50,8 @@ def patch_libraries() -> None:
     torch.cuda.stream, torch.cuda.current_stream = stream, current_stream  # type: ignore[assignment]
     torch.Tensor.pin_memory = pin_memory  # type: ignore[method-assign,assignment]
     torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign]
+    for name, kernel in ONE_KERNEL.items():
+        LIBRARY.impl(name, kernel, "CUDA")
     for module in (bitsandbytes.nn, bitsandbytes.nn.modules):
         module.Params4bit = FakeParams4bit
     assert "chatpipe.kernels.dequantize" not in sys.modules

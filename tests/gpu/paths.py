@@ -37,6 +37,7 @@ from peft.utils import save_and_load
 from transformers import Trainer
 
 from benchmarks.gpu import Card, measure_all
+from benchmarks.gpu_budget import Budget
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.evaluation.row_nats import row_nats
@@ -57,8 +58,7 @@ from chatpipe.training import finetune, trainer
 from chatpipe.training.finetune import Finetune
 from chatpipe.training.group import Member, SharedPasses, with_shared_weights
 from chatpipe.training.watch import TrainingWatch
-from tests.gpu.step_costs import predictions, step_costs, table
-from tests.gpu.together_costs import together_costs
+from tests.gpu.cost_tables import tables
 from tests.gpu.watch import Watch
 from tests.support.adapters import RandomAdapter
 from tests.support.requests import finetune_request
@@ -441,21 +441,17 @@ def main(directory: Path) -> dict[str, Any]:
                         faults[fault] = failure(paths, path, planted)
         inference._BASE_CACHE.clear()
     with fake_gpu(AMPERE):
-        costs = step_costs()
-        of_four = together_costs()
+        printed = tables()
         with Watch():
-            contenders = measure_all(Card("tiny", 1), long=64, new_tokens=2)
+            contenders = measure_all(
+                Card("tiny", 1, Budget(3600, time.time())), long=64, new_tokens=2
+            )
     return {
         "runs": runs,
         "faults": faults,
         "order": order,
         "contenders": contenders,
-        "tables": {
-            "costs": table(costs),
-            "predictions": predictions(costs),
-            "costs of four": table(of_four),
-            "predictions of four": predictions(of_four),
-        },
+        "tables": printed,
     }
 
 

@@ -9,13 +9,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 from transformers import TrainingArguments
 
 from benchmarks.random_base import config_of, on_device
-from chatpipe.config.schema import Lora, Quantization
+from chatpipe.config.schema import Lora, Quantization, Training
+from chatpipe.models.checkpointing import checkpoint_layers
 from chatpipe.models.lora import with_adapter
+from chatpipe.models.memory import (
+    ALLOCATED,
+    FLOAT32,
+    OF_THE_BATCH,
+    Batch,
+    Device,
+    estimate,
+    trained_weight_bytes,
+)
+from chatpipe.models.shapes import shapes_of_config
 from chatpipe.packing.batching import Batching, batching_for
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.trainer import AdapterTrainer, BatchCollator, batch_training
@@ -26,10 +38,23 @@ VOCABULARY = 32_000
 TOKENS = 2048  # of a step, which is one pack
 # Steps of 16 rows of about the length of Alpaca's, or of one long one; half of each is scored. A
 # base that was dequantized once is computed as one that is not quantized.
+PLAIN = Quantization(method="none")
+
+
+class Case(NamedTuple):
+    """A step's rows and their length; every so many layers, one is computed again (0: none)."""
+
+    rows: int
+    length: int
+    quantization: Quantization
+    checkpoint_every: int = 0
+
+
 CASES = {
-    "16 rows of 128 tokens, NF4": (16, 128, Quantization()),
-    "16 rows of 128 tokens, dequantized once": (16, 128, Quantization(method="none")),
-    "1 row of 2,048 tokens, dequantized once": (1, 2048, Quantization(method="none")),
+    "16 rows of 128 tokens, NF4": Case(16, 128, Quantization()),
+    "16 rows of 128 tokens, dequantized once": Case(16, 128, PLAIN),
+    "1 row of 2,048 tokens, dequantized once": Case(1, 2048, PLAIN),
+    "16 rows of 128 tokens, dequantized once, all layers computed again": Case(16, 128, PLAIN, 1),
 }
 LAUNCH_S = 5e-6  # what torch needs, about, to launch a kernel
 MATRIX_SHARE, MEMORY_SHARE = 0.7, 0.8  # of its data sheet's peak that a kernel reaches
@@ -53,11 +78,13 @@ GPUS = (
 
 @dataclass(frozen=True)
 class StepCost:
-    """The cost of one optimizer step of the whole model."""
+    """The cost of one optimizer step of the whole model. held: the most memory that it takes beside
+    the weights, in bytes."""
 
     calls: Mapping[Call, int]
     syncs: int
     tokens: int = TOKENS
+    held: int = 0
 
     @property
     def kernels(self) -> int:
@@ -90,8 +117,13 @@ def step_costs(cases: Iterable[str] = tuple(CASES)) -> dict[str, StepCost]:
     """By the case; in the fake mode of this moment."""
     costs = {}
     for case in cases:
-        rows, length, quantization = CASES[case]
-        costs[case] = step_cost(partial(trained_alone, rows_of(rows, length)), quantization)
+        chosen = CASES[case]
+        trained = partial(
+            trained_alone,
+            rows_of(chosen.rows, chosen.length),
+            checkpoint_every=chosen.checkpoint_every,
+        )
+        costs[case] = step_cost(trained, chosen.quantization)
     return costs
 
 
@@ -100,7 +132,8 @@ def step_cost(trained: Callable[[Any, int], Watch], quantization: Quantization) 
     was counted."""
     one, two = (_of_layers(layers, trained, quantization) for layers in (1, 2))
     syncs = _scaled(one.syncs, two.syncs)
-    return StepCost(_scaled(one.calls, two.calls), sum(syncs.values()))
+    held = one.peak + (LAYERS - 1) * (two.peak - one.peak)
+    return StepCost(_scaled(one.calls, two.calls), sum(syncs.values()), held=held)
 
 
 def _scaled(one: Counter[Any], two: Counter[Any]) -> Counter[Any]:
@@ -121,14 +154,19 @@ def _of_layers(
     return both
 
 
-def trained_alone(rows: list[TokenizedRow], base: Any, steps: int) -> Watch:
+def trained_alone(
+    rows: list[TokenizedRow], base: Any, steps: int, checkpoint_every: int = 0
+) -> Watch:
     """Train for so many steps, without a checkpoint; return what was counted."""
     with Watch():
+        if checkpoint_every:
+            checkpoint_layers(base, checkpoint_every)
         model = with_adapter(base, Lora())
         batching = batching_for(model)
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(model, batching, rows, steps, folder)
+        watch.leave_out(model.parameters())
         with batch_training(model, batching), watch:
             trainer.train()
     return watch
@@ -195,6 +233,30 @@ def predictions(costs: Mapping[str, StepCost]) -> str:
         for rows, cost in costs.items()
     ]
     return _markdown(["predicted tokens/s", *(gpu.name for gpu in GPUS)], lines)
+
+
+def memory(costs: Mapping[str, StepCost]) -> str:
+    """What a step holds at most beside the weights, counted and as the memory model estimates it
+    (its part for the allocator left out), in Markdown."""
+    lines = []
+    for case, cost in costs.items():
+        one, two = (_estimated(layers, CASES[case]) for layers in (1, 2))
+        estimated = one + (LAYERS - 1) * (two - one)
+        share = f"{estimated / cost.held:.2f}"
+        lines.append([case, f"{cost.held / 1e9:.2f}", f"{estimated / 1e9:.2f}", share])
+    return _markdown(["a step", "counted, GB", "estimated, GB", "estimated / counted"], lines)
+
+
+def _estimated(layers: int, case: Case) -> float:
+    """Bytes of batch, gradients and Adam's moments, of a model of so many layers."""
+    config = config_of("llama-7b", vocab_size=VOCABULARY, num_hidden_layers=layers)
+    shapes = shapes_of_config(config, Lora())
+    settings = SimpleNamespace(quantization=case.quantization, lora=Lora(), training=Training())
+    device = Device(kind="cuda", name="", compute_bytes=2)
+    batch = Batch(tokens=TOKENS, scored=TOKENS // 2, checkpoint_every=case.checkpoint_every)
+    parts = estimate(shapes, settings, batch, device).parts
+    of_batch = sum(size for name, size in parts.items() if name in OF_THE_BATCH - {ALLOCATED})
+    return of_batch + shapes.lora_parameters * (trained_weight_bytes(device) - FLOAT32)
 
 
 def _markdown(heads: list[str], lines: list[list[str]]) -> str:

@@ -211,6 +211,10 @@ class Watch(TorchDispatchMode):
         self.peak = max(self.peak, self.held)
         weakref.finalize(storage, self._free, key, size)
 
+    def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Do not count the memory of these, which were there before."""
+        self._storages |= {tensor.untyped_storage()._cdata for tensor in tensors}
+
     def _free(self, key: int, size: int) -> None:
         self._storages.discard(key)
         self._accesses.forget(key)
