@@ -167,10 +167,13 @@ class _Layer:
             turned = torch.cat(parts, dim=1)
         turned = _rotated(turned, *positions)
         keys, read = append(turned[:, queries:, None], heads[:, values:, None])
-        # The query heads of a key head are the tokens of a sequence: all see the same keys.
-        grouped = turned[:, :queries].view(rows, self._key_heads, -1, self._size)
         output = scaled_dot_product_attention(
-            grouped, keys, read, attn_mask=mask, scale=self._scale
+            turned[:, :queries, None],
+            keys,
+            read,
+            attn_mask=mask,
+            scale=self._scale,
+            enable_gqa=queries != self._key_heads,
         )
         return output.reshape(rows, -1)
 
