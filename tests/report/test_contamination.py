@@ -5,7 +5,10 @@ import pytest
 from chatpipe.config.prompt_schema import Prompt
 from chatpipe.config.schema import Dataset, Variant
 from chatpipe.report.build import MakeReport, build_report
+from chatpipe.report.contaminated_sets import contamination_sentences
 from chatpipe.report.contamination import contamination, contamination_note
+from chatpipe.report.first_lines import first_lines, further_lines
+from chatpipe.report.schema.accounts import SharedWords
 from chatpipe.store.store import store
 from tests.support.measured import Tables, model
 
@@ -51,3 +54,10 @@ def test_rows_and_prompts_that_share_a_run_are_counted():
     report = build_report(request)
     assert any("contamination: 1 of 3" in note for note in report.notes)
     assert report.contamination[0].counts == [figure.counts[0], figure.counts[2]]
+    line = (
+        "Contamination: held-out rows of a share 8 words in a row with training rows, 1 of 3 "
+        "(33 %) with those of v; these models' figures on a may be of rows learnt by heart."
+    )
+    assert line in first_lines(report) and line not in further_lines(report)
+    few = [figure.model_copy(update={"counts": [SharedWords(heldout="a", texts=30, sharing=3)]})]
+    assert not [*contamination_sentences(report.model_copy(update={"contamination": few}))]

@@ -373,17 +373,6 @@ def test_training_rows_that_are_too_long_are_counted_in_words_and_in_the_table()
     assert "Rows cut" not in training_rows(example())[0]
 
 
-def test_settings_that_make_figures_of_variants_unlike_are_named() -> None:
-    settings = {
-        name: values | {"prompt_template.name": name, "prompt_template.with_input": name}
-        for name, values in example().settings.items()
-    }
-    found = statements(example(settings=settings))
-    assert "Settings that differ between variants: " in found[1] and "prompt_template" in found[1]
-    start = "Variants that differ in prompt_template can be compared with their own base"
-    assert found[2].startswith(start)
-
-
 def test_fewer_than_thirty_rows_are_said_in_the_first_lines_and_at_each_figure() -> None:
     few = [cell.model_copy(update={"rows": 12}) for cell in example().scores]
     sets = [heldout.model_copy(update={"rows": 12}) for heldout in example().heldout]

@@ -20,7 +20,7 @@ from chatpipe.report.manifests import manifests
 from chatpipe.report.measured import Measured
 from chatpipe.report.row_accounts import format_notes, row_accounts
 from chatpipe.report.score_cells import heldout_sets, score_cells, tokenizers
-from chatpipe.report.settings import settings
+from chatpipe.report.settings import settings_of
 from chatpipe.report.task_scores import task_scores
 from chatpipe.report.template_gains import template_gains
 from chatpipe.report.verdicts import compare_configurations
@@ -31,7 +31,7 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 17
+    version: ClassVar[int] = 18
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"ratings", "unfinished"})
 
     study: str
@@ -66,6 +66,7 @@ def build_report(request: MakeReport) -> contract.Report:
     ] + format_notes(models, request.examples)
     contaminated = list(contamination(models, request.heldout))
     described = [described_model(model) for model in models]
+    values = settings_of(models)
     adapted = [model for model in described if not (model.is_base or model.elsewhere)]
     return contract.Report(
         study=request.study,
@@ -88,7 +89,7 @@ def build_report(request: MakeReport) -> contract.Report:
             *notes,
             *task_notes,
         ],
-        settings={m.name: settings(m.variant) for m in models if m.adapter},
+        settings=values,
         generation=_shared([model.generation for model in described]),
         paper=[
             contract.PaperRow(
@@ -101,7 +102,7 @@ def build_report(request: MakeReport) -> contract.Report:
         device="; ".join(dict.fromkeys(m.device for m in adapted if m.device)) or "unknown",
         tokenizers=tokenizers(models, reader),
         template_gains=list(template_gains(models, sets, reader)),
-        configurations=list(describe(groups)),
+        configurations=list(describe(groups, values)),
         **compared,
         missing=list(request.missing),
         unfinished=list(request.unfinished),

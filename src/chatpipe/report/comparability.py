@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from chatpipe.report import formatting as show
+from chatpipe.report.configuration_marks import (
+    OTHERWISE_USED,
+    USED_WITH_MODEL,
+    section,
+    used_otherwise,
+)
 from chatpipe.report.findings import template_sentences
 from chatpipe.report.schema import FEW_ROWS, NOT_KNOWN, JsonScalar, Report
 from chatpipe.report.verdict_text import verdict_sentences
@@ -15,8 +21,6 @@ MOST_NAMED = 6  # variants; of more, only the smallest and the largest value is 
 OF_THE_BUDGET = ("training.epochs", "training.global_batch_size")
 OF_LENGTH = (TOO_LONG, RESPONSE_CUT_AWAY)  # reasons for which a row is left out
 OF_THE_INTERVALS = ("evaluation.bootstrap_samples", "evaluation.seed")
-# Figures with different values of these are of other texts or other rows.
-OF_THE_FIGURES = ("base_model", "prompt_template", "evaluation.max_length")
 
 Values = Mapping[str, JsonScalar]
 
@@ -29,6 +33,7 @@ def statements(report: Report) -> list[str]:
         *_training_budget(report),
         *_training_rows(report),
         *_settings(report),
+        *whole_differences(report),
         *_tokenizers(report),
         *few_rows(report),
         *_unequal_rows(report),
@@ -89,17 +94,14 @@ def _training_rows(report: Report) -> Iterator[str]:
 
 def _settings(report: Report) -> Iterator[str]:
     differing = report.differing_settings().items()
-    keys = dict.fromkeys(_section(key) for key, of in differing if _is_known_to_differ(of))
+    keys = dict.fromkeys(
+        section(key, (*USED_WITH_MODEL, "panel"))
+        for key, of in differing
+        if _is_known_to_differ(of)
+    )
     others = [key for key in keys if key not in ("datasets", *OF_THE_BUDGET, *OF_THE_INTERVALS)]
     if others:
         yield translate("Settings that differ between variants: {names}.", names=join(others))
-    figures = [key for key in keys if key in OF_THE_FIGURES]
-    if figures:
-        yield translate(
-            "Variants that differ in {names} can be compared with their own base, which was "
-            "measured in the same way, but not with each other.",
-            names=translate(" or ").join(figures),
-        )
     intervals = [key for key in keys if key in OF_THE_INTERVALS]
     if intervals:
         yield translate(
@@ -107,6 +109,37 @@ def _settings(report: Report) -> Iterator[str]:
             "its first variant.",
             names=_listed(intervals),
         )
+
+
+def whole_differences(report: Report) -> Iterator[str]:
+    """Say what is compared where variants are used with other settings, and in which tables."""
+    names = used_otherwise(report, *(model.name for model in report.variants))
+    if not names:
+        return
+    yield translate(
+        "Where two variants differ in {names} ({mark}), their difference is that of training and "
+        "{names} together, on the same replies.",
+        names=_listed(names),
+        mark=OTHERWISE_USED,
+    )
+    unlike = [
+        heldout.name for heldout in report.heldout if not _tables_compare(report, heldout.name)
+    ]
+    if unlike:
+        yield translate(
+            "On {sets}, variants were scored on other rows, or their replies have other numbers of "
+            "tokens: the perplexities of the tables do not compare between them there; the "
+            "differences of pairs do.",
+            sets=join(unlike),
+        )
+
+
+def _tables_compare(report: Report, heldout: str) -> bool:
+    """Whether the variants' perplexities are of the same rows and as many tokens."""
+    cells = [report.score(model.name, heldout) for model in report.variants]
+    sizes = {(cell.rows, cell.tokens) for cell in cells if cell}
+    units = {item.unit for item in report.ranking if item.heldout == heldout}
+    return len(sizes) < 2 and "bytes" not in units
 
 
 def _tokenizers(report: Report) -> Iterator[str]:
@@ -155,12 +188,6 @@ def _is_known_to_differ(values: Values) -> bool:
 
 def _setting(report: Report, model: str, index: int) -> JsonScalar:
     return report.settings.get(model, {}).get(OF_THE_BUDGET[index])
-
-
-def _section(key: str) -> str:
-    """Return the section of a key whose section counts as one setting, else the key."""
-    section = key.partition(".")[0]
-    return section if section in (*OF_THE_FIGURES, "panel") else key
 
 
 def _each(values: Values) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from chatpipe.report import formatting as show
+from chatpipe.report.configuration_marks import otherwise_used_mark, seen_in_training_mark
 from chatpipe.report.schema import NOT_KNOWN, Configuration, RankedVariant, Report, Verdict
 from chatpipe.utils.texts import translate
 
@@ -30,12 +31,17 @@ def best_rows(report: Report) -> list[Row]:
 
 def ranking_rows(report: Report) -> list[Row]:
     """Configurations on each data set, the best one first."""
+    best = _best(report)
     front = {(f.heldout, name) for f in report.fronts for name in f.configurations}
     return [
         {
             "Variant": item.configuration,
             "Held-out set": item.heldout,
-            "Figure": _figure(item),
+            "Figure": _figure(
+                item,
+                seen_in_training_mark(report, item.heldout, item.configuration)
+                + otherwise_used_mark(report, best[item.heldout], item.configuration),
+            ),
             "Probability of being best": show.per_cent(item.probability_of_best),
             **_settings(report.configuration(item.configuration), report),
             **_cost(report.configuration(item.configuration)),
@@ -55,7 +61,7 @@ def configuration_rows(report: Report) -> list[Row]:
 
 def verdict_rows(report: Report) -> list[Row]:
     """Pairs of variants on each data set: all, or of many those with the best variant."""
-    best = {item.heldout: item.configuration for item in reversed(report.ranking)}
+    best = _best(report)
     pairs = report.verdicts
     if len(pairs) > MOST_ROWS:
         pairs = [pair for pair in pairs if best[pair.heldout] in (pair.first, pair.second)]
@@ -64,7 +70,11 @@ def verdict_rows(report: Report) -> list[Row]:
             "Variant": pair.first,
             "Compared with": pair.second,
             "Held-out set": pair.heldout,
-            "Difference": _difference(pair),
+            "Difference": _difference(
+                pair,
+                seen_in_training_mark(report, pair.heldout, pair.first, pair.second)
+                + otherwise_used_mark(report, pair.first, pair.second),
+            ),
             "Verdict": translate(pair.verdict),
             "Would have been found": show.MISSING
             if pair.detectable is None
@@ -117,16 +127,21 @@ def _cost(configuration: Configuration | None) -> Row:
     }
 
 
-def _figure(item: RankedVariant) -> str:
+def _best(report: Report) -> dict[str, str]:
+    """The best configuration on each data set."""
+    return {item.heldout: item.configuration for item in reversed(report.ranking)}
+
+
+def _figure(item: RankedVariant, marks: str) -> str:
     unit = "" if item.unit == "tokens" else translate(" bits per byte")
     value = show.figure(item.value, item.unit)
     if item.low is None or item.high is None:
-        return f"{value}{unit}"
+        return f"{value}{unit}{marks}"
     low, high = (show.figure(end, item.unit) for end in (item.low, item.high))
-    return f"{value}{unit} [{low}, {high}]"
+    return f"{value}{unit}{marks} [{low}, {high}]"
 
 
-def _difference(pair: Verdict) -> str:
+def _difference(pair: Verdict, marks: str) -> str:
     ends = [] if pair.low is None or pair.high is None else [pair.low, pair.high]
     value, *interval = (show.signed_amount(number, pair.unit) for number in (pair.value, *ends))
-    return f"{value} [{interval[0]}, {interval[1]}]" if interval else value
+    return f"{value}{marks} [{interval[0]}, {interval[1]}]" if interval else value + marks

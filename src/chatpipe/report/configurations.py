@@ -8,7 +8,6 @@ from typing import Any
 from chatpipe import report as contract
 from chatpipe.config.run_names import SEPARATOR
 from chatpipe.report.measured import Measured
-from chatpipe.report.settings import settings
 
 SEED = "training.seed"
 TEMPLATE_NAME = "prompt_template.name"
@@ -41,9 +40,11 @@ def groups_by_share(groups: Mapping[str, Sequence[Measured]]) -> dict[str, list[
     }
 
 
-def describe(groups: Mapping[str, Sequence[Measured]]) -> Iterator[contract.Configuration]:
-    """Yield the report's entry of every configuration."""
-    values = {name: settings(models[0].variant) for name, models in groups.items()}
+def describe(
+    groups: Mapping[str, Sequence[Measured]], settings: Mapping[str, Mapping[str, Any]]
+) -> Iterator[contract.Configuration]:
+    """Yield the report's entry of every configuration, from the settings of every model."""
+    values = {name: settings[models[0].name] for name, models in groups.items()}
     unset = {
         name: contract.NOT_KNOWN if models[0].variant.imported else None
         for name, models in groups.items()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from chatpipe.report.comparability import few_rows, statements
+from chatpipe.report.comparability import few_rows, statements, whole_differences
+from chatpipe.report.contaminated_sets import contamination_sentences
 from chatpipe.report.elsewhere import elsewhere_sentences
 from chatpipe.report.findings import summarize
 from chatpipe.report.notes_text import translated_note
@@ -10,18 +11,21 @@ from chatpipe.report.schema import Report
 from chatpipe.report.verdict_text import best_sentences, missing_sentences, seed_sentences
 
 FURTHER = "Before comparing two figures"
-MOST = 6
+MOST = 8
 MOST_BEST = 3  # data sets
 
 
 def first_lines(report: Report) -> list[str]:
-    """Return what is missing, which variant is best, how sure that is, and the summary."""
+    """Return what is missing, which variant is best, what it may have learnt by heart, how sure
+    that is, and the summary."""
     best = best_sentences(report)[:MOST_BEST]
     lines = [
         *map(translated_note, report.unfinished),
         *missing_sentences(report),
         *elsewhere_sentences(report),
         *best,
+        *contamination_sentences(report),
+        *whole_differences(report),
         *seed_sentences(report),
         *few_rows(report),
     ]
@@ -34,6 +38,7 @@ def further_lines(report: Report) -> list[str]:
     lines = (
         *map(translated_note, report.unfinished),
         *elsewhere_sentences(report),
+        *contamination_sentences(report),
         *statements(report),
     )
     return [line for line in lines if line not in first]

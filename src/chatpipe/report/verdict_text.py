@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from chatpipe.report.comparison_tables import seconds_of
+from chatpipe.report.configuration_marks import otherwise_used_mark
 from chatpipe.report.formatting import FIGURES, about_time, amount, figure, per_cent, plain
 from chatpipe.report.schema import LearningCurve, RankedVariant, Report, Verdict
 from chatpipe.utils.texts import join, translate
@@ -53,6 +54,7 @@ def _best(report: Report, heldout: str) -> str:
     ranking = [item for item in report.ranking if item.heldout == heldout]
     best, others = ranking[0], ranking[1:]
     pairs = {other.configuration: _pair(report, best, other) for other in others}
+    marked = {name: name + otherwise_used_mark(report, best.configuration, name) for name in pairs}
     close = [o for o in others if pairs[o.configuration].verdict == "not distinguishable"]
     if not close:
         following = others[0].configuration
@@ -65,9 +67,13 @@ def _best(report: Report, heldout: str) -> str:
                 "{lower}."
             )
         return translate(
-            text, heldout=heldout, best=best.configuration, other=following, lower=lower
+            text,
+            heldout=heldout,
+            best=best.configuration,
+            other=marked[following],
+            lower=lower,
         )
-    names = _listed([item.configuration for item in close])
+    names = _listed([marked[item.configuration] for item in close])
     pair = pairs[close[0].configuration]
     text = translate(
         "On {heldout}, {best} has the lowest figure, but {names} {verb} not distinguishable from "
@@ -230,7 +236,16 @@ def seed_sentences(report: Report) -> Iterator[str]:
             "these intervals: another seed may turn a verdict (set seeds in the study)."
         )
     elif kinds & {"own", "pooled"}:
-        yield translate("The noise between seeds is in these intervals.")
+        once = [each.name for each in report.configurations if len(each.models) == 1]
+        if once:
+            yield translate(
+                "The noise between seeds is in these intervals; {names} {verb} trained once, so "
+                "that of the other variants is taken for theirs.",
+                names=_listed(once),
+                verb="was" if len(once) == 1 else "were each",
+            )
+        else:
+            yield translate("The noise between seeds is in these intervals.")
 
 
 def _listed(names: Sequence[str]) -> str:

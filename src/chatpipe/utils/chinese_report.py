@@ -137,9 +137,14 @@ REPORT = {
     "Training rows longer than training.max_length: {counts}.": "长于 training.max_length 的训练行：{counts}。",
     "Training rows that the template cannot write: {counts}.": "模板写不出来的训练行：{counts}。",
     "Settings that differ between variants: {names}.": "各变体之间不同的设置：{names}。",
-    "Variants that differ in {names} can be compared with their own base, which was measured in the "
-    "same way, but not with each other.": (
-        "{names}不同的变体可以与各自的基座比较（基座按同样的方式测量），但不能互相比较。"
+    "Where two variants differ in {names} ({mark}), their difference is that of training and "
+    "{names} together, on the same replies.": (
+        "若两个变体的 {names} 不同（{mark}），它们的差异是训练与 {names} 合在一起的差异，在同样的回复上测量。"
+    ),
+    "On {sets}, variants were scored on other rows, or their replies have other numbers of tokens: "
+    "the perplexities of the tables do not compare between them there; the differences of pairs "
+    "do.": (
+        "在 {sets} 上，各变体打分的行不同，或回复的 token 数不同：表里的困惑度在它们之间不可比；两两比较的差异可比。"
     ),
     "Intervals were computed with different {names}; those of a base, with the settings of its first "
     "variant.": "区间是用不同的 {names} 计算的；基座的区间用的是它第一个变体的设置。",
@@ -206,6 +211,18 @@ REPORT = {
         "每个变体只训练了一个种子，因此区间里不含种子之间的波动：换一个种子，结论可能改变（可在研究里设置 seeds）。"
     ),
     "The noise between seeds is in these intervals.": "区间已包含种子之间的波动。",
+    "The noise between seeds is in these intervals; {names} {verb} trained once, so that of the "
+    "other variants is taken for theirs.": (
+        "区间已包含种子之间的波动；{names} 只训练了一次，种子之间的波动取自其他变体。"
+    ),
+    # contaminated_sets.py
+    "{sharing} of {texts} ({share}) with those of {models}": (
+        "{texts} 行中有 {sharing} 行（{share}）与 {models} 的相同"
+    ),
+    "Contamination: held-out rows of {heldout} share {words} words in a row with training rows, "
+    "{counts}; these models' figures on {heldout} may be of rows learnt by heart.": (
+        "污染：{heldout} 的留出行与训练行有连续 {words} 个词相同，{counts}；这些模型在 {heldout} 上的数字可能只是背下了这些行。"
+    ),
     "perplexity": "困惑度",
     "bits per byte": "每字节比特数",
     " bits per byte": " 每字节比特数",
