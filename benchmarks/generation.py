@@ -2,7 +2,7 @@
 greedy text is the same.
 
   one-by-one  `generate` for each prompt alone, on bitsandbytes' NF4 layers
-  fast-alone  the same on the dequantized base that chatpipe asks: batching alone
+  fast-alone  the same on the dequantized base that chatpipe asks
   by-model    chatpipe's batch over the prompts of one model after the other
   peft        one padded batch over all models on the dequantized base, by peft's `adapter_names`
   alternating the same as ours, the models in turns instead of one after the other
