@@ -21,6 +21,7 @@ from chatpipe.rating.pairs import Model, make_pairs, models_of
 from chatpipe.rating.results import study_ratings
 from chatpipe.rating.session import Judgement, Session
 from chatpipe.report.build import build_report
+from chatpipe.report.ratings_text import sections
 from chatpipe.statistics.shares import wilson
 from chatpipe.study.export import report_directory
 from tests.support.commands import invoke
@@ -69,6 +70,20 @@ def test_the_report_has_a_section_of_ratings_where_there_are_any(rated):
     assert base.low == 0 and base.high == pytest.approx(wilson(0, 2)[1])
     assert base.strength_low is None and base.strength < 0
     assert "0 % [0, 66]" in re.sub(r"<[^>]+>", "", html), re.findall(r".*66.*", html)
+    strength = next(row for row in next(sections(report)).rows if row["Model"] == "base")
+    assert "[" not in strength["Strength"]
+    assert (
+        "Without an interval of the strength, as every prompt has the same win rate: base" in html
+    )
+
+
+def test_a_model_that_nobody_rated_is_in_the_table(rated):
+    request, ratings = rated
+    people = ratings.people.model_copy(update={"models": ratings.people.models[:-1]})
+    of_some = ratings.model_copy(update={"people": people})
+    rows = next(sections(build_report(request.model_copy(update={"ratings": of_some})))).rows
+    assert [row["Ratings"] for row in rows][-1] == "0" and rows[-1]["Win rate"] == "—"
+    assert len(rows) == len(ratings.people.models) and rows[-1].keys() == rows[0].keys()
 
 
 def test_a_request_without_ratings_has_the_key_that_it_had(rated):

@@ -16,6 +16,7 @@ from chatpipe.report import (
     render_html,
     render_markdown,
     task_text,
+    training_tables,
     verdict_text,
 )
 from chatpipe.report.build import build_report
@@ -63,7 +64,7 @@ def test_every_text_that_is_translated_has_chinese_words():
     assert len(texts) > 100 and not texts - CHINESE.keys()
 
 
-@pytest.mark.parametrize("module", [findings, verdict_text, task_text, notes_text])
+@pytest.mark.parametrize("module", [findings, verdict_text, task_text, notes_text, training_tables])
 def test_explanations_have_chinese_words(module):
     texts = {
         value for name, value in vars(module).items() if name.isupper() and isinstance(value, str)

@@ -75,6 +75,20 @@ def test_one_prompt_has_no_interval_and_a_model_without_comparisons_no_rate():
     assert np.isfinite(fit_strengths([], models=2).values).all()
 
 
+def test_a_model_of_one_prompt_has_no_interval_and_one_of_few_no_narrower_one_than_wilsons():
+    first = [Outcome(0, 1, share, 0) for share in (1.0, 0.0, 0.5)]  # the first model: one prompt
+    others = [Outcome(1, 2, share, prompt) for prompt, share in ((1, 1.0), (2, 0.5), (3, 0.5))]
+    rates = win_rates([*first, *others], models=3)
+    strengths_of = fit_strengths([*first, *others], models=3)
+    assert rates.values[0] == 0.5 and np.isnan([rates.low[0], rates.high[0]]).all()
+    assert np.isnan(strengths_of.low[0]) and np.isfinite(strengths_of.low[1:]).all()
+    for model, prompts in ((1, 4), (2, 3)):
+        low, high = proportion.proportion_confint(
+            rates.values[model] * prompts, prompts, method="wilson"
+        )
+        assert rates.low[model] <= low + 1e-9 and rates.high[model] >= high - 1e-9
+
+
 def test_a_model_that_fares_the_same_on_every_prompt_has_wilsons_interval_of_its_prompts():
     never = [Outcome(0, 1, 0.0, prompt) for prompt in range(5) for _ in range(1 + prompt % 2)]
     rates = win_rates([*never, Outcome(2, 3, 1.0, 0), Outcome(2, 3, 0.0, 1)], models=5)

@@ -97,7 +97,8 @@ def _figures(report: Report) -> Iterator[str]:
     if notes := tables.left_out_notes(report):
         yield escape(translate(findings.LEFT_OUT))
         yield "\n".join(f"- {escape(note)}" for note in notes)
-    yield from _section("Training", training_tables.training_rows(report))
+    trainings = training_tables.training_rows(report)
+    yield from _section("Training", trainings, training_tables.TRAINING)
 
 
 def _further(report: Report) -> Iterator[str]:

@@ -41,10 +41,12 @@ def sections(report: Report) -> Iterator[Section]:
         return
     if people := report.ratings.people:
         title = translate("Ratings by people")
-        yield Section(title, _rows(people.models), list(_of_people(people)))
+        sentences = [*_of_people(people), *_without_intervals(people.models)]
+        yield Section(title, _rows(people.models, report), sentences)
     for judge in report.ratings.judges:
         title = translate("Ratings by the model {judge}", judge=judge.judge)
-        yield Section(title, _rows(judge.models), list(_of_judge(judge)))
+        sentences = [*_of_judge(judge), *_without_intervals(judge.models)]
+        yield Section(title, _rows(judge.models, report), sentences)
 
 
 def left_out(report: Report) -> str:
@@ -55,9 +57,16 @@ def left_out(report: Report) -> str:
     return translate("Ratings in none of these figures: {counts}.", counts=counts)
 
 
-def _rows(models: list[RatedModel]) -> Rows:
+def _rows(models: list[RatedModel], report: Report) -> Rows:
+    """One row of each model that was rated, then of those whose answers could have been."""
     has_correctness = any(model.correctness_ratings for model in models)
-    return [_row(model, has_correctness) for model in models]
+    rows = [_row(model, has_correctness) for model in models]
+    answering = dict.fromkeys(each.model for each in report.answers if each.asked == "template")
+    for name in answering if rows else ():
+        if name not in {model.model for model in models}:
+            missing = dict.fromkeys(rows[0], show.MISSING)
+            rows.append(missing | {"Model": name, "Ratings": show.count(0)})
+    return rows
 
 
 def _row(model: RatedModel, has_correctness: bool) -> dict[str, str]:
@@ -109,6 +118,23 @@ def _of_people(people: PeoplesRatings) -> Iterator[str]:
                 else "Agreement of raters is not known: no pair was rated by two people."
             )
     yield from _order(people.position)
+
+
+def _without_intervals(models: list[RatedModel]) -> Iterator[str]:
+    """Say which figures have no interval, and why."""
+    no_rate = [model.model for model in models if model.low is None]
+    no_strength = [
+        model.model for model in models if model.low is not None and model.strength_low is None
+    ]
+    if no_rate:
+        yield translate(
+            "Without an interval, as rated on one prompt only: {names}.", names=join(no_rate)
+        )
+    if no_strength:
+        yield translate(
+            "Without an interval of the strength, as every prompt has the same win rate: {names}.",
+            names=join(no_strength),
+        )
 
 
 def _of_judge(judge: JudgesRatings) -> Iterator[str]:

@@ -11,6 +11,10 @@ from chatpipe.report.tables import Row
 from chatpipe.utils.texts import counted, translate
 
 MOST_COLUMNS = 6  # of settings of variants
+TRAINING = (
+    "The training time is that of a whole training, with reading the base and the rows and writing "
+    "the adapter; tokens per second are of its optimizer steps alone."
+)
 
 
 def training_rows(report: Report) -> list[Row]:

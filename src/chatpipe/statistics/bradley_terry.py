@@ -24,6 +24,7 @@ RESAMPLES = 500
 # finite where a model has won or lost everything; for two models this is Jeffreys' prior (Firth
 # 1993), so that w of n wins are (w + 1/2) / (n + 1).
 PRIOR = 0.5
+WILSON_BELOW = 5  # prompts of a model; the interval of fewer contains Wilson's
 _TOLERANCE = 1e-9
 _MAX_STEPS = 10_000
 
@@ -91,7 +92,8 @@ def fit_strengths(
     """
     wins = _wins_by_prompt(outcomes, models)
     estimate = strengths(wins.sum(0))
-    fitted = _with_interval(estimate, strengths(_resampled(wins, resamples, seed)), len(wins))
+    draws = strengths(_resampled(wins, resamples, seed))
+    fitted = _with_interval(estimate, draws, _is_compared(wins).sum(0))
     fitted.low[_is_alike(wins)] = fitted.high[_is_alike(wins)] = np.nan
     return fitted
 
@@ -102,18 +104,22 @@ def win_rates(
     """Return each model's share of wins and half its ties, and the intervals over prompts; nan for
     a model without comparisons.
 
-    A model that fares the same on every prompt, such as one that never wins, does so in every
-    resample, which would be an interval without a width. Its interval is Wilson's, of as many items
-    as it has prompts: ratings of one prompt's answers are alike, so that counting ratings would
-    make it too narrow. The interval of a share is at least as wide as that of a mean with ties.
+    A model that was compared on one prompt has no interval. That of few prompts contains Wilson's,
+    of as many items as the model has prompts: a model that never wins does so in every resample,
+    which would be an interval without a width, and that of three prompts differs little by chance.
+    Ratings of one prompt's answers are alike, so that counting ratings would make it too narrow.
+    The interval of a share is at least as wide as that of a mean with ties.
     """
     wins = _wins_by_prompt(outcomes, models)
     draws = _rates(_resampled(wins, resamples, seed))
-    rates = _with_interval(_rates(wins.sum(0)), draws, len(wins))
-    low, high = np.maximum(rates.low, 0.0), np.minimum(rates.high, 1.0)
     prompts = _is_compared(wins).sum(0)
-    for model in np.flatnonzero(_is_alike(wins) & (prompts > 1)):
-        low[model], high[model] = wilson(float(rates.values[model]), int(prompts[model]))
+    rates = _with_interval(_rates(wins.sum(0)), draws, prompts)
+    low, high = np.maximum(rates.low, 0.0), np.minimum(rates.high, 1.0)
+    for model in np.flatnonzero(((prompts < WILSON_BELOW) | _is_alike(wins)) & (prompts > 1)):
+        least, most = wilson(float(rates.values[model]), int(prompts[model]))
+        is_alike = high[model] - low[model] < _TOLERANCE
+        low[model] = least if is_alike else min(low[model], least)
+        high[model] = most if is_alike else max(high[model], most)
     return Estimates(rates.values, low, high)
 
 
@@ -156,21 +162,23 @@ def _rates(wins: Floats) -> Floats:
     return rates
 
 
-def _with_interval(estimate: Floats, draws: Floats, prompts: int) -> Estimates:
+def _with_interval(estimate: Floats, draws: Floats, prompts: NDArray[np.int64]) -> Estimates:
     """Return the estimate ± Student's t (prompts − 1) times its error over resampled prompts.
 
     The quantiles of the resamples themselves are too narrow with few prompts (Hesterberg 2015,
     section 3.1).
+
+    Args:
+        prompts: (models,) On how many each was compared; with fewer than two, there is no interval.
     """
-    if prompts < 2:
-        unknown = np.full(estimate.shape, np.nan)
-        return Estimates(estimate, unknown, unknown)
     present = ~np.isnan(draws)
     n = np.maximum(1, present.sum(0))
     mean = np.where(present, draws, 0).sum(0) / n
     variance = np.where(present, (draws - mean) ** 2, 0).sum(0) / n
-    error = np.sqrt(variance * prompts / (prompts - 1))
-    margin = float(quantile((1 + LEVEL) / 2, prompts - 1)) * error
+    freedom = np.maximum(prompts - 1, 1)
+    error = np.sqrt(variance * (freedom + 1) / freedom)
+    margin = quantile(np.full(len(freedom), (1 + LEVEL) / 2), freedom.astype(np.float64)) * error
+    margin = np.where(prompts > 1, margin, np.nan)
     return Estimates(estimate, estimate - margin, estimate + margin)
 
 

@@ -247,6 +247,10 @@ HEADINGS = {
         "区间为 95 %，对提示词计算。"
     ),
     "Ratings by people": "人工评分",
+    "Without an interval, as rated on one prompt only: {names}.": "没有区间，因为只在一个提示词上被评分：{names}。",
+    "Without an interval of the strength, as every prompt has the same win rate: {names}.": (
+        "强度没有区间，因为每个提示词上的胜率都相同：{names}。"
+    ),
     "Ratings by a model": "模型评分",
     "Ratings by the model {judge}": "模型 {judge} 的评分",
     "Ratings in none of these figures: {counts}.": "没有计入这些数字的评分：{counts}。",

@@ -215,6 +215,11 @@ REPORT = {
     "other variants is taken for theirs.": (
         "区间已包含种子之间的波动；{names} 只训练了一次，种子之间的波动取自其他变体。"
     ),
+    # training_tables.py
+    "The training time is that of a whole training, with reading the base and the rows and writing "
+    "the adapter; tokens per second are of its optimizer steps alone.": (
+        "训练时间是整个训练的时间，包括读取基座和数据、写出适配器；每秒 token 数只按优化步的时间计算。"
+    ),
     # contaminated_sets.py
     "{sharing} of {texts} ({share}) with those of {models}": (
         "{texts} 行中有 {sharing} 行（{share}）与 {models} 的相同"

@@ -12,8 +12,8 @@ class RatedModel(Contract):
 
     win_rate: wins and half the ties, as a share of the ratings. strength: Bradley and Terry's, as
     log odds against a model of strength zero; the mean over models is zero. low, high and the like:
-    95 % intervals over prompts, None with fewer than two; of a strength, also where the model fares
-    the same on every prompt.
+    95 % intervals over prompts, None of a model that was rated on one prompt; of a strength, also
+    where the model fares the same on every prompt.
     """
 
     model: str
