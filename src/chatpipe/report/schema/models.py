@@ -35,10 +35,10 @@ class Model(Contract):
     that was trained elsewhere those of its training, too.
 
     datasets: names it was trained on, empty for a base. wall_s: seconds of training,
-    with reading the base and the rows and writing the adapter.
-    trained_tokens: tokens through the model, over all epochs. tokens_per_s: of its
-    optimizer steps alone; of a resumed training, those since. peak_memory_bytes: on the training device. device: what it was
-    trained on, in words. epochs: passes over rows_trained, as many as its steps made.
+    with reading the base and the rows and writing the adapter. trained_tokens: tokens through the
+    model, over all epochs. tokens_per_s: of its optimizer steps alone; of a resumed training, those
+    since. peak_memory_bytes: on the training device. device: what it was trained on, in words.
+    epochs: passes over rows_trained, as many as its steps made.
     scored_tokens: tokens that the loss was over, in all epochs. versions: of the libraries it was
     trained with. measured_on: the device that it was asked on. generation: how it was asked.
     rows_left_out: rows of the training split that were not trained on, by reason. rows_cut: rows
