@@ -124,6 +124,28 @@ def test_a_base_that_is_neither_directory_nor_hub_id(tmp_path, rows):
     assert "neither a directory nor a hub id" in refused("finetune", *options)
 
 
+def test_a_name_that_is_almost_one_of_ours_is_none_of_the_hub(tmp_path, rows, yaml_file):
+    options = ("--dataset", rows, "--adapter", tmp_path / "out")
+    said = refused("finetune", "--base-model", "smollm2-135m-instrct", *options)
+    assert "there is no smollm2-135m-instrct; did you mean smollm2-135m-instruct?" in said
+    taken = rows.rename(tmp_path / "demo.jsonl")
+    said = refused("finetune", "--base-model", "no/such/dir", "--dataset", taken, *options[2:])
+    assert "the name demo is that of a variant or a study; this run is called demo-" in said
+    path = yaml_file(
+        "{base_model: {repo: smolm2-135m-instruct},"
+        " datasets: [{name: a, repo: sample-alpca, format: alpaca}]}"
+    )
+    for command in ("plan", "validate"):
+        said = refused(command, path)
+        assert "mean smollm2-135m-instruct?" in said and "did you mean sample-alpaca?" in said
+
+
+def test_an_adapter_that_could_not_be_written_is_refused_before_the_training(rows):
+    base = ("--base-model", "smollm2-135m-instruct", "--dataset", rows)
+    said = refused("finetune", *base, "--adapter", "/proc/out")
+    assert "/proc/out: nothing can be written in /proc (" in said
+
+
 def test_bad_rows_are_named_one_by_one(tmp_path, rows):
     with rows.open("a") as file:
         file.write('{"instruction": "x", "output": ""}\n{"instruction": "", "output": "y"}\nno\n')

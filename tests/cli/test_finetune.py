@@ -56,6 +56,7 @@ def test_the_adapter_directory_loads_with_peft_unchanged(trained, tiny_model_dir
 def test_what_was_trained_without_a_file_can_be_asked_and_chatted_with(trained):
     variant = home() / f"reports/{NAME}/{NAME}.yaml"
     assert f"variant: {variant}" in trained[2].stdout
+    assert f'ask it: chatpipe ask {NAME} "PROMPT"' in trained[2].stdout
     answer = chatpipe("ask", variant, "Paint the river.", "--max-new-tokens", 5)
     assert answer.returncode == 0 and answer.stdout.strip(), answer.stderr
     # The variant's own settings are the default.

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -185,9 +186,16 @@ def test_options_that_say_too_little_or_something_wrong_are_refused(study, tmp_p
     assert "is the name of a variant or a study" in fault(
         "smol-alpaca", base_model=base, datasets=dataset, template="alpaca"
     )
-    [other] = [import_adapter(peft, "of-a-friend", ImportOptions(  # again: the same
-        base_model=base, datasets=dataset, template="alpaca"))]  # fmt: skip
-    assert other.adapter == find_adapter(elsewhere)
+    # Again: the same; with other settings, which a study would then have, it is refused.
+    like = str(Path(dataset[0]).with_name("here.yaml"))
+    same = ImportOptions(like=like, template="alpaca", trained_on="rows of a friend")
+    assert import_adapter(peft, "of-a-friend", same).adapter == find_adapter(elsewhere)
+    before = elsewhere.name, load_variant("of-a-friend")
+    said = fault("of-a-friend", base_model=base, datasets=dataset, template="alpaca")
+    assert "is this adapter with other settings (split, " in said and "imported" in said
+    said = fault("of-a-friend", like=like, template="chat", trained_on="rows of a friend")
+    assert "other settings (prompt_template; " in said and "remove" in said
+    assert before == (elsewhere.name, load_variant("of-a-friend"))
     # A chat template beside it is taken for the one that it was trained in.
     copy = shutil.copytree(peft, tmp_path / "copy")
     shutil.copy(f"{base}/tokenizer.json", copy)

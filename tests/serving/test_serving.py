@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -377,7 +378,7 @@ def test_a_full_queue_is_said_so_and_sigterm_finishes_what_runs(tiny_model_dir, 
     assert [reply.usage.completion_tokens for reply in replies] == [100, 100]
 
 
-def test_what_cannot_be_served_is_said_before_anything_is_loaded(monkeypatch):
+def test_what_cannot_be_served_is_said_before_anything_is_loaded(monkeypatch, tmp_path):
     from typer.testing import CliRunner
 
     from chatpipe.cli.app import app
@@ -391,6 +392,13 @@ def test_what_cannot_be_served_is_said_before_anything_is_loaded(monkeypatch):
     assert "nobody" in error("nobody")
     assert "run `chatpipe run smol-merge` first" in error("smol-merge")
     assert "CHATPIPE_API_KEY" in error("smol-merge", "--host", "0.0.0.0")
+    # A variant that only the study's file names: no command runs it by its name.
+    study = tmp_path / "desk.yaml"
+    study.write_text("variants: [{name: desk, datasets: [sample-chat]}, smol-merge]\nseeds: 2\n")
+    assert f"run `chatpipe compare {study}` first" in error("--study", str(study))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert f"{port}: cannot be served" in error("smol-merge", "--port", str(port))
 
 
 def test_variants_of_two_bases_are_refused(tiny_model_dir, chatpipe_home, monkeypatch):

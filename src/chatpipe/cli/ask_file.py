@@ -81,13 +81,14 @@ def _asks(name: str, options: FileOptions, rows: Sequence[PromptRow]) -> list[Fi
     from chatpipe.generation.ask_file import FileAsk
     from chatpipe.runtime.environment import prepare
     from chatpipe.store.store import store
-    from chatpipe.study.lookup import find_model
-    from chatpipe.study.studies import load_variants
+    from chatpipe.study.lookup import find_model, needs_run_of
+    from chatpipe.study.studies import is_study, load_variants
 
     changed = load_variants(name, [*options.overrides, *setting_changes(options.generation)])
     # Without these changes: they do not name another run, and the adapter is the same.
     variants = load_variants(name, options.overrides)
-    models = [find_model(variant) for variant in variants]
+    with needs_run_of(name if is_study(name) else None):
+        models = [find_model(variant) for variant in variants]
     for model in models:
         for artifact in model.artifacts():
             store().fetch(artifact)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +55,7 @@ def finetune(
         from chatpipe.config.schema import AUTO, format_names
         from chatpipe.config.validation import suggest_name
         from chatpipe.planning.row_checks import format_of, row_faults
+        from chatpipe.store.new_directory import check_parent
         from chatpipe.study.export import check_target, export_directory, export_variant
         from chatpipe.study.lookup import find_model
         from chatpipe.study.variants import is_taken, parse_variant
@@ -62,6 +63,7 @@ def finetune(
         source = source_settings(dataset, config, split)
         file = Path(dataset) if Path(dataset).is_file() else None
         _check_adapter_directory(adapter)
+        check_parent(adapter)
         renamed = _renamed(columns or [])
         if row_format not in format_names():
             raise ConfigError(
@@ -83,7 +85,8 @@ def finetune(
             read_as = [row_format, renamed, *([turns] if turns else [])]
             settings = [json.dumps(read_as)] if columns or turns else []
             unique = {**raw, "name": unique_name(name, base_model, *source.values(), *settings)}
-            variant = parse_variant(unique, "command line", overrides or [])
+            taken, variant = variant, parse_variant(unique, "command line", overrides or [])
+            typer.echo(_other_name(taken.name, variant.name), err=True)
         check_target(adapter, variant)
         if not file:
             check_variants([variant])
@@ -96,6 +99,16 @@ def finetune(
         saved = export_variant(variant)
         if not as_json:
             typer.echo(f"adapter: {adapter}\nvariant: {saved} (for run, ask and chat)")
+            typer.echo(f'ask it: chatpipe ask {shlex.quote(variant.name)} "PROMPT"')
+
+
+def _other_name(taken: str, name: str) -> str:
+    """What to say of a run that cannot have the name of its file of rows."""
+    from chatpipe.study.export import report_directory
+
+    directory = report_directory(taken)
+    holder = f"another run ({directory})" if directory.exists() else "a variant or a study"
+    return f"the name {taken} is that of {holder}; this run is called {name}."
 
 
 def _renamed(columns: list[str]) -> dict[str, str]:
@@ -120,8 +133,3 @@ def _check_adapter_directory(adapter: Path) -> None:
     if adapter.is_symlink() or (adapter.exists() and not adapter.is_dir()):
         kind = "a link" if adapter.is_symlink() else "a file"
         raise ConfigError([f"--adapter {adapter}: is {kind}; name a new directory."])
-    parent = next(path for path in adapter.absolute().parents if path.exists())
-    if not parent.is_dir():
-        raise ConfigError([f"--adapter {adapter}: {parent} is a file; name a new directory."])
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigError([f"--adapter {adapter}: this user may not write in {parent}."])

@@ -77,9 +77,10 @@ def rate(
             pairs = _pairs(study, report, prompts, seed)
             _judge(name, pairs, Judge(judge, judge_model, key, judge_name))
         else:
-            from chatpipe.web.listening import required_key
+            from chatpipe.web.listening import check_port, required_key
 
             key = required_key(host)
+            check_port(host, port)
             pairs = _pairs(study, report, prompts, seed)
             _serve(name, pairs, rater, (host, port, lang, seed, key))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from chatpipe.cli.errors import exit_on_error
 from chatpipe.cli.options import VARIANT_HELP, complete_names
 from chatpipe.errors import ConfigError
 from chatpipe.utils.quantities import count_of
+
+if TYPE_CHECKING:
+    from chatpipe.config.schema import Variant
 
 DEFAULT_PORT = 8000
 
@@ -47,12 +50,13 @@ def serve(
         from chatpipe.serving.served_models import served_base
         from chatpipe.serving.vllm_command import vllm_command
         from chatpipe.store.store import store
-        from chatpipe.study.loading import load_variant
-        from chatpipe.web.listening import required_key
+        from chatpipe.study.lookup import needs_run_of
+        from chatpipe.web.listening import check_port, required_key
 
         api_key = required_key(host)
-        names = _variant_names(variants or [], study)
-        served = served_base([load_variant(name) for name in names])
+        check_port(host, port)
+        with needs_run_of(study):
+            served = served_base(_chosen_variants(variants or [], study))
         for _, model in served.variants:
             for artifact in model.artifacts():
                 store().fetch(artifact)
@@ -81,11 +85,14 @@ def _say_what_is_finished(replies: int) -> None:
         typer.echo(f"finishing {number}; Ctrl-C ends the server at once.")
 
 
-def _variant_names(variants: list[str], study: str | None) -> list[str]:
-    """Return the names that the command has, once each."""
-    from chatpipe.study.studies import load_study
+def _chosen_variants(names: list[str], study: str | None) -> list[Variant]:
+    """Return the variants that the command names, once each."""
+    from chatpipe.study.loading import load_variant
+    from chatpipe.study.studies import load_variants
 
-    names = [*variants, *(load_study(study).variants if study else ())]
-    if not names:
+    if not names and study is None:
         raise ConfigError(["serve: name at least one variant, or a study with --study NAME."])
-    return list(dict.fromkeys(names))
+    variants = [load_variant(name) for name in names]
+    if study is not None:
+        variants += load_variants(study)
+    return list({variant.name: variant for variant in variants}.values())

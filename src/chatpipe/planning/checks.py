@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chatpipe.config.schema import Dataset, Variant
+from chatpipe.data.catalog import DATASETS
 from chatpipe.data.detection import definite_format
 from chatpipe.data.folders import row_files
 from chatpipe.data.opening import kind_of
@@ -40,6 +42,8 @@ def variant_faults(variant: Variant) -> list[str]:
         if root is None:
             if not looks_like_hub_id(dataset.repo or ""):
                 faults.append(f"{key}.repo: {dataset.repo} is neither a directory nor a hub id.")
+            elif hint := _meant_name(dataset.repo or "", [*DATASETS]):
+                faults.append(f"{key}.repo: there is no {dataset.repo}; {hint}")
             continue
         is_heldout = dataset == variant.heldout
         for fault in _dataset_faults(root, dataset):
@@ -120,6 +124,19 @@ def _base_faults(variant: Variant) -> Iterator[str]:
             yield f"base_model.repo: {error}"
     elif not looks_like_hub_id(repo):
         yield f"base_model.repo: {repo} is neither a directory nor a hub id like owner/name."
+    elif hint := _meant_name(repo, [*WHEEL_MODELS]):
+        yield f"base_model.repo: there is no {repo}; {hint}"
+
+
+def _meant_name(repo: str, names: Sequence[str]) -> str | None:
+    """Return 'did you mean …?' for what is almost one of these names and has no owner, as
+    repositories of the hub have but for a few old ones."""
+    close = (
+        []
+        if "/" in repo or repo in names
+        else difflib.get_close_matches(repo, names, 1, cutoff=0.85)
+    )
+    return f"did you mean {close[0]}?" if close else None
 
 
 def _missing_extras(variant: Variant) -> list[str]:

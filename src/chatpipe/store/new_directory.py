@@ -6,6 +6,7 @@ import fcntl
 import glob
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,11 +20,26 @@ def check_new(target: Path) -> None:
     """ConfigError where something is there already, or nothing can be put there."""
     if target.is_symlink() or target.exists():
         raise ConfigError([f"{target}: exists already; name a new directory."])
+    check_parent(target)
+
+
+def check_parent(target: Path) -> None:
+    """ConfigError where no directory can be made in the nearest parent that is there; one is made
+    and removed, as rights alone do not tell (`/proc`, a read-only disk)."""
     parent = next(path for path in target.absolute().parents if path.exists())
     if not parent.is_dir():
         raise ConfigError([f"{target}: {parent} is a file; name a new directory."])
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigError([f"{target}: this user may not write in {parent}; name another place."])
+    try:
+        Path(tempfile.mkdtemp(prefix=f".{uuid.uuid4().hex}.", dir=parent)).rmdir()
+    except PermissionError:
+        raise ConfigError(
+            [f"{target}: this user may not write in {parent}; name another place."]
+        ) from None
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise ConfigError(
+            [f"{target}: nothing can be written in {parent} ({why}); name another place."]
+        ) from None
 
 
 @contextmanager

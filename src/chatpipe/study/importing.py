@@ -24,7 +24,7 @@ from chatpipe.study.files import names
 from chatpipe.study.loading import load_variant
 from chatpipe.study.recipe import Recipe
 from chatpipe.study.resolving import StoreBuilder
-from chatpipe.study.variants import parse_variant
+from chatpipe.study.variants import load_file, parse_variant
 from chatpipe.training.adapter_files import TEMPLATE
 from chatpipe.training.import_adapter import adapter_content
 from chatpipe.training.imported_config import config_faults, read_config
@@ -111,6 +111,7 @@ def import_adapter(directory: Path, name: str, options: ImportOptions) -> Import
     if not is_given:
         raw["prompt_template"] = _template_beside(directory, recipe.base(variant))
         variant = parse_variant({**raw, "name": name}, "command line", overrides)
+    _check_settings(variant)
     adapter = recipe.import_adapter(variant)
     assert adapter
     return Imported(variant, adapter, export_variant(variant))
@@ -235,3 +236,28 @@ def _check_name(variant: Variant) -> None:
         raise ConfigError(
             [f"--as {variant.name}: is the name of another run ({saved}); take another name."]
         )
+
+
+def _check_settings(variant: Variant) -> None:
+    """ConfigError where the same adapter has that name with other settings: a study that has it
+    would be another one, without a word."""
+    saved = saved_variant(variant.name)
+    if not saved.is_file():
+        return
+    changed = _differing_settings(load_file(saved, must_exist=False), variant)
+    if changed:
+        raise ConfigError(
+            [
+                f"--as {variant.name}: is this adapter with other settings ({', '.join(changed)}; "
+                f"{saved}); take another name, change them in that file, or remove {saved.parent} "
+                "to import it anew."
+            ]
+        )
+
+
+def _differing_settings(one: Variant, other: Variant) -> list[str]:
+    """The settings in which two variants differ, but for where the adapter's directory was."""
+    first, second = one.model_dump(mode="json"), other.model_dump(mode="json")
+    for settings in (first, second):
+        del settings["imported"]["path"]
+    return [key for key in first if first[key] != second[key]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,21 @@ class Published(BaseModel):
     variant: Variant
     adapter: Artifact
     corpus: Artifact | None
+
+
+@contextmanager
+def needs_run_of(study: str | None) -> Iterator[None]:
+    """What the store lacks is said to come from a run of that study, whose file alone may name its
+    variants; None: the variant's own run, as `LookUp` says."""
+    try:
+        yield
+    except ArtifactError:
+        if study is None:
+            raise
+        raise ArtifactError(
+            f"{study}: the store does not have all of its models; run `chatpipe compare {study}` "
+            "first."
+        ) from None
 
 
 def stored(variant: Variant) -> Recipe:

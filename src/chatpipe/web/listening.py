@@ -49,6 +49,11 @@ def address_of(host: str, bound: socket.socket) -> str:
     return f"http://{name}:{bound.getsockname()[1]}/"
 
 
+def check_port(host: str, port: int) -> None:
+    """ServiceError where a server cannot listen there, before a model is loaded for it."""
+    bound_socket(host, port).close()
+
+
 def bound_socket(host: str, port: int) -> socket.socket:
     """Return a socket there, 0 for any free port; ServiceError where there can be none."""
     try:
