@@ -192,7 +192,7 @@ def test_options_that_say_too_little_or_something_wrong_are_refused(study, tmp_p
     assert import_adapter(peft, "of-a-friend", same).adapter == find_adapter(elsewhere)
     before = elsewhere.name, load_variant("of-a-friend")
     said = fault("of-a-friend", base_model=base, datasets=dataset, template="alpaca")
-    assert "is this adapter with other settings (split, " in said and "imported" in said
+    assert "is this adapter with other settings (datasets, split, " in said
     said = fault("of-a-friend", like=like, template="chat", trained_on="rows of a friend")
     assert "other settings (prompt_template; " in said and "remove" in said
     assert before == (elsewhere.name, load_variant("of-a-friend"))

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -129,7 +130,15 @@ def run(
 
 @app.command()
 def show(
-    variant: OptionalVariantOrStudy = None, overrides: Overrides = None, as_json: AsJson = False
+    variant: OptionalVariantOrStudy = None,
+    overrides: Overrides = None,
+    dropped: Annotated[
+        bool,
+        typer.Option(
+            "--dropped", help="Print the rows that its run set aside, one as JSON a line."
+        ),
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List variants and studies, or show what one is and what the store has of it."""
     with exit_on_error():
@@ -138,6 +147,9 @@ def show(
 
         if variant is None and overrides:
             raise ConfigError(["show: --set goes with a variant; name one."])
+        if dropped:
+            _print_dropped(variant, overrides or [])
+            return
         if variant is None:
             listing = inspect.list_all()
         else:
@@ -148,6 +160,16 @@ def show(
             typer.echo(json.dumps(listing, indent=1))
         else:
             inspect.print_mapping(listing)
+
+
+def _print_dropped(name: str | None, overrides: Sequence[str]) -> None:
+    from chatpipe.study.dropped_rows import dropped_rows
+    from chatpipe.study.loading import load_variant
+
+    if name is None:
+        raise ConfigError(["show: --dropped goes with a variant; name one."])
+    for row in dropped_rows(load_variant(name, overrides, must_exist=False)):
+        typer.echo(json.dumps(row, ensure_ascii=False))
 
 
 for _command in (

@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from chatpipe.config.run_names import short_cell_name
+from chatpipe.data.normalize import RowAccount
+from chatpipe.formats.base import counted_reasons
 from chatpipe.planning.group_plan import TrainingGroup
 from chatpipe.planning.result import Plan
 from chatpipe.planning.study_plan import Cost, StudyPlan
@@ -32,11 +34,34 @@ def print_study_plan(plan: StudyPlan, console: Console | None = None) -> None:
     for line in (
         f"\n[bold]{escape(plan.study)}[/]: {count_of(len(plan.plans), 'variant')}",
         table,
+        *_rows_read(plan),
         *_sums(plan),
         *map(_group, plan.groups),
         *(f"• {escape(note)}" for note in notes),
     ):
         console.print(line, highlight=False)
+
+
+def _rows_read(plan: StudyPlan) -> Iterator[str]:
+    """A line for each data set whose rows are here, and for each way in which they are merged and
+    rows dropped: how many were read, and what became of them."""
+    lines: dict[str, None] = {}
+    for cell in plan.plans:
+        for dataset in cell.data.datasets:
+            if dataset.account:
+                lines[_rows_line(f"Data set {dataset.name}", dataset.account)] = None
+    for cell in plan.plans:
+        if cell.data.merged and cell.data.merged.dropped:
+            names = " + ".join(dataset.name for dataset in cell.data.datasets)
+            lines[_rows_line(f"Merged {names}", cell.data.merged)] = None
+    for place, line in enumerate(lines):
+        yield f"{'' if place else chr(10)}{escape(line)}"
+
+
+def _rows_line(subject: str, account: RowAccount) -> str:
+    dropped = counted_reasons(account.dropped)
+    end = f", dropped: {dropped}." if dropped else "."
+    return f"{subject}: {count_of(account.read, 'row')} read, {account.kept:,} kept{end}"
 
 
 def _row(cell: Plan) -> tuple[str, ...]:

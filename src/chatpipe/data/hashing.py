@@ -73,8 +73,12 @@ def as_ids(digests: bytes) -> pa.Array:
 
 def as_digests(ids: pa.ChunkedArray | pa.Array) -> Digests:
     """The inverse of `as_ids`, as numbers."""
-    text = "".join(ids.to_pylist())
-    return np.frombuffer(bytes.fromhex(text), ">u8").astype(np.uint64).reshape(-1, 2)
+    return joined_digests([bytes.fromhex("".join(ids.to_pylist()))])
+
+
+def joined_digests(parts: Sequence[bytes]) -> Digests:
+    """Hashes, end to end in each part, as numbers."""
+    return np.frombuffer(b"".join(parts), ">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def first_of_each(digests: Digests) -> Mask:

@@ -1,4 +1,4 @@
-"""Row files, checked row by row before anything is run, in bounded memory."""
+"""Row files, checked row by row before anything is run, in bounded memory (16 bytes a row)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from chatpipe.config.schema import AUTO, Dataset, Variant
 from chatpipe.data.columns import format_note, listed, unused_warning
 from chatpipe.data.detection import definite_format, detected_format
 from chatpipe.data.folders import DEFAULT_PATTERNS, ROWS, left_out_warnings, row_files
-from chatpipe.data.hashing import heldout_mask
+from chatpipe.data.hashing import first_of_each, heldout_mask, joined_digests, row_digests
 from chatpipe.data.merge import split_fault
-from chatpipe.data.normalize import source_name
+from chatpipe.data.normalize import DUPLICATE, source_name
 from chatpipe.data.reading import READ_REASON, RowFile
+from chatpipe.data.row_details import row_details
 from chatpipe.data.turn_counts import TurnAccount, TurnCounts
 from chatpipe.data.writing import count_values, ordered
 from chatpipe.errors import ConfigError, DataError, SourceError
@@ -46,6 +47,7 @@ class Checked:
     warnings: list[str] = field(default_factory=list)
     details: dict[str, str] = field(default_factory=dict)
     turns: TurnAccount | None = None  # of conversations
+    repeated: int = 0  # rows with the texts of an earlier one of the file
 
     @property
     def bad(self) -> int:
@@ -83,6 +85,8 @@ class Checked:
                 f" with {count_of(self.turns.read, 'turn')}, of which {self.turns.kept:,} are kept "
                 f"and {self.turns.replies:,} are replies"
             )
+        if self.repeated:
+            flags.append(f"{count_of(self.repeated, 'row')}: {DUPLICATE} of an earlier one")
         count = read + "".join(f"; {flag}" for flag in flags)
         return [f"{path}: {count}.", *self.warnings]
 
@@ -121,6 +125,7 @@ def checked_rows(
     checked = Checked()
     turns = TurnCounts()
     flagged = Counter[str]()
+    digests: list[bytes] = []
     for part in file.parts():
         rows = part()
         normalized = file.format.normalize(rows.select(list(file.format.columns)), settings)
@@ -133,11 +138,14 @@ def checked_rows(
         checked.reasons += count_values(reasons)
         usable = normalized.filter(pc.invert(is_bad))
         turns.add_normalized(normalized, usable)
+        digests.append(row_digests(usable))
         flagged += count_values(usable["flag"])
         if heldout_share is not None:
             checked.heldout += int(np.count_nonzero(heldout_mask(usable, heldout_share)))
     file.check()
     checked.turns = turns.account()
+    checked.repeated = int(np.count_nonzero(~first_of_each(joined_digests(digests))))
+    checked.shown = _with_details(file, checked.shown)
     for flags, count in flagged.items():
         checked.flagged.update(dict.fromkeys(flags.split(FLAGS_BETWEEN), count))
     checked.warnings = list(file.warnings())
@@ -147,6 +155,15 @@ def checked_rows(
     if others := file.others():
         checked.warnings.append(f"{path}: columns that are not used: {listed(others)}.")
     return checked
+
+
+def _with_details(file: RowFile, shown: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The rows that are named one by one, each with what it has."""
+    details = row_details(file.path, file.columns, dict(shown))
+    return [
+        (number, f"{reason} ({details[number]})" if number in details else reason)
+        for number, reason in shown
+    ]
 
 
 @dataclass

@@ -1,0 +1,60 @@
+"""Rows that are set aside: numbered alike by every command, each with its own reason."""
+
+import json
+
+import pytest
+
+from chatpipe.config.yaml_files import to_yaml
+from chatpipe.study.loading import load_variant
+from chatpipe.study.recipe import Recipe
+from chatpipe.study.resolving import StoreBuilder
+from tests.support.commands import invoke
+from tests.support.rows import alpaca_rows
+
+BAD = {
+    '{"instruction": "x", "output": 5}': "not text (output is a number)",
+    '{"instruction": "x", "output": ""}': "empty output",
+    "not json": "undecodable (is no JSON: expecting value at character 1)",
+    "[1]": "undecodable (is a list, not an object)",
+    '{"instruction": "a", "output": "b", "output": "c"}': "a key is there twice (key output)",
+}
+
+
+@pytest.fixture
+def variant(tmp_path, chatpipe_home, tiny_model_dir):
+    lines = [json.dumps(row) for row in alpaca_rows(40)]
+    lines[1:1] = [lines[0]]
+    for place, line in zip((10, 13, 20, 30, 42), BAD, strict=True):
+        lines[place:place] = ["", line] if place == 10 else [line]  # a blank line is no row
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    file = tmp_path / "mine.yaml"
+    dataset = {"name": "rows", "path": str(tmp_path / "rows.jsonl")}
+    file.write_text(to_yaml({"base_model": {"repo": str(tiny_model_dir)}, "datasets": [dataset]}))
+    return file
+
+
+def test_a_row_has_one_number_and_a_reason_of_its_own(variant):
+    numbers = [11, 13, 20, 30, 42]
+    rows = variant.with_name("rows.jsonl")
+    said = invoke("validate", rows).output
+    expected = dict(zip(numbers, BAD.values(), strict=True))
+    assert all(f"row {number}: {reason}." in said for number, reason in expected.items())
+    assert "row: duplicate of an earlier one" in invoke("validate", variant).output
+    refused = invoke("show", variant, "--dropped")
+    assert refused.exit_code == 1 and "first" in refused.output  # nothing of it is stored
+    mine = load_variant(str(variant))
+    Recipe([mine], StoreBuilder()).corpus(mine)
+    shown = [json.loads(line) for line in invoke("show", variant, "--dropped").output.splitlines()]
+    assert {row["row"]: row["reason"] for row in shown if "row" in row} == expected
+    assert {row.get("file") for row in shown[:-1]} == {str(rows)}
+    assert shown[-1]["reason"] == "duplicate" and shown[-1]["id"] and shown[-1]["output"]
+    assert [len(row) for row in shown if row["reason"].startswith("undecodable")] == [4, 4]
+    assert "show: --dropped goes with a variant" in invoke("show", "--dropped").output
+
+
+def test_the_plan_of_a_study_counts_its_rows(variant, tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text("base: mine.yaml\nvary: {lora.rank: [2, 4]}\n")
+    said = " ".join(invoke("plan", study).output.split())
+    assert "Data set rows: 46 rows read, 41 kept, dropped: 2 undecodable, " in said
+    assert "Merged rows: 41 rows read, 40 kept, dropped: 1 duplicate." in said
