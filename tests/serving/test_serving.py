@@ -394,7 +394,7 @@ def test_what_cannot_be_served_is_said_before_anything_is_loaded(monkeypatch, tm
     assert "CHATPIPE_API_KEY" in error("smol-merge", "--host", "0.0.0.0")
     # A variant that only the study's file names: no command runs it by its name.
     study = tmp_path / "desk.yaml"
-    study.write_text("variants: [{name: desk, datasets: [sample-chat]}, smol-merge]\nseeds: 2\n")
+    study.write_text("variants: [{name: desk, datasets: [sample-chat]}]\nseeds: 2\n")
     assert f"run `chatpipe compare {study}` first" in error("--study", str(study))
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
