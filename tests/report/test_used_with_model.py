@@ -52,8 +52,10 @@ def test_one_rule_marks_verdict_ranking_pairs_and_the_note() -> None:
     [best] = best_sentences(report)
     assert best.startswith("On rows, chat is better than every other variant; than the next, alpa")
     assert "alpaca §: perplexity lower by" in best
-    marked = {row["Variant"]: "§" in row["Figure"] for row in ranking_rows(report)}
+    marked = {row["Variant"]: "§" in row["Perplexity"] for row in ranking_rows(report)}
     assert marked == {"chat": False, "alpaca": True, "alpaca-2": True}
+    assert {row["Rows"] for row in ranking_rows(report)} == {f"{ROWS}"}
+    assert all(row["Difference"].startswith("−") for row in verdict_rows(report))
     pairs = {(r["Variant"], r["Compared with"]): r["Difference"] for r in verdict_rows(report)}
     assert {pair for pair, text in pairs.items() if " § [" in text} == {
         ("chat", "alpaca"),
@@ -74,7 +76,7 @@ def test_tables_do_not_compare_where_a_template_ends_replies_with_other_tokens()
 def test_a_variant_that_was_trained_elsewhere_is_marked_in_ranking_and_pairs() -> None:
     imported = {"path": "/nowhere", "content": "0" * 64, "same_base": False}
     report = demo(prompt_template="alpaca", imported=imported)
-    figures = {row["Variant"]: row["Figure"] for row in ranking_rows(report)}
+    figures = {row["Variant"]: row["Perplexity"] for row in ranking_rows(report)}
     assert {name for name, text in figures.items() if " †? [" in text} == {"chat"}
     marked = [r for r in verdict_rows(report) if " †? [" in r["Difference"]]
     assert len(marked) == 2 and all(r["Variant"] == "chat" for r in marked)

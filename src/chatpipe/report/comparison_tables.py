@@ -32,12 +32,15 @@ def best_rows(report: Report) -> list[Row]:
 def ranking_rows(report: Report) -> list[Row]:
     """Configurations on each data set, the best one first."""
     best = _best(report)
+    rows_of = {pair.heldout: pair.rows for pair in report.verdicts}
+    figure = _figure_header(report)
     front = {(f.heldout, name) for f in report.fronts for name in f.configurations}
     return [
         {
             "Variant": item.configuration,
             "Held-out set": item.heldout,
-            "Figure": _figure(
+            "Rows": show.count(rows_of.get(item.heldout)),
+            figure: _figure(
                 item,
                 seen_in_training_mark(report, item.heldout, item.configuration)
                 + otherwise_used_mark(report, best[item.heldout], item.configuration),
@@ -60,7 +63,8 @@ def configuration_rows(report: Report) -> list[Row]:
 
 
 def verdict_rows(report: Report) -> list[Row]:
-    """Pairs of variants on each data set: all, or of many those with the best variant."""
+    """Pairs of variants on each data set, the one with the lower figure first: all, or of many
+    those with the best variant."""
     best = _best(report)
     pairs = report.verdicts
     if len(pairs) > MOST_ROWS:
@@ -80,7 +84,7 @@ def verdict_rows(report: Report) -> list[Row]:
             if pair.detectable is None
             else show.amount(pair.detectable, pair.unit),
         }
-        for pair in pairs
+        for pair in (pair if pair.value <= 0 else pair.reversed() for pair in pairs)
     ]
 
 
@@ -125,6 +129,14 @@ def _cost(configuration: Configuration | None) -> Row:
         "Tokens": show.count(cost.trained_tokens if cost else None),
         "Peak memory": show.gibibytes(cost.peak_memory_bytes if cost else None),
     }
+
+
+def _figure_header(report: Report) -> str:
+    """Return the header of figures: what they all are, or both."""
+    units = {item.unit for item in report.ranking}
+    if units == {"tokens"}:
+        return "Perplexity"
+    return "Bits per byte" if units == {"bytes"} else "Perplexity or bits per byte"
 
 
 def _best(report: Report) -> dict[str, str]:

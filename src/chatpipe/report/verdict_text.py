@@ -13,12 +13,14 @@ from chatpipe.utils.texts import join, translate
 MOST_NAMED = 3
 
 VERDICTS = (
-    "Figures are means over the seeds of a variant. A difference is that of two variants on the "
-    "rows that all were scored on, in per cent of the perplexity, or in bits per byte where "
-    "tokenizers differ; its 95 % interval has the noise of rows and, where a variant was trained "
-    "with several seeds, that of seeds. A variant is better or worse where Holm's correction over "
-    "all pairs of a set leaves p ≤ 0.05. The last column is the smallest difference that the study "
-    "would have found in 80 % of the cases."
+    "Figures are means over the seeds of a variant, with intervals by Student's t; those of single"
+    " models in other tables have intervals by a bootstrap over rows, so the two differ a little. "
+    "A difference is that of two variants on the rows that all were scored on, in per cent of the "
+    "perplexity, or in bits per byte where variants count tokens differently; its 95 % interval "
+    "has the noise of rows and, where a variant was trained with several seeds, that of seeds. A "
+    "variant is better or worse where Holm's correction over all pairs of a set leaves p ≤ 0.05. "
+    "The last column is the smallest difference that the study would have found in 80 % of the "
+    "cases."
 )
 
 CHOICE = (

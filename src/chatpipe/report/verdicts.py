@@ -22,6 +22,7 @@ from chatpipe.statistics import (
 )
 from chatpipe.utils.unique import unique_by
 
+SECONDS_ALIKE = 0.05  # of a training's seconds: a smaller difference of costs is noise
 MOST_PAIRED = 30  # configurations; of more, the report has only the pairs with the best one
 
 Sets = Mapping[tuple[str, ...], ReplyBytes]
@@ -134,10 +135,11 @@ def _front(
         return
     front: list[str] = []
     cheapest = float("inf")
+    alike = SECONDS_ALIKE if cost == "wall_s" else 0.0
     for item in ranking:  # from the lowest figure to the highest
-        if costs[item.configuration] < cheapest:
-            cheapest = costs[item.configuration]
+        if costs[item.configuration] < (1 - alike) * cheapest:
             front.insert(0, item.configuration)
+        cheapest = min(cheapest, costs[item.configuration])
     yield contract.CostFront(heldout=ranking[0].heldout, cost=cost, configurations=front)
 
 

@@ -10,8 +10,8 @@ HEADINGS = {
     "Variants on each data set, the best one first": "每个数据集上的变体，从好到差",
     "Cost and quality on {heldout}": "{heldout} 上的成本与质量",
     "Cost and quality on {heldout}. The line is the Pareto front: no other variant has as low a figure "
-    "and costs as little. A number is a place in the ranking.": (
-        "{heldout} 上的成本与质量。连线是帕累托前沿：没有别的变体数字同样低而成本也同样低。数字是排名中的名次。"
+    "and costs as little, where seconds within 5 % count as the same. A number is a place in the ranking.": (
+        "{heldout} 上的成本与质量。连线是帕累托前沿：没有别的变体数字同样低而成本也同样低（秒数相差 5 % 以内视为相同）。数字是排名中的名次。"
     ),
     "Pairs of variants [95 % interval]; below zero, the first is better": (
         "变体两两比较 [95 % 区间]；小于零表示前者更好"
@@ -165,6 +165,7 @@ HEADINGS = {
     "Library": "库",
     "Asked on": "提问所在设备",
     "Perplexity": "困惑度",
+    "Perplexity or bits per byte": "困惑度或每字节比特数",
     "Step": "步骤",
     "Read": "读入",
     "Kept": "保留",

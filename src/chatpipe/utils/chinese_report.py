@@ -161,14 +161,15 @@ REPORT = {
     "{counts}.": "在 {heldout} 上，各模型打分的行并不完全相同，因为有些行被略去（{mark}）：{counts}。",
     "{low} to {high}": "{low} 至 {high}",
     # verdict_text.py
-    "Figures are means over the seeds of a variant. A difference is that of two variants on the "
-    "rows that all were scored on, in per cent of the perplexity, or in bits per byte where "
-    "tokenizers differ; its 95 % interval has the noise of rows and, where a variant was trained "
+    "Figures are means over the seeds of a variant, with intervals by Student's t; those of single "
+    "models in other tables have intervals by a bootstrap over rows, so the two differ a little. A "
+    "difference is that of two variants on the rows that all were scored on, in per cent of the "
+    "perplexity, or in bits per byte where variants count tokens differently; its 95 % interval has the noise of rows and, where a variant was trained "
     "with several seeds, that of seeds. A variant is better or worse where Holm's correction over "
     "all pairs of a set leaves p ≤ 0.05. The last column is the smallest difference that the study "
     "would have found in 80 % of the cases.": (
-        "数字是变体各个种子的平均值。差异是两个变体在全部模型都打过分的行上的差，以困惑度的百分比表示；"
-        "分词器不同时以每字节比特数表示。95 % 区间包含数据行的波动，若变体训练了多个种子，也包含种子的波动。"
+        "数字是变体各个种子的平均值，区间按学生 t 分布计算；其他表中单个模型的区间来自对数据行的自助法，因此两者略有不同。差异是两个变体在全部模型都打过分的行上的差，以困惑度的百分比表示；"
+        "token 计数不同时以每字节比特数表示。95 % 区间包含数据行的波动，若变体训练了多个种子，也包含种子的波动。"
         "对一个留出集的所有两两比较做 Holm 校正后 p ≤ 0.05，才算更好或更差。"
         "最后一列是这项研究在 80 % 的情况下能发现的最小差异。"
     ),

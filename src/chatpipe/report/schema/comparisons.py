@@ -67,7 +67,7 @@ class Selection(statistics.Selection):
 
 class CostFront(Contract):
     """The Pareto front of a set: the configurations for which no other one costs as little and has
-    as low a figure; the cheapest first.
+    as low a figure; the cheapest first. Seconds that differ by less than 5 % count as the same.
 
     cost: "wall_s", mean seconds of a training, or "trained_tokens", where trainings ran on several
     devices, so that seconds do not compare.
