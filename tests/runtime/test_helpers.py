@@ -5,6 +5,8 @@ import fcntl
 import os
 import signal
 import time
+from concurrent.futures import Future
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -15,14 +17,16 @@ import pytest
 from chatpipe.config.prompt_schema import Prompt
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import BaseModelRef, Generation, Quantization, Variant
-from chatpipe.errors import StepProcessError
+from chatpipe.errors import ModelError, StepProcessError
 from chatpipe.evaluation.row_nats import RowBatches
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask, answered
 from chatpipe.generation.ask_file import FileAsk
 from chatpipe.generation.prompt_file import PromptRow
 from chatpipe.generation.replies import FILE, Reply
+from chatpipe.models import inference
 from chatpipe.models.model_ref import ModelRef
+from chatpipe.models.several_devices import LoadBase
 from chatpipe.runtime import helpers
 from chatpipe.runtime.processes import PROCESSES
 from chatpipe.runtime.worker import SharedWorker
@@ -181,7 +185,47 @@ def test_a_part_that_is_killed_is_an_error_too(score, two, monkeypatch):
     assert store().lookup(score) is None and not helpers._HELPERS
 
 
+@pytest.mark.slow
+def test_a_step_that_fails_while_a_helper_loads_leaves_the_next_one_whole(
+    score, alone, two, monkeypatch
+):
+    """As a study goes on with its next model; what a helper loads at the end of this process
+    does not delay it."""
+    helpers.close_helpers()
+
+    @contextmanager
+    def failing(*_):
+        [helper] = helpers._HELPERS.values()
+        assert helper.is_building()
+        with pytest.raises(StepProcessError, match="has not ended its last part"):
+            helper.start(score, print)
+        raise ModelError("the adapter does not fit.")
+        yield
+
+    for fault in (ModelError, KeyboardInterrupt):
+        with monkeypatch.context() as patch:
+            if fault is ModelError:
+                patch.setattr(inference, "recorded_model", failing)
+            else:  # its own base is there first
+                patch.setattr(Future, "result", interrupted)
+            with pytest.raises(fault):
+                store().get_or_build(score)
+        assert not helpers._HELPERS
+    details, content = built(score)
+    assert details["processes"] == 2 and content == alone
+    [helper] = helpers._HELPERS.values()
+    future = helper.start(LoadBase(base=score.base, quantization=Quantization()), print)
+    helpers.close_helpers()
+    with pytest.raises(StepProcessError):
+        future.result(timeout=20)
+
+
+def interrupted(_):
+    raise KeyboardInterrupt
+
+
 def test_no_more_processes_than_batches(score, monkeypatch):
+    helpers.close_helpers()
     monkeypatch.setenv(PROCESSES, "7")
     details, _ = built(score.model_copy(update={"batch_tokens": 100_000}))
     assert details["processes"] == 1 and not helpers._HELPERS

@@ -18,7 +18,7 @@ from chatpipe.config.schema import Quantization
 from chatpipe.models import inference
 from chatpipe.models.devices import device_name
 from chatpipe.models.streaming import is_streamed
-from chatpipe.runtime.helpers import Helper, helpers
+from chatpipe.runtime.helpers import Helper, discard, helpers, started
 from chatpipe.runtime.processes import processes, thread_variables
 from chatpipe.store.artifact import Artifact, Request
 
@@ -61,12 +61,19 @@ class LoadBase(Request):
 
 
 class Loading:
-    """A base that helpers are loading while this process does."""
+    """A base that helpers are loading while this process does. Those that still load it when the
+    block ends are ended: this process has failed, and nobody waits for them."""
 
     def __init__(self, request: LoadBase, most: int) -> None:
-        self._futures: dict[Helper, Future[Any]] = {
-            helper: helper.start(request, lambda _: None) for helper in helpers(most)
-        }
+        self._futures = started(dict.fromkeys(helpers(most), request), lambda _: lambda _: None)
+
+    def __enter__(self) -> Loading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for helper in self._futures:
+            if helper.is_building():
+                discard(helper)
 
     def helpers(self, model: Any) -> list[Helper]:
         """Wait for them; return those that have what this process has as that model. Of the others
@@ -111,12 +118,14 @@ def recorded_model_everywhere(
     """As `inference.recorded_model`, with helpers for so many batches, as far as there are devices
     that have room for the base. On a CPU the processes share its cores while this lasts."""
     others = min(processes(), batches) - 1
-    with _shared_cores() if others > 0 else nullcontext():
-        loading = Loading(LoadBase(base=base, quantization=quantization), others)
-        with inference.recorded_model(base, adapters, quantization) as (model, details):
-            helpers = loading.helpers(model)
-            details |= {"device": device_name(), "processes": 1 + len(helpers)}
-            yield Everywhere(model, details, helpers)
+    with (
+        _shared_cores() if others > 0 else nullcontext(),
+        Loading(LoadBase(base=base, quantization=quantization), others) as loading,
+        inference.recorded_model(base, adapters, quantization) as (model, details),
+    ):
+        helpers = loading.helpers(model)
+        details |= {"device": device_name(), "processes": 1 + len(helpers)}
+        yield Everywhere(model, details, helpers)
 
 
 @contextmanager

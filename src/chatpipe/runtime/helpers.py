@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from chatpipe.errors import error_from_name
+from chatpipe.errors import StepProcessError, error_from_name
 from chatpipe.runtime.processes import (
     PROCESSES,
     is_one_of_several,
@@ -41,9 +41,15 @@ class Helper:
         self._lock = lock
         self._process = WorkerProcess(variables)
         self._lines: deque[str] = deque()
+        self._future: Future[Any] | None = None
 
     def start(self, request: Request, on_progress: Callable[[Progress], None]) -> Future[Any]:
-        """Have it build the request; the future has its details, or its error."""
+        """Have it build the request; the future has its details, or its error.
+
+        Raises StepProcessError while it builds another one: it has one pipe for all outcomes.
+        """
+        if self.is_building():
+            raise StepProcessError(f"the process on {self.device} has not ended its last part.")
         future: Future[Any] = Future()
 
         def build() -> None:
@@ -56,12 +62,17 @@ class Helper:
             except BaseException as error:
                 future.set_exception(error)
 
+        self._future = future
         threading.Thread(target=build, daemon=True).start()
         return future
 
-    def alive(self) -> bool:
+    def is_building(self) -> bool:
+        """Return whether a request has neither details nor an error yet."""
+        return self._future is not None and not self._future.done()
+
+    def is_free(self) -> bool:
         """Return whether it can build another request."""
-        return self._process.alive()
+        return self._process.alive() and not self.is_building()
 
     def print_lines(self) -> None:
         """Print what it wrote since the last call, in the thread that reports progress: two that
@@ -75,8 +86,11 @@ class Helper:
         self._release()
 
     def close(self) -> None:
-        """End it when it has built what it builds, and free its device."""
-        self._process.close()
+        """End it, and free its device. What it still builds, nobody waits for any more."""
+        if self.is_building():
+            self._process.kill()
+        else:
+            self._process.close()
         self._release()
 
     def _release(self) -> None:
@@ -90,10 +104,7 @@ class Parts:
 
     def __init__(self, requests: Mapping[Helper, Request]) -> None:
         self._done = dict.fromkeys(requests, 0)
-        self._futures = {
-            helper: helper.start(request, self._counts(helper))
-            for helper, request in requests.items()
-        }
+        self._futures = started(requests, self._counts)
 
     def __enter__(self) -> Parts:
         return self
@@ -126,6 +137,22 @@ class Parts:
         return count
 
 
+def started(
+    requests: Mapping[Helper, Request], on_progress: Callable[[Helper], Callable[[Progress], None]]
+) -> dict[Helper, Future[Any]]:
+    """Start all requests, or none: where one cannot be started, the helpers of the others are
+    ended."""
+    futures: dict[Helper, Future[Any]] = {}
+    try:
+        for helper, request in requests.items():
+            futures[helper] = helper.start(request, on_progress(helper))
+    except BaseException:
+        for helper in futures:
+            discard(helper)
+        raise
+    return futures
+
+
 _HELPERS: dict[int, Helper] = {}
 
 
@@ -137,7 +164,7 @@ def helpers(most: int) -> list[Helper]:
         return []
     count = processes()
     for number in range(1, min(count, most + 1)):
-        if number in _HELPERS and _HELPERS[number].alive():
+        if number in _HELPERS and _HELPERS[number].is_free():
             continue
         _discard(number)
         device, variables = device_of(number)
