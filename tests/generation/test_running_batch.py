@@ -165,7 +165,7 @@ def test_a_batch_that_never_empties_does_not_grow(mixed):
         for _ in range(5):
             running.step()
         [group] = running._groups.values()
-        columns.append(group.cache.buffer_shape()[1])
+        columns.append(group.cache.layers[0]._buffers[0].shape[2])
     assert max(columns) <= 60 + 12 + 2 * SPARE_COLUMNS
 
 
@@ -243,6 +243,20 @@ def test_what_cannot_join_changes_nothing(mixed):
     with pytest.raises(ValueError, match="in the batch already"):
         running.join([request("a", [0, 5])])
     assert len(running) == 1 and len(running.step()) == 1
+
+
+def test_rows_of_several_groups_join_all_or_none(mixed, monkeypatch):
+    """The prompt of the second group cannot be read: the embedding lacks a token of it."""
+    model, adapters = mixed
+    monkeypatch.setattr(running_batch, "mixes_adapters", lambda model: False)
+    running = RunningBatch(model)
+    rows = [request(n, ids, adapters[n % 3]) for n, ids in enumerate(prompts(3))]
+    running.join(rows[:1])
+    for _ in range(2):
+        with pytest.raises(IndexError):
+            running.join([rows[1], request(2, [1 << 20, 5], adapters[2])])
+        assert len(running) == 1
+    assert run(running, rows[1:]) == {row.id: expected(model, row) for row in rows}
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import queue
 
 import pytest
+import torch
 
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.generation.reply_text import ReplyText
@@ -60,6 +61,68 @@ def test_a_prompt_that_cannot_be_read_fails_alone(tiny_model_dir):
     engine.submit([job("after", [5, 6])])
     assert ends.get(timeout=60)[1] in ("length", "stop")
     engine.stop()
+
+
+@pytest.fixture
+def fail_at(monkeypatch):
+    """Has memory end at an allocation of a tensor: the first one from now on is number 0."""
+    allocate = torch.Tensor.new_zeros
+
+    def plant(number):
+        numbers = iter(range(1 << 20))
+
+        def new_zeros(*args, **kwargs):
+            if next(numbers) == number:
+                raise torch.OutOfMemoryError("no memory")
+            return allocate(*args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, "new_zeros", new_zeros)
+
+    return plant
+
+
+def test_a_join_without_memory_leaves_the_replies_that_run_as_they_are(tiny_model_dir, fail_at):
+    """Whichever of the keys and values of two layers memory does not last for, those of the prompt
+    that is read or those of the cache that takes it."""
+    model = load_base(tiny_model_dir, Quantization(method="none", compute_dtype="float32"))
+    tokenizer = load_tokenizer(tiny_model_dir)
+
+    def replies(failing):
+        """The text of a reply; the ends of one that joins it, of another then, and its own."""
+        engine, texts, others, ends = Engine(model), [], [], queue.Queue()
+
+        def submit(name, ids, tokens, deliver):
+            generation = Generation(max_new_tokens=tokens, temperature=0)
+            request = RowRequest(name, ids, None, frozenset(), generation)
+            engine.submit(
+                [ReplyJob(request, ReplyText(tokenizer, [], is_stripped=True), deliver, True)]
+            )
+
+        def take(piece):
+            if not texts:
+                fail_at(failing)
+                submit("joining", [*range(2, 120)], 2, joined)
+            texts.append(piece.text)
+            if piece.end:
+                ends.put(piece.end)
+
+        def joined(piece):
+            if piece.end:
+                ends.put(piece.end)
+                if not others:
+                    submit("after", [*range(2, 90)], 2, joined)
+                others.append(piece.end)
+
+        submit("running", [5, 6, 7, 8], 40, take)
+        engine.start()
+        ended = [ends.get(timeout=60) for _ in range(3)]
+        engine.stop()
+        return "".join(texts), ended
+
+    alone, ended = replies(-1)
+    assert ended == ["length"] * 3 and len(set(alone)) > 3
+    for number in range(8):
+        assert replies(number) == (alone, ["error", "length", "length"]), number
 
 
 def test_a_burst_fills_the_places_of_the_batch_before_the_queue(tiny_model_dir):

@@ -50,7 +50,7 @@ class Group(ABC):
 
     @abstractmethod
     def join(self, requests: Sequence[RowRequest]) -> None:
-        """Add rows; release was called before."""
+        """Add rows; after an error none of them. release was called before."""
 
     @abstractmethod
     def leave(self, ids: Collection[RowId]) -> None:
@@ -114,8 +114,9 @@ class PaddedGroup(Group):
         prompts = [request.ids for request in ordered]
         adapters = [request.adapter for request in ordered]
         layers = read_prompts(self.model, prompts, adapters, self.stacks)
+        rows = [Row(request, request.ids[-1]) for request in ordered]
         self.cache.join(layers, [len(ids) - 1 for ids in prompts])
-        self.rows += [Row(request, request.ids[-1]) for request in ordered]
+        self.rows += rows
         self.last_tokens = self._lengths = None
 
     def leave(self, ids: Collection[RowId]) -> None:
@@ -133,7 +134,6 @@ class PaddedGroup(Group):
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         cache = self.cache
-        cache.make_room()
         if self._lengths is None:
             self._lengths = torch.tensor(cache.lengths, device=self.device)
         lengths, self._lengths = self._lengths, self._lengths + 1

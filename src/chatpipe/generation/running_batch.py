@@ -62,8 +62,9 @@ class RunningBatch:
     def join(self, requests: Sequence[RowRequest]) -> None:
         """Read the prompts and add them as rows, whose first tokens the next `step` returns.
 
-        ValueError for an adapter that the model does not have, and for an id that is in the batch.
-        After another error, such as memory that is not there, `leave` removes those that joined.
+        After an error, such as memory that is not there, none has joined, and the rows that run are
+        as they were. ValueError for an adapter that the model does not have, and for an id that is
+        in the batch.
         """
         for request in requests:
             if request.adapter not in self._adapters:
@@ -76,11 +77,15 @@ class RunningBatch:
         together: dict[Hashable, list[RowRequest]] = {}
         for request in requests:
             together.setdefault(self._group_key(request), []).append(request)
-        for key, of_group in together.items():
-            group = self._groups.get(key) or self._new_group()
-            group.join(of_group)
-            self._groups[key] = group
-            self._requests |= {request.id: request for request in of_group}
+        try:
+            for key, of_group in together.items():
+                group = self._groups.get(key) or self._new_group()
+                group.join(of_group)
+                self._groups[key] = group
+                self._requests |= {request.id: request for request in of_group}
+        except BaseException:
+            self.leave(ids)  # those whose groups have them
+            raise
 
     def step(self) -> list[NewToken]:
         """Return one token for every row; rows that end with theirs have left."""

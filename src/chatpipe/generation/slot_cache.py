@@ -10,27 +10,26 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 SPARE_COLUMNS = 64  # room for so many tokens more, whenever a buffer is allocated
-SLOTS_STEP = 8  # slots are allocated in multiples of this
+SLOTS_STEP = 8  # from so many on, slots are allocated in multiples of this
 
 LayerTensors = tuple[torch.Tensor, ...]  # keys and values
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """The keys and values of N rows in buffers (slots, key heads, columns, size).
+    """The keys and values of N rows in buffers (slots, key heads, columns, size) of each layer.
 
-    Row n is in slot n. All rows end before column `end`, so a row of L tokens is in the columns
-    end - L … end - 1, and what stands before it is padding, which the attention mask hides (its
-    numbers are finite). A model sees the columns from the beginning of the longest row to `end`.
-    A token is written in place; only a buffer without room is allocated anew.
+    Row n is in slot n. In a layer all rows end before its column `end`, so a row of L tokens is in
+    the columns end - L … end - 1, and what stands before it is padding, which the attention mask
+    hides (its numbers are finite). A model sees the columns from the beginning of the longest row
+    to `end`. A token is written in place; only a buffer without room is allocated anew, one layer
+    after the other, so that little memory is taken twice. Where memory ends within that, some
+    layers have moved and others have not: each knows its own `end`, so both are right.
     """
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=_layer_class(self))
         self.layers: list[_SlotLayer]
         self.lengths: list[int] = []
-        self.end = 0
-        self._slots = 0
-        self._columns = 0
 
     @property
     def width(self) -> int:
@@ -38,17 +37,14 @@ class SlotCache(Cache):  # type: ignore[misc]
         return max(self.lengths, default=0)
 
     def join(self, layers: Sequence[LayerTensors], lengths: Sequence[int]) -> None:
-        """Add rows. layers: of each layer keys and values (rows, key heads, W, size), padded on the
-        left to the longest of them; empty where no row has a token."""
-        first = len(self.lengths)
-        width = max(lengths, default=0)
-        rows, end = first + len(lengths), max(self.end, width)
-        if rows > self._slots or end > self._columns or end > self.end:
-            self._allocate(rows, max(self.width, width))
+        """Add rows; after an error none of them. layers: of each layer keys and values (rows, key
+        heads, W, size), padded on the left to the longest of them; empty where no row has a
+        token."""
+        first, width = len(self.lengths), max([self.width, *lengths])
         for number, tensors in enumerate(layers):
             if number == len(self.layers):
                 self.layers.append(self.layer_class_to_replicate())
-            self.layers[number].put(first, self.end - width, tensors)
+            self.layers[number].put(first, width, tensors)
         self.lengths += lengths
 
     def leave(self, rows: Sequence[int]) -> list[int]:
@@ -64,35 +60,14 @@ class SlotCache(Cache):  # type: ignore[misc]
                 layer.move(order[slot], slot)
         self.lengths = [self.lengths[row] for row in order]
         if not self.lengths:
-            self.layers, self.end, self._slots, self._columns = [], 0, 0, 0
+            self.layers = []
         return order
-
-    def make_room(self) -> None:
-        """Have a free column for the next token."""
-        if self.end == self._columns:
-            self._allocate(len(self.lengths), self.width)
 
     def advance(self) -> None:
         """Count the token that every row was given in every layer."""
-        self.end += 1
-        self.lengths = [length + 1 for length in self.lengths]
-
-    def visible_columns(self) -> slice:
-        """Return the columns that a model sees before the next token."""
-        return slice(self.end - self.width, self.end)
-
-    def buffer_shape(self) -> tuple[int, int]:
-        """Return (slots, columns)."""
-        return self._slots, self._columns
-
-    def _allocate(self, rows: int, width: int) -> None:
-        """Allocate buffers for so many rows of so many tokens and some more, and move what there is
-        into them, without the columns that no row uses any more."""
-        seen = self.visible_columns()
-        slots, columns = -(-rows // SLOTS_STEP) * SLOTS_STEP, width + SPARE_COLUMNS
         for layer in self.layers:
-            layer.move_to(slots, columns, (len(self.lengths), seen), width)
-        self._slots, self._columns, self.end = slots, columns, width
+            layer.end += 1
+        self.lengths = [length + 1 for length in self.lengths]
 
 
 def _layer_class(cache: SlotCache) -> Any:
@@ -101,55 +76,64 @@ def _layer_class(cache: SlotCache) -> Any:
 
 
 class _SlotLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's buffers."""
+    """One layer's buffers, and before which of their columns all rows end."""
 
     def __init__(self, cache: SlotCache) -> None:
         super().__init__()
         self.cache = cache
+        self.end = 0
+        self._buffers: list[torch.Tensor] = []
 
-    def put(self, first: int, column: int, tensors: LayerTensors) -> None:
-        """Write rows from slot `first` on, whose tokens begin at that column."""
-        if not self.is_initialized:
-            self.lazy_initialization(*tensors)
+    def put(self, first: int, width: int, tensors: LayerTensors) -> None:
+        """Write rows from slot `first` on; width: tokens of the longest row of all."""
+        rows, own_width = first + len(tensors[0]), tensors[0].shape[2]
+        self._make_room(rows, width, tensors, 0)
         for buffer, tensor in zip(self._buffers, tensors, strict=True):
-            slots = buffer[first : first + len(tensor)]
-            slots[:, :, :column] = 0
-            slots[:, :, column : column + tensor.shape[2]] = tensor
+            slots = buffer[first:rows]
+            slots[:, :, : self.end - own_width] = 0
+            slots[:, :, self.end - own_width : self.end] = tensor
 
     def move(self, source: int, target: int) -> None:
         for buffer in self._buffers:
-            buffer[target] = buffer[source]
-
-    def move_to(self, slots: int, columns: int, seen: tuple[int, slice], end: int) -> None:
-        """Move into new buffers the rows and columns that are seen, so that they end before the
-        column `end`."""
-        rows, used = seen
-        for number, buffer in enumerate(self._buffers):
-            larger = buffer.new_zeros(slots, buffer.shape[1], columns, buffer.shape[3])
-            larger[:rows, :, end - (used.stop - used.start) : end] = buffer[:rows, :, used]
-            self._buffers[number] = larger
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        slots, columns = self.cache.buffer_shape()
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self._buffers = [
-            states.new_zeros(slots, states.shape[1], columns, states.shape[3])
-            for states in (key_states, value_states)
-        ]
-        self.is_initialized = True
+            if source < len(buffer):  # otherwise a row without a token: nothing of it is seen
+                buffer[target] = buffer[source]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write every row's token, (N, key heads, 1, size) each; return what the rows see."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        rows, seen = len(key_states), self.cache.visible_columns()
+        rows, width = len(key_states), self.cache.width
+        self._make_room(rows, width, (key_states, value_states), 1)
         keys, values = self._buffers
-        keys[:rows, :, seen.stop] = key_states[:, :, 0]
-        values[:rows, :, seen.stop] = value_states[:, :, 0]
-        with_own = slice(seen.start, seen.stop + 1)
+        keys[:rows, :, self.end] = key_states[:, :, 0]
+        values[:rows, :, self.end] = value_states[:, :, 0]
+        with_own = slice(self.end - width, self.end + 1)
         return keys[:rows, :, with_own], values[:rows, :, with_own]
 
     def get_seq_length(self) -> int:
         return self.cache.width
+
+    def _make_room(self, rows: int, width: int, like: LayerTensors, more: int) -> None:
+        """Have slots for so many rows, columns for so many tokens before `end`, and for some more
+        after it. What there is moves into new buffers where it has to, without the columns that no
+        row uses any more."""
+        slots, columns = self._buffers[0].shape[::2] if self._buffers else (0, 0)
+        if rows <= slots and width <= self.end and self.end + more <= columns:
+            return
+        seen = slice(self.end - self.cache.width, self.end)
+        buffers = []
+        for number, tensor in enumerate(like):
+            _, heads, _, size = tensor.shape
+            larger = tensor.new_zeros(_slots(rows), heads, width + SPARE_COLUMNS, size)
+            if self._buffers:
+                used = self._buffers[number][: len(self.cache.lengths), :, seen]
+                larger[: len(used), :, width - used.shape[2] : width] = used
+            buffers.append(larger)
+        self._buffers, self.end = buffers, width
+        self.dtype, self.device = like[0].dtype, like[0].device
+        self.is_initialized = True
+
+
+def _slots(rows: int) -> int:
+    """How many slots are allocated for so many rows: no more for few, which may be long."""
+    return rows if rows < SLOTS_STEP else -(-rows // SLOTS_STEP) * SLOTS_STEP

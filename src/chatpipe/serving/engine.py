@@ -191,16 +191,18 @@ class Engine:
         error, and the others go on."""
         try:
             self._batch.join([reply.request for reply in replies])
+            return
         except Exception:
-            self._batch.leave([reply.request.id for reply in replies])
-            if len(replies) > 1:
-                for reply in replies:
-                    self._join([reply])
-                return
-            LOG.exception("a prompt could not be read; its reply ends with an error.")
-            with self._changed:
-                del self._running[replies[0].request.id]
-            replies[0].deliver(Piece(end="error"))
+            if len(replies) == 1:
+                LOG.exception("a prompt could not be read; its reply ends with an error.")
+        # The error has gone, and with it the memory that its traceback refers to.
+        if len(replies) > 1:
+            for reply in replies:
+                self._join([reply])
+            return
+        with self._changed:
+            del self._running[replies[0].request.id]
+        replies[0].deliver(Piece(end="error"))
 
     def _next_join(self, joining: Sequence[ReplyJob] = ()) -> ReplyJob | None:
         with self._changed:
