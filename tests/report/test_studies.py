@@ -18,7 +18,7 @@ from chatpipe.report.comparison_tables import ranking_rows
 from chatpipe.report.first_lines import FURTHER, MOST, first_lines, further_lines
 from chatpipe.report.names import with_short_names
 from chatpipe.report.task_scores import REPLY_MEASURES, task_scores
-from chatpipe.report.verdict_text import CHOICE, verdict_sentences
+from chatpipe.report.verdict_text import CHOICE, curve_sentence, verdict_sentences
 from chatpipe.statistics.selection import validation_mask
 from chatpipe.store.store import store
 from tests.support.measured import Tables
@@ -95,6 +95,12 @@ def test_a_curve_finds_what_twice_the_rows_give(report):
         ahead = level + slope * math.log2(2 * ALL_ROWS)
         assert curve.at_double.value == pytest.approx(ahead, abs=0.02)
     assert "8,000 rows would give" in " ".join(verdict_sentences(report))
+    best = {
+        (name, next(r for r in report.ranking if r.heldout == name).configuration) for name in SETS
+    }
+    drawn = [curve for curve in curves if (curve.heldout, curve.configuration) in best]
+    shown = [line for line in first_lines(report) if "twice the training rows" in line]
+    assert drawn and shown == [*map(curve_sentence, drawn)]
 
 
 @of_cells(12)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from chatpipe.config.schema import Variant
+from chatpipe.report import render_html
 from chatpipe.report.build import MakeReport, build_report
 from chatpipe.report.comparison_tables import ranking_rows, verdict_rows
 from chatpipe.report.first_lines import first_lines, further_lines
@@ -54,6 +55,9 @@ def test_one_rule_marks_verdict_ranking_pairs_and_the_note() -> None:
     assert "alpaca §: perplexity lower by" in best
     marked = {row["Variant"]: "§" in row["Perplexity"] for row in ranking_rows(report)}
     assert marked == {"chat": False, "alpaca": True, "alpaca-2": True}
+    page = render_html(report)
+    for row in ranking_rows(report):  # figures with and without the mark align right
+        assert f'<td class="number">{row["Perplexity"].split()[0]}' in page
     assert {row["Rows"] for row in ranking_rows(report)} == {f"{ROWS}"}
     assert all(row["Difference"].startswith("−") for row in verdict_rows(report))
     pairs = {(r["Variant"], r["Compared with"]): r["Difference"] for r in verdict_rows(report)}

@@ -8,7 +8,12 @@ from chatpipe.report.elsewhere import elsewhere_sentences
 from chatpipe.report.findings import summarize
 from chatpipe.report.notes_text import translated_note
 from chatpipe.report.schema import Report
-from chatpipe.report.verdict_text import best_sentences, missing_sentences, seed_sentences
+from chatpipe.report.verdict_text import (
+    best_curve_sentences,
+    best_sentences,
+    missing_sentences,
+    seed_sentences,
+)
 
 FURTHER = "Before comparing two figures"
 MOST = 8
@@ -16,8 +21,8 @@ MOST_BEST = 3  # data sets
 
 
 def first_lines(report: Report) -> list[str]:
-    """Return what is missing, which variant is best, what it may have learnt by heart, how sure
-    that is, and the summary."""
+    """Return what is missing, which variant is best, what it may have learnt by heart, what
+    more data would give it, how sure that is, and the summary."""
     best = best_sentences(report)[:MOST_BEST]
     lines = [
         *map(translated_note, report.unfinished),
@@ -26,6 +31,7 @@ def first_lines(report: Report) -> list[str]:
         *best,
         *contamination_sentences(report),
         *whole_differences(report),
+        *best_curve_sentences(report),
         *seed_sentences(report),
         *few_rows(report),
     ]

@@ -32,7 +32,7 @@ from chatpipe.utils.visible_text import visible
 
 NUMBER = re.compile(
     rf"[+{formatting.MINUS}]?(\d[\d,]*(\.\d+)?|∞|{formatting.MISSING})( %)?"
-    r"( ?[\[†‡(（].*| (s|min|h|GiB)\b.*| (秒|分|小时).*)?$"
+    r"( ?[\[†‡§(（].*| (s|min|h|GiB)\b.*| (秒|分|小时).*)?$"
 )
 MOST_IN_ONE_CHART = 6  # curves of loss; of more, each configuration has its own chart
 MARKS = (

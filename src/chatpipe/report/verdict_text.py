@@ -168,6 +168,17 @@ def curve_sentences(report: Report) -> list[str]:
     return [curve_sentence(curve) for curve in report.curves]
 
 
+def best_curve_sentences(report: Report) -> list[str]:
+    """Say for each data set what more data gives to its best variant, where that can be read off a
+    line."""
+    best = {item.heldout: item.configuration for item in reversed(report.ranking)}
+    return [
+        curve_sentence(curve)
+        for curve in report.curves
+        if curve.shape == "line" and best.get(curve.heldout) == curve.configuration
+    ]
+
+
 def curve_sentence(curve: LearningCurve) -> str:
     """Say what more data gives on one curve."""
     rows = [round(point.rows) for point in curve.points]
