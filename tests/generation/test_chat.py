@@ -34,6 +34,21 @@ def test_a_reply_is_what_the_panel_gets(base, temperature):
     assert [turn.content for turn in session.history] == ["How are you?", answer.text]
 
 
+def test_a_model_whose_loading_is_interrupted_is_not_loaded_again(base, monkeypatch):
+    loads = []
+
+    def interrupt(*_):
+        loads.append(1)
+        signal.raise_signal(signal.SIGINT)
+
+    session = ChatSession(base.path, None, EXACT, template("alpaca"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(inference, "load_model", interrupt)
+        list(session.reply("How are you?", Generation(max_new_tokens=2)))
+    assert len(loads) == 1 and not session.history
+    assert list(session.reply("How are you?", Generation(max_new_tokens=2)))
+
+
 def test_a_stopped_reply_stays_in_the_conversation_which_goes_on(base):
     """Stopped by closing its iterator between two pieces, and by Ctrl-C within a step."""
     adapter = store().get_or_build(RandomAdapter(base=base, seed=1))

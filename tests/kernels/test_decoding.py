@@ -145,6 +145,13 @@ def test_a_weight_of_nf4_values_is_known_by_them(shape):
     assert nf4_products.nf4_product(weight[:24].to(torch.bfloat16)) is None
 
 
+def test_a_bitsandbytes_without_the_product_is_recognized(monkeypatch):
+    monkeypatch.setattr(bnb.functional, "has_avx512bf16", lambda: True)
+    assert nf4_products.is_supported()
+    monkeypatch.setattr(nf4_products, "_ROUTINE", "no_such_routine")
+    assert not nf4_products.is_supported()
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_models_compute_as_always(name):
     assert decoder_of(adapted(OTHERS[name])) is None

@@ -71,6 +71,7 @@ class ChatSession:
         [prompt] = self.encoder.prompt_ids([conversation])
         self._check_length(prompt, generation)
         written: list[int] = []
+        rows = self.rows  # loads the model: where that fails, nothing is to be cleared
         try:
             yield from self._pieces(prompt, generation, written)
         except Exception:
@@ -81,7 +82,7 @@ class ChatSession:
         else:
             self._keep(conversation, written)
         finally:
-            self.rows.clear()
+            rows.clear()
 
     def _check_length(self, prompt: list[int], generation: Generation) -> None:
         """ModelError where the prompt and its reply are longer than the model's positions."""

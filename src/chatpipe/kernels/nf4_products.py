@@ -30,7 +30,8 @@ _ROUTINE = "gemv_4bit_inference_cpu_nf4_bf16"
 
 def is_supported() -> bool:
     """Whether this machine and this bitsandbytes have the product."""
-    return bool(bnb.functional.has_avx512bf16()) and getattr(lib, _ROUTINE, None) is not None
+    # `lib` itself has every name: one that is missing raises when it is called.
+    return bool(bnb.functional.has_avx512bf16()) and hasattr(lib._lib, _ROUTINE)
 
 
 def nf4_product(weight: torch.Tensor) -> Forward | None:
@@ -54,10 +55,11 @@ def _quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     blocks = weight.view(len(weight), -1, BLOCK)
     scales = blocks.abs().amax(-1, keepdim=True)
     relative = (blocks / scales).nan_to_num_()  # a block of zeros
-    # NF4's values are further apart than the steps of a table, which is faster than a search.
+    # A table is faster than a search: NF4's values are ten of its steps apart or more, and a step
+    # that is computed in bfloat16 is less than one off.
     middles = (_values()[1:] + _values()[:-1]) / 2
     codes = torch.bucketize((torch.arange(256) - 128) / 127, middles).to(torch.uint8)
-    steps = (relative * 127 + 128.5).to(torch.uint8).int()
+    steps = (relative * 127 + 128).to(torch.uint8).int()
     return codes.index_select(0, steps.view(-1)).view_as(blocks), scales
 
 
