@@ -89,7 +89,7 @@ def test_columns_and_a_split_of_the_hub_are_given_on_the_command_line(
     command = ["finetune", "--base-model", tiny_model_dir, "--adapter", tmp_path / "adapter"]
     command += ["--set", "training.epochs=1"]
     command += ["--set", "split.heldout=0.3", "--set", "generation.max_new_tokens=2"]
-    columns = ("--columns", "instruction=meta.q", "--columns", "output=a", "--turns", "first")
+    columns = ("--columns", "instruction=meta.q,output=a", "--turns", "first")
     of_file = (*command, "--dataset", path)
     refused = invoke(*of_file, *columns, "--format", "sharegtp")
     assert refused.exit_code == 2 and "did you mean sharegpt?" in refused.stderr

@@ -65,9 +65,9 @@ def test_the_advice_for_pairs_of_replies_is_what_reads_the_chosen_ones(tmp_path,
         pq.write_table(pa.Table.from_pylist([row] * 3), path)
     else:
         write_jsonl(path, [row] * 3)
-    with pytest.raises(DataError, match="Say in a variant which is which: ") as refused:
+    with pytest.raises(DataError, match="Say which is which, in a variant: ") as refused:
         detected_format(path, {})
-    advice = str(refused.value).partition("which is which: ")[2].removesuffix(".")
+    advice = str(refused.value).partition("in a variant: ")[2].partition("; or to finetune: ")[0]
     settings = read_value(f"{{name: pairs, path: x, {advice}}}")
     dataset = Dataset.model_validate(settings)
     checked = checked_rows(path, dataset.format, dataset.columns)

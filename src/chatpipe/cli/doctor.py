@@ -22,9 +22,11 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say what this machine has and what is wrong with it; exit code 1 if anything is a fault."""
+    from chatpipe.runtime.environment import prepare
     from chatpipe.server.findings import all_findings
 
     with exit_on_error():
+        prepare()
         findings = []
         for finding in all_findings(check):
             findings.append(finding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,8 +114,12 @@ def _other_name(taken: str, name: str) -> str:
 
 def _renamed(columns: list[str]) -> dict[str, str]:
     """Return our column → the file's, from `--columns OURS=THEIRS`."""
+    from chatpipe.formats.registry import FORMATS
+
     renamed: dict[str, str] = {}
-    for text in columns:
+    names = {name for row_format in FORMATS.values() for name in row_format.columns}
+    several = re.compile(rf",(?=(?:{'|'.join(sorted(names))})=)")  # a=b,c=d
+    for text in [part for given in columns for part in several.split(given)]:
         ours, _, theirs = text.partition("=")
         if not ours or not theirs:
             raise ConfigError(

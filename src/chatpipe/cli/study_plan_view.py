@@ -105,7 +105,7 @@ def _cost(cost: Cost) -> str:
     parts = [
         count_of(cost.trainings, "training"),
         f"tokens {tokens}",
-        f"time {time} (one after another)",
+        f"time {time} (trainings alone, one after another)",
         f"memory {memory}",
         f"disk {in_bytes(cost.disk_bytes)}",
     ]

@@ -12,9 +12,8 @@ from pydantic import (
     field_validator,
 )
 
-Name = Annotated[
-    str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80, description="a-z, 0-9, . _ -")
-]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80, description="a-z, 0-9, . _ -")]
 
 
 class Section(BaseModel):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import yaml
 
 from chatpipe.data.first_row import first_row
 from chatpipe.data.preferences import turns_layout
@@ -78,15 +80,13 @@ class ColumnNames:
         lacking = " and ".join(map(printable, missing))
         start = f"{self._path}: column {lacking} missing; the file has {listed(names)}."
         if meant := formats_with(names):
-            return f"{start} Say in a variant what the rows are: format: {meant[0]}."
+            return f"{start} Say what the rows are, {_ways(f'format: {meant[0]}')}."
         if layout := turns_layout(first_row(self._path)) or layout_hint(names):
-            return f"{start} Say in a variant which is which: {layout}."
+            return f"{start} Say which is which, {_ways(layout)}."
         likely = {name: guess for name in missing if (guess := _guess(name, ours[name], names))}
         hint = f" Did you mean {' and '.join(map(printable, likely.values()))}?" if likely else ""
         like = ", ".join(f"{ours[name]}: {printable(likely.get(name, 'NAME'))}" for name in missing)
-        return (
-            f"{start}{hint} Rename them, or say in a variant which is which: columns: {{{like}}}."
-        )
+        return f"{start}{hint} Rename them, or say which is which, {_ways(f'columns: {{{like}}}')}."
 
     def unused(self, names: Collection[str]) -> list[str]:
         """Those of the file's columns that look meant and are not used."""
@@ -161,6 +161,15 @@ def described_type(kind: pa.DataType) -> str:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "text"
     return str(kind)
+
+
+def _ways(settings: str) -> str:
+    """How a variant and `finetune` are told these settings of a data set."""
+    values = yaml.safe_load(f"{{{settings}}}")
+    options = [f"--format {values['format']}"] if "format" in values else []
+    columns = values.get("columns", {}).items()
+    options += [f"--columns {shlex.quote(f'{ours}={theirs}')}" for ours, theirs in columns]
+    return f"in a variant: {settings}; or to finetune: {' '.join(options)}"
 
 
 def _guess(missing: str, ours: str, names: Sequence[str]) -> str | None:

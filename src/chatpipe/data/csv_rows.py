@@ -35,6 +35,7 @@ class CSVFile:
             DELIMITERS,
             key=lambda delimiter: (
                 sum(name in columns for name in headers[delimiter]),
+                len(headers[delimiter]) > 1,
                 delimiter == ("\t" if ".tsv" in path.name.lower() else ","),
                 len(headers[delimiter]),
             ),

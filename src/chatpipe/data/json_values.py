@@ -64,7 +64,7 @@ def why_undecodable(line: bytes) -> str:
     try:
         DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError:
-        return "is no UTF-8 text"
+        return "is no UTF-8 text; convert the file with iconv -f WINDOWS-1252 -t UTF-8"
     except json.JSONDecodeError as error:
         problem = error.msg.removesuffix(" at").lower()
         return f"is no JSON: {problem} at character {error.pos + 1}"

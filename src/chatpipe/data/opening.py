@@ -74,6 +74,8 @@ def content_kind(path: Path) -> Kind:
         raise DataError(f"{path}: is a ZIP archive; unpack it.")
     if start.startswith(PARQUET):
         return "parquet"
+    if kind != "parquet" and _is_binary(start):
+        raise DataError(f"{path}: is a binary file, not rows of text; name the file of rows.")
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.lower().startswith(WEB_PAGE):
         raise DataError(f"{path}: is a web page (HTML), not rows; download it again.")
@@ -82,6 +84,13 @@ def content_kind(path: Path) -> Kind:
     if kind == "parquet" and start.startswith((GZIP, BZIP2, XZ, ZSTD)):
         raise DataError(f"{path}: is a packed Parquet file; unpack it.")
     return kind
+
+
+def _is_binary(start: bytes) -> bool:
+    """Whether these first bytes are those of a program, an image or another file without text."""
+    if start.startswith((GZIP, BZIP2, XZ, ZSTD)) or _encoding(start[:4]):
+        return False
+    return start.startswith(b"%PDF-") or (b"\0" in start and not 0x20 <= start[0] < 0x7F)
 
 
 def name_fault(path: Path) -> str:

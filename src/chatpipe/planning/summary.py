@@ -28,7 +28,7 @@ def cost_rows(plan: Plan) -> list[tuple[str, str]]:
     rows.append(("optimizer steps", in_count(plan.optimizer_steps, plan.data.exact)))
     rows.append(("device", plan.device.name))
     if plan.duration:
-        rows.append(("time", f"{at_most}{in_time(plan.duration.seconds)}"))
+        rows.append(("time of training", f"{at_most}{in_time(plan.duration.seconds)}"))
     if plan.memory:
         rows.append(("memory", f"{at_most}{in_bytes(plan.memory.total)}"))
     rows.append(("disk", _disk(plan)))

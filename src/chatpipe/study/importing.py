@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chatpipe.config.base import NAME_PATTERN
 from chatpipe.config.prompt_schema import OWN_CHAT_TEMPLATE
 from chatpipe.config.prompts import CHATS, TEMPLATES
 from chatpipe.config.run_names import name_of_file
@@ -64,6 +66,7 @@ class Imported:
     variant: Variant
     adapter: Artifact
     file: Path
+    is_template_given: bool
 
     def notes(self) -> list[str]:
         """What has to be known of it, a sentence each."""
@@ -71,10 +74,12 @@ class Imported:
         is_nf4 = self.variant.quantization.method == "nf4"
         held, other = ("NF4", "none") if is_nf4 else ("full precision", "nf4")
         template = self.variant.prompt_template.name
+        ways = [] if self.is_template_given else ["--template"]
+        ways.append(f"--set quantization.method={other}")
         return [
             f"it is asked and scored in the template {template}, on the base in {held}; if it was "
-            "trained in another way, its figures are not its own: import it with --template, or "
-            f"with --set quantization.method={other}.",
+            "trained in another way, its figures are not its own: import it with "
+            f"{' or '.join(ways)}.",
             *notes,
         ]
 
@@ -86,6 +91,10 @@ def import_adapter(directory: Path, name: str, options: ImportOptions) -> Import
         ConfigError: An option is not valid, or the name is that of something else.
         AdapterError: It is no LoRA adapter of that base, or its numbers cannot be used.
     """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError(
+            [f"--as {json.dumps(name)}: a name has a-z, 0-9, '.', '_' and '-', like my-adapter."]
+        )
     directory = directory.expanduser().absolute()
     content = adapter_content(directory)
     config = read_config(directory)
@@ -114,7 +123,7 @@ def import_adapter(directory: Path, name: str, options: ImportOptions) -> Import
     _check_settings(variant)
     adapter = recipe.import_adapter(variant)
     assert adapter
-    return Imported(variant, adapter, export_variant(variant))
+    return Imported(variant, adapter, export_variant(variant), is_given)
 
 
 def _settings(config: dict[str, Any], options: ImportOptions) -> dict[str, Any]:

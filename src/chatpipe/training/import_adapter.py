@@ -125,7 +125,7 @@ def check_adapter(
 
     check_base(base.path)
     _refuse(directory, config_faults(config))
-    other, unknown = base_note(config, base.details())
+    other, unknown = base_note(config, base.details(), base.key)
     _refuse(directory, [other] if other and not same_base else [])
     try:
         tensors = tensor_headers(directory / WEIGHTS)

@@ -117,16 +117,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def base_note(config: dict[str, Any], base: dict[str, Any]) -> tuple[str | None, str | None]:
+def base_note(
+    config: dict[str, Any], base: dict[str, Any], key: str | None = None
+) -> tuple[str | None, str | None]:
     """(why the base is another one than the adapter's, what could not be compared), by their names.
 
-    base: the details of the base's artifact.
+    base: the details of the base's artifact; key: its key, the name of its directory in a store.
     """
     named = config.get("base_model_name_or_path")
     own = base_name(base)
     if not isinstance(named, str) or not named.strip():
         return None, f"{CONFIG} names no base: that it is {own} is not known."
-    if _plain(named) == _plain(own):
+    if _plain(named) == _plain(own) or Path(named).name == key:
         return None, None
     if looks_like_hub_id(named) and "/" in named and base.get("source") in ("hub", "wheel"):
         return (
