@@ -592,7 +592,10 @@ def test_what_is_wrong_with_all_rows_is_said_first(tmp_path):
     first, second, last = checked_rows(path, "alpaca", {}).faults(path)
     assert first == f"{path}: none of 30 rows can be used: 30 not text (output is a list)."
     numbers = ", ".join(map(str, range(1, 21)))
-    assert (second, last) == (f"{path}: rows {numbers}: not text.", f"{path}: and 10 more rows.")
+    assert (second, last) == (
+        f"{path}: rows {numbers}: not text (output is a list).",
+        f"{path}: and 10 more rows.",
+    )
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.bool_(), pa.float64()])
