@@ -40,7 +40,14 @@ STEPS = {
     "RunTask": ("chatpipe.runtime.environment:prepare",),
     "MakeReport": (),
 }
-NOT_STORED = {"MakePlan", "AskBatch", "FinetuneTogether", "LoadBase", "ScorePart", "Complete"}
+NOT_STORED = {
+    "MakePlan",
+    "AskBatch",
+    "FinetuneTogether",
+    "LoadBase",
+    "ScorePart",
+    "CompletePrompts",
+}
 
 
 def current_pins():

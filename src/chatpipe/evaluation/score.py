@@ -85,14 +85,14 @@ class Score(Request):
 
     def build(self, into: Path) -> dict[str, Any]:
         from chatpipe.models import loading
-        from chatpipe.models.several_devices import recorded_model_everywhere
+        from chatpipe.models.several_devices import recorded_model_with_helpers
 
         started = time.monotonic()
         table = self.heldout_rows()
         encoded = self.encoded(table, loading.load_tokenizer(self.base.path))
         examples = self.examples(encoded)
         most = -(-sum(len(row.input_ids) for row in examples) // self.batch_tokens)
-        with recorded_model_everywhere(self.base, self.adapters(), self.quantization, most) as (
+        with recorded_model_with_helpers(self.base, self.adapters(), self.quantization, most) as (
             model,
             details,
             helpers,

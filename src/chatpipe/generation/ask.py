@@ -16,7 +16,7 @@ from chatpipe.errors import ConfigError, DataError
 from chatpipe.generation.batch import Completion
 from chatpipe.generation.capacity import mixes_adapters
 from chatpipe.generation.heldout_prompts import heldout_prompts
-from chatpipe.generation.prompted import Complete, Prompted
+from chatpipe.generation.prompted import CompletePrompts, Prompted
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions, position_fault, positions_of
 from chatpipe.store.artifact import Artifact, Request
@@ -161,7 +161,7 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
     """The answers to each of these, which must be of one base, quantization and generation; those
     that stop at the same tokens are in the same batches."""
     from chatpipe.models import loading
-    from chatpipe.models.several_devices import recorded_model_everywhere
+    from chatpipe.models.several_devices import recorded_model_with_helpers
 
     tokenizer = loading.load_tokenizer(asks[0].base.path)
     asked = [ask.questions(tokenizer) for ask in asks]
@@ -171,7 +171,7 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
     request = _request(asks, [(asks[i].adapter, question, stops[i]) for i, question in order])
     completions: dict[int, list[Completion]] = {}
     together: dict[int, int] = {}
-    with recorded_model_everywhere(
+    with recorded_model_with_helpers(
         request.base, request.adapters, request.quantization, request.batches
     ) as (model, details, helpers):
         done = iter(request.completions_with(helpers, model, tokenizer))
@@ -190,10 +190,10 @@ def answered(asks: Sequence[Ask]) -> list[Answers]:
 
 def _request(
     asks: Sequence[Ask], prompts: Iterable[tuple[Artifact | None, AskedQuestion, tuple[int, ...]]]
-) -> Complete:
+) -> CompletePrompts:
     """Return the request for the answers; a prompt has its adapter and the ids that end its
     answer."""
-    return Complete(
+    return CompletePrompts(
         base=asks[0].base,
         adapters=tuple(ask.adapter for ask in asks if ask.adapter),
         quantization=asks[0].quantization,

@@ -12,7 +12,7 @@ from chatpipe.generation.answer_file import ANSWERED_BY, Expected
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.batch import Completion
 from chatpipe.generation.prompt_file import PromptRow, first_faults
-from chatpipe.generation.prompted import Complete, Prompted
+from chatpipe.generation.prompted import CompletePrompts, Prompted
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.tokenization.conversation import Conversation
 
@@ -77,13 +77,13 @@ class FileAsk:
         """Yield the answers from that row on in the file's order, as many at a time as are next in
         it. Until the iterator has ended or is closed, nothing else may use the model."""
         from chatpipe.models import loading
-        from chatpipe.models.several_devices import recorded_model_everywhere
+        from chatpipe.models.several_devices import recorded_model_with_helpers
 
         ask = self._ask
         tokenizer = loading.load_tokenizer(ask.base.path)
         stops = tuple(ask.encoder(tokenizer).renderer.stops)
         adapter = ask.adapter.key if ask.adapter else None
-        request = Complete(
+        request = CompletePrompts(
             base=ask.base,
             adapters=(ask.adapter,) if ask.adapter else (),
             quantization=ask.quantization,
@@ -91,7 +91,7 @@ class FileAsk:
             prompts=tuple(Prompted(tuple(row), adapter, stops) for row in ids[first:]),
         )
         by = ask.key()
-        with recorded_model_everywhere(
+        with recorded_model_with_helpers(
             ask.base, request.adapters, ask.quantization, request.batches
         ) as (model, _, helpers):
             for completions in request.iter_completions(helpers, model, tokenizer):

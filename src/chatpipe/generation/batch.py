@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from chatpipe.config.schema import Generation
 from chatpipe.generation.capacity import AT_ONCE, mixes_adapters, reads_packed
 from chatpipe.generation.reply_text import text_of_cut_reply
-from chatpipe.runtime.progress import Reporter
+from chatpipe.runtime.progress import Report, Reporter, after
 from chatpipe.tokenization.encoder import AskedPrompt, Encoder
 
 if TYPE_CHECKING:
@@ -66,9 +66,10 @@ def complete_ids(
     stops: Sequence[int],
     questions: Sequence[Question],
     generation: Generation,
+    report: Report | None = None,
 ) -> list[Completion]:
     """Complete questions that are token ids; stops: the ids at which an answer ends."""
-    written = written_ids(model, stops, questions, generation)
+    written = written_ids(model, stops, questions, generation, report=report)
     return [completion_of(ids, tokenizer, stops) for ids in written]
 
 
@@ -78,6 +79,7 @@ def completions_in_order(
     stops: Sequence[int],
     questions: Sequence[Question],
     generation: Generation,
+    report: Report,
 ) -> Iterator[list[Completion]]:
     """As `complete_ids`, but yield completions in the questions' order, as many at a time as are
     next in it. Until the iterator has ended or is closed, nothing else may use the model."""
@@ -87,7 +89,8 @@ def completions_in_order(
         together = questions[begin : begin + at_once]
         order = deque(question.index for question in together)
         ended: dict[int, Completion] = {}
-        for index, ids in iter_written_ids(model, stops, together, generation):
+        reported = after(begin * generation.max_new_tokens, report)
+        for index, ids in iter_written_ids(model, stops, together, generation, report=reported):
             ended[index] = completion_of(ids, tokenizer, stops)
             following = []
             while order and order[0] in ended:
@@ -102,10 +105,11 @@ def written_ids(
     questions: Sequence[Question],
     generation: Generation,
     has_ended: HasEnded | None = None,
+    report: Report | None = None,
 ) -> list[list[int]]:
     """The new token ids of every question, up to and with the one that ends the answer: one of the
     ids `stops`, or where `has_ended` says so of the new ids so far."""
-    written = dict(iter_written_ids(model, stops, questions, generation, has_ended))
+    written = dict(iter_written_ids(model, stops, questions, generation, has_ended, report))
     return [written[question.index] for question in questions]
 
 
@@ -115,16 +119,20 @@ def iter_written_ids(
     questions: Sequence[Question],
     generation: Generation,
     has_ended: HasEnded | None = None,
+    report: Report | None = None,
 ) -> Iterator[tuple[int, list[int]]]:
     """Yield the index of every question and its new token ids, as answers end. Until the iterator
-    has ended or is closed, nothing else may use the model."""
+    has ended or is closed, nothing else may use the model.
+
+    Progress is reported in tokens, those that an ended answer did not need included.
+    """
     from chatpipe.generation.rows import RowRequest
     from chatpipe.generation.running_batch import RunningBatch
 
     if not questions:
         return
     most = generation.max_new_tokens
-    report = Reporter(len(questions) * most, "tokens")
+    report = report or Reporter(len(questions) * most, "tokens")
     batch = RunningBatch(model, is_lasting=False)
     ended = 0
     try:

@@ -12,6 +12,7 @@ from chatpipe.errors import StepProcessError
 from chatpipe.generation.batch import Completion, Question, complete_ids, completions_in_order
 from chatpipe.generation.capacity import AT_ONCE
 from chatpipe.runtime.helpers import Helper, Parts
+from chatpipe.runtime.progress import Report, Reporter, after
 from chatpipe.store.artifact import Artifact, Request
 
 
@@ -24,7 +25,7 @@ class Prompted(NamedTuple):
     stops: tuple[int, ...]
 
 
-class Complete(Request):
+class CompletePrompts(Request):
     """Prompts, and what completes them. As a request, its product is in its details: a helper
     builds it for the process that joins the parts."""
 
@@ -43,6 +44,11 @@ class Complete(Request):
         """How many batches there are at least."""
         return -(-len(self.prompts) // AT_ONCE)
 
+    @property
+    def most_tokens(self) -> int:
+        """How many tokens the completions have at most: the unit of progress."""
+        return len(self.prompts) * self.generation.max_new_tokens
+
     def build(self, into: Path) -> dict[str, Any]:
         """Return the completions; nothing is written."""
         from chatpipe.models import inference, loading
@@ -50,15 +56,17 @@ class Complete(Request):
         tokenizer = loading.load_tokenizer(self.base.path)
         adapters = [adapter.path for adapter in self.adapters]
         with inference.cached_model(self.base.path, adapters, self.quantization) as model:
-            completions = self.completions(model, tokenizer)
+            completions = self.completions(model, tokenizer, self._reporter())
         return {"completions": [[one.text, one.tokens, one.stop] for one in completions]}
 
-    def completions(self, model: Any, tokenizer: Any) -> list[Completion]:
+    def completions(self, model: Any, tokenizer: Any, report: Report) -> list[Completion]:
         """Complete the prompts by this process alone; neighbours that end at the same ids may be in
         one batch."""
         completions: list[Completion] = []
-        for stops, questions in self._questions():
-            completions += complete_ids(model, tokenizer, stops, questions, self.generation)
+        for stops, questions, reported in self._runs(report):
+            completions += complete_ids(
+                model, tokenizer, stops, questions, self.generation, reported
+            )
         return completions
 
     def iter_completions(
@@ -67,49 +75,64 @@ class Complete(Request):
         """Yield the completions in the prompts' order: by this process alone as they are there, by
         several a batch of each at a time. Until the iterator has ended or is closed, nothing else
         may use the model."""
+        report = self._reporter()
         if not helpers:
-            for stops, questions in self._questions():
-                yield from completions_in_order(model, tokenizer, stops, questions, self.generation)
+            for stops, questions, reported in self._runs(report):
+                yield from completions_in_order(
+                    model, tokenizer, stops, questions, self.generation, reported
+                )
             return
         at_once = (1 + len(helpers)) * AT_ONCE
         for begin in range(0, len(self.prompts), at_once):
-            part = self.some(begin, begin + at_once)
-            yield part.completions_with(helpers, model, tokenizer)
+            part = self.between(begin, begin + at_once)
+            reported = after(self.between(0, begin).most_tokens, report)
+            yield part.completions_with(helpers, model, tokenizer, reported)
 
-    def _questions(self) -> Iterator[tuple[tuple[int, ...], list[Question]]]:
-        """Yield neighbours that end at the same ids, and these."""
+    def _reporter(self) -> Reporter:
+        return Reporter(self.most_tokens, "tokens")
+
+    def _runs(self, report: Report) -> Iterator[tuple[tuple[int, ...], list[Question], Report]]:
+        """Yield neighbours that end at the same ids: these, the questions, and the report of their
+        progress."""
+        before = 0
         for stops, run in groupby(self.prompts, lambda prompt: prompt.stops):
-            yield (
-                stops,
-                [
-                    Question(list(prompt.ids), prompt.adapter, place)
-                    for place, prompt in enumerate(run)
-                ],
-            )
+            questions = [
+                Question(list(prompt.ids), prompt.adapter, place)
+                for place, prompt in enumerate(run)
+            ]
+            yield stops, questions, after(before, report)
+            before += len(questions) * self.generation.max_new_tokens
 
     def completions_with(
-        self, helpers: Sequence[Helper], model: Any, tokenizer: Any
+        self,
+        helpers: Sequence[Helper],
+        model: Any,
+        tokenizer: Any,
+        report: Report | None = None,
     ) -> list[Completion]:
         """As `completions`, each process a part of the prompts, in their order.
 
         Rows of a batch do not see each other: with other batches an answer differs only where
         rounding decides a near tie.
         """
+        report = report or self._reporter()
         own, *others = self.parts(1 + len(helpers))
         with Parts(dict(zip(helpers, others, strict=True))) as parts:
-            completions = own.completions(model, tokenizer)
-            for details in parts.details(lambda _: None):
+            completions = own.completions(
+                model, tokenizer, lambda done: report(done + parts.done())
+            )
+            for details in parts.details(after(own.most_tokens, report)):
                 completions += [Completion(*values) for values in details["completions"]]
         if len(completions) != len(self.prompts):
             raise StepProcessError("the parts of the answers are not those to all prompts.")
         return completions
 
-    def parts(self, count: int) -> list[Complete]:
+    def parts(self, count: int) -> list[CompletePrompts]:
         """Return parts of nearly the same length, in the prompts' order."""
         bounds = [len(self.prompts) * part // count for part in range(count + 1)]
-        return [self.some(*pair) for pair in pairwise(bounds)]
+        return [self.between(*pair) for pair in pairwise(bounds)]
 
-    def some(self, start: int, end: int) -> Complete:
+    def between(self, start: int, end: int) -> CompletePrompts:
         """Return the request for the prompts from `start` to `end`, with the adapters that they
         need."""
         prompts = self.prompts[start:end]

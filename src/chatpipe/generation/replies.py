@@ -16,7 +16,7 @@ from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Generation, Quantization, Variant
 from chatpipe.data.hashing import share_order
 from chatpipe.generation.batch import Completion
-from chatpipe.generation.prompted import Complete, Prompted
+from chatpipe.generation.prompted import CompletePrompts, Prompted
 from chatpipe.generation.text_overlap import chrf, exact_match, rouge_l
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import positions_of
@@ -61,13 +61,13 @@ class Reply(Request):
 
     def build(self, into: Path) -> dict[str, Any]:
         from chatpipe.models import loading
-        from chatpipe.models.several_devices import recorded_model_everywhere
+        from chatpipe.models.several_devices import recorded_model_with_helpers
 
         tokenizer = loading.load_tokenizer(self.base.path)
         prompts = self.prompts(tokenizer)
         order = sorted(range(len(prompts.ids)), key=lambda row: len(prompts.ids[row]))
         request = self._request(prompts, order)
-        with recorded_model_everywhere(
+        with recorded_model_with_helpers(
             self.base, request.adapters, self.quantization, request.batches
         ) as (model, details, helpers):
             answers = request.completions_with(helpers, model, tokenizer)
@@ -107,11 +107,11 @@ class Reply(Request):
         positions = positions_of(base_config(self.base.path))
         return None if positions is None else positions - self.generation.max_new_tokens
 
-    def _request(self, prompts: Prompts, order: Sequence[int]) -> Complete:
+    def _request(self, prompts: Prompts, order: Sequence[int]) -> CompletePrompts:
         """Return the prompts of these rows as a request; those of like length need little
         padding."""
         adapter = self.adapter.key if self.adapter else None
-        return Complete(
+        return CompletePrompts(
             base=self.base,
             adapters=(self.adapter,) if self.adapter else (),
             quantization=self.quantization,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,7 +18,7 @@ from chatpipe.config.schema import Quantization
 from chatpipe.models import inference
 from chatpipe.models.devices import device_name
 from chatpipe.models.streaming import is_streamed
-from chatpipe.runtime.helpers import Helper, discard, helpers, started
+from chatpipe.runtime.helpers import Helper, available_helpers, discard, started
 from chatpipe.runtime.processes import processes, thread_variables
 from chatpipe.store.artifact import Artifact, Request
 
@@ -65,7 +65,9 @@ class Loading:
     block ends are ended: this process has failed, and nobody waits for them."""
 
     def __init__(self, request: LoadBase, most: int) -> None:
-        self._futures = started(dict.fromkeys(helpers(most), request), lambda _: lambda _: None)
+        self._futures = started(
+            dict.fromkeys(available_helpers(most), request), lambda _: lambda _: None
+        )
 
     def __enter__(self) -> Loading:
         return self
@@ -75,7 +77,12 @@ class Loading:
             if helper.is_building():
                 discard(helper)
 
-    def helpers(self, model: Any) -> list[Helper]:
+    @property
+    def count(self) -> int:
+        """How many helpers load it."""
+        return len(self._futures)
+
+    def ready(self, model: Any) -> list[Helper]:
         """Wait for them; return those that have what this process has as that model. Of the others
         is warned."""
         own = LoadedBase.of(model)
@@ -103,7 +110,7 @@ def _unlike(own: LoadedBase, helper: Helper, future: Future[Any]) -> str | None:
     return None if loaded == own else "it has other room for the base, and would round differently."
 
 
-class Everywhere(NamedTuple):
+class ModelWithHelpers(NamedTuple):
     """A model with what a manifest says of it, and the helpers that have its base, too."""
 
     model: Any
@@ -112,20 +119,24 @@ class Everywhere(NamedTuple):
 
 
 @contextmanager
-def recorded_model_everywhere(
+def recorded_model_with_helpers(
     base: Artifact, adapters: Sequence[Artifact], quantization: Quantization, batches: int
-) -> Iterator[Everywhere]:
+) -> Iterator[ModelWithHelpers]:
     """As `inference.recorded_model`, with helpers for so many batches, as far as there are devices
     that have room for the base. On a CPU the processes share its cores while this lasts."""
     others = min(processes(), batches) - 1
     with (
-        _shared_cores() if others > 0 else nullcontext(),
         Loading(LoadBase(base=base, quantization=quantization), others) as loading,
-        inference.recorded_model(base, adapters, quantization) as (model, details),
+        ExitStack() as shared,
     ):
-        helpers = loading.helpers(model)
-        details |= {"device": device_name(), "processes": 1 + len(helpers)}
-        yield Everywhere(model, details, helpers)
+        if loading.count:
+            shared.enter_context(_shared_cores())
+        with inference.recorded_model(base, adapters, quantization) as (model, details):
+            helpers = loading.ready(model)
+            if not helpers:
+                shared.close()  # all cores are this process's
+            details |= {"device": device_name(), "processes": 1 + len(helpers)}
+            yield ModelWithHelpers(model, details, helpers)
 
 
 @contextmanager

@@ -7,18 +7,16 @@ process does. They end when it ends.
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
-import platform
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from chatpipe.errors import StepProcessError, error_from_name
+from chatpipe.runtime.device_locks import lock_name, locked
 from chatpipe.runtime.processes import (
     PROCESSES,
     is_one_of_several,
@@ -28,7 +26,6 @@ from chatpipe.runtime.processes import (
 from chatpipe.runtime.progress import Progress
 from chatpipe.runtime.worker import WorkerProcess
 from chatpipe.store.artifact import Request
-from chatpipe.store.paths import home
 
 REPORTED_EVERY_S = 1.0
 
@@ -156,7 +153,7 @@ def started(
 _HELPERS: dict[int, Helper] = {}
 
 
-def helpers(most: int) -> list[Helper]:
+def available_helpers(most: int) -> list[Helper]:
     """Return the helpers of this process, at most that many: one for each of the processes that
     compute a step together, but this one. A device that another process's helper is on is left
     out."""
@@ -168,7 +165,7 @@ def helpers(most: int) -> list[Helper]:
             continue
         _discard(number)
         device, variables = device_of(number)
-        lock = _locked(device, variables)
+        lock = locked(lock_name(number, variables.get("CUDA_VISIBLE_DEVICES")))
         if lock is not None:
             variables |= {PROCESSES: "1", **thread_variables(count)}
             _HELPERS[number] = Helper(device, variables, lock)
@@ -213,17 +210,3 @@ def located(error: BaseException, device: str) -> BaseException:
 def _discard(number: int) -> None:
     if helper := _HELPERS.pop(number, None):
         helper.end()
-
-
-def _locked(device: str, variables: Mapping[str, str]) -> IO[str] | None:
-    """Return the lock of the device, which lasts as long as the file is open; None where another
-    process has it."""
-    name = variables.get("CUDA_VISIBLE_DEVICES", device).replace("/", "-")
-    directory = home() / "locks"
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = (directory / f"{platform.node()}-{name}").open("w")
-    with suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return lock
-    lock.close()
-    return None

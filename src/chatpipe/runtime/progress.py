@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 PREFIX = "@chatpipe "  # marks our lines among what libraries print
 
+Report = Callable[[int], None]  # takes how many units are done
+
 
 class Progress(BaseModel):
     """`done` of `total` units (rows, steps, prompts); `eta_s` is what is left at this pace."""
@@ -44,6 +46,11 @@ class Reporter:
         eta = (self.total - done) * (now - self.started) / fresh if fresh > 0 else None
         event = Progress(done=done, total=self.total, unit=self.unit, eta_s=eta, loss=loss)
         emit("progress", event.model_dump())
+
+
+def after(done: int, report: Report) -> Report:
+    """Return the report of units that come after so many others."""
+    return lambda later: report(done + later)
 
 
 def emit(name: str, value: Any) -> None:

@@ -219,9 +219,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         accelerator = self.accelerator
         prepared = self._on_device(self._batches(inputs["batches"]))
         count = sum(sum(batch["counts"]) for batch in prepared)
-        scored = torch.full(
-            (), count, device=self.args.device
-        )  # torch.tensor would be copied there
+        # torch.tensor would make it in main memory and copy it.
+        scored = torch.full((), count, device=self.args.device)
         # Processes average their gradients; what is wanted is the mean over all tokens.
         weight = accelerator.num_processes / accelerator.reduce(scored, "sum").clamp(min=1)
         if self.joint is not None:
