@@ -7,7 +7,7 @@ from peft import get_peft_model
 from benchmarks.by_generate import generated_ids
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import BaseModelRef, Generation, Lora, Quantization
-from chatpipe.generation import running_batch
+from chatpipe.generation import capacity, running_batch
 from chatpipe.generation.batch import Question, iter_written_ids, written_ids
 from chatpipe.generation.rows import RowRequest
 from chatpipe.generation.running_batch import RunningBatch
@@ -129,7 +129,8 @@ def test_adapters_that_cannot_be_mixed_have_groups_of_their_own(mixed, monkeypat
     rows = [request(n, ids, adapters[n % 3]) for n, ids in enumerate(prompts(6))]
     alone = {row.id: expected(model, row) for row in rows}
     for name in ("mixes_adapters", "reads_packed"):
-        monkeypatch.setattr(running_batch, name, lambda model: False)
+        monkeypatch.setattr(capacity, name, lambda model: False)
+        monkeypatch.setattr(running_batch, "reads_packed", capacity.reads_packed)
         assert run(RunningBatch(model), rows) == alone
 
 
@@ -248,7 +249,7 @@ def test_what_cannot_join_changes_nothing(mixed):
 def test_rows_of_several_groups_join_all_or_none(mixed, monkeypatch):
     """The prompt of the second group cannot be read: the embedding lacks a token of it."""
     model, adapters = mixed
-    monkeypatch.setattr(running_batch, "mixes_adapters", lambda model: False)
+    monkeypatch.setattr(capacity, "mixes_adapters", lambda model: False)
     running = RunningBatch(model)
     rows = [request(n, ids, adapters[n % 3]) for n, ids in enumerate(prompts(3))]
     running.join(rows[:1])

@@ -9,7 +9,7 @@ from itertools import count, groupby
 from typing import TYPE_CHECKING, Any
 
 from chatpipe.config.schema import Generation
-from chatpipe.generation.capacity import AT_ONCE, mixes_adapters, reads_packed
+from chatpipe.generation.capacity import AT_ONCE, pass_key, reads_packed
 from chatpipe.generation.reply_text import text_of_cut_reply
 from chatpipe.runtime.progress import Report, Reporter, after
 from chatpipe.tokenization.encoder import AskedPrompt, Encoder
@@ -133,14 +133,14 @@ def iter_written_ids(
         return
     most = generation.max_new_tokens
     report = report or Reporter(len(questions) * most, "tokens")
+    rows = [
+        RowRequest(one.index, one.ids, one.adapter, frozenset(stops), generation)
+        for one in questions
+    ]
     batch = RunningBatch(model, is_lasting=False)
     ended = 0
     try:
-        for together in _runs(model, questions):
-            waiting = deque(
-                RowRequest(one.index, one.ids, one.adapter, frozenset(stops), generation)
-                for one in together
-            )
+        for waiting in _passes(model, rows):
             written: dict[Any, list[int]] = {}
             while waiting or len(batch):
                 _join(batch, waiting)
@@ -152,21 +152,10 @@ def iter_written_ids(
         batch.clear()
 
 
-def _runs(model: Any, questions: Sequence[Question]) -> list[list[Question]]:
-    """Questions that may be computed in one pass: all; or those of each adapter; or, without packs,
-    those of one adapter and length, which need no padding."""
-    if mixes_adapters(model):
-        return [list(questions)]
-    alike = _adapter_of if reads_packed(model) else _adapter_and_length
-    return [list(run) for _, run in groupby(sorted(questions, key=alike), alike)]
-
-
-def _adapter_of(question: Question) -> str:
-    return question.adapter or ""
-
-
-def _adapter_and_length(question: Question) -> tuple[str, int]:
-    return _adapter_of(question), len(question.ids)
+def _passes(model: Any, rows: Sequence[RowRequest]) -> list[deque[RowRequest]]:
+    """Rows that may be computed in one pass."""
+    key = pass_key(model)
+    return [deque(alike) for _, alike in groupby(sorted(rows, key=key), key)]
 
 
 def _join(batch: RunningBatch, waiting: deque[RowRequest]) -> None:

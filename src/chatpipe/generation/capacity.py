@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chatpipe.generation.rows import RowRequest
 
 AT_ONCE = 64  # rows of a batch, whose caches are in memory together
 CACHE_SHARE = 1 / 3  # of the memory that is free
@@ -23,6 +27,16 @@ def reads_packed(model: Any) -> bool:
     from chatpipe.packing.batching import PACKED, batching_for
 
     return batching_for(model) is PACKED
+
+
+def pass_key(model: Any) -> Callable[[RowRequest], tuple[str | int, ...]]:
+    """Return what rows have in common that may be computed in one pass: nothing; or their adapter;
+    or, without packs, adapter and length, so that they need no padding."""
+    if mixes_adapters(model):
+        return lambda row: ()
+    if reads_packed(model):
+        return lambda row: (row.adapter or "",)
+    return lambda row: (row.adapter or "", len(row.ids))
 
 
 def room_tokens(model: Any) -> float:

@@ -13,7 +13,7 @@ from chatpipe.kernels.lora_inference import example_by_example
 from chatpipe.packing.packing import pack, packed_attention, packed_cache, packs, places_of_each
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 
-AT_ONCE = 4096  # tokens of a pack
+PACK_TOKENS = 4096
 
 Layer = tuple[torch.Tensor, ...]  # its keys and its values
 
@@ -60,8 +60,8 @@ def _packs(
             of_adapters.setdefault(adapters[row.index], []).append(row)
     groups: list[list[TokenizedRow]] = []
     for of_one in of_adapters.values():
-        for group in packs(of_one, AT_ONCE):
-            if groups and _tokens(groups[-1]) + _tokens(group) <= AT_ONCE:
+        for group in packs(of_one, PACK_TOKENS):
+            if groups and _tokens(groups[-1]) + _tokens(group) <= PACK_TOKENS:
                 groups[-1] += group
             else:
                 groups.append(group)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
-from chatpipe.generation.capacity import AT_ONCE, mixes_adapters, reads_packed, room_tokens
+from chatpipe.generation.capacity import AT_ONCE, pass_key, reads_packed, room_tokens
 from chatpipe.generation.row_groups import Group, PaddedGroup, UnpaddedRows
 from chatpipe.generation.rows import NewToken, RowId, RowRequest
 from chatpipe.kernels.adapter_stacks import StackCache
@@ -38,7 +38,7 @@ class RunningBatch:
         self._most_rows = most_rows
         self._is_lasting = is_lasting
         self._is_packed = reads_packed(model)
-        self._mixes = mixes_adapters(model)
+        self._pass_key = pass_key(model)
         self._room_tokens = room_tokens(model)
         self._adapters = {None, *getattr(model, "peft_config", ())}
         self._groups: dict[Hashable, Group] = {}
@@ -122,9 +122,8 @@ class RunningBatch:
             group.release()
 
     def _group_key(self, request: RowRequest) -> Hashable:
-        if not self._is_packed:
-            return self._joins, request.adapter, len(request.ids)
-        return None if self._mixes else request.adapter
+        # Without packs, only rows that join together are at the same place of a reply.
+        return 0 if self._is_packed else self._joins, *self._pass_key(request)
 
     def _new_group(self) -> Group:
         if not self._is_packed:

@@ -82,13 +82,13 @@ class Decoder:
         """Return all layers that may have adapters."""
         return [layer for joined in self._joined() for layer in joined.layers]
 
-    def use(self, adapters: Sequence[str | None], most_rows: int | None = None) -> None:
-        """From now on row n passes through adapter n, or through the base alone. most_rows: how
+    def use(self, adapters: Sequence[str | None], arranged_for: int | None = None) -> None:
+        """From now on row n passes through adapter n, or through the base alone. arranged_for: how
         many rows the weights are arranged for, where that is not as many as there are now."""
         ran(DECODING)
         if any(adapters):
             ran(LORA_INFERENCE)
-        rows = most_rows or len(adapters)
+        rows = arranged_for or len(adapters)
         self._arrangements.arrange(rows)
         stacks, masks = self._stacks.stacks_for(adapters), Masks(adapters)
         for joined in self._joined():
