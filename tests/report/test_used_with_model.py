@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from chatpipe.config.schema import Variant
@@ -56,8 +57,8 @@ def test_one_rule_marks_verdict_ranking_pairs_and_the_note() -> None:
     marked = {row["Variant"]: "§" in row["Perplexity"] for row in ranking_rows(report)}
     assert marked == {"chat": False, "alpaca": True, "alpaca-2": True}
     page = render_html(report)
-    for row in ranking_rows(report):  # figures with and without the mark align right
-        assert f'<td class="number">{row["Perplexity"].split()[0]}' in page
+    assert re.search(r'<td class="number">[\d.]+ §', page)  # marked figures align right, too
+    assert not re.search(r"<td>[\d.]+ §", page)
     assert {row["Rows"] for row in ranking_rows(report)} == {f"{ROWS}"}
     assert all(row["Difference"].startswith("−") for row in verdict_rows(report))
     pairs = {(r["Variant"], r["Compared with"]): r["Difference"] for r in verdict_rows(report)}
