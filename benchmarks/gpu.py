@@ -48,7 +48,8 @@ from chatpipe.models.shapes import shapes_of_config
 from chatpipe.packing.batching import batching_for
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.group import SharedPasses, with_shared_weights
-from chatpipe.training.trainer import StepWork, batch_training
+from chatpipe.training.step_work import StepWork
+from chatpipe.training.trainer import batch_training
 from chatpipe.training.turns import Turn
 
 VOCABULARY = 32_000

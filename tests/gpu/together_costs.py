@@ -12,7 +12,7 @@ from chatpipe.models.lora import with_adapter
 from chatpipe.models.memory import Batch
 from chatpipe.packing.batching import batching_for
 from chatpipe.training.group import SharedPasses, with_shared_weights
-from chatpipe.training.trainer import StepWork
+from chatpipe.training.step_work import StepWork
 from chatpipe.training.turns import Turn
 from tests.gpu.step_costs import TOKENS, StepCost, rows_of, step_cost, trained_alone, trainer_of
 from tests.gpu.watch import Watch

@@ -20,13 +20,8 @@ from chatpipe.models.passes import StepRows, own_pass
 from chatpipe.packing.batching import PACKED, Batching
 from chatpipe.runtime.stopping import StopRequest
 from chatpipe.training.joint_step import JointStep
-from chatpipe.training.trainer import (
-    LORA,
-    StepWork,
-    half_precision,
-    has_dropout,
-    max_training_threads,
-)
+from chatpipe.training.step_work import StepWork
+from chatpipe.training.trainer import LORA, half_precision, has_dropout, max_training_threads
 from chatpipe.training.turns import Turn, take_turns
 from chatpipe.training.watch import Clock
 

@@ -15,7 +15,7 @@ from chatpipe.kernels.lora_together import AdapterSet, Draws, Part
 from chatpipe.models.concurrency import run_in_threads, threads_for
 from chatpipe.packing.joining import nats_of_each, packed_tokens
 from chatpipe.packing.packing import Pack
-from chatpipe.training.trainer import Gradients, StepWork, add_gradients
+from chatpipe.training.step_work import Gradients, StepWork, add_gradients
 from chatpipe.training.turns import Turn
 
 Waiting = Sequence[Turn[StepWork, torch.Tensor]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
@@ -23,26 +23,11 @@ from chatpipe.runtime.oom import release_memory
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.passes import Passes
 from chatpipe.training.sampler import EpochLoader, GlobalBatches, OneAhead
-
-Gradients = Sequence[torch.Tensor | None]
+from chatpipe.training.step_work import Gradients, StepWork, add_gradients
 
 # One token, of which nothing is scored.
 NOTHING = TokenizedRow([0], [IGNORED], 0)
 LORA = "lora_training"
-
-
-class StepWork(NamedTuple):
-    """An optimizer step that is computed together with those of other trainings.
-
-    batches: the step's rows. weight: what the sum of their nats is multiplied by. seeds: of each
-    batch's dropout, where batches are computed in threads; empty where it is drawn batch after
-    batch. trained: the adapter's weights.
-    """
-
-    batches: Sequence[Batch]
-    weight: torch.Tensor
-    seeds: Sequence[int]
-    trained: Sequence[torch.Tensor]
 
 
 class BatchCollator:
@@ -277,16 +262,6 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: the Trainer's formula is for padded rows."""
         return 0
-
-
-def add_gradients(trained: Sequence[torch.Tensor], gradients: Gradients) -> None:
-    """Add to the gradient of each weight."""
-    for parameter, gradient in zip(trained, gradients, strict=True):
-        if parameter.grad is None:
-            # torch's fused optimizers read it as the parameter lies in memory.
-            parameter.grad = gradient if gradient is None else gradient.contiguous()
-        elif gradient is not None:
-            parameter.grad += gradient
 
 
 def _trained(model: torch.nn.Module) -> list[torch.Tensor]:
