@@ -38,7 +38,8 @@ from chatpipe.config.schema import Generation, Lora, Quantization, Training
 from chatpipe.diagnosis.rates import matrix_rate, measured_rates
 from chatpipe.diagnosis.self_check import check_kernels
 from chatpipe.evaluation.row_nats import row_nats
-from chatpipe.generation.batch import Question, written_ids
+from chatpipe.generation.batch import written_ids
+from chatpipe.generation.rows import RowRequest
 from chatpipe.kernels.switch import KERNELS, VARIABLE
 from chatpipe.models.devices import peak_memory_bytes
 from chatpipe.models.lora import with_adapter
@@ -191,14 +192,13 @@ class Card:
     def answer(self, rows: Rows, new_tokens: int) -> Result:
         """New tokens a second: half of the batch by an adapter, half by the base."""
         model = with_adapter(on_device(self.config, NF4), Lora()).eval()
-        questions = [
-            Question(row.input_ids, "default" if place % 2 else None, place)
-            for place, row in enumerate(rows)
+        stops, settings = frozenset([VOCABULARY - 1]), Generation(max_new_tokens=new_tokens)
+        requests = [
+            RowRequest(n, row.input_ids, "default" if n % 2 else None, stops, settings)
+            for n, row in enumerate(rows)
         ]
         started = time.monotonic()
-        written = written_ids(
-            model, [VOCABULARY - 1], questions, Generation(max_new_tokens=new_tokens)
-        )
+        written = written_ids(model, requests)
         tokens = sum(map(len, written))
         return {
             "tokens_per_s": tokens / (time.monotonic() - started),

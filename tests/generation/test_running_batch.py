@@ -8,7 +8,7 @@ from benchmarks.by_generate import generated_ids
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import BaseModelRef, Generation, Lora, Quantization
 from chatpipe.generation import capacity, running_batch
-from chatpipe.generation.batch import Question, iter_written_ids, written_ids
+from chatpipe.generation.batch import iter_written_ids, written_ids
 from chatpipe.generation.rows import RowRequest
 from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.generation.slot_cache import SPARE_COLUMNS
@@ -177,9 +177,12 @@ def test_questions_are_answered_as_others_end(mixed, monkeypatch, settings, kern
     model, adapters = mixed
     monkeypatch.setenv(VARIABLE, kernels)
     monkeypatch.setattr(running_batch, "room_tokens", lambda model: 8 * 90)
-    generation = Generation(max_new_tokens=30, **settings)
-    stops = [*range(1, 40)]  # answers end at once, later, or not at all
-    questions = [Question(ids, adapters[n % 3], n) for n, ids in enumerate(prompts(24))]
+    settings = {
+        "max_new_tokens": 30,
+        "stops": range(1, 40),
+        **settings,
+    }  # they end at once or later
+    rows = [request(n, ids, adapters[n % 3], **settings) for n, ids in enumerate(prompts(24))]
     sizes, join = [], RunningBatch.join
 
     def counted(batch, requests):
@@ -187,10 +190,10 @@ def test_questions_are_answered_as_others_end(mixed, monkeypatch, settings, kern
         sizes.append(len(batch))
 
     monkeypatch.setattr(RunningBatch, "join", counted)
-    answers = list(iter_written_ids(model, stops, questions, generation))
-    expected = [generated_ids(model, q.ids, q.adapter, stops, generation) for q in questions]
-    assert dict(answers) == dict(enumerate(expected))
-    assert len({len(ids) for ids in expected}) > 5
+    answers = list(iter_written_ids(model, rows))
+    alone = [expected(model, row)[0] for row in rows]
+    assert dict(answers) == dict(enumerate(alone))
+    assert len({len(ids) for ids in alone}) > 5
     if kernels == "auto":
         assert [index for index, _ in answers] != list(range(24)), "none waits for those before"
         assert 8 <= max(sizes) < 24 and len(sizes) > 3
@@ -198,22 +201,22 @@ def test_questions_are_answered_as_others_end(mixed, monkeypatch, settings, kern
 
 def test_an_answer_ends_where_its_caller_says_and_a_closed_iterator_leaves_the_model(mixed):
     model, adapters = mixed
-    questions = [Question([0, 5, 9 + n], adapters[n % 3], n) for n in range(6)]
-    whole = written_ids(model, [EOS], questions, Generation(max_new_tokens=12))
+    rows = [request(n, [0, 5, 9 + n], adapters[n % 3]) for n in range(6)]
+    whole = written_ids(model, rows)
 
     def has_ended(ids):
         return len(ids) > 2 and sum(ids) % 3 == 0
 
-    cut = written_ids(model, [EOS], questions, Generation(max_new_tokens=12), has_ended)
+    cut = written_ids(model, rows, has_ended)
     for ids, answer in zip(whole, cut, strict=True):
         ends = [n for n in range(1, len(ids) + 1) if has_ended(ids[:n])]
         assert answer == ids[: min(ends, default=len(ids))]
     assert cut != whole
-    answers = iter_written_ids(model, [EOS], questions, Generation(max_new_tokens=12), has_ended)
+    answers = iter_written_ids(model, rows, has_ended)
     next(answers)
     answers.close()
     assert not any("forward" in vars(layer) for layer in model.modules())
-    assert written_ids(model, [EOS], [], Generation()) == []
+    assert written_ids(model, []) == []
 
 
 def test_likelihoods_are_the_model_s_own(mixed):
@@ -278,8 +281,7 @@ def test_the_embedded_base_and_an_adapter_answer_as_the_panel_does(chatpipe_home
     rows = [
         request(n, ids[n // 2], (None, "default")[n % 2], stops, max_new_tokens=8) for n in range(4)
     ]
-    questions = [Question(row.ids, row.adapter, row.id) for row in rows]
-    together = written_ids(model, stops, questions, rows[0].generation)
+    together = written_ids(model, rows)
     new_ids = run(RunningBatch(model), rows)
     assert together == [new_ids[n][0] for n in range(4)]
     assert together == [expected(model, row)[0] for row in rows]

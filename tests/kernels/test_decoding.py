@@ -10,7 +10,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from chatpipe.config.schema import Generation, Lora
-from chatpipe.generation.batch import Question, written_ids
+from chatpipe.generation.batch import written_ids
 from chatpipe.generation.rows import RowRequest
 from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.kernels import nf4_products
@@ -108,7 +108,8 @@ def test_nf4_weights_are_read_as_they_are_by_few_rows(monkeypatch):
         steps(half, rows=9)
     assert "packed_weights" in kernels.ran
     with recorded_kernels() as kernels:
-        written_ids(half, [0], [Question([5, 7], None, 0)], Generation(max_new_tokens=3))
+        settings = Generation(max_new_tokens=3)
+        written_ids(half, [RowRequest(0, [5, 7], None, frozenset([0]), settings)])
     assert "nf4_products" not in kernels.ran, "a panel's figures have the weights as they are"
     monkeypatch.setenv(VARIABLE, "packing,lora_inference")
     with recorded_kernels() as kernels:

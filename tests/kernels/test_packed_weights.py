@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from chatpipe.config.schema import Generation, Lora
-from chatpipe.generation.batch import Question, written_ids
+from chatpipe.generation.batch import written_ids
+from chatpipe.generation.rows import RowRequest
 from chatpipe.kernels.lora_inference import row_by_row, through
 from chatpipe.kernels.packed_weights import packed_weights
 from chatpipe.kernels.switch import VARIABLE, recorded_kernels
@@ -73,16 +74,16 @@ def test_answers_of_a_base_and_an_adapter_are_those_without_it(tiny_model_dir, m
     model = with_adapter(loaded(tiny_model_dir), Lora(rank=4, alpha=8)).eval()
     draw_weights(model, 0)
     adapters = ["default", None, "default", None]
-    questions = [
-        Question(ids, name, n)
+    settings = Generation(max_new_tokens=8)
+    rows = [
+        RowRequest(n, ids, name, frozenset([0]), settings)
         for n, (ids, name) in enumerate(zip(IDS.tolist(), adapters, strict=True))
     ]
-    settings = Generation(max_new_tokens=8)
     with recorded_kernels() as kernels:
-        found = written_ids(model, [0], questions, settings)
+        answers = written_ids(model, rows)
     assert {"packed_weights", "lora_inference"} <= kernels.ran
     monkeypatch.setenv(VARIABLE, "packing,lora_inference")
-    assert written_ids(model, [0], questions, settings) == found
+    assert written_ids(model, rows) == answers
 
 
 def test_thin_products_of_few_tokens_are_rounded_as_those_of_many(tiny_model_dir, monkeypatch):

@@ -11,7 +11,8 @@ from benchmarks.by_generate import generated_ids
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora
 from chatpipe.evaluation.row_nats import row_nats
-from chatpipe.generation.batch import Question, written_ids
+from chatpipe.generation.batch import written_ids
+from chatpipe.generation.rows import RowRequest
 from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.models.lora import lora_config
@@ -100,9 +101,9 @@ def test_greedy_answers_are_those_of_generate_one_at_a_time(name, tiny_model_dir
     prompts = encoder.prompt_ids(list(map(Conversation, INSTRUCTIONS)))
     settings = Generation(max_new_tokens=6)
     pairs = [(ids, adapter) for adapter in ("default", None) for ids in prompts]
-    questions = [Question(*pair, number) for number, pair in enumerate(pairs)]
+    rows = [RowRequest(n, *pair, frozenset([1]), settings) for n, pair in enumerate(pairs)]
     expected = [generated_ids(model, *pair, [1], settings) for pair in pairs]
-    assert written_ids(model, [1], questions, settings) == expected
+    assert written_ids(model, rows) == expected
 
 
 def test_what_is_padded_is_warned_of_once_and_recorded(caplog):

@@ -21,7 +21,7 @@ import torch
 from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.diagnosis.findings import Finding, fault, ok, warning
 from chatpipe.evaluation.row_nats import row_nats
-from chatpipe.generation.batch import Question, written_ids
+from chatpipe.generation.batch import written_ids
 from chatpipe.generation.rows import RowRequest
 from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.kernels import switched_off
@@ -137,28 +137,24 @@ def _figures(base: Path, dtype: str) -> Figures:
         model.eval()
         nats = torch.tensor(row_nats(model, _rows(), TOKENS))
         through = ["default", None] * 2
-        questions = [
-            Question(row.input_ids[:12], adapter, place)
+        stops, settings = frozenset([END]), Generation(max_new_tokens=NEW_TOKENS)
+        requests = [
+            RowRequest(place, row.input_ids[:12], adapter, stops, settings)
             for place, (row, adapter) in enumerate(zip(_rows(), through, strict=False))
         ]
-        settings = Generation(max_new_tokens=NEW_TOKENS)
-        answers = written_ids(model, [END], questions, settings)
-        answers += _running_answers(model, questions, settings)
+        answers = written_ids(model, requests) + _running_answers(model, requests)
     return Figures(nats, gradients, answers, frozenset(record.ran))
 
 
-def _running_answers(
-    model: Any, questions: Sequence[Question], settings: Generation
-) -> list[list[int]]:
-    """The new ids of each question, as a server or a conversation writes them."""
+def _running_answers(model: Any, requests: Sequence[RowRequest]) -> list[list[int]]:
+    """The new ids of each row, as a server or a conversation writes them."""
     rows = RunningBatch(model)
-    stops = frozenset([END])
-    rows.join([RowRequest(q.index, q.ids, q.adapter, stops, settings) for q in questions])
+    rows.join(requests)
     answers: dict[Any, list[int]] = defaultdict(list)
     while len(rows):
         for new in rows.step():
             answers[new.row].append(new.token)
-    return [answers[question.index] for question in questions]
+    return [answers[request.id] for request in requests]
 
 
 def _gradients(model: Any, quantization: Quantization) -> torch.Tensor:

@@ -145,7 +145,8 @@ def expected_replies(
 ) -> list[Expected]:
     """What chatpipe's own model makes of the prompts, as `ask` computes it, but with products in
     float32 where its weights are dequantized: half precision would be most of a difference."""
-    from chatpipe.generation.batch import Question, written_ids
+    from chatpipe.generation.batch import written_ids
+    from chatpipe.generation.rows import RowRequest
     from chatpipe.kernels.dequantize import is_quantized
     from chatpipe.kernels.lora_inference import switched_to
     from chatpipe.models.inference import load_model
@@ -154,9 +155,9 @@ def expected_replies(
     if not is_quantized(model):
         torch.nn.Module.to(model, torch.float32)
     greedy = Generation(max_new_tokens=NEW_TOKENS, temperature=0)
-    through = adapter.name
-    questions = [Question(ids, through, number) for number, ids in enumerate(prompts)]
-    replies = written_ids(model, stops, questions, greedy)
+    ends = frozenset(stops)
+    rows = [RowRequest(n, ids, adapter.name, ends, greedy) for n, ids in enumerate(prompts)]
+    replies = written_ids(model, rows)
     pairs = list(zip(prompts, replies, strict=True))
     own = [log_probabilities(model, ids, reply) for ids, reply in pairs]
     with switched_to(model, None):

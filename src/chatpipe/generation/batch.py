@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, groupby
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from chatpipe.config.schema import Generation
@@ -15,7 +15,7 @@ from chatpipe.runtime.progress import Report, Reporter, after
 from chatpipe.tokenization.encoder import AskedPrompt, Encoder
 
 if TYPE_CHECKING:
-    from chatpipe.generation.rows import RowRequest
+    from chatpipe.generation.rows import RowId, RowRequest
     from chatpipe.generation.running_batch import RunningBatch
 
 HasEnded = Callable[[list[int]], bool]
@@ -33,15 +33,6 @@ class Completion:
     stop: str
 
 
-@dataclass(frozen=True)
-class Question:
-    """A prompt's tokens and the adapter that goes on from them; None: the base alone."""
-
-    ids: list[int]
-    adapter: str | None
-    index: int  # its place among those that are asked
-
-
 def complete(
     model: Any,
     encoder: Encoder,
@@ -53,103 +44,94 @@ def complete(
     the same text, but for near ties that rounding breaks otherwise. Each passes through its
     adapter, by name, or through the base alone where that is None; all through the one that is
     on, where nothing is said of them."""
+    from chatpipe.generation.rows import RowRequest
     from chatpipe.kernels.lora_inference import active
 
     through = [active(model)] * len(prompts) if adapters is None else adapters
-    questions = list(map(Question, encoder.prompt_ids(prompts), through, count()))
-    return complete_ids(model, encoder.tokenizer, encoder.renderer.stops, questions, generation)
+    stops = frozenset(encoder.renderer.stops)
+    pairs = zip(encoder.prompt_ids(prompts), through, strict=True)
+    rows = [RowRequest(n, *pair, stops, generation) for n, pair in enumerate(pairs)]
+    return complete_rows(model, encoder.tokenizer, rows)
 
 
-def complete_ids(
-    model: Any,
-    tokenizer: Any,
-    stops: Sequence[int],
-    questions: Sequence[Question],
-    generation: Generation,
-    report: Report | None = None,
+def complete_rows(
+    model: Any, tokenizer: Any, rows: Sequence[RowRequest], report: Report | None = None
 ) -> list[Completion]:
-    """Complete questions that are token ids; stops: the ids at which an answer ends."""
-    written = written_ids(model, stops, questions, generation, report=report)
-    return [completion_of(ids, tokenizer, stops) for ids in written]
+    """Complete prompts that are token ids."""
+    written = written_ids(model, rows, report=report)
+    return [
+        completion_of(ids, tokenizer, row.stops) for row, ids in zip(rows, written, strict=True)
+    ]
 
 
 def completions_in_order(
-    model: Any,
-    tokenizer: Any,
-    stops: Sequence[int],
-    questions: Sequence[Question],
-    generation: Generation,
-    report: Report,
+    model: Any, tokenizer: Any, rows: Sequence[RowRequest], report: Report
 ) -> Iterator[list[Completion]]:
-    """As `complete_ids`, but yield completions in the questions' order, as many at a time as are
-    next in it. Until the iterator has ended or is closed, nothing else may use the model."""
-    # Without packs, questions are computed by their lengths, and not in their order.
-    at_once = len(questions) if reads_packed(model) else AT_ONCE
-    for begin in range(0, len(questions), at_once):
-        together = questions[begin : begin + at_once]
-        order = deque(question.index for question in together)
-        ended: dict[int, Completion] = {}
-        reported = after(begin * generation.max_new_tokens, report)
-        for index, ids in iter_written_ids(model, stops, together, generation, report=reported):
-            ended[index] = completion_of(ids, tokenizer, stops)
+    """As `complete_rows`, but yield completions in the rows' order, as many at a time as are next
+    in it. Until the iterator has ended or is closed, nothing else may use the model."""
+    # Without packs, rows are computed by their lengths, and not in their order.
+    at_once = len(rows) if reads_packed(model) else AT_ONCE
+    for begin in range(0, len(rows), at_once):
+        together = rows[begin : begin + at_once]
+        order = deque(together)
+        ended: dict[RowId, list[int]] = {}
+        reported = after(_most_new_tokens(rows[:begin]), report)
+        for row, ids in iter_written_ids(model, together, report=reported):
+            ended[row] = ids
             following = []
-            while order and order[0] in ended:
-                following.append(ended.pop(order.popleft()))
+            while order and order[0].id in ended:
+                first = order.popleft()
+                following.append(completion_of(ended.pop(first.id), tokenizer, first.stops))
             if following:
                 yield following
 
 
 def written_ids(
     model: Any,
-    stops: Sequence[int],
-    questions: Sequence[Question],
-    generation: Generation,
+    rows: Sequence[RowRequest],
     has_ended: HasEnded | None = None,
     report: Report | None = None,
 ) -> list[list[int]]:
-    """The new token ids of every question, up to and with the one that ends the answer: one of the
-    ids `stops`, or where `has_ended` says so of the new ids so far."""
-    written = dict(iter_written_ids(model, stops, questions, generation, has_ended, report))
-    return [written[question.index] for question in questions]
+    """The new token ids of every row, up to and with the one that ends the answer: one of the row's
+    `stops`, or where `has_ended` says so of the new ids so far."""
+    written = dict(iter_written_ids(model, rows, has_ended, report))
+    return [written[row.id] for row in rows]
 
 
 def iter_written_ids(
     model: Any,
-    stops: Sequence[int],
-    questions: Sequence[Question],
-    generation: Generation,
+    rows: Sequence[RowRequest],
     has_ended: HasEnded | None = None,
     report: Report | None = None,
-) -> Iterator[tuple[int, list[int]]]:
-    """Yield the index of every question and its new token ids, as answers end. Until the iterator
-    has ended or is closed, nothing else may use the model.
+) -> Iterator[tuple[RowId, list[int]]]:
+    """Yield the id of every row and its new token ids, as answers end. Until the iterator has ended
+    or is closed, nothing else may use the model.
 
     Progress is reported in tokens, those that an ended answer did not need included.
     """
-    from chatpipe.generation.rows import RowRequest
     from chatpipe.generation.running_batch import RunningBatch
 
-    if not questions:
+    if not rows:
         return
-    most = generation.max_new_tokens
-    report = report or Reporter(len(questions) * most, "tokens")
-    rows = [
-        RowRequest(one.index, one.ids, one.adapter, frozenset(stops), generation)
-        for one in questions
-    ]
+    report = report or Reporter(_most_new_tokens(rows), "tokens")
+    most = {row.id: row.generation.max_new_tokens for row in rows}
     batch = RunningBatch(model, is_lasting=False)
-    ended = 0
+    of_ended = 0
     try:
         for waiting in _passes(model, rows):
-            written: dict[Any, list[int]] = {}
+            written: dict[RowId, list[int]] = {}
             while waiting or len(batch):
                 _join(batch, waiting)
-                for index, ids in _step(batch, written, has_ended):
-                    ended += 1
-                    yield index, ids
-                report(ended * most + sum(map(len, written.values())))
+                for row, ids in _step(batch, written, has_ended):
+                    of_ended += most[row]
+                    yield row, ids
+                report(of_ended + sum(map(len, written.values())))
     finally:
         batch.clear()
+
+
+def _most_new_tokens(rows: Sequence[RowRequest]) -> int:
+    return sum(row.generation.max_new_tokens for row in rows)
 
 
 def _passes(model: Any, rows: Sequence[RowRequest]) -> list[deque[RowRequest]]:
@@ -171,8 +153,8 @@ def _join(batch: RunningBatch, waiting: deque[RowRequest]) -> None:
 
 
 def _step(
-    batch: RunningBatch, written: dict[Any, list[int]], has_ended: HasEnded | None
-) -> list[tuple[Any, list[int]]]:
+    batch: RunningBatch, written: dict[RowId, list[int]], has_ended: HasEnded | None
+) -> list[tuple[RowId, list[int]]]:
     """Write a token of every row; return those that have ended with theirs, which `written` then
     has no more."""
     ended = []
@@ -185,13 +167,13 @@ def _step(
     return ended
 
 
-def up_to_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
+def up_to_stop(ids: list[int], stops: Collection[int]) -> list[int]:
     """Those new ids before the first one that ends an answer, if there is one."""
     end = next((place for place, number in enumerate(ids) if number in stops), None)
     return ids[:end]
 
 
-def completion_of(ids: list[int], tokenizer: Any, stops: Sequence[int]) -> Completion:
+def completion_of(ids: list[int], tokenizer: Any, stops: Collection[int]) -> Completion:
     """Those new tokens up to EOS or the end of the turn, if there is one."""
     written = up_to_stop(ids, stops)
     stopped = len(written) < len(ids)

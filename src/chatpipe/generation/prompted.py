@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.errors import StepProcessError
-from chatpipe.generation.batch import Completion, Question, complete_ids, completions_in_order
+from chatpipe.generation.batch import Completion, complete_rows, completions_in_order
 from chatpipe.generation.capacity import AT_ONCE
 from chatpipe.runtime.helpers import Helper, Parts
 from chatpipe.runtime.progress import Report, Reporter, after
 from chatpipe.store.artifact import Artifact, Request
+
+if TYPE_CHECKING:
+    from chatpipe.generation.rows import RowRequest
 
 
 class Prompted(NamedTuple):
@@ -63,10 +66,8 @@ class CompletePrompts(Request):
         """Complete the prompts by this process alone; neighbours that end at the same ids may be in
         one batch."""
         completions: list[Completion] = []
-        for stops, questions, reported in self._runs(report):
-            completions += complete_ids(
-                model, tokenizer, stops, questions, self.generation, reported
-            )
+        for rows, reported in self._runs(report):
+            completions += complete_rows(model, tokenizer, rows, reported)
         return completions
 
     def iter_completions(
@@ -77,10 +78,8 @@ class CompletePrompts(Request):
         may use the model."""
         report = self._reporter()
         if not helpers:
-            for stops, questions, reported in self._runs(report):
-                yield from completions_in_order(
-                    model, tokenizer, stops, questions, self.generation, reported
-                )
+            for rows, reported in self._runs(report):
+                yield from completions_in_order(model, tokenizer, rows, reported)
             return
         at_once = (1 + len(helpers)) * AT_ONCE
         for begin in range(0, len(self.prompts), at_once):
@@ -91,17 +90,19 @@ class CompletePrompts(Request):
     def _reporter(self) -> Reporter:
         return Reporter(self.most_tokens, "tokens")
 
-    def _runs(self, report: Report) -> Iterator[tuple[tuple[int, ...], list[Question], Report]]:
-        """Yield neighbours that end at the same ids: these, the questions, and the report of their
-        progress."""
+    def _runs(self, report: Report) -> Iterator[tuple[list[RowRequest], Report]]:
+        """Yield neighbours that end at the same ids, and the report of their progress."""
+        from chatpipe.generation.rows import RowRequest
+
         before = 0
         for stops, run in groupby(self.prompts, lambda prompt: prompt.stops):
-            questions = [
-                Question(list(prompt.ids), prompt.adapter, place)
+            ends = frozenset(stops)
+            rows = [
+                RowRequest(place, list(prompt.ids), prompt.adapter, ends, self.generation)
                 for place, prompt in enumerate(run)
             ]
-            yield stops, questions, after(before, report)
-            before += len(questions) * self.generation.max_new_tokens
+            yield rows, after(before, report)
+            before += len(rows) * self.generation.max_new_tokens
 
     def completions_with(
         self,

@@ -9,7 +9,8 @@ from typing import Any
 
 from chatpipe.config.schema import Generation
 from chatpipe.evaluation.row_nats import row_hits
-from chatpipe.generation.batch import Question, up_to_stop, written_ids
+from chatpipe.generation.batch import up_to_stop, written_ids
+from chatpipe.generation.rows import RowRequest
 from chatpipe.kernels.lora_inference import active
 from chatpipe.packing.batching import PACKED, batching_for
 from chatpipe.runtime.progress import Reporter
@@ -88,24 +89,26 @@ class PackedModel(HFLM):  # type: ignore[misc]
             top_p=options.get("top_p", 1.0),
             seed=seed,
         )
-        questions = self._questions(contexts, generation.max_new_tokens)
-        stops = self._stops()
-        written = written_ids(self.model, stops, questions, generation, self._ended(ends))
+        stops = frozenset(self._stops())
+        rows = self._rows(contexts, stops, generation)
+        written = written_ids(self.model, rows, self._ended(ends))
         return [
             postprocess_generated_text(self.tok_decode(up_to_stop(ids, stops)), ends, None)
             for ids in written
         ]
 
-    def _questions(self, contexts: Sequence[str], new_tokens: int) -> list[Question]:
+    def _rows(
+        self, contexts: Sequence[str], stops: frozenset[int], generation: Generation
+    ) -> list[RowRequest]:
         """The contexts' token ids, without their left ends where they leave no room."""
-        most = self.max_length - new_tokens
+        most = self.max_length - generation.max_new_tokens
         adapter = active(self.model)
-        questions = []
+        rows = []
         for place, context in enumerate(contexts):
             ids = self.tok_batch_encode([context])[0][0].tolist()
             self.cut_contexts += len(ids) > most
-            questions.append(Question(ids[-most:], adapter, place))
-        return questions
+            rows.append(RowRequest(place, ids[-most:], adapter, stops, generation))
+        return rows
 
     def _stops(self) -> list[int]:
         """The ids at which the model ends by itself: the tokenizer's and those of its settings."""
