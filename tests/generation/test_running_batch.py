@@ -157,6 +157,18 @@ def test_a_row_that_leaves_frees_its_place_and_disturbs_no_other(mixed):
     assert not running._groups
 
 
+def test_rows_of_one_token_join_and_leave_before_they_have_keys(mixed):
+    """The first one takes the slot of a row that leaves, without ever having had one."""
+    model, adapters = mixed
+    rows = [request(0, [0, 5, 9]), *(request(n, [n + 4], adapters[n % 3]) for n in (1, 2))]
+    running = RunningBatch(model)
+    running.join(rows[:1])
+    running.step()
+    running.join(rows[1:])
+    running.leave([0])
+    assert run(running, []) == {row.id: expected(model, row) for row in rows[1:]}
+
+
 def test_a_batch_that_never_empties_does_not_grow(mixed):
     model, adapters = mixed
     running, columns = RunningBatch(model), []
