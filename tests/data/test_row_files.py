@@ -199,7 +199,10 @@ REFUSED = {
     "mark.csv": (b"\xef\xbb\xbf", "has no rows"),
     "program.jsonl": (b"\x7fELF\x02\x01\x01" + bytes(60), "is a binary file, not rows of text"),
     "paper.csv": (b"%PDF-1.7\r", "is a binary file"),
-    "latin.jsonl": (b'{"instruction": "caf\xe9", "output": "a"}\n', "iconv -f WINDOWS-1252"),
+    "latin.jsonl": (
+        b'{"instruction": "caf\xe9", "output": "a"}\n',
+        "if the whole file has another encoding",
+    ),
     "semicolons.csv": (
         "question;answer of it\nq;a\n",
         "the file has question, answer of it. Did",

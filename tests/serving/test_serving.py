@@ -395,10 +395,15 @@ def test_what_cannot_be_served_is_said_before_anything_is_loaded(monkeypatch, tm
     # A variant that only the study's file names: no command runs it by its name.
     study = tmp_path / "desk.yaml"
     study.write_text("variants: [{name: desk, datasets: [sample-chat]}]\nseeds: 2\n")
-    assert f"run `chatpipe compare {study}` first" in error("--study", str(study))
+    of_study = error("--study", str(study))
+    assert "desk-seed17: its " in of_study and f"run `chatpipe compare {study}` first" in of_study
+    # One beside the study is not run by the study.
+    assert "run `chatpipe run smol-merge` first" in error("smol-merge", "--study", str(study))
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert f"{port}: cannot be served" in error("smol-merge", "--port", str(port))
+        # What is only printed listens nowhere.
+        assert "run `chatpipe run" in error("smol-merge", "--print-vllm", "--port", str(port))
 
 
 def test_variants_of_two_bases_are_refused(tiny_model_dir, chatpipe_home, monkeypatch):

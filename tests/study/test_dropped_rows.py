@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from chatpipe.config.yaml_files import to_yaml
 from chatpipe.study.loading import load_variant
@@ -50,6 +51,54 @@ def test_a_row_has_one_number_and_a_reason_of_its_own(variant):
     assert shown[-1]["reason"] == "duplicate" and shown[-1]["id"] and shown[-1]["output"]
     assert [len(row) for row in shown if row["reason"].startswith("undecodable")] == [4, 4]
     assert "show: --dropped goes with a variant" in invoke("show", "--dropped").output
+
+
+def shown_rows(variant):
+    lines = invoke("show", variant, "--dropped").output.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("split", ["hash", "none"])
+def test_rows_are_of_the_file_within_the_source(tmp_path, chatpipe_home, tiny_model_dir, split):
+    """Files of one name in two directories cannot be told apart: only their name is printed."""
+    source = tmp_path / "source"
+    good = [json.dumps(row) for row in alpaca_rows(40)]
+    for place, bad in (("a/rows", "[1]"), ("b/rows", "not json"), ("data/train", "[1]")):
+        file = source / f"{place}.jsonl"
+        file.parent.mkdir(parents=True)
+        file.write_text("\n".join([*good, bad]) + "\n")
+    variant = tmp_path / "mine.yaml"
+    dataset = {"name": "rows", "path": str(source), "files": ["**/*.jsonl"]}
+    settings = {"base_model": {"repo": str(tiny_model_dir)}, "datasets": [dataset]}
+    variant.write_text(to_yaml({**settings, "split": {"method": split}}))
+    mine = load_variant(str(variant))
+    Recipe([mine], StoreBuilder()).corpus(mine)
+    named = [(row["file"], row["reason"]) for row in shown_rows(variant) if "file" in row]
+    assert named == [
+        ("rows.jsonl", "undecodable"),
+        ("rows.jsonl", "undecodable"),
+        (str(source / "data/train.jsonl"), "undecodable (is a list, not an object)"),
+    ]
+
+
+def test_an_imported_variant_has_rows_set_aside_and_no_corpus(variant, tmp_path):
+    """Its study scores it on the held-out rows; those need a run, the adapter's files do not."""
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps(row) + "\n" for row in [*alpaca_rows(44)[40:], {}]))
+    settings = yaml.safe_load(variant.read_text())
+    settings["imported"] = {"path": str(tmp_path), "content": "0" * 64}
+    settings["heldout"] = {"name": "own", "path": str(own), "format": "alpaca"}
+    variant.write_text(to_yaml(settings))
+    mine = load_variant(str(variant))
+    recipe = Recipe([mine], StoreBuilder())
+    recipe.heldout(mine.datasets[0], mine.split)
+    refused = invoke("show", variant, "--dropped")  # half of it is stored: nothing is printed
+    assert refused.exit_code == 1 and "first" in refused.output and "{" not in refused.output
+    recipe.heldout_sets()
+    rows = shown_rows(variant)
+    reasons = [row["reason"] for row in rows if row["dataset"] == "rows"]
+    assert reasons == [*BAD.values(), "duplicate"]
+    assert [row["file"] for row in rows if row["dataset"] == "own"] == [str(own)]
 
 
 def test_the_plan_of_a_study_counts_its_rows(variant, tmp_path):

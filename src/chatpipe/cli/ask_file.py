@@ -87,7 +87,7 @@ def _asks(name: str, options: FileOptions, rows: Sequence[PromptRow]) -> list[Fi
     changed = load_variants(name, [*options.overrides, *setting_changes(options.generation)])
     # Without these changes: they do not name another run, and the adapter is the same.
     variants = load_variants(name, options.overrides)
-    with needs_run_of(name if is_study(name) else None):
+    with needs_run_of(name if is_study(name) else None, variants):
         models = [find_model(variant) for variant in variants]
     for model in models:
         for artifact in model.artifacts():

@@ -10,6 +10,7 @@ from chatpipe.cli.errors import exit_on_error
 from chatpipe.cli.options import VARIANT_HELP, complete_names
 from chatpipe.errors import ConfigError
 from chatpipe.utils.quantities import count_of
+from chatpipe.utils.unique import unique_by
 
 if TYPE_CHECKING:
     from chatpipe.config.schema import Variant
@@ -54,9 +55,11 @@ def serve(
         from chatpipe.web.listening import check_port, required_key
 
         api_key = required_key(host)
-        check_port(host, port)
-        with needs_run_of(study):
-            served = served_base(_chosen_variants(variants or [], study))
+        if not print_vllm:
+            check_port(host, port)
+        named, of_study = _chosen_variants(variants or [], study)
+        with needs_run_of(study, of_study):
+            served = served_base(unique_by([*named, *of_study], lambda variant: variant.name))
         for _, model in served.variants:
             for artifact in model.artifacts():
                 store().fetch(artifact)
@@ -85,14 +88,12 @@ def _say_what_is_finished(replies: int) -> None:
         typer.echo(f"finishing {number}; Ctrl-C ends the server at once.")
 
 
-def _chosen_variants(names: list[str], study: str | None) -> list[Variant]:
-    """Return the variants that the command names, once each."""
+def _chosen_variants(names: list[str], study: str | None) -> tuple[list[Variant], list[Variant]]:
+    """Return the variants that the command names, and those of the study."""
     from chatpipe.study.loading import load_variant
     from chatpipe.study.studies import load_variants
 
     if not names and study is None:
         raise ConfigError(["serve: name at least one variant, or a study with --study NAME."])
-    variants = [load_variant(name) for name in names]
-    if study is not None:
-        variants += load_variants(study)
-    return list({variant.name: variant for variant in variants}.values())
+    of_study = load_variants(study) if study is not None else []
+    return [load_variant(name) for name in names], of_study

@@ -54,8 +54,9 @@ def _rows_read(plan: StudyPlan) -> Iterator[str]:
         if cell.data.merged and cell.data.merged.dropped:
             names = " + ".join(dataset.name for dataset in cell.data.datasets)
             lines[_rows_line(f"Merged {names}", cell.data.merged)] = None
-    for place, line in enumerate(lines):
-        yield f"{'' if place else chr(10)}{escape(line)}"
+    if lines:
+        yield ""
+    yield from map(escape, lines)
 
 
 def _rows_line(subject: str, account: RowAccount) -> str:

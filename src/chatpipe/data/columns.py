@@ -10,10 +10,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import yaml
 
 from chatpipe.data.first_row import first_row
-from chatpipe.data.preferences import turns_layout
+from chatpipe.data.preferences import Layout, turns_layout
 from chatpipe.errors import DataError
 from chatpipe.formats.base import Format
 from chatpipe.formats.registry import FORMATS, formats_with
@@ -80,13 +79,13 @@ class ColumnNames:
         lacking = " and ".join(map(printable, missing))
         start = f"{self._path}: column {lacking} missing; the file has {listed(names)}."
         if meant := formats_with(names):
-            return f"{start} Say what the rows are, {_ways(f'format: {meant[0]}')}."
+            return f"{start} Say what the rows are, {_ways(Layout(meant[0], {}))}."
         if layout := turns_layout(first_row(self._path)) or layout_hint(names):
             return f"{start} Say which is which, {_ways(layout)}."
         likely = {name: guess for name in missing if (guess := _guess(name, ours[name], names))}
         hint = f" Did you mean {' and '.join(map(printable, likely.values()))}?" if likely else ""
-        like = ", ".join(f"{ours[name]}: {printable(likely.get(name, 'NAME'))}" for name in missing)
-        return f"{start}{hint} Rename them, or say which is which, {_ways(f'columns: {{{like}}}')}."
+        like = {ours[name]: likely.get(name, "NAME") for name in missing}
+        return f"{start}{hint} Rename them, or say which is which, {_ways(Layout(None, like))}."
 
     def unused(self, names: Collection[str]) -> list[str]:
         """Those of the file's columns that look meant and are not used."""
@@ -115,21 +114,20 @@ def unused_warning(where: str, names: Sequence[str]) -> str:
     )
 
 
-def layout_hint(names: Collection[str]) -> str:
-    """What to write in a variant for a file with those columns; "" where nothing is known."""
+def layout_hint(names: Collection[str]) -> Layout | None:
+    """What to write in a variant for a file with those columns; None where nothing is known."""
     turns = next((name for name in TURNS if name in names), None)
     if turns:
-        return f"format: sharegpt, columns: {{conversations: {printable(turns)}}}"
+        return Layout("sharegpt", {"conversations": turns})
     instruction, output = (
         next((name for name in (ours, *others) if name in names), None)
         for ours, others in (("instruction", INSTRUCTIONS), ("output", OUTPUTS))
     )
     context = next((name for name in INPUTS if name in names), None)
     if not instruction or not output:
-        return ""
+        return None
     mapping = {"instruction": instruction, "input": context, "output": output}
-    pairs = [f"{ours}: {theirs}" for ours, theirs in mapping.items() if theirs]
-    return f"format: alpaca, columns: {{{', '.join(pairs)}}}"
+    return Layout("alpaca", {ours: theirs for ours, theirs in mapping.items() if theirs})
 
 
 def listed(names: Collection[str]) -> str:
@@ -163,13 +161,18 @@ def described_type(kind: pa.DataType) -> str:
     return str(kind)
 
 
-def _ways(settings: str) -> str:
+def _ways(layout: Layout) -> str:
     """How a variant and `finetune` are told these settings of a data set."""
-    values = yaml.safe_load(f"{{{settings}}}")
-    options = [f"--format {values['format']}"] if "format" in values else []
-    columns = values.get("columns", {}).items()
-    options += [f"--columns {shlex.quote(f'{ours}={theirs}')}" for ours, theirs in columns]
-    return f"in a variant: {settings}; or to finetune: {' '.join(options)}"
+    settings, options = [], []
+    if layout.format:
+        settings.append(f"format: {layout.format}")
+        options.append(f"--format {layout.format}")
+    if layout.columns:
+        pairs = layout.columns.items()
+        mapping = ", ".join(f"{ours}: {printable(theirs)}" for ours, theirs in pairs)
+        settings.append(f"columns: {{{mapping}}}")
+        options += [f"--columns {shlex.quote(f'{ours}={theirs}')}" for ours, theirs in pairs]
+    return f"in a variant: {', '.join(settings)}; or to finetune: {' '.join(options)}"
 
 
 def _guess(missing: str, ours: str, names: Sequence[str]) -> str | None:

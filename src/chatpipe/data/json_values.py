@@ -64,7 +64,11 @@ def why_undecodable(line: bytes) -> str:
     try:
         DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError:
-        return "is no UTF-8 text; convert the file with iconv -f WINDOWS-1252 -t UTF-8"
+        # One damaged line of a UTF-8 file looks the same, and converting that file would damage it.
+        return (
+            "is no UTF-8 text; if the whole file has another encoding, convert it: "
+            "iconv -f ENCODING -t UTF-8"
+        )
     except json.JSONDecodeError as error:
         problem = error.msg.removesuffix(" at").lower()
         return f"is no JSON: {problem} at character {error.pos + 1}"

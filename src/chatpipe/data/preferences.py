@@ -6,9 +6,16 @@ Fine-tuning here has replies to be learnt, and none to be avoided.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 CHOSEN, REJECTED, LABEL = "chosen", "rejected", "label"
+
+
+class Layout(NamedTuple):
+    """What a variant says of a file: the format, and which column (ours -> the file's) is which."""
+
+    format: str | None
+    columns: Mapping[str, str]
 
 
 def verdict_fault(row: Mapping[str, Any]) -> str | None:
@@ -31,13 +38,13 @@ def preference_warnings(row: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def turns_layout(row: Mapping[str, Any]) -> str:
-    """Return what to write in a variant where `chosen` has lists of turns; "" where it has not."""
+def turns_layout(row: Mapping[str, Any]) -> Layout | None:
+    """Return what to write in a variant where `chosen` has lists of turns, else None."""
     chosen = row.get(CHOSEN)
     if not isinstance(chosen, list) or not chosen or not isinstance(chosen[0], Mapping):
-        return ""
+        return None
     role = chosen[0].get("role", chosen[0].get("from"))
     is_whole = len(chosen) > 1 and role not in ("assistant", "gpt")
     if is_whole or "prompt" not in row:
-        return f"format: messages, columns: {{messages: {CHOSEN}}}"
-    return f"format: completion, columns: {{completion: {CHOSEN}}}"
+        return Layout("messages", {"messages": CHOSEN})
+    return Layout("completion", {"completion": CHOSEN})

@@ -30,7 +30,7 @@ def check_parent(target: Path) -> None:
     if not parent.is_dir():
         raise ConfigError([f"{target}: {parent} is a file; name a new directory."])
     try:
-        Path(tempfile.mkdtemp(prefix=f".{uuid.uuid4().hex}.", dir=parent)).rmdir()
+        Path(tempfile.mkdtemp(prefix=".", dir=parent)).rmdir()
     except PermissionError:
         raise ConfigError(
             [f"{target}: this user may not write in {parent}; name another place."]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,19 @@ from chatpipe.training.finetune import Finetune
 from chatpipe.training.import_adapter import ImportAdapter, adapter_content
 
 
+class NotStoredError(ArtifactError):
+    """The store lacks something of a variant or study; `problem` says what."""
+
+    def __init__(self, name: str, problem: str, command: str | None = None) -> None:
+        super().__init__(f"{name}: {problem}; run `{command or f'chatpipe run {name}'}` first.")
+        self.name = name
+        self.problem = problem
+
+
 class LookUp(Resolver):
     """Gives what is stored, here or in the shared store, and builds and fetches nothing.
 
-    ArtifactError says what the store lacks, and what to run first.
+    NotStoredError says what the store lacks, and what to run first.
     """
 
     def __init__(self, name: str) -> None:
@@ -42,9 +51,7 @@ class LookUp(Resolver):
         if artifact is None:
             is_damaged = store().path(request.kind, request.key()).is_dir()
             state = "is damaged" if is_damaged else "is not in the store"
-            raise ArtifactError(
-                f"{self.name}: its {request.kind} {state}; run `chatpipe run {self.name}` first."
-            )
+            raise NotStoredError(self.name, f"its {request.kind} {state}")
         return artifact
 
 
@@ -60,18 +67,16 @@ class Published(BaseModel):
 
 
 @contextmanager
-def needs_run_of(study: str | None) -> Iterator[None]:
-    """What the store lacks is said to come from a run of that study, whose file alone may name its
-    variants; None: the variant's own run, as `LookUp` says."""
+def needs_run_of(study: str | None, variants: Iterable[Variant]) -> Iterator[None]:
+    """What the store lacks of these variants is said to come from a run of that study, whose file
+    alone may name them; of others, and without a study, from the variant's own run."""
+    names = {variant.name for variant in variants}
     try:
         yield
-    except ArtifactError:
-        if study is None:
+    except NotStoredError as error:
+        if study is None or error.name not in names:
             raise
-        raise ArtifactError(
-            f"{study}: the store does not have all of its models; run `chatpipe compare {study}` "
-            "first."
-        ) from None
+        raise NotStoredError(error.name, error.problem, f"chatpipe compare {study}") from None
 
 
 def stored(variant: Variant) -> Recipe:
