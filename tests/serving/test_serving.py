@@ -396,7 +396,8 @@ def test_what_cannot_be_served_is_said_before_anything_is_loaded(monkeypatch, tm
     study = tmp_path / "desk.yaml"
     study.write_text("variants: [{name: desk, datasets: [sample-chat]}]\nseeds: 2\n")
     of_study = error("--study", str(study))
-    assert "desk-seed17: its " in of_study and f"run `chatpipe compare {study}` first" in of_study
+    assert "desk: its base-model is not in the store;" in of_study
+    assert f"run `chatpipe compare {study}` first" in of_study
     # One beside the study is not run by the study.
     assert "run `chatpipe run smol-merge` first" in error("smol-merge", "--study", str(study))
     with socket.create_server(("127.0.0.1", 0)) as other:
