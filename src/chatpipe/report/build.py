@@ -31,7 +31,7 @@ class MakeReport(Request):
     """The only step whose key has names in it: renaming a variant rebuilds only the report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 20
+    version: ClassVar[int] = 21
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset({"ratings", "unfinished"})
 
     study: str
