@@ -178,6 +178,7 @@ def test_options_that_say_too_little_or_something_wrong_are_refused(study, tmp_p
 
     assert fault(base_model=base, template="alpaca").startswith("--dataset: name rows")
     assert '--as "my model": a name has a-z' in fault("my model", base_model=base)
+    assert "at most 80 characters" in fault("m" * 81, base_model=base)
     assert "nothing in" in fault(base_model=base, datasets=dataset)
     assert "did you mean alpaca" in fault(base_model=base, datasets=dataset, template="alpacca")
     assert "there is no such file" in fault(template="alpaca", datasets=("./nowhere.jsonl",))

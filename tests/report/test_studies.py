@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,11 +15,18 @@ from chatpipe.config.run_names import short_cell_name
 from chatpipe.generation.replies import FILE as REPLIES
 from chatpipe.report import Report, read_report, render_html, render_markdown
 from chatpipe.report.build import build_report
+from chatpipe.report.comparability import few_rows
 from chatpipe.report.comparison_tables import ranking_rows
-from chatpipe.report.first_lines import FURTHER, MOST, first_lines, further_lines
+from chatpipe.report.first_lines import FURTHER, MOST, MOST_BEST, first_lines, further_lines
+from chatpipe.report.html import NUMBER
 from chatpipe.report.names import with_short_names
 from chatpipe.report.task_scores import REPLY_MEASURES, task_scores
-from chatpipe.report.verdict_text import CHOICE, curve_sentence, verdict_sentences
+from chatpipe.report.verdict_text import (
+    CHOICE,
+    curve_sentence,
+    seed_sentences,
+    verdict_sentences,
+)
 from chatpipe.statistics.selection import validation_mask
 from chatpipe.store.store import store
 from tests.support.measured import Tables
@@ -101,6 +109,49 @@ def test_a_curve_finds_what_twice_the_rows_give(report):
     drawn = [curve for curve in curves if (curve.heldout, curve.configuration) in best]
     shown = [line for line in first_lines(report) if "twice the training rows" in line]
     assert drawn and shown == [*map(curve_sentence, drawn)]
+
+
+@of_cells(100)
+def test_many_sets_with_curves_leave_the_warnings_in_the_first_lines(report):
+    """Four sets, one seed, few rows: the best variants and their curves must not push out that
+    another seed may turn a verdict."""
+    names = [*SETS, "third", "fourth"]
+    [best, *_] = [item for item in report.ranking if item.heldout == SETS[0]]
+    curve = replace(
+        next(c for c in report.curves if c.shape == "line"), configuration=best.configuration
+    )
+    of_set = {
+        key: [item for item in getattr(report, key) if item.heldout == SETS[0]]
+        for key in ("ranking", "verdicts")
+    }
+    once = [replace(pair, seed_noise="missing") for pair in of_set["verdicts"]]
+    report = report.model_copy(
+        update={
+            "ranking": [
+                item.model_copy(update={"heldout": name})
+                for name in names
+                for item in of_set["ranking"]
+            ],
+            "verdicts": [replace(pair, heldout=n) for n in names for pair in once],
+            "curves": [replace(curve, heldout=name) for name in names],
+            "heldout": [each.model_copy(update={"rows": 12}) for each in report.heldout],
+        }
+    )
+    lines = first_lines(report)
+    warnings = [*seed_sentences(report), *few_rows(report)]
+    assert len(lines) == MOST and len(warnings) == 2 and "another seed" in warnings[0]
+    assert lines[MOST_BEST : MOST_BEST + 2] == warnings
+    assert all("twice the training rows" in line for line in lines[MOST_BEST + 2 : -1])
+
+
+@of_cells(12)
+def test_a_ranking_in_bits_per_byte_names_them_once(report):
+    bits = [item.model_copy(update={"unit": "bytes"}) for item in report.ranking]
+    for row in ranking_rows(report.model_copy(update={"ranking": bits})):
+        assert NUMBER.match(row["Bits per byte"]) and "byte" not in row["Bits per byte"]
+    both = ranking_rows(report.model_copy(update={"ranking": [*report.ranking, bits[0]]}))
+    figures = [row["Perplexity or bits per byte"] for row in both]
+    assert " bits per byte" in figures[-1] and not any("byte" in text for text in figures[:-1])
 
 
 @of_cells(12)

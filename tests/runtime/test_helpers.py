@@ -260,7 +260,7 @@ def test_a_step_that_fails_while_a_helper_loads_leaves_the_next_one_whole(
     assert details["processes"] == 2 and content == alone
     with monkeypatch.context() as patch:
         patch.setattr(several_devices, "_unlike", lambda _, __, load: f"{load.result()}")
-        assert threads_with_helpers(score, patch) == os.cpu_count() + 5
+        assert threads_without_helpers(score, patch) == os.cpu_count() + 5
     [helper] = helpers._HELPERS.values()
     future = helper.start(LoadBase(base=score.base, quantization=Quantization()), print)
     helpers.close_helpers()
@@ -272,7 +272,7 @@ def interrupted(_):
     raise KeyboardInterrupt
 
 
-def threads_with_helpers(score, patch):
+def threads_without_helpers(score, patch):
     """Return the threads that this process computes with where no helper can be used."""
     patch.delenv("OMP_NUM_THREADS")
     threads = torch.get_num_threads()
@@ -301,7 +301,7 @@ def test_a_device_that_another_process_uses_is_left_to_it(
     assert lock is not None
     details, content = built(score)
     assert details["processes"] == 1 and content == alone and not caplog.messages
-    assert threads_with_helpers(score, monkeypatch) == os.cpu_count() + 5
+    assert threads_without_helpers(score, monkeypatch) == os.cpu_count() + 5
     lock.close()
     lock = locked(name)
     assert lock is not None and os.fstat(lock.fileno()).st_mode & 0o777 == 0o644

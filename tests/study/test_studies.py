@@ -158,7 +158,7 @@ def test_variants_stand_in_the_file_or_beside_it(study_file, tmp_path):
         ({"vary": {"lr": [1e-4, 0.0001]}}, "vary: training.learning_rate lists 0.0001 more than"),
         ({"data_share": [1, 1.0]}, "data_share: lists 1.0 more than once"),
         ({"seeds": 0}, "seeds: expected"),
-        ({"train_together": 4}, "train_together: unknown key: it is a setting of a variant; "),
+        ({"train_together": 4}, "train_together: unknown key; it is a setting of a variant: "),
         ({"vary": {"lora.rank": list(range(1, 513))}}, "the study has 1,024 cells, and 1,000"),
         ({"vary": {"split.heldout": [0.1, 0.2]}}, "split differently"),
     ],

@@ -13,7 +13,10 @@ from pydantic import (
 )
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80, description="a-z, 0-9, . _ -")]
+MAX_NAME = 80  # characters
+Name = Annotated[
+    str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME, description="a-z, 0-9, . _ -")
+]
 
 
 class Section(BaseModel):

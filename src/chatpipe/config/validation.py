@@ -207,7 +207,7 @@ def _key_hint(path: _Location, model: type[BaseModel]) -> str:
         return ""
     name = str(path[-1])
     if "variants" in section.model_fields and name in Variant.model_fields:  # a study's file
-        return ": it is a setting of a variant; write it in the variant's settings, or give --set"
+        return "; it is a setting of a variant: write it in the variant's settings, or give --set"
     keys = [*section.model_fields, *(["preset"] if section is Variant else [])]
     nested_keys = _dotted_keys(model)
     same_name = [key for key in nested_keys if key.rpartition(".")[2] == name]

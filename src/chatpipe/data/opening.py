@@ -90,6 +90,8 @@ def _is_binary(start: bytes) -> bool:
     """Whether these first bytes are those of a program, an image or another file without text."""
     if start.startswith((GZIP, BZIP2, XZ, ZSTD)) or _encoding(start[:4]):
         return False
+    # A file of rows may have a NUL in a row. It begins with a printable character, as JSON and CSV
+    # do; binary files with NULs hardly ever do.
     return start.startswith(b"%PDF-") or (b"\0" in start and not 0x20 <= start[0] < 0x7F)
 
 

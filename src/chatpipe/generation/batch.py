@@ -107,7 +107,7 @@ def iter_written_ids(
     """Yield the id of every row and its new token ids, as answers end. Until the iterator has ended
     or is closed, nothing else may use the model.
 
-    Progress is reported in tokens, those that an ended answer did not need included.
+    Progress is reported in tokens; an answer that has ended counts as its `max_new_tokens`.
     """
     from chatpipe.generation.running_batch import RunningBatch
 

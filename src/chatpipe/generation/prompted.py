@@ -47,11 +47,6 @@ class CompletePrompts(Request):
         """How many batches there are at least."""
         return -(-len(self.prompts) // AT_ONCE)
 
-    @property
-    def most_tokens(self) -> int:
-        """How many tokens the completions have at most: the unit of progress."""
-        return len(self.prompts) * self.generation.max_new_tokens
-
     def build(self, into: Path) -> dict[str, Any]:
         """Return the completions; nothing is written."""
         from chatpipe.models import inference, loading
@@ -84,25 +79,29 @@ class CompletePrompts(Request):
         at_once = (1 + len(helpers)) * AT_ONCE
         for begin in range(0, len(self.prompts), at_once):
             part = self.between(begin, begin + at_once)
-            reported = after(self.between(0, begin).most_tokens, report)
+            reported = after(self._most_new_tokens(begin), report)
             yield part.completions_with(helpers, model, tokenizer, reported)
 
     def _reporter(self) -> Reporter:
-        return Reporter(self.most_tokens, "tokens")
+        return Reporter(self._most_new_tokens(len(self.prompts)), "tokens")
+
+    def _most_new_tokens(self, prompts: int) -> int:
+        """How many tokens the completions of so many prompts have at most: the unit of progress."""
+        return prompts * self.generation.max_new_tokens
 
     def _runs(self, report: Report) -> Iterator[tuple[list[RowRequest], Report]]:
         """Yield neighbours that end at the same ids, and the report of their progress."""
         from chatpipe.generation.rows import RowRequest
 
-        before = 0
+        before = 0  # prompts
         for stops, run in groupby(self.prompts, lambda prompt: prompt.stops):
             ends = frozenset(stops)
             rows = [
                 RowRequest(place, list(prompt.ids), prompt.adapter, ends, self.generation)
                 for place, prompt in enumerate(run)
             ]
-            yield rows, after(before, report)
-            before += len(rows) * self.generation.max_new_tokens
+            yield rows, after(self._most_new_tokens(before), report)
+            before += len(rows)
 
     def completions_with(
         self,
@@ -122,7 +121,8 @@ class CompletePrompts(Request):
             completions = own.completions(
                 model, tokenizer, lambda done: report(done + parts.done())
             )
-            for details in parts.details(after(own.most_tokens, report)):
+            reported = after(self._most_new_tokens(len(own.prompts)), report)
+            for details in parts.details(reported):
                 completions += [Completion(*values) for values in details["completions"]]
         if len(completions) != len(self.prompts):
             raise StepProcessError("the parts of the answers are not those to all prompts.")

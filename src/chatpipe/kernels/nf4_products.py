@@ -55,8 +55,8 @@ def _quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     blocks = weight.view(len(weight), -1, BLOCK)
     scales = blocks.abs().amax(-1, keepdim=True)
     relative = (blocks / scales).nan_to_num_()  # a block of zeros
-    # A table is faster than a search: NF4's values are ten of its steps apart or more, and a step
-    # that is computed in bfloat16 is less than one off.
+    # A table is faster than a search: NF4's values are ten of the table's steps apart or more, and
+    # a step that is computed in bfloat16 is less than one off.
     middles = (_values()[1:] + _values()[:-1]) / 2
     codes = torch.bucketize((torch.arange(256) - 128) / 127, middles).to(torch.uint8)
     steps = (relative * 127 + 128).to(torch.uint8).int()

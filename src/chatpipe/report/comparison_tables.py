@@ -33,7 +33,8 @@ def ranking_rows(report: Report) -> list[Row]:
     """Configurations on each data set, the best one first."""
     best = _best(report)
     rows_of = {pair.heldout: pair.rows for pair in report.verdicts}
-    figure = _figure_header(report)
+    units = {item.unit for item in report.ranking}
+    figure = _figure_header(units)
     front = {(f.heldout, name) for f in report.fronts for name in f.configurations}
     return [
         {
@@ -44,6 +45,7 @@ def ranking_rows(report: Report) -> list[Row]:
                 item,
                 seen_in_training_mark(report, item.heldout, item.configuration)
                 + otherwise_used_mark(report, best[item.heldout], item.configuration),
+                names_unit=len(units) > 1 and item.unit == "bytes",
             ),
             "Probability of being best": show.per_cent(item.probability_of_best),
             **_settings(report.configuration(item.configuration), report),
@@ -131,9 +133,8 @@ def _cost(configuration: Configuration | None) -> Row:
     }
 
 
-def _figure_header(report: Report) -> str:
+def _figure_header(units: Set[str]) -> str:
     """Return the header of figures: what they all are, or both."""
-    units = {item.unit for item in report.ranking}
     if units == {"tokens"}:
         return "Perplexity"
     return "Bits per byte" if units == {"bytes"} else "Perplexity or bits per byte"
@@ -144,8 +145,8 @@ def _best(report: Report) -> dict[str, str]:
     return {item.heldout: item.configuration for item in reversed(report.ranking)}
 
 
-def _figure(item: RankedVariant, marks: str) -> str:
-    unit = "" if item.unit == "tokens" else translate(" bits per byte")
+def _figure(item: RankedVariant, marks: str, names_unit: bool) -> str:
+    unit = translate(" bits per byte") if names_unit else ""
     value = show.figure(item.value, item.unit)
     if item.low is None or item.high is None:
         return f"{value}{unit}{marks}"

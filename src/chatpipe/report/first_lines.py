@@ -21,8 +21,8 @@ MOST_BEST = 3  # data sets
 
 
 def first_lines(report: Report) -> list[str]:
-    """Return what is missing, which variant is best, what it may have learnt by heart, what
-    more data would give it, how sure that is, and the summary."""
+    """Return what is missing, which variant is best, what it may have learnt by heart, how sure
+    that is, what more data would give it, and the summary."""
     best = best_sentences(report)[:MOST_BEST]
     lines = [
         *map(translated_note, report.unfinished),
@@ -31,9 +31,9 @@ def first_lines(report: Report) -> list[str]:
         *best,
         *contamination_sentences(report),
         *whole_differences(report),
-        *best_curve_sentences(report),
         *seed_sentences(report),
         *few_rows(report),
+        *best_curve_sentences(report)[:MOST_BEST],
     ]
     return [*lines[: MOST - 1], summarize(report)]
 

@@ -14,7 +14,8 @@ LOG = logging.getLogger(__name__)
 
 
 def lock_name(number: int, visible: str | None) -> str:
-    """Return what names this process's device of that number for all processes of the machine.
+    """Return what names this process's device of that number for all processes of the machine that
+    have the same TMPDIR.
 
     `visible` is its entry in CUDA_VISIBLE_DEVICES, None on a CPU. It may be an index or the
     beginning of a UUID, so a GPU goes by the UUID that torch gives. A part of a GPU (MIG) goes by
@@ -48,13 +49,16 @@ def locked(name: str) -> IO[str] | None:
 
 
 def _opened(path: Path) -> int:
-    """Return the descriptor of the file, which every user may open: a lock needs no more than
-    reading. A link that somebody has put there is not followed."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    """Return the descriptor of the file, which every user may open. NFS locks only what is open for
+    writing, elsewhere reading is enough. A link that somebody has put there is not followed."""
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
-        return os.open(path, flags)
+        try:
+            return os.open(path, flags | os.O_RDWR)
+        except PermissionError:  # another user's
+            return os.open(path, flags | os.O_RDONLY)
     os.fchmod(descriptor, 0o644)
     return descriptor
 
@@ -62,7 +66,7 @@ def _opened(path: Path) -> int:
 def _warn(name: str, error: OSError) -> None:
     LOG.warning(
         "%s is not used, because no lock can be taken on it (%s); set TMPDIR to a directory "
-        "that can be written to.",
+        "on a local disk that can be written to.",
         name,
         error,
     )

@@ -117,9 +117,7 @@ def win_rates(
     low, high = np.maximum(rates.low, 0.0), np.minimum(rates.high, 1.0)
     for model in np.flatnonzero(((prompts < WILSON_BELOW) | _is_alike(wins)) & (prompts > 1)):
         least, most = wilson(float(rates.values[model]), int(prompts[model]))
-        is_alike = high[model] - low[model] < _TOLERANCE
-        low[model] = least if is_alike else min(low[model], least)
-        high[model] = most if is_alike else max(high[model], most)
+        low[model], high[model] = min(low[model], least), max(high[model], most)
     return Estimates(rates.values, low, high)
 
 
@@ -177,7 +175,7 @@ def _with_interval(estimate: Floats, draws: Floats, prompts: NDArray[np.int64]) 
     variance = np.where(present, (draws - mean) ** 2, 0).sum(0) / n
     freedom = np.maximum(prompts - 1, 1)
     error = np.sqrt(variance * (freedom + 1) / freedom)
-    margin = quantile(np.full(len(freedom), (1 + LEVEL) / 2), freedom.astype(np.float64)) * error
+    margin = quantile((1 + LEVEL) / 2, freedom) * error
     margin = np.where(prompts > 1, margin, np.nan)
     return Estimates(estimate, estimate - margin, estimate + margin)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatpipe.config.base import NAME_PATTERN
+from chatpipe.config.base import MAX_NAME, NAME_PATTERN
 from chatpipe.config.prompt_schema import OWN_CHAT_TEMPLATE
 from chatpipe.config.prompts import CHATS, TEMPLATES
 from chatpipe.config.run_names import name_of_file
@@ -91,9 +91,12 @@ def import_adapter(directory: Path, name: str, options: ImportOptions) -> Import
         ConfigError: An option is not valid, or the name is that of something else.
         AdapterError: It is no LoRA adapter of that base, or its numbers cannot be used.
     """
-    if not re.fullmatch(NAME_PATTERN, name):
+    if not re.fullmatch(NAME_PATTERN, name) or len(name) > MAX_NAME:
         raise ConfigError(
-            [f"--as {json.dumps(name)}: a name has a-z, 0-9, '.', '_' and '-', like my-adapter."]
+            [
+                f"--as {json.dumps(name)}: a name has a-z, 0-9, '.', '_' and '-', a letter or "
+                f"digit first, and at most {MAX_NAME} characters, like my-adapter."
+            ]
         )
     directory = directory.expanduser().absolute()
     content = adapter_content(directory)
@@ -259,7 +262,7 @@ def _check_settings(variant: Variant) -> None:
             [
                 f"--as {variant.name}: is this adapter with other settings ({', '.join(changed)}; "
                 f"{saved}); take another name, change them in that file, or remove {saved.parent} "
-                "to import it anew."
+                "with the reports in it to import it anew."
             ]
         )
 
