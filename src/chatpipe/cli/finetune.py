@@ -56,7 +56,6 @@ def finetune(
         from chatpipe.config.schema import AUTO, format_names
         from chatpipe.config.validation import suggest_name
         from chatpipe.planning.row_checks import format_of, row_faults
-        from chatpipe.store.new_directory import check_parent
         from chatpipe.study.export import check_target, export_directory, export_variant
         from chatpipe.study.lookup import find_model
         from chatpipe.study.variants import is_taken, parse_variant
@@ -64,7 +63,6 @@ def finetune(
         source = source_settings(dataset, config, split)
         file = Path(dataset) if Path(dataset).is_file() else None
         _check_adapter_directory(adapter)
-        check_parent(adapter)
         renamed = _renamed(columns or [])
         if row_format not in format_names():
             raise ConfigError(
@@ -133,8 +131,11 @@ def _renamed(columns: list[str]) -> dict[str, str]:
 
 def _check_adapter_directory(adapter: Path) -> None:
     """ConfigError where the trained adapter could not be copied to that directory."""
+    from chatpipe.store.new_directory import check_parent
+
     if adapter.is_dir() and any(adapter.iterdir()):
         raise ConfigError([f"--adapter {adapter}: is not empty; name a new directory."])
     if adapter.is_symlink() or (adapter.exists() and not adapter.is_dir()):
         kind = "a link" if adapter.is_symlink() else "a file"
         raise ConfigError([f"--adapter {adapter}: is {kind}; name a new directory."])
+    check_parent(adapter, "--adapter")

@@ -23,22 +23,24 @@ def check_new(target: Path) -> None:
     check_parent(target)
 
 
-def check_parent(target: Path) -> None:
+def check_parent(target: Path, option: str = "") -> None:
     """ConfigError where no directory can be made in the nearest parent that is there; one is made
-    and removed, as rights alone do not tell (`/proc`, a read-only disk)."""
+    and removed, as rights alone do not tell (`/proc`, a read-only disk). option: the one that
+    named the target, for the message."""
+    named = f"{option} {target}".strip()
     parent = next(path for path in target.absolute().parents if path.exists())
     if not parent.is_dir():
-        raise ConfigError([f"{target}: {parent} is a file; name a new directory."])
+        raise ConfigError([f"{named}: {parent} is a file; name a new directory."])
     try:
         Path(tempfile.mkdtemp(prefix=".", dir=parent)).rmdir()
     except PermissionError:
         raise ConfigError(
-            [f"{target}: this user may not write in {parent}; name another place."]
+            [f"{named}: this user may not write in {parent}; name another place."]
         ) from None
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise ConfigError(
-            [f"{target}: nothing can be written in {parent} ({why}); name another place."]
+            [f"{named}: nothing can be written in {parent} ({why}); name another place."]
         ) from None
 
 
