@@ -33,6 +33,12 @@ from tests.support.tiny import tiny_model
 WEIGHTS = {"drill": 4, "prefect": 2, "slow": 1}
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Commands that ran in this process leave a handler that dies at the second Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def weight(item):
     labels = {mark.name for mark in item.iter_markers()} | set(item.fixturenames)
     return sum(WEIGHTS.get(label, 0) for label in labels)

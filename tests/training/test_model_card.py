@@ -58,6 +58,11 @@ def run(code, directory, monkeypatch):
     return printed.getvalue()
 
 
+def without_cut(text):
+    """The text without a character that the limit of tokens has cut: `ask` leaves it out."""
+    return text.strip().rstrip("\N{REPLACEMENT CHARACTER}")
+
+
 def answer_of(asked, adapter):
     conversation = ChatSession(
         asked.base.path, adapter.path, asked.quantization, asked.prompt_template
@@ -80,7 +85,7 @@ def test_the_code_of_the_card_answers_as_ask_does(exported, monkeypatch):
     asked, adapter, directory = exported
     printed = run(card_code(directory), directory, monkeypatch)
     answer = answer_of(asked, adapter)
-    assert printed.strip() == answer.strip() and answer.strip()
+    assert without_cut(printed) == without_cut(answer) != ""
 
 
 @pytest.mark.slow
@@ -99,7 +104,7 @@ def test_the_code_of_the_card_runs_in_a_python_that_has_nothing_else(exported):
     assert ran.returncode == 0, ran.stderr
     answer = answer_of(asked, adapter)
     written = re.sub("\r\n?", "\n", answer)  # as a pipe of text gives it
-    assert ran.stdout.strip() == written.strip() and written.strip()
+    assert without_cut(ran.stdout) == without_cut(written) != ""
 
 
 @pytest.mark.parametrize(

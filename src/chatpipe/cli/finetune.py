@@ -56,6 +56,7 @@ def finetune(
         from chatpipe.config.schema import AUTO, format_names
         from chatpipe.config.validation import suggest_name
         from chatpipe.planning.row_checks import format_of, row_faults
+        from chatpipe.store.new_directory import check_parent
         from chatpipe.study.export import check_target, export_directory, export_variant
         from chatpipe.study.lookup import find_model
         from chatpipe.study.variants import is_taken, parse_variant
@@ -87,6 +88,7 @@ def finetune(
             taken, variant = variant, parse_variant(unique, "command line", overrides or [])
             typer.echo(_other_name(taken.name, variant.name), err=True)
         check_target(adapter, variant)
+        check_parent(adapter, "--adapter")  # not before: a source is not touched
         if not file:
             check_variants([variant])
             check_rows_of(variant.datasets[0], drop_bad_rows)
@@ -131,11 +133,8 @@ def _renamed(columns: list[str]) -> dict[str, str]:
 
 def _check_adapter_directory(adapter: Path) -> None:
     """ConfigError where the trained adapter could not be copied to that directory."""
-    from chatpipe.store.new_directory import check_parent
-
     if adapter.is_dir() and any(adapter.iterdir()):
         raise ConfigError([f"--adapter {adapter}: is not empty; name a new directory."])
     if adapter.is_symlink() or (adapter.exists() and not adapter.is_dir()):
         kind = "a link" if adapter.is_symlink() else "a file"
         raise ConfigError([f"--adapter {adapter}: is {kind}; name a new directory."])
-    check_parent(adapter, "--adapter")
