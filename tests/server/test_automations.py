@@ -55,3 +55,20 @@ def test_its_text_has_what_is_wrong_and_where():
     )
     assert render_user_template_sync(action["body"], {"event": event}) == "v on a: worse."
     assert render_user_template_sync(action["subject"], {"event": event}) == "chatpipe: v"
+
+
+def test_the_order_of_events_makes_no_other_automation(automation):
+    """Equal sets that were filled in another order may list their items in another order."""
+    from prefect.events.schemas.automations import Automation, AutomationCore
+
+    from chatpipe.server.deploy import is_deployed
+
+    fields = automation.model_dump(mode="json")
+    for number in range(50):
+        events = [f"chatpipe.event-{number}-{part}" for part in range(8)]
+        trigger = fields["trigger"] | {"expect": events}
+        stored = fields | {"id": str(BLOCK), "trigger": trigger | {"expect": events[::-1]}}
+        desired = AutomationCore.model_validate(fields | {"trigger": trigger})
+        assert is_deployed(Automation.model_validate(stored), desired)
+    stored["trigger"]["expect"] = events[1:]
+    assert not is_deployed(Automation.model_validate(stored), desired)

@@ -17,7 +17,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments.runner import RunnerDeployment
-from prefect.events.schemas.automations import AutomationCore
+from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.callables import parameter_schema
@@ -182,8 +182,14 @@ def _apply_automation(client: SyncPrefectClient, desired: AutomationCore) -> str
         return f"{name}: created"
     if "enabled" not in desired.model_fields_set:  # keep the state on the server
         desired = desired.model_copy(update={"enabled": current[0].enabled})
-    fields = desired.model_dump(mode="json")
-    if current[0].model_dump(mode="json", include=set(fields)) == fields:
+    if is_deployed(current[0], desired):
         return f"{name}: unchanged"
     client.update_automation(current[0].id, desired)
     return f"{name}: updated"
+
+
+def is_deployed(current: Automation, desired: AutomationCore) -> bool:
+    """Whether the server has the automation as it is desired. Events are a set, whose order in JSON
+    differs by chance."""
+    fields = desired.model_dump()
+    return current.model_dump(include=set(fields)) == fields
