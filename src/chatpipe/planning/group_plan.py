@@ -109,12 +109,12 @@ def _planned(
     names: Sequence[str], requests: Mapping[str, Finetune], plans: Mapping[str, Plan]
 ) -> TrainingGroup:
     durations = [plans[name].duration for name in names]
-    known = [duration for duration in durations if duration]
-    is_known = len(known) == len(names)
+    estimated = [duration for duration in durations if duration]
+    is_complete = len(estimated) == len(names)
     return TrainingGroup(
         variants=tuple(names),
-        tokens=sum(duration.tokens for duration in known) if is_known else None,
-        seconds=sum(duration.seconds for duration in known) if is_known else None,
+        tokens=sum(duration.tokens for duration in estimated) if is_complete else None,
+        seconds=sum(duration.seconds for duration in estimated) if is_complete else None,
         memory=_memory(names, requests, plans),
     )
 

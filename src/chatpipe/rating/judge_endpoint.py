@@ -38,10 +38,10 @@ def chat_reply(client: httpx2.Client, url: str, key: str | None, body: dict[str,
         response = _response(client, url, body, headers)
         if response.status_code not in BUSY:
             break
-        asked = _retry_after(response)
-        if wait is None or _error_code(response) == SPENT or (asked or 0) > MOST_WAIT_S:
+        server_wait = _retry_after(response)
+        if wait is None or _error_code(response) == SPENT or (server_wait or 0) > MOST_WAIT_S:
             raise BusyError(_status(response))
-        sleep(wait if asked is None else asked)
+        sleep(wait if server_wait is None else server_wait)
     if reason := REFUSALS.get(response.status_code):
         raise ServiceError(
             f"{url}: {reason} (HTTP {response.status_code}); the address ends with /v1, the "

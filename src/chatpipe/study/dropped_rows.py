@@ -73,14 +73,14 @@ def _files(recipe: Recipe, dataset: Dataset) -> dict[str, _File]:
         reasons[row["file"]][row["row"] + 1] = row["reason"]
     if not reasons:
         return {}
-    asked = recorded_manifest(examples)["asked"]
+    request = recorded_manifest(examples)["asked"]
     raw = store().fetch(recipe.raw(dataset))
-    paths = raw_files(raw, tuple(asked["files"]), dataset.name)
+    paths = raw_files(raw, tuple(request["files"]), dataset.name)
     times = Counter(path.name for path in paths)
     files = {}
     for path in paths:
         if times[path.name] == 1 and path.name in reasons:
-            columns = RowFile(path, FORMATS[asked["format"]], asked["columns"]).columns
+            columns = RowFile(path, FORMATS[request["format"]], request["columns"]).columns
             shown = source_name(raw.details(), path.relative_to(raw.path / ROWS).as_posix())
             details = row_details(path, columns, reasons[path.name])
             files[path.name] = _File(shown or path.name, details)
