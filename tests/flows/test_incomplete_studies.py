@@ -23,6 +23,7 @@ from chatpipe.study.export import report_directory
 from chatpipe.study.loading import load_variant
 from chatpipe.study.recipe import Recipe
 from chatpipe.training import together
+from tests.support import prefect_server
 from tests.support.bases import copy_of
 from tests.support.rows import alpaca_rows, write_jsonl
 from tests.support.variants import small_variant
@@ -60,13 +61,10 @@ def variants(folder, tiny_model_dir):
 
 def run(study, variants):
     """Run the flow; return its final state, and the tables that it shows, by key."""
-    from prefect.client.orchestration import get_client
-
     from flows.compare import compare
 
     state = compare(study, variants, return_state=True)
-    with get_client(sync_client=True) as client:
-        artifacts = sorted(client.read_artifacts(), key=lambda artifact: artifact.created)
+    artifacts = prefect_server.artifacts_of_run(state.state_details.flow_run_id)
     tables = {a.key: json.loads(a.data) for a in artifacts if a.type == "table"}
     return state, tables
 
@@ -166,6 +164,7 @@ def test_trainings_that_share_passes_are_steps_of_their_own(variants, monkeypatc
     """One fails, and the others are stored before the longest, whose step is the first, is done;
     they are those that the plan names."""
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
     from tasks.caching import BUILT
 
@@ -203,8 +202,10 @@ def test_trainings_that_share_passes_are_steps_of_their_own(variants, monkeypatc
     details = [store().check(*key.split("/")).details() for key in built]
     assert [one.get("trained_together") for one in details] == [3, 3, None]
     assert details[0]["optimizer_steps"] == 2 * details[1]["optimizer_steps"]
+    this_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
     with get_client(sync_client=True) as client:
-        names = {task.name: task.state_name for task in client.read_task_runs(limit=200)}
+        tasks = client.read_task_runs(flow_run_filter=this_run)
+    names = {task.name: task.state_name for task in tasks}
     assert names["fine-tune long"] == names["fine-tune short"] == "Completed"
     assert names["fine-tune failing"] == "Failed"
     assert {row["model"]: row["state"] for row in tables["shared-cells"]}["failing"] == "failed"

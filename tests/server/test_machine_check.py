@@ -4,8 +4,6 @@ import asyncio
 import logging
 
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from chatpipe.diagnosis.findings import fault, ok, warning
 from chatpipe.server import machine_check, machine_page
@@ -44,11 +42,7 @@ def test_the_dashboard_has_what_is_wrong_first_and_each_start_is_a_version(
         machine_page.main("Box.local-gpu0")
         monkeypatch.setattr(machine_page, "all_findings", lambda: 1 / 0)
         machine_page.main("Box.local-gpu0")
-        key = ArtifactFilter(key=ArtifactFilterKey(any_=["worker-box-local-gpu0"]))
-        with get_client(sync_client=True) as client:
-            first, second = sorted(
-                client.read_artifacts(artifact_filter=key), key=lambda each: each.created
-            )
+        first, second = prefect_server.artifacts_of_key("worker-box-local-gpu0")
     lines = first.data.splitlines()
     assert lines[0] == "# Box.local-gpu0 on Box.local: 1 fault(s), 1 warning(s)"
     assert lines[4] == "- **fault**: kernel packing: differs; it is switched off"

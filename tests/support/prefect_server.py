@@ -7,7 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.filters import ArtifactFilter
+    from prefect.client.schemas.objects import Artifact
 
 STARTS_WITHIN_S = 120  # on a busy machine it takes its time
 
@@ -31,6 +36,30 @@ def address() -> str:
     with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: database}):
         server.start(timeout=STARTS_WITHIN_S)
     return str(server.api_url)
+
+
+def artifacts_of_run(flow_run: UUID) -> list[Artifact]:
+    """Return what that run shows in the dashboard, the oldest first."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    return _artifacts(ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run])))
+
+
+def artifacts_of_key(key: str) -> list[Artifact]:
+    """Return the artifacts of that key, of all runs, the oldest first."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    return _artifacts(ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+
+
+def _artifacts(selected: ArtifactFilter) -> list[Artifact]:
+    """Never without a filter: the server returns 200 artifacts at most, and those of all tests of a
+    process are more."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        artifacts = client.read_artifacts(artifact_filter=selected)
+    return sorted(artifacts, key=lambda artifact: artifact.created)
 
 
 def stop() -> None:
