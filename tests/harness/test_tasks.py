@@ -9,8 +9,9 @@ from scipy.stats import ttest_rel
 
 pytest.importorskip("lm_eval", reason="comes with the extra `tasks`")
 from chatpipe.config.schema import BaseModelRef, Quantization
-from chatpipe.errors import ConfigError, SourceError
+from chatpipe.errors import ConfigError, ModelError, SourceError
 from chatpipe.harness import FetchTask, RunTask
+from chatpipe.harness.language_model import PackedModel
 from chatpipe.harness.run_task import ITEMS, RESULTS
 from chatpipe.planning.checks import check_variant
 from chatpipe.planning.planner import plan
@@ -25,6 +26,8 @@ from tests.support.adapters import RandomAdapter
 from tests.support.rows import alpaca_rows, write_jsonl
 from tests.support.tasks import GENERATED, MULTIPLE_CHOICE, TASKS, write_task, write_tasks
 from tests.support.variants import small_variant, write_settings
+
+POSITIONS = 1024  # of the tiny model
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +245,45 @@ def test_remote_code_is_never_trusted(tmp_path, home, monkeypatch):
     )
     store().get_or_build(FetchTask.of(str(path)))
     assert loaded and all("trust_remote_code" not in options for options in loaded)
+
+
+def generated(folder, most):
+    """A task whose answers have up to so many tokens."""
+    write_tasks(folder)
+    settings = {"until": ["e"], "max_gen_toks": most, "do_sample": False}
+    return write_task(folder, "long", {**GENERATED, "generation_kwargs": settings})
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_answers_that_leave_no_room_for_a_prompt_are_refused(tmp_path, home, adapter, more):
+    """Prompts would not be cut, or at the wrong end."""
+    file = generated(tmp_path, POSITIONS + more)
+    task = store().get_or_build(FetchTask.of(str(file)))
+    with pytest.raises(ModelError, match="the base was made for 1,024, the prompt included"):
+        store().get_or_build(run(adapter, task))
+
+
+def test_answers_that_are_too_long_for_the_base_are_refused_before_a_training(
+    tmp_path, home, tiny_model_dir
+):
+    rows = write_jsonl(tmp_path / "rows.jsonl", alpaca_rows(40))
+    task = {"tasks": [str(generated(tmp_path, POSITIONS))]}
+    data = {"name": "rows", "path": str(rows)}
+    settings = small_variant(tiny_model_dir, data, evaluation=task)
+    variant = load_variant(str(write_settings(tmp_path / "v.yaml", settings)))
+    recipe = Recipe([variant], StoreBuilder())
+    with pytest.raises(ConfigError, match="tasks: long: an answer may have 1,024 tokens, and the"):
+        recipe.report("elsewhere")
+    assert store().lookup(recipe.finetune(variant)) is None
+
+
+@pytest.mark.slow
+def test_answers_may_be_longer_than_a_variant_s(tmp_path, home, adapter):
+    """A setting of the panel has a bound, a task has none but the base's positions."""
+    task = store().get_or_build(FetchTask.of(str(generated(tmp_path, 10_000))))
+    request = run(adapter, task)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PackedModel, "max_length", 20_000)
+        results = store().get_or_build(request)
+    rows = pq.read_table(results.path / ITEMS).to_pylist()
+    assert len(rows) == 12 and not any("e" in row["response"] for row in rows)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from chatpipe.config.yaml_files import is_yaml
 from chatpipe.errors import ConfigError, SourceError
+from chatpipe.harness.answer_length import NEW_TOKENS
 from chatpipe.harness.source_files import TaskFiles, absolute_data, task_files
 from chatpipe.store.artifact import Request
 from chatpipe.utils.user_paths import expanded
@@ -59,7 +60,7 @@ class FetchTask(Request):
         return cls(harness=harness, path=str(files.yaml), content=_content(files))
 
     def build(self, into: Path) -> dict[str, Any]:
-        from chatpipe.harness.loading import store_data
+        from chatpipe.harness.loading import most_new_tokens, store_data
 
         index: dict[str, Any] = {"harness": self.harness}
         if self.path is None:
@@ -68,7 +69,9 @@ class FetchTask(Request):
             tasks = self._of_file(Path(self.path), into, index)
         rows = {name: store_data(task, into / DATA) for name, task in tasks.items()}
         (into / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True), "utf-8")
-        return {"tasks": rows}
+        lengths = {name: most_new_tokens(task) for name, task in tasks.items()}
+        answered = {name: most for name, most in lengths.items() if most is not None}
+        return {"tasks": rows, NEW_TOKENS: answered}
 
     def _named(self, index: dict[str, Any]) -> dict[str, Any]:
         from chatpipe.harness.loading import named_task

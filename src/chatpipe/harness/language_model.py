@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from chatpipe.config.schema import Generation
+from chatpipe.errors import ModelError
 from chatpipe.evaluation.row_nats import row_hits
 from chatpipe.generation.batch import up_to_stop, written_ids
 from chatpipe.generation.rows import RowRequest
+from chatpipe.harness.answer_length import length_fault
 from chatpipe.kernels.lora_inference import active
 from chatpipe.packing.batching import PACKED, batching_for
 from chatpipe.runtime.progress import Reporter
@@ -83,10 +85,12 @@ class PackedModel(HFLM):  # type: ignore[misc]
         options: dict[str, Any] = dict(normalize_gen_kwargs(settings, self.max_gen_toks))
         eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         ends = handle_stop_sequences(options.get("until"), eos=eos)
-        generation = Generation(
+        temperature = options.get("temperature", 0.0) if options.get("do_sample") else 0.0
+        # Not checked: the bounds of a variant's settings are none of a task's.
+        generation = Generation.model_construct(
             max_new_tokens=options["max_gen_toks"],
-            temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0,
-            top_p=options.get("top_p", 1.0),
+            temperature=float(temperature),
+            top_p=float(options.get("top_p", 1.0)),
             seed=seed,
         )
         stops = frozenset(self._stops())
@@ -100,8 +104,13 @@ class PackedModel(HFLM):  # type: ignore[misc]
     def _rows(
         self, contexts: Sequence[str], stops: frozenset[int], generation: Generation
     ) -> list[RowRequest]:
-        """The contexts' token ids, without their left ends where they leave no room."""
+        """The contexts' token ids, without their left ends where they leave no room.
+
+        Raises ModelError where answers leave room for no token of them.
+        """
         most = self.max_length - generation.max_new_tokens
+        if most < 1:
+            raise ModelError(length_fault(generation.max_new_tokens, self.max_length))
         adapter = active(self.model)
         rows = []
         for place, context in enumerate(contexts):

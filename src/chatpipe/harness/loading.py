@@ -192,6 +192,15 @@ def _registered_metric(name: str, hf_evaluate_metric: bool = False) -> Any:
     return metric_registry.get(name)
 
 
+def most_new_tokens(task: Any) -> int | None:
+    """Return how many tokens an answer to the task may have; None where nothing is generated."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    if task.config.output_type != "generate_until":
+        return None
+    return int(normalize_gen_kwargs(task.config.generation_kwargs or {})["max_gen_toks"])
+
+
 def check_task(task: Any) -> None:
     """Raise ConfigError for a task that is not run here."""
     config = task.config

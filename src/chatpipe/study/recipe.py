@@ -24,6 +24,7 @@ from chatpipe.data.own_heldout import HoldOut
 from chatpipe.errors import DataError
 from chatpipe.evaluation.score import Score
 from chatpipe.generation.ask import Ask
+from chatpipe.harness.answer_length import check_answer_lengths
 from chatpipe.harness.fetch_task import FetchTask, task_name
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.rating.pairs import Model as RatedName
@@ -73,7 +74,7 @@ class Recipe:
         datasets = self._datasets() | self._own_heldout()
         examples = {name: self.examples(dataset) for name, (dataset, _) in datasets.items()}
         heldout = self.heldout_sets()
-        self.tasks()  # what is wrong with one is found before anything is trained
+        self._check_tasks()  # what is wrong with one is found before anything is trained
         own = self.own_template_bases(heldout)
         results = self.evaluate(self.models(own), heldout)
         return MakeReport(
@@ -177,6 +178,12 @@ class Recipe:
             step = Step(FetchTask.of(task), task_name(task))
             self._tasks[task] = self.resolver.resolve(step)
         return self._tasks[task]
+
+    def _check_tasks(self) -> None:
+        """ConfigError where a task cannot be evaluated on the base of its variant."""
+        for variant in self.variants:
+            for task in variant.evaluation.tasks:
+                check_answer_lengths(self.task(task), self.base(variant))
 
     def base(self, variant: Variant) -> Artifact:
         """Return the variant's base model as it was published."""
