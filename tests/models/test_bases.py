@@ -314,12 +314,15 @@ def test_a_file_is_no_base(home, tmp_path, tiny_model_dir, name):
 def test_an_adapter_in_the_base_s_directory_is_said_and_never_applied(
     home, tmp_path, tiny_model_dir
 ):
+    plain = bases.copy_of(tiny_model_dir, tmp_path / "plain")  # for the store, the same base
     base = bases.copy_of(tiny_model_dir, tmp_path / "base")
     write("adapter_config.json", '{"peft_type": "LORA"}')(base)
     save_file({"a": torch.zeros(1)}, base / "adapter_model.safetensors")
-    made = plan(variant(home, base))
-    assert made.faults == ()
-    assert [note for note in made.notes if "adapter_config.json" in note and "not used" in note]
+    for directory, is_said in ((plain, False), (base, True), (plain, False)):
+        made = plan(variant(home, directory))
+        assert made.faults == ()
+        said = [n for n in made.notes if "adapter_config.json" in n and "not used" in n]
+        assert bool(said) is is_said
     with pytest.raises(ChatpipeError, match="an adapter lies in the base's directory"):
         load_base(base, FULL)
 

@@ -14,7 +14,9 @@ from chatpipe.models.base_checks import base_faults
 from chatpipe.models.shapes import Shapes, shapes_of
 from chatpipe.planning.result import Messages
 from chatpipe.sources.base_files import has_chat_template, unread_weights
+from chatpipe.sources.local_paths import local_path
 from chatpipe.sources.metadata import SourceMetadata, base_metadata
+from chatpipe.sources.model_directory import adapter_files_left_out
 from chatpipe.study.recipe import Recipe
 from chatpipe.study.template_check import is_own_template
 from chatpipe.utils.sentences import listed
@@ -41,8 +43,7 @@ class PlannedBase:
             self.messages.notes.append(metadata.unknown)
         if metadata.artifact is None and not is_own_template(self.variant):
             self.messages.notes += _own_template_note(self.variant, metadata.directory)
-        left_out = metadata.artifact and metadata.artifact.details().get("adapter_files_left_out")
-        if left_out:
+        if left_out := self._adapter_files(metadata):
             self.messages.notes.append(
                 f"an adapter lies in the base's directory ({', '.join(left_out)}); it is not used."
             )
@@ -57,6 +58,15 @@ class PlannedBase:
             f"base_model: {self.variant.base_model.repo}: {fault}" for fault in faults
         ]
         return metadata.model_copy(update={"directory": None}) if faults else metadata
+
+    def _adapter_files(self, metadata: SourceMetadata) -> list[str]:
+        """Return the adapter files beside the base: in the directory that the variant names, as the
+        store may have the same base from another one; else where the stored one comes from."""
+        if directory := local_path(self.variant.base_model.repo):
+            details = adapter_files_left_out(directory)
+        else:
+            details = metadata.artifact.details() if metadata.artifact else {}
+        return details.get("adapter_files_left_out", [])
 
     def shapes(self, upstream: SourceMetadata) -> Shapes | None:
         """Return its dimensions, where its configuration is here."""
