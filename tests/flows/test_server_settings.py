@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 
 from chatpipe.errors import ConfigError
+from tests.support import prefect_server
 from tests.support.hub import Repo, hub
 from tests.support.rows import alpaca_rows
 
@@ -94,15 +95,11 @@ def test_a_workers_run_uses_both_and_the_token_is_written_nowhere(on_server, pre
 
 def everything_on_the_server():
     """What the dashboard shows of runs: their logs, artifacts, states, parameters and events."""
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        shown = [
-            client.request("POST", f"/{path}/filter", json={}).text
-            for path in ("logs", "artifacts", "flow_runs", "task_runs", "events", "block_documents")
-        ]
-    assert "owner/missing" in shown[0], "the run's log has arrived"
-    return "\n".join(shown)
+    kinds = ("logs", "artifacts", "flow_runs", "task_runs", "events", "block_documents")
+    shown = {kind: prefect_server.everything(kind) for kind in kinds}
+    assert "owner/missing" in shown["logs"], "the run's log has arrived"
+    assert '"private-rows"' in shown["events"], "the run's events have arrived"
+    return "\n".join(shown.values())
 
 
 @pytest.mark.usefixtures("without_environment")

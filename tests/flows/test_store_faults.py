@@ -259,6 +259,7 @@ def test_builders_at_once_of_which_the_building_one_is_killed(chatpipe_home, tmp
 
     first = start(60)
     while not log.exists():
+        assert first.poll() is None
         time.sleep(0.01)
     others = [start(0) for _ in range(count - 1)]
     time.sleep(0.3)

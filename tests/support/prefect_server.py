@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.filters import ArtifactFilter
     from prefect.client.schemas.objects import Artifact
 
@@ -60,6 +61,35 @@ def _artifacts(selected: ArtifactFilter) -> list[Artifact]:
     with get_client(sync_client=True) as client:
         artifacts = client.read_artifacts(artifact_filter=selected)
     return sorted(artifacts, key=lambda artifact: artifact.created)
+
+
+def everything(kind: str) -> str:
+    """Return all that the server has of a kind (`logs`, `events`, …), of all runs, as JSON."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        pages = _event_pages(client) if kind == "events" else _pages(client, kind)
+        return "\n".join(pages)
+
+
+def _pages(client: SyncPrefectClient, kind: str) -> Iterator[str]:
+    """Yield a page after the other; each has 200 items at most."""
+    count = 0
+    while True:
+        reply = client.request("POST", f"/{kind}/filter", json={"offset": count})
+        yield reply.text
+        if not (items := reply.json()):
+            return
+        count += len(items)
+
+
+def _event_pages(client: SyncPrefectClient) -> Iterator[str]:
+    """Yield a page after the other; each has 50 events at most, and the next one's address."""
+    reply = client.request("POST", "/events/filter", json={})
+    yield reply.text
+    while address := reply.json()["next_page"]:
+        reply = client.request("GET", address)
+        yield reply.text
 
 
 def stop() -> None:

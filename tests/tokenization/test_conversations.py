@@ -241,9 +241,9 @@ def test_a_system_text_is_in_the_first_prompt_alone(qwen):
 
 def test_two_hundred_turns_are_one_example_in_reasonable_time(qwen):
     turns = [f"Turn {number}." for number in range(400)]
-    started = time.monotonic()
+    started = time.process_time()
     rows = encoded(qwen, CHATS["chatml"], conversation(*turns))
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
     [example] = rows.examples
     assert len(spans(example)) == 200
     whole = applied(qwen, CHATS["chatml"], conversation(*turns).messages)

@@ -110,7 +110,7 @@ def test_a_training_that_is_asked_to_end_saves_its_step_and_goes_on_to_the_same_
     process = start(request_)
     wait_until_training(process)
     (os.killpg if to_group else os.kill)(process.pid, signal_number)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=60)
     hint = "; press Ctrl-C again to stop at once" if signal_number == signal.SIGINT else ""
     assert f"saving a checkpoint{hint}\n" in error and error.count("saving") == 1
     [step] = steps_saved(request_)
@@ -124,7 +124,7 @@ def test_a_training_process_that_is_ended_alone_says_so_in_a_sentence(request_):
     wait_until_training(process)
     [worker] = psutil.Process(process.pid).children()
     worker.terminate()
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=60)
     [step] = steps_saved(request_)
     assert f"stopped after step {step} of {STEPS}, with a checkpoint; run the same" in error
     assert process.returncode == 1
@@ -140,8 +140,8 @@ def test_a_second_interrupt_ends_a_training_at_once(request_, tiny_model_dir):
     time.sleep(0.5)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=5)
-    _, alive = psutil.wait_procs([worker], timeout=5)
+    process.communicate(timeout=60)  # a checkpoint would be waited for longer
+    _, alive = psutil.wait_procs([worker], timeout=30)
     assert not alive
     assert not steps_saved(request_)
 
@@ -159,8 +159,8 @@ def test_a_training_killed_at_any_moment_goes_on_to_the_same_bytes(
     time.sleep(draw.uniform(0.0, 1.5))
     workers = psutil.Process(process.pid).children() if process.poll() is None else []
     kill(process, workers, target)
-    process.communicate(timeout=30)
-    _, alive = psutil.wait_procs(workers, timeout=5)
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
     assert finished(request) == digest
     work = store().work_path(request.kind, request.key())
@@ -209,9 +209,10 @@ def test_trainings_that_share_passes_are_ended_together_and_each_goes_on(
     process = start(*requests)
     wait_until_training(process)
     while store().find(short.kind, short.key()) is None:
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     os.killpg(process.pid, signal_number)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=60)
     assert is_killed or error.count("saving a checkpoint") == 1
     assert [store().find(one.kind, one.key()) is None for one in requests] == [True, False, True]
     steps = [steps_saved(first), steps_saved(last)]

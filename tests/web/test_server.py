@@ -18,17 +18,20 @@ from tests.support.rating import pairs_of, served
 
 SERVER = """
 import sys, time
+from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from chatpipe.web import access, server
 from chatpipe.web.app import web_app
 
-access.CLIENT_S = server.CLIENT_S = 1.0
+access.CLIENT_S = server.CLIENT_S = float(sys.argv[1])
+begun = Path(sys.argv[2])
 router = APIRouter()
 
 @router.get("/slow")
 def slow():
-    time.sleep(0.7)
+    begun.touch()
+    time.sleep(1.5)
     return "finished"
 
 @router.get("/large")
@@ -46,10 +49,16 @@ print("ended")
 
 
 @pytest.fixture
-def server():
+def server(request, tmp_path):
+    """It waits a second for a client that has stalled, or the parameter's seconds."""
+    patience_s, begun = getattr(request, "param", 1.0), tmp_path / "begun"
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SERVER, str(patience_s), begun],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    process.begun = begun
     process.port = int(process.stdout.readline().rpartition(":")[2].strip("/\n"))
     yield process
     process.kill()
@@ -72,6 +81,10 @@ JSON = "Content-Type: application/json\r\n"
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_what_runs_and_waits_for_no_stalled_client(server, number):
     running = connected(server, begin_of("GET", "/slow"))
+    deadline = time.monotonic() + 30
+    while not server.begun.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     stalled = [
         connected(server, begin_of("GET", "/large")),  # takes nothing of the reply
         connected(server, begin_of("POST", "/echo", JSON + "Content-Length: 9\r\n") + "{"),
@@ -81,21 +94,24 @@ def test_a_signal_finishes_what_runs_and_waits_for_no_stalled_client(server, num
     time.sleep(0.3)
     server.send_signal(number)
     begin = time.monotonic()
-    out, log = server.communicate(timeout=20)
-    assert time.monotonic() - begin < 5
+    out, log = server.communicate(timeout=60)
+    assert time.monotonic() - begin < 10
     assert (server.returncode, out, log) == (0, "ended\n", "")
     assert running.makefile("rb").read().endswith(b'"finished"')
     for client in (running, *stalled):
         client.close()
 
 
+@pytest.mark.parametrize("server", [120.0], indirect=True)
 def test_a_second_interrupt_ends_at_once(server):
+    """And not after the client that takes nothing of its reply."""
     client = connected(server, begin_of("GET", "/large"))
-    time.sleep(0.2)
-    for _ in range(2):
-        server.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-    assert server.wait(3) == 0
+    assert client.recv(1)
+    server.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert server.poll() is None
+    server.send_signal(signal.SIGINT)
+    assert server.wait(30) == 0
     client.close()
 
 
