@@ -7,6 +7,7 @@ import yaml
 
 from chatpipe.config.yaml_files import to_yaml
 from chatpipe.study.loading import load_variant
+from chatpipe.study.lookup import stored_heldout_sets
 from chatpipe.study.recipe import Recipe
 from chatpipe.study.resolving import StoreBuilder
 from tests.support.commands import invoke
@@ -99,6 +100,31 @@ def test_an_imported_variant_has_rows_set_aside_and_no_corpus(variant, tmp_path)
     reasons = [row["reason"] for row in rows if row["dataset"] == "rows"]
     assert reasons == [*BAD.values(), "duplicate"]
     assert [row["file"] for row in rows if row["dataset"] == "own"] == [str(own)]
+
+
+def test_rows_of_a_variant_that_ran_only_in_a_study_are_known(variant, tmp_path):
+    """The study's other data set decides, too, which rows of one's own are set aside."""
+    ours, others = tmp_path / "own.jsonl", tmp_path / "others.jsonl"
+    others.write_text("".join(json.dumps(row) + "\n" for row in alpaca_rows(60)[40:]))
+    ours.write_text("".join(json.dumps(row) + "\n" for row in alpaca_rows(64)[58:]))
+    settings = yaml.safe_load(variant.read_text())
+    settings["heldout"] = {"name": "own", "path": str(ours), "format": "alpaca"}
+    variant.write_text(to_yaml(settings))
+    other = tmp_path / "other.yaml"
+    settings["datasets"] = [{"name": "others", "path": str(others)}]
+    settings["split"] = {"heldout": 0.1}
+    other.write_text(to_yaml(settings))
+    mine, another = load_variant(str(variant)), load_variant(str(other))
+    recipe = Recipe([mine], StoreBuilder())
+    recipe.corpus(mine)
+    refused = invoke("show", variant, "--dropped")
+    assert refused.exit_code == 1 and "is not in the store" in refused.output
+    Recipe([mine, another], StoreBuilder()).heldout_sets()
+    of_study = [row["reason"] for row in shown_rows(variant) if row["dataset"] == "own"]
+    assert of_study and set(of_study) == {"with a prompt that is among the training rows of others"}
+    assert {name for name, _ in stored_heldout_sets(mine)} == {"rows", "own"}
+    recipe.heldout_sets()  # its own run, whose rows none of its data sets has
+    assert not [row for row in shown_rows(variant) if row["dataset"] == "own"]
 
 
 def test_the_plan_of_a_study_counts_its_rows(variant, tmp_path):

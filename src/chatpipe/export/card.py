@@ -13,8 +13,9 @@ from chatpipe.config.schema import Variant
 from chatpipe.evaluation.metrics import METRICS
 from chatpipe.evaluation.row_scores import ScoreReader
 from chatpipe.models.model_ref import ModelRef
+from chatpipe.store.artifact import Artifact
 from chatpipe.store.store import store
-from chatpipe.study.lookup import stored_scores
+from chatpipe.study.lookup import stored_heldout_sets, stored_score
 from chatpipe.training.model_card import NAME, origin, training_card
 
 TRAINING_CARD = "TRAINING.md"
@@ -118,21 +119,21 @@ def licence_note(parts: Sequence[Licence]) -> str:
 
 
 def figures(variant: Variant, model: ModelRef) -> list[Figure]:
-    """The perplexities that are stored of the model and of its base."""
-    tuned = stored_scores(variant, model)
-    base = stored_scores(variant, ModelRef(model.base))
+    """The perplexities that are stored of the model and of its base, on the same rows."""
+    listed: dict[str, Figure] = {}
+    for dataset, heldout in stored_heldout_sets(variant):
+        tuned = stored_score(variant, model, heldout)
+        if tuned and dataset not in listed:
+            base = stored_score(variant, ModelRef(model.base), heldout)
+            rows, perplexity = _perplexity(dataset, tuned)
+            base_perplexity = _perplexity(dataset, base)[1] if base else "–"
+            listed[dataset] = Figure(dataset, rows, base_perplexity, perplexity)
+    return list(listed.values())
+
+
+def _perplexity(dataset: str, scores: Artifact) -> tuple[int, str]:
+    """The number of scored rows, and the perplexity of their replies."""
     metric = METRICS["perplexity"]
-    listed = []
-    for dataset, artifact in tuned.items():
-        texts = []
-        rows = 0
-        for scores in (base.get(dataset), artifact):
-            if scores is None:
-                texts.append("–")
-                continue
-            store().fetch(scores)
-            own = ScoreReader().rows({dataset: scores}, (dataset,), metric.labels)
-            rows = len(own)
-            texts.append(f"{float(metric.measure(own.nats, own.tokens)):.3f}")
-        listed.append(Figure(dataset, rows, *texts))
-    return listed
+    store().fetch(scores)
+    rows = ScoreReader().rows({dataset: scores}, (dataset,), metric.labels)
+    return len(rows), f"{float(metric.measure(rows.nats, rows.tokens)):.3f}"

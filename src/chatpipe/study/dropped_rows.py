@@ -17,7 +17,7 @@ from chatpipe.data.row_details import row_details
 from chatpipe.formats.registry import FORMATS
 from chatpipe.store.artifact import Artifact, recorded_manifest
 from chatpipe.store.store import store
-from chatpipe.study.lookup import stored
+from chatpipe.study.lookup import own_heldout, stored
 from chatpipe.study.recipe import Recipe
 
 DROPPED = "dropped.parquet"
@@ -61,7 +61,7 @@ def _artifacts(recipe: Recipe, variant: Variant) -> Iterator[Artifact]:
         yield recipe.corpus(variant)
     if variant.heldout:
         yield recipe.examples(variant.heldout)
-        yield recipe.own_heldout(variant.heldout, variant.split)
+        yield own_heldout(recipe, variant.heldout, variant.split)
 
 
 def _files(recipe: Recipe, dataset: Dataset) -> dict[str, _File]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from chatpipe.config.schema import Dataset, Variant
+from chatpipe.config.schema import Dataset, Split, Variant
+from chatpipe.data.own_heldout import HoldOut
 from chatpipe.errors import ArtifactError, ChatpipeError
 from chatpipe.evaluation.score import Score
 from chatpipe.harness.fetch_task import FetchTask
@@ -96,15 +97,57 @@ def find_adapter(variant: Variant) -> Artifact:
     return _adapter(adapter_request(variant), variant)
 
 
-def stored_scores(variant: Variant, model: ModelRef) -> dict[str, Artifact]:
-    """Return the scores of that model on the variant's held-out sets, those that are stored."""
-    scores: dict[str, Artifact] = {}
-    with suppress(ChatpipeError):  # rows that have changed, or are gone
-        for dataset, heldout in stored(variant).heldout_sets().items():
-            artifact = store().lookup(Score.of(variant, model, heldout))
-            if artifact is not None:
-                scores[dataset] = artifact
-    return scores
+def stored_score(variant: Variant, model: ModelRef, heldout: Artifact) -> Artifact | None:
+    """Return the score of that model on those held-out rows; None where it is not stored."""
+    return store().lookup(Score.of(variant, model, heldout))
+
+
+def stored_heldout_sets(variant: Variant) -> Iterator[tuple[str, Artifact]]:
+    """Yield the name and the rows of each of the variant's held-out sets that is stored.
+
+    Held-out rows of one's own come once for every run that had them, with the variant's data sets
+    alone or with others, its own run first. None come where rows have changed, or are gone.
+    """
+    recipe = stored(variant)
+    for dataset in variant.datasets:
+        with suppress(ChatpipeError):
+            yield dataset.name, recipe.heldout(dataset, variant.split)
+    if variant.heldout:
+        with suppress(ChatpipeError):
+            for heldout in _own_heldout(recipe, variant.heldout, variant.split):
+                yield variant.heldout.name, heldout
+
+
+def own_heldout(recipe: Recipe, dataset: Dataset, split: Split) -> Artifact:
+    """Return the held-out rows of one's own that a run of the recipe's variants has: their own
+    run or, where the store has none of that, the newest run of a study that also trains on other
+    data sets.
+
+    NotStoredError says what to run first, where there is neither.
+    """
+    return next(_own_heldout(recipe, dataset, split), None) or recipe.own_heldout(dataset, split)
+
+
+def _own_heldout(recipe: Recipe, dataset: Dataset, split: Split) -> Iterator[Artifact]:
+    """Yield the held-out rows of all runs that had them: of the recipe's variants first, then of
+    studies that also train on other data sets, the newest first."""
+    with suppress(NotStoredError):
+        yield recipe.own_heldout(dataset, split)
+    examples = recipe.examples(dataset)
+    trained_on = {
+        recipe.examples(trained).key for variant in recipe.variants for trained in variant.datasets
+    }
+    of_studies = [
+        manifest
+        for manifest in store().manifests(HoldOut.kind)
+        if manifest["asked"]["examples"]["key"] == examples.key
+        and manifest["asked"]["split"] == split.model_dump(mode="json")
+        and trained_on < {part["key"] for part in manifest["asked"]["trained_on"]}
+    ]
+    for manifest in sorted(of_studies, key=lambda one: str(one["created"]), reverse=True):
+        artifact = store().find(HoldOut.kind, manifest["key"])
+        if artifact:
+            yield artifact
 
 
 def adapter_request(variant: Variant) -> Finetune | ImportAdapter:
