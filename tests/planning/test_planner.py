@@ -14,6 +14,7 @@ from chatpipe.config.prompts import CHATS, render
 from chatpipe.errors import ConfigError
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.models.memory import Device, training_flops
+from chatpipe.models.placement import this_device
 from chatpipe.models.unused_gpu import gpu_without_kernels
 from chatpipe.planning import cost, planner
 from chatpipe.planning.cost import Need, lacking_room, measured_rate
@@ -257,6 +258,34 @@ def test_the_rate_of_several_gpus_is_not_that_of_one(variant):
     trained(variant("training.seed=8"), device=LARGE.name, tokens_per_s=50.0)
     rates = [measured_rate(of_gpus(count), base).tokens_per_s for count in (1, 2)]
     assert rates == [50.0, 90.0]
+
+
+def test_the_rate_of_trainings_together_is_not_that_of_one_alone(variant):
+    base, _ = trained(
+        variant("training.seed=7"), device=LARGE.name, tokens_per_s=80.0, trained_together=4
+    )
+    upper = measured_rate(LARGE, base)
+    assert upper.tokens_per_s == 80.0
+    assert upper.basis.endswith("on this device, trained with others; alone it is slower")
+    trained(variant("training.seed=8"), device=LARGE.name, tokens_per_s=50.0)
+    trained(variant("training.seed=9"), device=LARGE.name, tokens_per_s=70.0, trained_together=2)
+    assert measured_rate(LARGE, base).tokens_per_s == 50.0
+    assert plan(variant(), LARGE).duration.tokens_per_s == 50.0
+    assert measured_rate(LARGE, base, together=True).tokens_per_s in (70.0, 80.0)  # of one second
+
+
+def test_a_group_has_the_rate_of_trainings_together(variant):
+    name = this_device(variant().quantization).name
+    trained(variant("training.seed=7"), device=name, tokens_per_s=50.0)
+    asked = [variant(f"lora.rank={rank}", "train_together=2") for rank in (2, 4)]
+    pair = [one.model_copy(update={"name": f"rank-{i}"}) for i, one in enumerate(asked)]
+    [group] = plan_study("ranks", pair).groups
+    assert group.is_upper_bound and group.seconds == pytest.approx(group.tokens / 50.0)
+    trained(variant("training.seed=8"), device=name, tokens_per_s=80.0, trained_together=2)
+    made = plan_study("ranks", pair)
+    [group] = made.groups
+    assert not group.is_upper_bound and group.seconds == pytest.approx(group.tokens / 80.0)
+    assert made.total.seconds == pytest.approx(group.tokens / 50.0)
 
 
 def of_gpus(count, name=LARGE.name):

@@ -91,7 +91,9 @@ def _sums(plan: StudyPlan) -> Iterator[str]:
 def _group(group: TrainingGroup) -> str:
     names = listed([short_cell_name(name) for name in group.variants], MOST_NAMES)
     tokens = NOT_KNOWN if group.tokens is None else f"{group.tokens:,}"
-    time = NOT_KNOWN if group.seconds is None else f"at most {in_time(group.seconds)}"
+    time = NOT_KNOWN if group.seconds is None else in_time(group.seconds)
+    if group.seconds is not None and group.is_upper_bound:
+        time = f"at most {time}"
     memory = group.memory
     peak = NOT_KNOWN
     if memory:

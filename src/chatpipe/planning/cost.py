@@ -74,23 +74,56 @@ class Rate(NamedTuple):
     basis: str
 
 
-def measured_rate(device: Device, base: Artifact) -> Rate | None:
-    """Return the rate of the newest stored adapter of that base on such a device: trained on as
-    many of them or, if there is none, on another number of GPUs, divided among these."""
-    rates: dict[int, tuple[str, float]] = {}  # by number of processes: when, tokens a second
+class _Conditions(NamedTuple):
+    """What a stored rate depends on beside base and device: the number of processes, and whether
+    the training shared its passes with others, which is faster."""
+
+    processes: int
+    together: bool
+
+
+def measured_rate(device: Device, base: Artifact, together: bool = False) -> Rate | None:
+    """Return the rate of the newest stored adapter of that base on such a device, which was trained
+    alone or, where `together`, with others; None if there is none.
+
+    If there is none that was trained on as many of these devices, the rate on another number of
+    GPUs is divided among these. Where a training alone is asked for and all were trained with
+    others, their rate is returned, and the basis says that it is an upper bound.
+    """
+    rates = _stored_rates(device, base)
+    rate = _rate(rates, device, together)
+    if rate or together:
+        return rate
+    shared = _rate(rates, device, together=True)
+    return shared and shared._replace(
+        basis=f"{shared.basis}, trained with others; alone it is slower"
+    )
+
+
+def _stored_rates(device: Device, base: Artifact) -> dict[_Conditions, tuple[str, float]]:
+    """Return when the newest adapter under each conditions was made, and its tokens a second."""
+    rates: dict[_Conditions, tuple[str, float]] = {}
     for manifest in store().manifests(Finetune.kind):
         details, created = manifest["details"], manifest["created"]
         same_base = manifest["asked"]["base"]["digest"] == base.digest
-        count = details.get("processes", 1)
+        is_together = details.get("trained_together", 1) > 1
+        conditions = _Conditions(details.get("processes", 1), is_together)
         if same_base and details.get("device") == device.name:
             entry = (created, float(details["tokens_per_s"]))
-            rates[count] = max(rates.get(count, entry), entry)
-    if device.count in rates:
+            rates[conditions] = max(rates.get(conditions, entry), entry)
+    return rates
+
+
+def _rate(
+    rates: dict[_Conditions, tuple[str, float]], device: Device, together: bool
+) -> Rate | None:
+    of_kind = {one.processes: rates[one] for one in rates if one.together is together}
+    if device.count in of_kind:
         basis = "the rate of the last adapter of this base on this device"
-        return Rate(rates[device.count][1], basis)
-    if not rates or device.kind != "cuda":
+        return Rate(of_kind[device.count][1], basis)
+    if not of_kind or device.kind != "cuda":
         return None
-    count, (_, rate) = max(rates.items(), key=lambda item: item[1])
+    count, (_, rate) = max(of_kind.items(), key=lambda item: item[1])
     basis = f"the rate of the last adapter of this base on {count} such GPUs, for {device.count}"
     return Rate(rate * device.count / count, basis)
 

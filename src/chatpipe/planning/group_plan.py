@@ -14,6 +14,7 @@ from chatpipe.models.memory import MemoryEstimate
 from chatpipe.models.passes import StepRows, largest_pass
 from chatpipe.models.placement import fit
 from chatpipe.planning.capacity import rows_of_a_planned_step
+from chatpipe.planning.cost import measured_rate
 from chatpipe.planning.result import Plan
 from chatpipe.planning.steps import DryRun
 from chatpipe.study.recipe import Recipe
@@ -29,7 +30,9 @@ class TrainingGroup(BaseModel):
     Attributes:
         variants: Their names.
         tokens: Of all of them.
-        seconds: Of all of them one after another; together they take that long or less.
+        seconds: Of all of them: at the rate of the newest adapter that was trained with others, or
+            one after another, where there is none; together they take that long or less.
+        is_upper_bound: Whether `seconds` are those one after another.
         memory: The peak while all of them are trained.
     """
 
@@ -38,6 +41,7 @@ class TrainingGroup(BaseModel):
     variants: tuple[str, ...]
     tokens: int | None
     seconds: float | None
+    is_upper_bound: bool
     memory: MemoryEstimate | None
 
 
@@ -111,10 +115,16 @@ def _planned(
     durations = [plans[name].duration for name in names]
     estimated = [duration for duration in durations if duration]
     is_complete = len(estimated) == len(names)
+    tokens = sum(duration.tokens for duration in estimated)
+    seconds = sum(duration.seconds for duration in estimated)
+    rate = measured_rate(plans[names[0]].device, requests[names[0]].base, together=True)
+    if rate:
+        seconds = tokens / rate.tokens_per_s
     return TrainingGroup(
         variants=tuple(names),
-        tokens=sum(duration.tokens for duration in estimated) if is_complete else None,
-        seconds=sum(duration.seconds for duration in estimated) if is_complete else None,
+        tokens=tokens if is_complete else None,
+        seconds=seconds if is_complete else None,
+        is_upper_bound=rate is None,
         memory=_memory(names, requests, plans),
     )
 
