@@ -194,6 +194,21 @@ def test_two_processes_answer_as_one_does(score, tiny_model_dir, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_progress_counts_every_row_once(score, processes, monkeypatch):
+    """Each row is computed twice: in the template of its training, and in the paper's."""
+    events = []
+    monkeypatch.setattr(Reporter.__init__, "__defaults__", (0.0,))  # every step is reported
+    monkeypatch.setattr(progress, "emit", lambda name, event: events.append(event))
+    monkeypatch.setenv(PROCESSES, str(processes))
+    built(score)
+    rows = score.heldout_rows().num_rows
+    assert {(event["unit"], event["total"]) for event in events} == {("rows", rows)}
+    counts = [event["done"] for event in events]
+    assert counts == sorted(counts) and counts[-1] == rows and len(set(counts)) > 5
+
+
+@pytest.mark.slow
 def test_a_part_that_fails_is_an_error_with_its_device_and_stores_nothing(score, two, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(RowBatches, "digest", lambda self: "another one")

@@ -22,7 +22,7 @@ from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions
 from chatpipe.runtime.helpers import Helper, Parts
 from chatpipe.runtime.processes import PROCESSES
-from chatpipe.runtime.progress import Reporter
+from chatpipe.runtime.progress import Report, Reporter
 from chatpipe.store.artifact import Artifact, Request
 from chatpipe.tokenization.encoder import TOO_LONG, Encoder, Tokenized, TokenizedRow
 
@@ -100,7 +100,8 @@ class Score(Request):
             batches = RowBatches.of(model, examples, self.batch_tokens)
             helpers = helpers[: len(batches.groups) - 1]
             details["processes"] = 1 + len(helpers)
-            nats = iter(in_order(self._nats(model, batches, helpers)))
+            report = _report_of_rows(encoded, batches.row_count)
+            nats = iter(in_order(self._nats(model, batches, helpers, report)))
         columns = [
             _column(kind, table, tokenized, list(islice(nats, len(tokenized.examples))))
             for kind, tokenized in encoded.items()
@@ -118,9 +119,11 @@ class Score(Request):
         """Return the adapter, if there is one."""
         return [self.adapter] if self.adapter else []
 
-    def _nats(self, model: Any, batches: RowBatches, helpers: Sequence[Helper]) -> dict[int, float]:
-        """Return the rows' values, of batches that this process and the helpers share."""
-        report, count = Reporter(batches.row_count, "rows"), 1 + len(helpers)
+    def _nats(
+        self, model: Any, batches: RowBatches, helpers: Sequence[Helper], report: Report
+    ) -> dict[int, float]:
+        """Return the examples' values, of batches that this process and the helpers share."""
+        count = 1 + len(helpers)
         requests = {
             helper: ScorePart(score=self, part=part, parts=count, batches=batches.digest())
             for part, helper in enumerate(helpers, 1)
@@ -178,8 +181,16 @@ class ScorePart(Request):
                     f"set {PROCESSES}=1."
                 )
             part = batches.part(self.part, self.parts)
-            nats = part.nats(model, Reporter(part.row_count, "rows"))
+            nats = part.nats(model, Reporter(part.row_count, "examples"))
         return {"nats": list(nats.items())}
+
+
+def _report_of_rows(encoded: Mapping[str, Tokenized], examples: int) -> Report:
+    """Return what takes how many of so many examples are computed, and reports that share of the
+    held-out rows: a row has an example for each counting, and a conversation may have several."""
+    rows = len(np.unique(np.concatenate([one.row_indices for one in encoded.values()])))
+    report = Reporter(rows, "rows")
+    return lambda done: report(done * rows // examples)
 
 
 def _column(kind: str, table: pa.Table, rows: Tokenized, nats: Sequence[float]) -> pa.Table:
