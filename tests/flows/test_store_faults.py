@@ -25,6 +25,7 @@ from chatpipe.study.export import check_target, export_directory, export_variant
 from chatpipe.study.loading import load_variant
 from chatpipe.training.checkpoints import newest_checkpoint, write_checkpoint_manifest
 from tests.store.test_store import BUILDER, Note, no_build
+from tests.support.commands import chatpipe
 from tests.support.disks import fill, make_read_only, small_disk
 
 PAGE = 4096
@@ -295,6 +296,22 @@ def test_a_disk_that_prefect_cannot_use_is_said_before_a_server_is_started(tmp_p
             check_room()
         make_read_only(place)
         with pytest.raises(
-            DiskError, match=r"\(Read-only file system\); make room, or set PREFECT"
+            DiskError, match=r"\(Read-only file system\); set PREFECT_HOME to a directory that can"
         ):
             check_room()
+
+
+def test_a_prefect_home_that_cannot_be_made_is_said_by_every_command_that_needs_it(
+    tmp_path, chatpipe_home, monkeypatch
+):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "prefect"
+    reason = f"PREFECT_HOME: {place}: Prefect's records cannot be written there (Not a directory)"
+    remedy = "set PREFECT_HOME to a directory that can be made and written to."
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    for command in (("up", "--port", "4299"), ("demo",)):
+        ended = chatpipe(*command, PREFECT_HOME=place)
+        assert ended.returncode == 1
+        assert ended.stderr.strip().splitlines()[-1] == f"{reason}; {remedy}"
+    doctor = chatpipe("doctor", PREFECT_HOME=place).stdout
+    assert reason.removeprefix("PREFECT_HOME: ") in " ".join(doctor.split())

@@ -45,7 +45,7 @@ class Share:
             return (
                 "the adapter changes too little on these prompts for a fault in its scale to show"
             )
-        return f"{100 * self.value:.1f} % of what the adapter changes (± {200 * self.error:.2g} %)"
+        return f"{100 * self.value:z.1f} % of what the adapter changes (± {200 * self.error:.2g} %)"
 
 
 def share_of(distributions: Iterable[Three]) -> Share:

@@ -8,7 +8,8 @@ from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
-from chatpipe.errors import ServiceError
+from chatpipe.errors import DiskError, ServiceError
+from chatpipe.server.prefect_disk import check_room
 
 
 def check_database() -> None:
@@ -63,8 +64,9 @@ def _is_known(revision: str) -> bool:
 
 if __name__ == "__main__":  # prints the file if it is missing
     try:
+        check_room()
         check_database()
-    except ServiceError as error:
+    except (DiskError, ServiceError) as error:
         sys.exit(str(error))
     file = database_file()
     if file and not file.exists():

@@ -136,7 +136,8 @@ def _is_listening(port: int) -> bool:
 
 
 def check_servers_database(server: Service) -> Iterator[str]:
-    """ServiceError where Prefect cannot use its database; yield a line where it was deleted.
+    """ServiceError where Prefect cannot use its database or its directory; yield a line where the
+    database was deleted.
 
     In a process of its own, because Prefect's settings must be those of the server.
     """

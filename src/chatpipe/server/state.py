@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chatpipe.diagnosis.findings import Finding, fault, ok, warning
+from chatpipe.server.prefect_disk import room_fault
 
 NAME = "Prefect server"
 
 
 def server_findings() -> Iterator[Finding]:
-    """Yield a finding for the server, and one for each of its work pools."""
+    """Yield a finding for the server, and one for each of its work pools; without a server, one
+    for the directory of Prefect's records where it is of no use."""
     from prefect.settings import PREFECT_API_URL
 
     if not PREFECT_API_URL.value():
         yield ok(NAME, "PREFECT_API_URL is not set: every command starts a server of its own")
+        if unwritable := room_fault():
+            yield fault("PREFECT_HOME", *unwritable)
         return
     from prefect.client.orchestration import get_client
 
