@@ -1,11 +1,12 @@
 """What a command says of a report."""
 
 import logging
+import re
 
 import pytest
 
 from chatpipe.cli.console import _is_shown, print_ratings, print_report
-from chatpipe.report import Report
+from chatpipe.report import Report, render_html
 from chatpipe.report.schema.ratings import JudgesRatings, RatedModel, Ratings
 from tests.report.test_report import BASE, example
 
@@ -53,6 +54,18 @@ def test_long_names_that_begin_alike_are_written_out(capsys):
     print_report(Report.model_validate_json(plain.replace('"smol-alpaca"', f'"{long}x"')))
     shown = capsys.readouterr().out
     assert "…" not in shown and shown.count("x") > 1
+
+
+def test_names_are_those_of_the_reports_page_and_of_plan(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    name = "smol-alpaca+training.learning_rate=0.0003+training.seed=1"
+    plain = example().model_dump_json().replace('"smol-alpaca"', f'"{name}"')
+    report = Report.model_validate_json(plain)
+    print_report(report)
+    shown = capsys.readouterr().out
+    short = "smol-alpaca/lr=0.0003/seed=1"
+    assert shown.count(short) == 2 and "+training" not in shown
+    assert short in re.sub(r"<wbr>|<[^>]*>", "", render_html(report))
 
 
 @pytest.mark.parametrize(("width", "has_counts"), [(80, False), (140, True)])

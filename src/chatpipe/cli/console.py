@@ -16,6 +16,7 @@ from chatpipe.errors import ChatpipeError
 from chatpipe.formats.base import counted_reasons
 from chatpipe.report import Report, bits_rows, headline_rows, ratings_text, transfer_rows
 from chatpipe.report.first_lines import first_lines, further_lines
+from chatpipe.report.names import with_short_names
 from chatpipe.store.disk_errors import as_disk_error
 from chatpipe.store.paths import home
 from chatpipe.utils.quantities import count_of
@@ -50,23 +51,38 @@ def print_report(report: Report) -> None:
         ("Transfer: bits per byte of the response", bits_rows(report)),
     ):
         if rows:
-            console.print(_table(title, rows, console.width))
+            console.print(_table(title, _with_short_names(rows, report), console.width))
     for line in (*first_lines(report), *further_lines(report), *_dropped_rows(report)):
-        console.print(visible_line(line), highlight=False, markup=False)
+        _print_line(line, report, console)
 
 
 def print_ratings(report: Report) -> None:
     """Print what people and judges say of the answers."""
     console = Console()
     for section in ratings_text.sections(report):
-        if rows := section.rows:
+        if rows := _with_short_names(section.rows, report):
             if _least_width(rows) > console.width:
                 rows = [{name: row[name] for name in RATINGS if name in row} for row in rows]
             console.print(_table(section.title, rows, console.width))
         for line in section.sentences:
-            console.print(visible_line(line), highlight=False, markup=False)
+            _print_line(line, report, console)
     if line := ratings_text.left_out(report):
         console.print(line, highlight=False, markup=False)
+
+
+def _print_line(line: str, report: Report, console: Console) -> None:
+    """Print a sentence with the names that the report's pages and `plan` have."""
+    text = visible_line(with_short_names(line, report))
+    console.print(text, highlight=False, markup=False)
+
+
+def _with_short_names(rows: list[dict[str, str]], report: Report) -> list[dict[str, str]]:
+    """Return the rows with the names that the report's pages and `plan` have."""
+
+    def short(text: str) -> str:
+        return with_short_names(text, report)
+
+    return [{short(name): short(cell) for name, cell in row.items()} for row in rows]
 
 
 def _dropped_rows(report: Report) -> Iterator[str]:
