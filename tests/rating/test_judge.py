@@ -82,7 +82,7 @@ def test_a_verdict_needs_both_orders_and_agrees_with_people_where_they_do():
     assert body["temperature"] == 0 and headers["authorization"] == "Bearer secret"
     sent = json.dumps([body for body, _ in rules.requests])
     assert not [part for model in MODELS.values() for part in model if part in sent]
-    judge = study_ratings("study", MODELS.values(), answers_of()).judges[0]
+    judge = study_ratings("study", MODELS.values(), answers_of(), {}).judges[0]
     assert (judge.judge, judge.ratings, judge.flipped) == ("a-judge", 12, 3)
     assert [model.model for model in judge.models] == list(NAMES[::-1])
     assert judge.models[0].ties == 2  # of the flipped prompt
@@ -107,12 +107,12 @@ def test_another_judge_needs_a_name_of_its_own():
         pytest.raises(ConfigError, match=r"endpoint http://.*, now http://"),
     ):
         judge_pairs(elsewhere, "study", pairs.rated, lambda _: None)
-    judges = study_ratings("study", MODELS.values(), answers_of()).judges
+    judges = study_ratings("study", MODELS.values(), answers_of(), {}).judges
     assert [(judge.judge, judge.ratings) for judge in judges] == [("a-judge", 4), ("b", 12)]
     log = RatingLog("study")  # of a version that let the newer one take the place of the older
     for pair in pairs.rated:
         log.append(elsewhere.entry(pair, verdict="tie", verdict_first="a", verdict_swapped="b"))
-    judges = study_ratings("study", MODELS.values(), answers_of()).judges
+    judges = study_ratings("study", MODELS.values(), answers_of(), {}).judges
     assert sorted(judge.ratings for judge in judges) == [4, 12, 12]
     assert sum(judge.judge.startswith("a-judge (endpoint http://") for judge in judges) == 2
 
@@ -134,14 +134,14 @@ def test_bad_replies_are_tried_twice_counted_and_tried_again_by_the_next_run():
     with judging(rule) as (judge, rules):
         judged = judge_pairs(judge, "study", pairs.rated, lambda _: None)
         assert (judged.rated, judged.failed) == (6, 6)
-        failed = study_ratings("study", MODELS.values(), answers_of()).judges[0].failed
+        failed = study_ratings("study", MODELS.values(), answers_of(), {}).judges[0].failed
         assert failed == {"HTTP 500": 3, "the reply has no verdict": 3}
         assert all(calls[prompt] == 2 for prompt in calls if "What is 1" in prompt)
         rules.rule, asked = longer, len(rules.requests)
         judged = judge_pairs(judge, "study", pairs.rated, lambda _: None)
         assert (judged.before, judged.rated, judged.failed) == (6, 6, 0)
         assert len(rules.requests) - asked == 12
-    judge = study_ratings("study", MODELS.values(), answers_of()).judges[0]
+    judge = study_ratings("study", MODELS.values(), answers_of(), {}).judges[0]
     assert judge.failed == {} and judge.ratings == 12
 
 

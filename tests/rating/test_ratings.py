@@ -121,7 +121,7 @@ def test_figures_are_those_of_the_ratings():
     session = Session("study", pairs_of())
     rate_by_name(session, "Ada", NAMES, correct=5)
     rate_by_name(session, "Grace", NAMES)
-    ratings = study_ratings("study", MODELS.values(), answers_of())
+    ratings = study_ratings("study", MODELS.values(), answers_of(), {})
     people = ratings.people
     assert (people.ratings, people.pairs, people.prompts) == (24, 12, 4)
     assert [model.model for model in people.models] == list(NAMES)
@@ -139,13 +139,29 @@ def test_figures_are_those_of_the_ratings():
     assert people.position.decided == 24 and 8 <= people.position.first <= 16
 
 
+def test_ratings_of_seeds_are_pooled_without_those_of_two_of_them():
+    session = Session("study", pairs_of())
+    rate_by_name(session, "Ada", NAMES)
+    rate_by_name(session, "Grace", [NAMES[2], *NAMES[:2]])
+    configurations = {"seeds": NAMES[:2], "alone": NAMES[2:]}
+    people = study_ratings("study", MODELS.values(), answers_of(), configurations).people
+    assert {(model.model, model.ratings) for model in people.models} == {(n, 16) for n in NAMES}
+    pooled = {each.model: each for each in people.configurations}
+    assert {name: each.models for name, each in pooled.items()} == {"seeds": 2, "alone": 1}
+    for each in pooled.values():  # two pairs on each of four prompts, by two raters
+        assert (each.ratings, each.wins, each.losses, each.win_rate) == (16, 8, 8, 0.5)
+        assert each.strength == pytest.approx(0)
+    alone = study_ratings("study", MODELS.values(), answers_of(), {"alone": NAMES[2:]}).people
+    assert alone.configurations == [] and alone.models == people.models
+
+
 def test_ratings_of_a_model_that_was_trained_again_are_left_out_and_counted():
     session = Session("study", pairs_of(prompts=2))
     rate_by_name(session, "Ada", NAMES)
     models = {**MODELS, NAMES[0]: Model(NAMES[0], "another digest")}
-    ratings = study_ratings("study", models.values(), answers_of(2))
+    ratings = study_ratings("study", models.values(), answers_of(2), {})
     assert ratings.people.ratings == 2 and ratings.left_out == {CHANGED: 4}
-    assert study_ratings("another study", models.values(), answers_of(2)) is None
+    assert study_ratings("another study", models.values(), answers_of(2), {}) is None
 
 
 def test_changed_answers_are_rated_again_and_ratings_of_the_old_ones_left_out_and_counted():
@@ -154,11 +170,11 @@ def test_changed_answers_are_rated_again_and_ratings_of_the_old_ones_left_out_an
     answers = [first.model_copy(update={"text": "It is 7."}), *others]
     session = Session("study", make_pairs(MODELS, answers, 0), seed=1)  # of the same rater
     assert session.state("Ada")["done"] == 4 and session.counts() == {"Ada": 4}
-    ratings = study_ratings("study", MODELS.values(), answers)
+    ratings = study_ratings("study", MODELS.values(), answers, {})
     assert ratings.people.ratings == 4 and ratings.left_out == {CHANGED_ANSWERS: 2}
     rate_by_name(session, "Ada", NAMES)
     for known in (answers, []):  # those to the prompts of a file are in no report
-        ratings = study_ratings("study", MODELS.values(), known)
+        ratings = study_ratings("study", MODELS.values(), known, {})
         assert ratings.people.ratings == 6 and ratings.left_out == {CHANGED_ANSWERS: 2}
 
 

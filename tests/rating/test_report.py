@@ -22,6 +22,7 @@ from chatpipe.rating.results import study_ratings
 from chatpipe.rating.session import Judgement, Session
 from chatpipe.report.build import build_report
 from chatpipe.report.ratings_text import sections
+from chatpipe.report.schema.ratings import RatedConfiguration
 from chatpipe.statistics.shares import wilson
 from chatpipe.study.export import report_directory
 from tests.support.commands import invoke
@@ -46,7 +47,7 @@ def rated(tmp_path_factory):
             Model(m.name, m.adapter.digest if m.adapter else m.base_model) for m in request.models
         ]
         assert set(models) == set(models_of(report).values())
-        yield request, study_ratings(request.study, models, report.answers)
+        yield request, study_ratings(request.study, models, report.answers, {})
 
 
 def test_the_report_has_a_section_of_ratings_where_there_are_any(rated):
@@ -86,6 +87,24 @@ def test_a_model_that_nobody_rated_is_in_the_table(rated):
     rows = next(sections(build_report(request.model_copy(update={"ratings": of_some})))).rows
     assert [row["Ratings"] for row in rows][-1] == "0" and rows[-1]["Win rate"] == "—"
     assert len(rows) == len(ratings.people.models) and rows[-1].keys() == rows[0].keys()
+
+
+def test_pooled_seeds_stand_before_the_models(rated):
+    request, ratings = rated
+    pooled = [
+        RatedConfiguration(**{**model.model_dump(), "model": f"pool-{place}"}, models=2)
+        for place, model in enumerate(ratings.people.models)
+    ]
+    people = ratings.people.model_copy(update={"configurations": pooled})
+    with_pools = ratings.model_copy(update={"people": people})
+    report = build_report(request.model_copy(update={"ratings": with_pools}))
+    first, second = sections(report)
+    assert [row["Model"] for row in first.rows] == [each.model for each in pooled]
+    assert {row["Seeds"] for row in first.rows} == {"2"} and "Seeds" not in second.rows[0]
+    assert first.title == "Ratings by people, seeds of a variant pooled"
+    for page in (contract.render_html(report), contract.render_markdown(report)):
+        assert first.title in page and first.sentences[0] in page
+    assert [section.title for section in sections(build_report(request))] == []
 
 
 def test_a_request_without_ratings_has_the_key_that_it_had(rated):

@@ -59,7 +59,7 @@ def test_a_judge_that_always_prefers_the_first_is_seen_to(judge_dir, chatpipe_ho
             with pytest.raises(ServiceError, match="the key is not accepted"):
                 judge_pairs(Judge(judge.url, base, name="b"), "study", pairs.rated, lambda _: None)
     assert (judged.rated, judged.failed) == (6, 0)
-    ratings = study_ratings("study", MODELS.values(), answers_of(2))
+    ratings = study_ratings("study", MODELS.values(), answers_of(2), {})
     [figures] = ratings.judges
     assert (figures.ratings, figures.flipped, figures.failed) == (6, 6, {})
     assert (figures.position.first, figures.position.decided) == (12, 12)

@@ -38,7 +38,7 @@ HEADLINE = (
     "Difference from base",
     "Training time",
 )
-RATINGS = ("Model", "Ratings", "Win rate", "Strength", "Correctness (1–5)")
+RATINGS = ("Model", "Seeds", "Ratings", "Win rate", "Strength", "Correctness (1–5)")
 
 
 def print_report(report: Report) -> None:

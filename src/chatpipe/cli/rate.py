@@ -219,7 +219,14 @@ def _print_results(name: str, report: Report, as_json: bool) -> None:
     from chatpipe.rating.pairs import models_of
     from chatpipe.rating.results import study_ratings
 
-    ratings: Any = study_ratings(name, models_of(report).values(), report.answers)
+    generation = {model.name: model.generation for model in report.models}
+    configurations = {
+        each.name: each.models
+        for each in report.configurations
+        if all(generation[name] == generation[each.models[0]] for name in each.models)
+    }
+    models = models_of(report).values()
+    ratings: Any = study_ratings(name, models, report.answers, configurations)
     if ratings is None:
         raise ConfigError([f"{name}: has no ratings yet; rate with `chatpipe rate {name}`."])
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from chatpipe.rating.entries import Entries, Entry, RatingLog, Verdict, failures, valid_ratings
 from chatpipe.rating.pairs import Model, prompt_digest
@@ -13,6 +13,7 @@ from chatpipe.report.schema.ratings import (
     JudgesRatings,
     PeoplesRatings,
     PositionBias,
+    RatedConfiguration,
     RatedModel,
     RaterAgreement,
     RaterCount,
@@ -35,10 +36,18 @@ CHANGED = "of models that were trained again or are not in the report"
 CHANGED_ANSWERS = "of answers that have changed since"
 
 
-def study_ratings(study: str, models: Iterable[Model], answers: Iterable[Answer]) -> Ratings | None:
+Configurations = Mapping[str, Sequence[str]]  # its name → the names of its models
+
+
+def study_ratings(
+    study: str, models: Iterable[Model], answers: Iterable[Answer], configurations: Configurations
+) -> Ratings | None:
     """Return the figures of a study's ratings of these models; None where nothing was rated.
 
-    answers: those of the models to the study's panel, which is read only where there are ratings.
+    Args:
+        answers: Those of the models to the study's panel, which is read only where there are
+            ratings.
+        configurations: Models whose ratings are also pooled, as they differ by seed alone.
     """
     entries = RatingLog(study).entries()
     ratings, failed = valid_ratings(entries), failures(entries)
@@ -56,8 +65,10 @@ def study_ratings(study: str, models: Iterable[Model], answers: Iterable[Answer]
         CHANGED_ANSWERS: len(of_present) - len(counted),
     }
     return Ratings(
-        people=_of_people(people) if people else None,
-        judges=_of_judges([entry for entry in counted if entry.kind == "model"], failed, people),
+        people=_of_people(people, configurations) if people else None,
+        judges=_of_judges(
+            [entry for entry in counted if entry.kind == "model"], failed, people, configurations
+        ),
         left_out={reason: number for reason, number in left_out.items() if number},
     )
 
@@ -84,7 +95,9 @@ def _is_present(entry: Entry, texts: Texts) -> bool:
     return all(text in texts[entry.prompt, model] for (model, _), text in pairs)
 
 
-def _of_judges(ratings: Entries, failed: Entries, people: Entries) -> list[JudgesRatings]:
+def _of_judges(
+    ratings: Entries, failed: Entries, people: Entries, configurations: Configurations
+) -> list[JudgesRatings]:
     """Return the figures of every judge. Two of one name, of a time when that was possible, stand
     apart by what they are."""
     judges = sorted({(e.rater, e.judge) for e in (*ratings, *failed)}, key=repr)
@@ -92,18 +105,19 @@ def _of_judges(ratings: Entries, failed: Entries, people: Entries) -> list[Judge
     figures = []
     for rater, judge in judges:
         settings = "; ".join(f"{name} {value}" for name, value in judge)
-        figures.append(
-            _of_judge(
-                rater if names[rater] == 1 else f"{rater} ({settings})",
-                [entry for entry in ratings if (entry.rater, entry.judge) == (rater, judge)],
-                [entry for entry in failed if (entry.rater, entry.judge) == (rater, judge)],
-                people,
-            )
+        own = [entry for entry in ratings if (entry.rater, entry.judge) == (rater, judge)]
+        of_judge = _of_judge(
+            rater if names[rater] == 1 else f"{rater} ({settings})",
+            own,
+            [entry for entry in failed if (entry.rater, entry.judge) == (rater, judge)],
+            people,
         )
+        pooled = rated_configurations(own, configurations)
+        figures.append(of_judge.model_copy(update={"configurations": pooled}))
     return figures
 
 
-def _of_people(ratings: Entries) -> PeoplesRatings:
+def _of_people(ratings: Entries, configurations: Configurations) -> PeoplesRatings:
     raters = Counter(entry.rater for entry in ratings)
     return PeoplesRatings(
         raters=[RaterCount(name=name, ratings=n) for name, n in sorted(raters.items())],
@@ -111,6 +125,7 @@ def _of_people(ratings: Entries) -> PeoplesRatings:
         pairs=len({entry.pair for entry in ratings}),
         prompts=len({entry.prompt for entry in ratings}),
         models=rated_models(ratings),
+        configurations=rated_configurations(ratings, configurations),
         alpha=_agreement(krippendorff_alpha(_verdicts(ratings), CATEGORIES)),
         correctness_alpha=_agreement(
             krippendorff_alpha(_correctness(ratings), range(1, 6), "ordinal")
@@ -175,6 +190,36 @@ def rated_models(ratings: Sequence[Entry]) -> list[RatedModel]:
         for name, index in place.items()
     ]
     return sorted(models, key=lambda model: (-model.strength, model.model))
+
+
+def rated_configurations(
+    ratings: Sequence[Entry], configurations: Configurations
+) -> list[RatedConfiguration]:
+    """Return the figures of every configuration that was rated, with the ratings of its models
+    pooled, and of every base, the strongest one first; nothing where no configuration has several
+    models that were rated.
+
+    Ratings of two models of one configuration say nothing of it, and are left out.
+    """
+    names = {model: name for name, models in configurations.items() for model in models}
+    rated = {name for entry in ratings for name, _ in entry.models}
+    counts = Counter(names.get(model, model) for model in rated)
+    if max(counts.values(), default=0) < 2:
+        return []
+    pooled = [
+        entry.model_copy(
+            update={
+                "model_a": names.get(entry.model_a, entry.model_a),
+                "model_b": names.get(entry.model_b, entry.model_b),
+            }
+        )
+        for entry in ratings
+    ]
+    between = [entry for entry in pooled if entry.model_a != entry.model_b]
+    return [
+        RatedConfiguration(**of_one.model_dump(), models=counts[of_one.model])
+        for of_one in rated_models(between)
+    ]
 
 
 def _counts(ratings: Iterable[Entry]) -> dict[str, Counter[str]]:

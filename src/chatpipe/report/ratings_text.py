@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from chatpipe.report import formatting as show
 from chatpipe.report.schema import Report
-from chatpipe.report.schema.ratings import JudgesRatings, PeoplesRatings, PositionBias, RatedModel
+from chatpipe.report.schema.ratings import (
+    JudgesRatings,
+    PeoplesRatings,
+    PositionBias,
+    RatedConfiguration,
+    RatedModel,
+)
 from chatpipe.utils.quantities import in_per_cent
 from chatpipe.utils.texts import counted, join, translate
 
@@ -16,6 +22,11 @@ READING = (
     "chance. The win rate is the share of wins and half the ties; two bad answers count as a tie. "
     "Strength is Bradley and Terry's, in log odds, with a mean of zero over the models: a model "
     "that is stronger by 1 is preferred in 73 % of comparisons. Intervals are 95 %, over prompts."
+)
+POOLED = (
+    "Models that differ by the seed of training alone are one variant here; ratings of two of them "
+    "are left out. The intervals are over prompts, and do not have how far other seeds would "
+    "differ."
 )
 FEW_PROMPTS = 10
 Rows = list[dict[str, str]]
@@ -41,12 +52,27 @@ def sections(report: Report) -> Iterator[Section]:
         return
     if people := report.ratings.people:
         title = translate("Ratings by people")
+        yield from _pooled(title, people.configurations)
         sentences = [*_of_people(people), *_without_intervals(people.models)]
         yield Section(title, _rows(people.models, report), sentences)
     for judge in report.ratings.judges:
         title = translate("Ratings by the model {judge}", judge=judge.judge)
+        yield from _pooled(title, judge.configurations)
         sentences = [*_of_judge(judge), *_without_intervals(judge.models)]
         yield Section(title, _rows(judge.models, report), sentences)
+
+
+def _pooled(title: str, configurations: list[RatedConfiguration]) -> Iterator[Section]:
+    """Yield the ratings of configurations, where the models of one differ by seed."""
+    if not configurations:
+        return
+    has_correctness = any(each.correctness_ratings for each in configurations)
+    rows = []
+    for each in configurations:
+        model, *others = _row(each, has_correctness).items()
+        rows.append(dict([model, ("Seeds", show.count(each.models)), *others]))
+    sentences = [translate(POOLED), *_without_intervals(configurations)]
+    yield Section(translate("{title}, seeds of a variant pooled", title=title), rows, sentences)
 
 
 def left_out(report: Report) -> str:
@@ -120,7 +146,7 @@ def _of_people(people: PeoplesRatings) -> Iterator[str]:
     yield from _order(people.position)
 
 
-def _without_intervals(models: list[RatedModel]) -> Iterator[str]:
+def _without_intervals(models: Sequence[RatedModel]) -> Iterator[str]:
     """Say which figures have no interval, and why."""
     no_rate = [model.model for model in models if model.low is None]
     no_strength = [

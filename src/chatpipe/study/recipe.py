@@ -31,6 +31,7 @@ from chatpipe.rating.pairs import Model as RatedName
 from chatpipe.rating.results import study_ratings
 from chatpipe.report import Answer
 from chatpipe.report.build import MakeReport, panel_answers
+from chatpipe.report.configurations import configurations
 from chatpipe.report.measured import Measured
 from chatpipe.sources.base_files import has_chat_template
 from chatpipe.sources.fetch import FetchModel
@@ -84,7 +85,12 @@ class Recipe:
             heldout=heldout,
             missing=self.resolver.missing(),
             notes=tuple(own.notes),
-            ratings=study_ratings(study, map(_rated, results), _stored_answers(results)),
+            ratings=study_ratings(
+                study,
+                map(_rated, results),
+                _stored_answers(results),
+                _rated_together(results),
+            ),
         )
 
     def models(self, own: OwnTemplateBases) -> list[StudyModel]:
@@ -306,6 +312,15 @@ class Recipe:
 def _rated(model: Measured) -> RatedName:
     """Return the model as ratings name it."""
     return RatedName(model.name, model.adapter.digest if model.adapter else model.base_model)
+
+
+def _rated_together(results: Sequence[Measured]) -> dict[str, list[str]]:
+    """Return the models of each configuration that write their answers with the same settings."""
+    return {
+        name: [model.name for model in models]
+        for name, models in configurations(results).items()
+        if len({model.variant.generation.model_dump_json() for model in models}) == 1
+    }
 
 
 def _stored_answers(results: Iterable[Measured]) -> Iterator[Answer]:

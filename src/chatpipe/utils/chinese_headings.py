@@ -248,6 +248,13 @@ HEADINGS = {
         "区间为 95 %，对提示词计算。"
     ),
     "Ratings by people": "人工评分",
+    "{title}, seeds of a variant pooled": "{title}（合并同一变体的各个种子）",
+    "Models that differ by the seed of training alone are one variant here; ratings of two of them "
+    "are left out. The intervals are over prompts, and do not have how far other seeds would "
+    "differ.": (
+        "只在训练种子上不同的模型在这里算作一个变体；其中两个模型之间的评分不计入。"
+        "区间是对提示词而言的，不包括换用其他种子会带来的差异。"
+    ),
     "Without an interval, as rated on one prompt only: {names}.": "没有区间，因为只在一个提示词上被评分：{names}。",
     "Without an interval of the strength, as every prompt has the same win rate: {names}.": (
         "强度没有区间，因为每个提示词上的胜率都相同：{names}。"

@@ -32,6 +32,17 @@ class RatedModel(Contract):
     correctness_ratings: int = 0
 
 
+class RatedConfiguration(RatedModel):
+    """The same of a configuration, or of a base: the ratings of its models, which differ by the
+    seed of training alone, pooled. model: its name. models: how many of it were rated.
+
+    Ratings of two models of one configuration are left out. Intervals are over prompts: they do not
+    have how far other seeds would differ.
+    """
+
+    models: int
+
+
 class RaterCount(Contract):
     """A rater and the number of ratings."""
 
@@ -61,13 +72,15 @@ class PositionBias(Contract):
 
 class PeoplesRatings(Contract):
     """Blind ratings by people. alpha: Krippendorff's, of the verdicts (nominal); correctness_alpha:
-    of correctness from 1 to 5 (ordinal)."""
+    of correctness from 1 to 5 (ordinal). configurations: empty where none has several models that
+    were rated."""
 
     raters: list[RaterCount]
     ratings: int
     pairs: int
     prompts: int
     models: list[RatedModel]
+    configurations: list[RatedConfiguration] = Field([])
     alpha: RaterAgreement
     correctness_alpha: RaterAgreement
     position: PositionBias | None
@@ -78,7 +91,8 @@ class JudgesRatings(Contract):
 
     flipped: pairs of which the verdict changed with the order; they count as ties. failed: reason →
     pairs without a verdict. agreed, compared: pairs with the verdict of most people, of those that
-    people rated; kappa: Cohen's, of the same.
+    people rated; kappa: Cohen's, of the same. configurations: empty where none has several models
+    that were rated.
     """
 
     judge: str
@@ -87,6 +101,7 @@ class JudgesRatings(Contract):
     flipped: int
     failed: dict[str, int]
     models: list[RatedModel]
+    configurations: list[RatedConfiguration] = Field([])
     position: PositionBias | None
     agreed: int
     compared: int
