@@ -23,6 +23,7 @@ from chatpipe.planning.result import Plan
 from chatpipe.planning.study_plan import plan_study
 from chatpipe.planning.summary import cost_rows, summary
 from chatpipe.planning.token_stats import histogram
+from chatpipe.store.paths import home
 from chatpipe.store.store import store
 from chatpipe.study.lookup import find_adapter
 from chatpipe.study.variants import parse_variant
@@ -351,6 +352,8 @@ def test_the_embedded_base_is_a_download_of_known_size_before_the_first_run(vari
     made = plan(variant(base="smollm2-135m-instruct"), LARGE)
     [base] = [step for step in made.steps if step.kind == "base-model"]
     assert base.state == "download" and 80 * 2**20 < base.bytes < 100 * 2**20
+    parts = [need for need in made.disk if need.what.startswith("base model")]
+    assert len(parts) == 2 and {need.path for need in parts} == {home()}  # nothing in HF_HOME
     assert made.tokens is None and made.data.exact and not made.faults
     notes = "if it has a chat template of its own, the report has a row for it"
     assert any(notes in note for note in made.notes)

@@ -119,7 +119,8 @@ class Capacity:
 
 def _of_base(base: BaseModelRef, upstream: SourceMetadata) -> Iterator[Need]:
     of = base.model_dump_json()
-    yield Need(what="base model", of=of, path=hub_cache(), bytes=upstream.download_bytes or 0)
+    fetched_to = home() if upstream.is_fetched_to_store else hub_cache()
+    yield Need(what="base model", of=of, path=fetched_to, bytes=upstream.download_bytes or 0)
     yield Need(what="base model, unpacked", of=of, path=home(), bytes=upstream.unpacked_bytes)
 
 

@@ -37,6 +37,7 @@ class SourceMetadata(BaseModel):
     download_bytes: int | None = None  # still to be fetched; None if unknown
     files_bytes: int | None = None  # of all files, cached ones included
     unpacked_bytes: int = 0  # written to the store beside the download
+    is_fetched_to_store: bool = False  # the download itself, too, and not to the hub's cache
     unknown: str | None = None  # one sentence: why there is no directory
     repo: str | None = None  # of a data set: the source that would be taken
     instead_of: tuple[str, ...] = ()  # why the sources before that one are not
@@ -60,7 +61,11 @@ def base_metadata(base: BaseModelRef) -> SourceMetadata:
             "fetched yet, so its tokenizer and shapes are not known before the first run."
         )
         return SourceMetadata(
-            download_bytes=size, files_bytes=size, unpacked_bytes=unpacked, unknown=why
+            download_bytes=size,
+            files_bytes=size,
+            unpacked_bytes=unpacked,
+            is_fetched_to_store=True,
+            unknown=why,
         )
     return hub_model(base.repo, base.revision)
 
