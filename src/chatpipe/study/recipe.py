@@ -14,7 +14,7 @@ it can be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from chatpipe.config.schema import Dataset, Split, Variant
@@ -27,19 +27,15 @@ from chatpipe.generation.ask import Ask
 from chatpipe.harness.answer_length import check_answer_lengths
 from chatpipe.harness.fetch_task import FetchTask, task_name
 from chatpipe.models.model_ref import ModelRef
-from chatpipe.rating.pairs import Model as RatedName
-from chatpipe.rating.results import study_ratings
-from chatpipe.report import Answer
-from chatpipe.report.build import MakeReport, panel_answers
-from chatpipe.report.configurations import configurations
+from chatpipe.report.build import MakeReport
 from chatpipe.report.measured import Measured
 from chatpipe.sources.base_files import has_chat_template
 from chatpipe.sources.fetch import FetchModel
 from chatpipe.sources.hub_splits import FindSplits, ReadSplit, is_hub_split
 from chatpipe.sources.saved_rows import rows_request
 from chatpipe.store.artifact import Artifact, Request
-from chatpipe.store.store import store
 from chatpipe.study.base_names import base_names, own_template_names
+from chatpipe.study.measured_ratings import ratings_of
 from chatpipe.study.resolving import Job, Resolver, Step
 from chatpipe.study.study_model import OwnTemplateBases, StudyModel
 from chatpipe.study.template_check import (
@@ -85,12 +81,7 @@ class Recipe:
             heldout=heldout,
             missing=self.resolver.missing(),
             notes=tuple(own.notes),
-            ratings=study_ratings(
-                study,
-                map(_rated, results),
-                _stored_answers(results),
-                _rated_together(results),
-            ),
+            ratings=ratings_of(study, results),
         )
 
     def models(self, own: OwnTemplateBases) -> list[StudyModel]:
@@ -307,30 +298,6 @@ class Recipe:
             )
             for variant in self.variants
         }
-
-
-def _rated(model: Measured) -> RatedName:
-    """Return the model as ratings name it."""
-    return RatedName(model.name, model.adapter.digest if model.adapter else model.base_model)
-
-
-def _rated_together(results: Sequence[Measured]) -> dict[str, list[str]]:
-    """Return the models of each configuration that write their answers with the same settings."""
-    return {
-        name: [model.name for model in models]
-        for name, models in configurations(results).items()
-        if len({model.variant.generation.model_dump_json() for model in models}) == 1
-    }
-
-
-def _stored_answers(results: Iterable[Measured]) -> Iterator[Answer]:
-    """Yield the models' answers to the panel, as far as they are stored."""
-    for model in results:
-        artifacts = [model.generations, *model.row_answers.values()]
-        if not any(artifact.is_pending for artifact in artifacts):
-            for artifact in artifacts:
-                store().fetch(artifact)
-            yield from panel_answers(model)
 
 
 def _has_chat_template(base: Artifact) -> bool:

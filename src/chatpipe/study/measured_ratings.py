@@ -1,0 +1,45 @@
+"""The ratings of a study's models, for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from chatpipe.rating.pairs import Model
+from chatpipe.rating.results import study_ratings
+from chatpipe.report import Answer, Ratings
+from chatpipe.report.build import panel_answers
+from chatpipe.report.configurations import configurations
+from chatpipe.report.measured import Measured
+from chatpipe.store.store import store
+
+
+def ratings_of(study: str, results: Sequence[Measured]) -> Ratings | None:
+    """Return the figures of the study's ratings of these models, as they are and answer now; None
+    where nothing was rated."""
+    return study_ratings(
+        study, map(_rated, results), _stored_answers(results), _rated_together(results)
+    )
+
+
+def _rated(model: Measured) -> Model:
+    """Return the model as ratings name it."""
+    return Model(model.name, model.adapter.digest if model.adapter else model.base_model)
+
+
+def _rated_together(results: Sequence[Measured]) -> dict[str, list[str]]:
+    """Return the models of each configuration that write their answers with the same settings."""
+    return {
+        name: [model.name for model in models]
+        for name, models in configurations(results).items()
+        if len({model.variant.generation.model_dump_json() for model in models}) == 1
+    }
+
+
+def _stored_answers(results: Iterable[Measured]) -> Iterator[Answer]:
+    """Yield the models' answers to the panel, as far as they are stored."""
+    for model in results:
+        artifacts = [model.generations, *model.row_answers.values()]
+        if not any(artifact.is_pending for artifact in artifacts):
+            for artifact in artifacts:
+                store().fetch(artifact)
+            yield from panel_answers(model)
