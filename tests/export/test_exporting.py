@@ -268,3 +268,4 @@ def test_the_share_of_an_adapter_is_found_below_rounding(trained):
         assert share.value == pytest.approx(scale, abs=4 * share.error)
     nothing = effect.share_of([(base, here, base)])
     assert not nothing.is_known and "too little" in nothing.words()
+    assert effect.Share(-1e-5, 1e-4).words().startswith("0.0 % of what")  # zero has no sign
