@@ -40,7 +40,7 @@ from chatpipe.diagnosis.self_check import check_kernels
 from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import written_ids
 from chatpipe.generation.rows import RowRequest
-from chatpipe.kernels.switch import KERNELS, VARIABLE
+from chatpipe.kernels.switch import BY_DEFAULT, VARIABLE
 from chatpipe.models.devices import peak_memory_bytes
 from chatpipe.models.lora import with_adapter
 from chatpipe.models.memory import Batch, estimate, training_flops
@@ -241,7 +241,11 @@ def measure_all(card: Card, long: int = 2048, new_tokens: int = 64) -> list[Resu
     one = rows_of(1, long)
 
     def without(kernel: str) -> Result:
-        with kernels(",".join(name for name in KERNELS if name != kernel)):
+        with kernels(",".join(BY_DEFAULT - {kernel})):
+            return card.train(short)
+
+    def compiled() -> Result:
+        with kernels(",".join(BY_DEFAULT - {"liger"} | {"compile"})):
             return card.train(short)
 
     def off() -> Result:
@@ -259,6 +263,7 @@ def measure_all(card: Card, long: int = 2048, new_tokens: int = 64) -> list[Resu
     )
     for kernel in ON_GPUS:
         card.measure(f"short rows, NF4, without {kernel}", lambda k=kernel: without(k))
+    card.measure("short rows, NF4, compile instead of liger", installed("triton", compiled))
     card.measure("short rows, NF4, no kernel", off)
     card.measure(
         "short rows, NF4, transformers' Trainer",

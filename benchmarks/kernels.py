@@ -27,7 +27,7 @@ from chatpipe.config.prompts import template
 from chatpipe.config.schema import Evaluation, Generation, Quantization
 from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import complete
-from chatpipe.kernels.switch import KERNELS, VARIABLE, recorded_kernels
+from chatpipe.kernels.switch import BY_DEFAULT, KERNELS, VARIABLE, recorded_kernels
 from chatpipe.models.devices import peak_memory_bytes
 from chatpipe.models.loading import load_fast_base, load_tokenizer
 from chatpipe.runtime.environment import prepare
@@ -35,7 +35,7 @@ from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.encoder import Encoder
 from chatpipe.training.trainer import batch_training
 
-CONTENDERS = ("auto", "off", *KERNELS)
+CONTENDERS = ("auto", "off", *filter(BY_DEFAULT.__contains__, KERNELS))
 PARTS = ("training", "scoring", "answers")
 PROMPTS, NEW_TOKENS = 12, 16
 
@@ -44,7 +44,7 @@ def value_of(contender: str) -> str:
     """What the variable is set to: all kernels but that one."""
     if contender in ("auto", "off"):
         return contender
-    return ",".join(name for name in KERNELS if name != contender)
+    return ",".join(BY_DEFAULT - {contender})
 
 
 def run(name: str, options: argparse.Namespace) -> harness.Result:

@@ -45,7 +45,7 @@ from chatpipe.generation.batch import complete
 from chatpipe.generation.rows import RowRequest
 from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.kernels import liger
-from chatpipe.kernels.switch import KERNELS, recorded_kernels
+from chatpipe.kernels.switch import BY_DEFAULT, recorded_kernels
 from chatpipe.models import devices, inference, sharding, streaming
 from chatpipe.models.loading import load_fast_base, load_tokenizer
 from chatpipe.models.memory import Batch
@@ -66,7 +66,7 @@ from tests.support.tiny import tiny_model
 
 AMPERE, TURING = (8, 9), (7, 5)  # the one computes in bfloat16, the other in float16
 # Where a card has no room for the dequantized base.
-IN_4_BITS = ",".join(kernel for kernel in KERNELS if kernel != "dequantize")
+IN_4_BITS = ",".join(BY_DEFAULT - {"dequantize"})
 ALWAYS_IN_4_BITS = ("train, little memory", "stream")
 LITTLE = 710 << 20  # of which the estimate gives most to CUDA itself
 PROMPTS = ("How are you?", "The quick brown fox jumps over the lazy dog.", "Why?")

@@ -87,7 +87,7 @@ def compared(config: Any) -> dict[str, Any]:
     with (
         mock.patch.multiple(liger, _is_on_gpu=lambda _: True, **calls),
         recorded_kernels() as kernels,
-        liger.fused_layers(adapted),
+        liger.liger_layers(adapted),
     ):
         of_liger = loss_and_gradients(adapted)
     again = loss_and_gradients(adapted)

@@ -8,7 +8,7 @@ from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.errors import ConfigError
 from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import complete
-from chatpipe.kernels.switch import KERNELS, VARIABLE, enabled_kernels, recorded_kernels
+from chatpipe.kernels.switch import BY_DEFAULT, KERNELS, VARIABLE, enabled_kernels, recorded_kernels
 from chatpipe.models.loading import load_fast_base, load_tokenizer
 from chatpipe.models.lora import with_adapter
 from chatpipe.packing.batching import PACKED, PADDED, batching_for
@@ -38,15 +38,26 @@ def test_a_value_that_names_no_kernel_is_refused_in_one_sentence(monkeypatch, va
         enabled_kernels()
 
 
+def test_compile_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv(VARIABLE, "auto,compile")
+    [fault] = variable_faults()
+    assert fault.startswith(f"{VARIABLE}=auto,compile: compile needs a C++ compiler, and there is")
+    monkeypatch.setenv(VARIABLE, "auto")
+    assert variable_faults() == []
+
+
 def test_auto_is_all_off_is_none_and_names_are_those(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert enabled_kernels() == KERNELS.keys()
+    assert enabled_kernels() == BY_DEFAULT
     monkeypatch.setenv(VARIABLE, "auto")
-    assert enabled_kernels() == KERNELS.keys()
+    assert enabled_kernels() == BY_DEFAULT
     monkeypatch.setenv(VARIABLE, "off")
     assert enabled_kernels() == set()
     monkeypatch.setenv(VARIABLE, "packing, cross_entropy")
     assert enabled_kernels() == {"packing", "cross_entropy"}
+    monkeypatch.setenv(VARIABLE, "auto,compile")
+    assert enabled_kernels() == BY_DEFAULT | {"compile"}
 
 
 def rows():
@@ -118,7 +129,7 @@ def test_each_kernel_has_the_figures_of_none(kernel, reference, tiny_model_dir, 
 def test_all_together_have_the_figures_of_none(reference, tiny_model_dir, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     found = figures(tiny_model_dir)
-    assert found[-1] >= DETERMINISTIC - {"concurrency"}
+    assert found[-1] >= DETERMINISTIC - {"concurrency", "compile"}
     assert_equal(found, reference)
 
 

@@ -1,5 +1,5 @@
-"""Every kernel against the plain path, on this machine's device: a tiny model's training step,
-scores and answers.
+"""Every kernel against the plain path, on this machine's device: a training step, scores and
+answers of tiny models.
 
 The bound is the plain path's own rounding: how far its numbers in the device's type are from those
 in float32.
@@ -25,7 +25,13 @@ from chatpipe.generation.batch import written_ids
 from chatpipe.generation.rows import RowRequest
 from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.kernels import switched_off
-from chatpipe.kernels.switch import KERNELS, VARIABLE, recorded_kernels
+from chatpipe.kernels.switch import (
+    BY_DEFAULT,
+    KERNELS,
+    VARIABLE,
+    enabled_kernels,
+    recorded_kernels,
+)
 from chatpipe.models.devices import compute_dtype
 from chatpipe.models.loading import load_fast_base
 from chatpipe.models.lora import with_adapter
@@ -46,13 +52,23 @@ WITH = {
     "nf4_products": ("decoding", "packing", "dequantize", "lora_inference"),
 }
 FIGURES = ("scores", "gradients", "answers")
-TIMES_ROUNDING = 4.0
+TIMES_ROUNDING = 2.0
 LEAST_BOUND = 1e-3  # of float32, in which the plain path is compared with itself
 
 
 @dataclass(frozen=True)
+class Bases:
+    """Directories of two random models: one with small weights, whose gradients are hardly
+    rounded, and one with large weights, whose nats differ from row to row and whose answers are no
+    near ties."""
+
+    small: Path
+    large: Path
+
+
+@dataclass(frozen=True)
 class Figures:
-    """Of a tiny model: nats of rows, the gradients of a step, the token ids of answers, and the
+    """Of tiny models: nats of rows, the gradients of a step, the token ids of answers, and the
     kernels that ran."""
 
     nats: torch.Tensor
@@ -62,19 +78,21 @@ class Figures:
 
 
 def check_kernels() -> list[Finding]:
-    """Compare every kernel with the plain path; switch off those that disagree, and switch on again
-    those that do not."""
+    """Compare every kernel with the plain path, but one that has to be named only where it is;
+    switch off those that disagree, and switch on again those that do not."""
+    used = BY_DEFAULT | enabled_kernels()
     with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "base"
-        _write_base(base)
+        bases = Bases(Path(folder, "small"), Path(folder, "large"))
+        _write_base(bases.small, 0.03)
+        _write_base(bases.large, 0.15)
         with _kernels("off"):
-            exact = _figures(base, "float32")
-            plain = _figures(base, "auto")
+            exact = _figures(bases, "float32")
+            plain = _figures(bases, "auto")
         bounds = [max(LEAST_BOUND, TIMES_ROUNDING * part) for part in _distances(plain, exact)]
         findings, wrong = [], {}
-        for kernel in KERNELS:
+        for kernel in filter(used.__contains__, KERNELS):
             with _kernels(",".join((kernel, *WITH.get(kernel, ())))):
-                finding = _compared(kernel, base, plain, bounds)
+                finding = _compared(kernel, bases, plain, bounds)
             findings.append(finding)
             if finding.state == "fault":
                 wrong[kernel] = finding.text
@@ -82,11 +100,11 @@ def check_kernels() -> list[Finding]:
     return findings
 
 
-def _compared(kernel: str, base: Path, plain: Figures, bounds: Sequence[float]) -> Finding:
+def _compared(kernel: str, bases: Bases, plain: Figures, bounds: Sequence[float]) -> Finding:
     name = f"kernel {kernel}"
     remedy = f"it is switched off on this machine; set {VARIABLE}={kernel} to use it all the same"
     try:
-        figures = _figures(base, "auto")
+        figures = _figures(bases, "auto")
     except torch.OutOfMemoryError:
         return warning(name, "not checked: the device is out of memory", "free some of it")
     except Exception as error:
@@ -124,17 +142,12 @@ def _relative(some: torch.Tensor, others: torch.Tensor) -> float:
     return float((some - others).norm() / others.norm())
 
 
-def _figures(base: Path, dtype: str) -> Figures:
+def _figures(bases: Bases, dtype: str) -> Figures:
     quantization = Quantization.model_validate({"compute_dtype": dtype})
     with recorded_kernels() as record:
-        torch.manual_seed(0)
-        gpu_has_room = torch.cuda.is_available() and "dequantize" in os.environ[VARIABLE]
-        model = with_adapter(
-            load_fast_base(base, quantization, gpu_has_room), Lora(rank=8, dropout=0.0)
-        )
-        _draw_adapter(model)
+        model = _adapted(bases.small, quantization)
         gradients = _gradients(model, quantization)
-        model.eval()
+        model = _adapted(bases.large, quantization).eval()
         nats = torch.tensor(row_nats(model, _rows(), TOKENS))
         through = ["default", None] * 2
         stops, settings = frozenset([END]), Generation(max_new_tokens=NEW_TOKENS)
@@ -144,6 +157,20 @@ def _figures(base: Path, dtype: str) -> Figures:
         ]
         answers = written_ids(model, requests) + _running_answers(model, requests)
     return Figures(nats, gradients, answers, frozenset(record.ran))
+
+
+def _adapted(base: Path, quantization: Quantization) -> Any:
+    """The base with a random adapter that changes its figures."""
+    torch.manual_seed(0)
+    gpu_has_room = torch.cuda.is_available() and "dequantize" in os.environ[VARIABLE]
+    loaded = load_fast_base(base, quantization, gpu_has_room)
+    model = with_adapter(loaded, Lora(rank=8, dropout=0.0))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
+    return model
 
 
 def _running_answers(model: Any, requests: Sequence[RowRequest]) -> list[list[int]]:
@@ -177,14 +204,6 @@ def _gradients(model: Any, quantization: Quantization) -> torch.Tensor:
     return torch.cat([weight.grad.float().cpu().flatten() for weight in trained])
 
 
-def _draw_adapter(model: Any) -> None:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
-
-
 def _rows() -> Sequence[TokenizedRow]:
     """Rows that begin alike, of which the end is scored."""
     generator = torch.Generator().manual_seed(2)
@@ -196,13 +215,13 @@ def _rows() -> Sequence[TokenizedRow]:
     return rows
 
 
-def _write_base(path: Path) -> None:
-    """Save a random model whose logits are far apart, so that its answers are no near ties."""
+def _write_base(path: Path, spread: float) -> None:
+    """Save a random model. spread: the standard deviation of its weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        **SHAPE, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.15
+        **SHAPE, num_attention_heads=4, num_key_value_heads=2, initializer_range=spread
     )
     LlamaForCausalLM(config).save_pretrained(path)
 

@@ -87,7 +87,7 @@ class RowBatches:
         """Return what `compute` gives for each row of a batch."""
         from accelerate.utils import send_to_device
 
-        from chatpipe.kernels.liger import fused_layers
+        from chatpipe.kernels.fused_layers import fused_layers
         from chatpipe.kernels.lora_inference import active, through
         from chatpipe.models.concurrency import run_in_threads
 

@@ -9,8 +9,7 @@ Everything else is computed by transformers.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -20,12 +19,17 @@ import torch
 from transformers.activations import SiLUActivation
 from transformers.models.llama import modeling_llama as llama
 
-from chatpipe.kernels.forwards import Forward, replaced_forwards
+from chatpipe.kernels.forwards import (
+    Forward,
+    Rotation,
+    has_code_of,
+    replaced_forwards,
+    replaced_rotations,
+)
 from chatpipe.kernels.switch import is_enabled, ran
 
 LIGER = "liger"
 SILUS = (torch.nn.SiLU, SiLUActivation)
-ROTATION = "apply_rotary_pos_emb"  # what transformers' modules call the function
 
 
 def is_installed() -> bool:
@@ -34,7 +38,7 @@ def is_installed() -> bool:
 
 
 @contextmanager
-def fused_layers(model: torch.nn.Module) -> Iterator[None]:
+def liger_layers(model: torch.nn.Module) -> Iterator[None]:
     """While this lasts, the model's norms, rotations and gated units that are computed as LLaMA's
     are computed by Liger, on a GPU."""
     is_used = _is_on_gpu(next(model.parameters())) and is_enabled(LIGER) and is_installed()
@@ -43,7 +47,7 @@ def fused_layers(model: torch.nn.Module) -> Iterator[None]:
         yield
         return
     ran(LIGER)
-    with replaced_forwards(forwards), _rotations(model):
+    with replaced_forwards(forwards), replaced_rotations(model, _rotation):
         yield
 
 
@@ -57,22 +61,11 @@ def _forwards(model: torch.nn.Module) -> list[tuple[Any, Forward]]:
         forward = type(module).forward
         if "forward" in vars(module):
             continue  # accelerate's, which fetches weights
-        if _has_code_of(llama.LlamaRMSNorm.forward, forward):
+        if has_code_of(llama.LlamaRMSNorm.forward, forward):
             forwards.append((module, partial(_norm, module)))
-        elif _has_code_of(llama.LlamaMLP.forward, forward) and type(module.act_fn) in SILUS:
+        elif has_code_of(llama.LlamaMLP.forward, forward) and type(module.act_fn) in SILUS:
             forwards.append((module, partial(_gated, module)))
     return forwards
-
-
-def _has_code_of(reference: Callable[..., Any], function: Any) -> bool:
-    """Whether the function has the same instructions, on the same names and numbers."""
-    code, other = reference.__code__, getattr(function, "__code__", None)
-    return other is not None and _instructions(code) == _instructions(other)
-
-
-def _instructions(code: Any) -> tuple[Any, ...]:
-    constants = [constant for constant in code.co_consts if not isinstance(constant, str)]
-    return code.co_code, code.co_names, constants
 
 
 def _norm(layer: Any, x: torch.Tensor) -> torch.Tensor:
@@ -95,27 +88,12 @@ def _gated(unit: Any, x: torch.Tensor) -> torch.Tensor:
     return unit.down_proj(product)  # type: ignore[no-any-return]
 
 
-@contextmanager
-def _rotations(model: torch.nn.Module) -> Iterator[None]:
-    """Replace the function in the modules of the model's classes, where they look it up."""
-    modules = {sys.modules[type(module).__module__] for module in model.modules()}
-    functions: dict[Any, Any] = {module: getattr(module, ROTATION, None) for module in modules}
-    plain = {
-        module: function
-        for module, function in functions.items()
-        if _has_code_of(llama.apply_rotary_pos_emb, function)
-    }
-    for module, function in plain.items():
-        setattr(module, ROTATION, partial(_rotated, function))
-    try:
-        yield
-    finally:
-        for module, function in plain.items():
-            setattr(module, ROTATION, function)
+def _rotation(plain: Rotation) -> Rotation | None:
+    return partial(_rotated, plain) if has_code_of(llama.apply_rotary_pos_emb, plain) else None
 
 
 def _rotated(
-    plain: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+    plain: Rotation,
     query: torch.Tensor,
     key: torch.Tensor,
     cos: torch.Tensor,

@@ -3,13 +3,14 @@
 `auto` uses each where it knows the model and the device; `off` is the reference: padded batches,
 torch's attention, dropout and cross-entropy, peft's own forward pass, one thread of computation;
 names, separated by commas, use those alone. `auto` leaves out kernels that `chatpipe doctor` has
-switched off on this machine.
+switched off on this machine, and `compile`, which takes time to begin with: `auto,compile` has it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from chatpipe.kernels.switched_off import switched_off
 
 LOG = logging.getLogger(__name__)
 VARIABLE = "CHATPIPE_KERNELS"
+COMPILE = "compile"
 KERNELS = {
     "packing": "several rows in one forward pass, without padding, common beginnings once",
     "varlen_attention": "one attention kernel for all rows of a pack, on GPUs",
@@ -26,6 +28,7 @@ KERNELS = {
     "lora_training": "LoRA without casts and copies, layers that read one input together",
     "lora_inference": "adapters stacked to two products a layer, also of several in one batch",
     "liger": "norms, rotary positions and gated units by Liger's kernels, on GPUs (extra gpu)",
+    COMPILE: "norms, rotary positions and gated units compiled by torch, where it is named",
     "sparse_dropout": "LoRA's dropout on CPUs by the elements that are dropped",
     "dequantize": "NF4 weights dequantized once, where there is room",
     "packed_weights": "weights arranged once for products of few tokens, in bfloat16 on CPUs",
@@ -34,28 +37,36 @@ KERNELS = {
     "concurrency": "packs in parallel threads on CPUs",
 }
 
-_ALL = frozenset(KERNELS)
+BY_DEFAULT = frozenset(KERNELS) - {COMPILE}
 
 
 def kernel_faults() -> list[str]:
-    """A sentence where the variable's value is none that it can have."""
+    """A sentence where the variable's value is none that it can have, or where this machine has not
+    what it needs."""
     value = os.environ.get(VARIABLE, "")
     names = _names(value)
-    unknown = [name for name in names if name not in KERNELS]
-    if value in ("", "auto", "off") or (names and not unknown):
-        return []
-    others = ", ".join(KERNELS)
-    return [f"{VARIABLE}={value}: must be auto, off, or names out of {others}."]
+    unknown = set(names) - {"auto", *KERNELS}
+    if value not in ("", "off") and (unknown or not names):
+        others = ", ".join(KERNELS)
+        return [f"{VARIABLE}={value}: must be auto, off, or names out of {others}."]
+    compiler = os.environ.get("CXX", "g++")
+    if COMPILE in names and not shutil.which(compiler):
+        return [
+            f"{VARIABLE}={value}: {COMPILE} needs a C++ compiler, and there is no {compiler}; "
+            f"install one (apt-get install g++), name it in CXX, or leave {COMPILE} out."
+        ]
+    return []
 
 
 def enabled_kernels() -> frozenset[str]:
     """The kernels that may be used; ConfigError where the variable's value is none."""
-    value = os.environ.get(VARIABLE, "") or "auto"
     if faults := kernel_faults():
         raise ConfigError(faults)
-    if value == "auto":
-        return _ALL - switched_off().keys()
-    return frozenset() if value == "off" else frozenset(_names(value))
+    value = os.environ.get(VARIABLE, "") or "auto"
+    names = frozenset(() if value == "off" else _names(value))
+    if "auto" in names:
+        return (BY_DEFAULT - switched_off().keys()) | (names - {"auto"})
+    return names
 
 
 def _names(value: str) -> list[str]:
@@ -72,7 +83,7 @@ class KernelRecord:
 
     def __init__(self) -> None:
         self.ran: set[str] = set()
-        is_auto = os.environ.get(VARIABLE, "") in ("", "auto")
+        is_auto = "auto" in _names(os.environ.get(VARIABLE, "") or "auto")
         self.unused = dict(switched_off()) if is_auto else {}
 
     def details(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from chatpipe.kernels.dequantize import is_quantized
-from chatpipe.kernels.liger import fused_layers
+from chatpipe.kernels.fused_layers import fused_layers
 from chatpipe.kernels.lora_together import AdapterSet, has_only_joined_layers
 from chatpipe.kernels.switch import is_enabled
 from chatpipe.models.concurrency import sharing_fault

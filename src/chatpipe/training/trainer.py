@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 
-from chatpipe.kernels.liger import fused_layers
+from chatpipe.kernels.fused_layers import fused_layers
 from chatpipe.kernels.lora_training import joined_products
 from chatpipe.kernels.sparse_dropout import seeded
 from chatpipe.kernels.switch import is_enabled, ran
