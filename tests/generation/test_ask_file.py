@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chatpipe.cli.ask_file import time_left
 from chatpipe.errors import ConfigError
 from chatpipe.generation.prompt_file import read_prompts
 from tests.support.commands import invoke
@@ -25,6 +26,12 @@ PROMPTS = [
     {"instruction": "Sum up.", "input": "Two hills, one road.", "system": "Be kind."},
     {"instruction": "Paint the river."},
 ]
+
+
+def test_the_time_that_is_left_is_not_told_by_the_first_of_many_answers():
+    """64 are written side by side: the first one would say that the others take as long each."""
+    assert time_left(2999, 1, 10.0) == time_left(0, 64, 10.0) == time_left(0, 3, 1.0) == ""
+    assert time_left(2936, 64, 30.0) == ", 23 min left"
 
 
 def test_rows_are_prompts(tmp_path):

@@ -26,9 +26,10 @@ def compiler() -> str | None:
 
 
 def library() -> Path:
-    """Return the compiled device; it is compiled once for a torch and a version of its source."""
+    """Return the compiled device; it is compiled once for a version of torch and of its source."""
     torch = _torch_directory()
-    version = hashlib.sha256(f"{torch}\n{SOURCE.read_text('utf-8')}".encode()).hexdigest()[:16]
+    of_torch, source = (torch / "version.py").read_text("utf-8"), SOURCE.read_text("utf-8")
+    version = hashlib.sha256(f"{torch}\n{of_torch}\n{source}".encode()).hexdigest()[:16]
     directory = Path(tempfile.gettempdir()) / f"chatpipe-fake-cuda-{os.getuid()}"
     path = directory / f"{version}.so"
     if path.is_file():

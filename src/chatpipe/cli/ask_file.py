@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from chatpipe.errors import ConfigError
+from chatpipe.generation.capacity import AT_ONCE
 from chatpipe.utils.quantities import count_of, in_time
 from chatpipe.utils.visible_text import visible_line
 
@@ -63,17 +64,25 @@ def answer_file(name: str, options: FileOptions) -> None:
 
 def _append(answers: AnswerFile, ask: FileAsk, ids: Sequence[list[int]], first: int) -> None:
     """Write the model's answers from that row on, and say every few seconds how far it is."""
-    started, done, total = time.monotonic(), first, len(ids)
-    shown = started
+    started = shown = time.monotonic()
+    done, total = first, len(ids)
     for lines in ask.answers(ids, first):
         answers.append(lines)
         done += len(lines)
         if done < total and time.monotonic() - shown < REPORT_EVERY_S:
             continue
         shown = time.monotonic()
-        left = (total - done) * (time.monotonic() - started) / (done - first)
-        end = f", {in_time(left)} left" if left else ""
+        end = time_left(total - done, done - first, shown - started)
         typer.echo(f"{ask.name}: {done:,} of {count_of(total, 'prompt')} answered{end}", err=True)
+
+
+def time_left(left: int, answered: int, seconds: float) -> str:
+    """Return in words how long the prompts that are left take, where so many were answered in so
+    many seconds; nothing before a batch was answered, as those beside the first one to end have had
+    most of the time."""
+    if not left or answered < AT_ONCE:
+        return ""
+    return f", {in_time(left * seconds / answered)} left"
 
 
 def _asks(name: str, options: FileOptions, rows: Sequence[PromptRow]) -> list[FileAsk]:
