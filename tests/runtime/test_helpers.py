@@ -4,7 +4,6 @@ between."""
 import os
 import signal
 import tempfile
-import time
 from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import chain
@@ -233,7 +232,7 @@ def test_a_part_that_is_killed_is_an_error_too(score, two, monkeypatch):
         def after_a_kill(*arguments, computed=computed):
             [helper] = helpers._HELPERS.values()
             os.kill(helper._process._process.pid, signal.SIGKILL)
-            time.sleep(0.5)
+            assert isinstance(helper._future.exception(timeout=60), StepProcessError)
             return computed(*arguments)
 
         with monkeypatch.context() as patch:
