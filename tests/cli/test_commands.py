@@ -314,6 +314,24 @@ def test_a_name_is_taken_by_another_base_or_file_and_by_variants(chatpipe_home):
     assert load_variant("rows") == variant()  # by the name that finetune gave it
 
 
+def test_runs_of_one_plain_name_have_one_base_and_one_file(chatpipe_home):
+    """`rows+training.epochs=2` is read as `rows` with a setting, so `rows` has to have its base."""
+    rows = write_jsonl(chatpipe_home / "rows.jsonl", alpaca_rows(2))
+
+    def variant(base, *overrides):
+        dataset = {"name": "rows", "path": str(rows)}
+        raw = {"name": "rows", "base_model": {"repo": base}, "datasets": [dataset]}
+        return parse_variant(raw, "command line", overrides)
+
+    export_variant(variant("some/model", "training.epochs=2"))
+    assert is_taken(variant("other/model")) and is_taken(variant("other/model", "lora.rank=4"))
+    assert not is_taken(variant("some/model")) and not is_taken(variant("some/model", "dedup=near"))
+    # A base that the run's name has is no other base of the plain name.
+    assert not is_taken(variant("some/model", "base_model.revision=v1"))
+    export_variant(variant("some/model", "base_model.revision=v1"))
+    assert not is_taken(variant("some/model"))
+
+
 def test_options_of_generation_have_the_bounds_of_the_settings():
     fields = Generation.model_json_schema()["properties"]
     for annotation, name in ((MaxNewTokens, "max_new_tokens"), (Temperature, "temperature"),

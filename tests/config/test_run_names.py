@@ -73,6 +73,24 @@ def test_runs_without_a_file_are_listed(chatpipe_home):
     assert inspect.list_all()["runs"] == ["smol-merge+training.epochs=2"]
 
 
+def test_a_run_s_name_is_that_run_after_its_plain_name_became_another_one_s(chatpipe_home):
+    raw = {"base_model": {"repo": "smollm2-135m-instruct"}, "datasets": ["sample-dialog"]}
+    run = parse_variant({"name": "mine", **raw}, "mine.yaml", ["training.epochs=2"])
+    export_variant(run)
+    other = {**raw, "name": "mine", "base_model": {"repo": "another/base"}, "lora": {"rank": 4}}
+    export_variant(parse_variant(other, "other/mine.yaml"))
+    assert load_variant(run.name) == run
+    changed = load_variant(run.name, ["training.seed=7"])
+    assert changed.base_model == run.base_model and changed.lora == run.lora
+    assert changed.name == "mine+training.epochs=2+training.seed=7"
+
+
+def test_a_run_of_a_variant_s_file_has_what_the_file_says_now(chatpipe_home):
+    saved = load_variant("smol-merge", ["training.epochs=2"])
+    export_variant(saved.model_copy(update={"data_share": 0.5}))  # as the file once said
+    assert load_variant("smol-merge+training.epochs=2") == saved
+
+
 def test_values_that_look_alike_in_a_name_have_different_names():
     names = [
         load_variant("smol-merge", [f"base_model.revision={revision}"]).name

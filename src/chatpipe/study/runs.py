@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from chatpipe.config.run_names import SEPARATOR, cell_name, parse_settings, plain_name
 from chatpipe.config.schema import Variant
 from chatpipe.config.yaml_files import is_yaml
 from chatpipe.errors import ConfigError
 from chatpipe.study.export import saved_variant
-from chatpipe.study.files import find_file
+from chatpipe.study.files import find_file, names
 from chatpipe.study.overrides import Override
 from chatpipe.study.variants import load_file
 
@@ -47,6 +48,17 @@ def _with_settings(name: str, overrides: Sequence[str | Override], must_exist: b
         if not saved.is_file():
             raise
         return load_file(saved, overrides, must_exist)
-    if variant.name != name and saved.is_file():
+    if saved.is_file() and not _is_current(variant, name, saved, must_exist):
         return load_file(saved, overrides, must_exist)
     return load_run(plain_name(name), [*parse_settings(name), *overrides], must_exist)
+
+
+def _is_current(variant: Variant, name: str, saved: Path, must_exist: bool) -> bool:
+    """Whether the variant that a run's name spells is the one that the name stands for. It is where
+    a file of `deployments/` has the plain name, which is read as it is now. Elsewhere the plain name
+    is that of another run, whose base or rows may be others, so what this run saved has to agree."""
+    if variant.name != name:
+        return False
+    if plain_name(name) in names("variants"):
+        return True
+    return load_file(saved, must_exist=must_exist) == variant

@@ -12,7 +12,13 @@ import yaml
 from pydantic import ValidationError
 
 from chatpipe.config.merging import deep_merge
-from chatpipe.config.run_names import name_of_file, plain_name, rename_by_settings, rename_run
+from chatpipe.config.run_names import (
+    name_of_file,
+    parse_settings,
+    plain_name,
+    rename_by_settings,
+    rename_run,
+)
 from chatpipe.config.schema import AUTO, Variant
 from chatpipe.config.validation import fault_sentences, format_value, setting_origin
 from chatpipe.config.yaml_files import is_yaml, read_mapping
@@ -20,7 +26,7 @@ from chatpipe.data.catalog import DATASETS
 from chatpipe.errors import ConfigError
 from chatpipe.sources.local_paths import PACKAGED, local_path
 from chatpipe.sources.wheel import WHEEL_MODELS
-from chatpipe.study.export import saved_variant
+from chatpipe.study.export import saved_names, saved_variant
 from chatpipe.study.files import names
 from chatpipe.study.overrides import (
     Override,
@@ -62,15 +68,28 @@ def load_file(
 
 
 def is_taken(variant: Variant) -> bool:
-    """Whether its name, and with it its report, is that of something with other data or base."""
-    if plain_name(variant.name) in {*names("variants"), *names("studies")}:
+    """Whether its name, and with it its report, is that of something with other data or base; also
+    where a run of the same plain name, with other settings, has them."""
+    plain = plain_name(variant.name)
+    if plain in {*names("variants"), *names("studies")}:
         return True
     saved = saved_variant(variant.name)
-    if not saved.is_file():
-        return saved.parent.exists()
-    same = variant.model_dump(mode="json")
-    recorded = read_mapping(saved)
-    return any(recorded.get(key) != same[key] for key in ("base_model", "datasets"))
+    if saved.parent.exists() and not saved.is_file():
+        return True
+    return any(
+        _has_other_data(variant, name) for name in saved_names() if plain_name(name) == plain
+    )
+
+
+def _has_other_data(variant: Variant, run: str) -> bool:
+    """Whether that run has another base or other data sets, which neither name says."""
+    recorded, own = read_mapping(saved_variant(run)), variant.model_dump(mode="json")
+    said = [] if run == variant.name else [*parse_settings(run), *parse_settings(variant.name)]
+    return any(
+        recorded.get(key) != own[key]
+        for key in ("base_model", "datasets")
+        if not any(setting.startswith(key) for setting in said)
+    )
 
 
 def _parse(
