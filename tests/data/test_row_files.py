@@ -286,6 +286,24 @@ def test_an_odd_line_has_the_same_end_wherever_it_stands(tmp_path, number, place
     assert found["dropped"] == ({reason: 1} if reason else {})
 
 
+@pytest.mark.parametrize("column", ["instruction", "input", "output", "system", "history"])
+def test_a_nul_character_in_a_text_is_counted_and_kept(tmp_path, column):
+    rows = [{"instruction": f"q{i}", "input": "", "output": "a"} for i in range(3)]
+    earlier = [["before", "nul \0"]] if column == "history" else "nul \0"
+    (tmp_path / "rows.jsonl").write_text(
+        "\n".join(map(json.dumps, [rows[0], {**rows[1], column: earlier}, rows[2]]))
+    )
+    counts = agrees(tmp_path / "rows.jsonl")
+    assert (counts["kept"], counts["flagged"]) == (3, {"NUL character": 1})
+
+
+def test_a_nul_byte_in_a_csv_file_is_named(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b"instruction,input,output\nq,<noinput>,a\0b\nr,,b\n")
+    checked = checked_rows(tmp_path / "rows.csv", "alpaca", {})
+    assert checked.flagged == {"<noinput> marker": 1, "NUL character": 1}
+    assert not checked.bad
+
+
 def test_rows_with_another_number_of_cells_are_set_aside(tmp_path):
     path = tmp_path / "ragged.csv"
     path.write_text("instruction,input,output\nq,,a\nq,a\nq,,a,more\nq2,,b\n")

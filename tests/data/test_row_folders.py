@@ -18,6 +18,7 @@ from chatpipe.planning.row_checks import check_rows
 from chatpipe.sources.fetch import FetchDataset
 from chatpipe.sources.hub import selected
 from chatpipe.store.store import store
+from tests.support.commands import chatpipe
 from tests.support.rows import alpaca_rows, write_jsonl
 
 
@@ -52,6 +53,18 @@ def read(folder, **options):
 
 def test_dataset_defaults_are_those_of_the_folder():
     assert Dataset(name="rows", path="x").files == DEFAULT_PATTERNS
+
+
+def test_a_readme_of_one_s_own_beside_several_files_brings_no_warning(folder, tmp_path):
+    write(folder, "a.jsonl", count=40)
+    write(folder, "b.jsonl", first=40, count=40)
+    (folder / "README.md").write_text("our rows")
+    variant = tmp_path / "ours.yaml"
+    dataset = {"name": "rows", "path": str(folder)}
+    base = {"repo": "smollm2-135m-instruct"}
+    variant.write_text(json.dumps({"base_model": base, "datasets": [dataset]}))
+    done = chatpipe("validate", variant)
+    assert done.stdout.endswith("ours.yaml: fine.\n") and not done.stderr, done
 
 
 def test_packed_files_and_other_spellings_are_read(folder):

@@ -94,7 +94,9 @@ def finetune(
             check_rows_of(variant.datasets[0], drop_bad_rows)
         run_variant(variant, RunOptions(as_json=as_json))
         from chatpipe.export.source import Source
+        from chatpipe.runtime.environment import prepare
 
+        prepare()  # for the tokenizer, which is read in this process
         model = Source(variant, find_model(variant))
         export_directory(model.adapter, adapter, model.write_tokenizer)
         saved = export_variant(variant)

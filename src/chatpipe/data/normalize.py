@@ -69,7 +69,7 @@ class Normalize(Request):
     """One data set's files → examples.parquet and dropped.parquet."""
 
     kind: ClassVar[str] = "examples"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     hash_exclude_at_default: ClassVar[frozenset[str]] = frozenset(
         {"format_version", "turns", "repeated_roles"}
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chatpipe.formats.turn_settings import Turns, TurnSettings
-from chatpipe.utils.text import is_blank
+from chatpipe.utils.text import has_byte, is_blank
 
 EMPTY_OUTPUT = "empty output"
 EMPTY_INSTRUCTION = "empty instruction"
 NOT_TEXT = "not text"
 UNDECODABLE = "undecodable"
 RAGGED = "more or fewer cells than the header"
+NUL = "NUL character"  # left by a disk that failed, by binary data, or by another encoding
 KEY_TWICE = "a key is there twice"
 READ_REASON = "read_reason"  # the column that says why a row could not be read
 # Several flags of one row are one text, joined by this.
@@ -101,14 +102,35 @@ def normalized(
     if reason is not None:
         fault = pc.coalesce(reason, fault)
     nothing = pa.nulls(rows, pa.string())
+    system = nothing if system is None else _null_if_blank(system)
+    history = pa.nulls(rows, HISTORY) if history is None else history
     columns = {
         **dict(zip(("instruction", "input", "output"), texts, strict=True)),
-        "system": nothing if system is None else _null_if_blank(system),
-        "history": pa.nulls(rows, HISTORY) if history is None else history,
+        "system": system,
+        "history": history,
         "reason": fault,
-        "flag": nothing if flag is None else flag,
+        "flag": _with_nul_flag(nothing if flag is None else flag, [*texts, system], history),
     }
     return pa.table(columns if turns is None else {**columns, "turns": turns})
+
+
+def _with_nul_flag(flags: Texts, texts: Sequence[pa.Array], history: pa.Array) -> Texts:
+    """The flags, with NUL added to those of rows that have this character in a text or turn."""
+    holds_nul = np.zeros(len(flags), np.bool_)
+    for column in texts:
+        if has_byte(column, 0):
+            found = pc.fill_null(pc.match_substring(column, "\0"), False)
+            holds_nul |= found.to_numpy(zero_copy_only=False)
+    turns = pc.list_flatten(history)
+    contents = pc.struct_field(turns, "content")
+    if has_byte(contents, 0):
+        found = pc.fill_null(pc.match_substring(contents, "\0"), False)
+        rows_of_turns = pc.list_parent_indices(history).filter(found)
+        holds_nul[rows_of_turns.to_numpy()] = True
+    if not holds_nul.any():
+        return flags
+    added = pc.coalesce(pc.binary_join_element_wise(flags, NUL, FLAGS_BETWEEN), NUL)
+    return pc.if_else(pa.array(holds_nul), added, flags)
 
 
 def _null_if_blank(texts: Texts) -> pa.Array:

@@ -7,6 +7,7 @@ find the splits. Only builders of rows are used; loading scripts are not run.
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -183,6 +184,8 @@ def _in_a_sentence(folder: Path | None, source: str) -> Iterator[None]:
     import yaml
     from datasets.exceptions import DatasetsError
 
+    # A README.md without a description is one of the user's own; the hub's library warns of each.
+    logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
     try:
         yield
     except SourceError:

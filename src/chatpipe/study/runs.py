@@ -54,9 +54,12 @@ def _with_settings(name: str, overrides: Sequence[str | Override], must_exist: b
 
 
 def _is_current(variant: Variant, name: str, saved: Path, must_exist: bool) -> bool:
-    """Whether the variant that a run's name spells is the one that the name stands for. It is where
-    a file of `deployments/` has the plain name, which is read as it is now. Elsewhere the plain name
-    is that of another run, whose base or rows may be others, so what this run saved has to agree."""
+    """Whether the variant that a run's name spells is the one that the name stands for.
+
+    It is where a file of `deployments/` has the plain name, which is read as it is now. Elsewhere
+    the plain name is that of another run, whose base or rows may be others, so that what this run
+    saved has to agree.
+    """
     if variant.name != name:
         return False
     if plain_name(name) in names("variants"):

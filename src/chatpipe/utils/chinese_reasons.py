@@ -47,4 +47,5 @@ REASONS = {
     "last reply, with weight 0, left out": "略去最后一条权重为 0 的回复",
     "turns of one role in a row joined": "合并同一角色连续的轮次",
     "<noinput> marker": "<noinput> 标记",
+    "NUL character": "含有 NUL 字符",
 }

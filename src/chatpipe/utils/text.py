@@ -66,9 +66,10 @@ def has_visible(text: str) -> bool:
     )
 
 
-def has_byte(texts: pa.ChunkedArray, byte: int) -> bool:
+def has_byte(texts: pa.ChunkedArray | pa.Array, byte: int) -> bool:
     """Whether the byte is among those of the texts; it may be one of a row beside a slice."""
-    data = [chunk.buffers()[2] for chunk in texts.chunks]
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    data = [chunk.buffers()[2] for chunk in chunks]
     return any(bool((np.frombuffer(part, np.uint8) == byte).any()) for part in data if part)
 
 
