@@ -430,6 +430,26 @@ def test_variants_of_two_bases_are_refused(tiny_model_dir, chatpipe_home, monkey
         served_models.served_base([one, two])
 
 
+def test_a_base_has_one_name_where_only_panels_and_evaluations_differ(
+    tiny_model_dir, chatpipe_home
+):
+    served = tiny_server.served(tiny_model_dir)
+    (one, ref), (two, other) = served.variants
+    same_template = two.model_copy(update={"prompt_template": one.prompt_template})
+    evaluation = two.evaluation.model_copy(update={"max_length": 64})
+    panel = (one.panel[0].model_copy(update={"id": "another"}),)
+    measured = same_template.model_copy(update={"panel": panel, "evaluation": evaluation})
+
+    def names(variant):
+        pair = replace(served, variants=((one, ref), (variant, other)))
+        return list(served_models.served_models(pair, loading.load_tokenizer(tiny_model_dir)))
+
+    assert names(measured) == ["one", "two", tiny_model_dir.name]
+    generation = one.generation.model_copy(update={"max_new_tokens": 5})
+    longest = same_template.model_copy(update={"generation": generation})
+    assert len(names(longest)) == 4  # requests without max_tokens differ
+
+
 def test_the_command_for_vllm_names_every_adapter(tiny_model_dir, chatpipe_home):
     served = tiny_server.served(tiny_model_dir)
     (one, ref), second = served.variants

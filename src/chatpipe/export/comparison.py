@@ -244,8 +244,9 @@ def check(comparison: Comparison, bounds: Bounds) -> None:
     share = comparison.share
     if share.is_known and not share.is_whole:
         reasons.append(
-            f"it has {share.words()}, as with another scale of LoRA, a layer missing, or weights "
-            "of too few bits (--outtype)"
+            f"it has {share.words()}: a training of a few steps changes weights by less than their "
+            "type can tell apart, which --outtype f32 keeps; where that is not 100 % either, "
+            "LoRA's scale is another or a layer is missing"
         )
     if comparison.ended < comparison.endings:
         missed = comparison.endings - comparison.ended

@@ -119,13 +119,13 @@ def _with_nul_flag(flags: Texts, texts: Sequence[pa.Array], history: pa.Array) -
     holds_nul = np.zeros(len(flags), np.bool_)
     for column in texts:
         if has_byte(column, 0):
-            found = pc.fill_null(pc.match_substring(column, "\0"), False)
-            holds_nul |= found.to_numpy(zero_copy_only=False)
+            matches = pc.fill_null(pc.match_substring(column, "\0"), False)
+            holds_nul |= matches.to_numpy(zero_copy_only=False)
     turns = pc.list_flatten(history)
     contents = pc.struct_field(turns, "content")
     if has_byte(contents, 0):
-        found = pc.fill_null(pc.match_substring(contents, "\0"), False)
-        rows_of_turns = pc.list_parent_indices(history).filter(found)
+        matches = pc.fill_null(pc.match_substring(contents, "\0"), False)
+        rows_of_turns = pc.list_parent_indices(history).filter(matches)
         holds_nul[rows_of_turns.to_numpy()] = True
     if not holds_nul.any():
         return flags

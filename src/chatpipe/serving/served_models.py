@@ -69,7 +69,15 @@ def served_models(served: ServedBase, tokenizer: Any) -> dict[str, ServedModel]:
         variant.name: model(variant.name, variant, ref.adapter.key if ref.adapter else None)
         for variant, ref in served.variants
     }
-    for variant_name, name in base_names([variant for variant, _ in served.variants]).items():
-        variant = next(one for one, _ in served.variants if one.name == variant_name)
-        models.setdefault(name, model(name, variant, None))
+    variants = {variant.name: variant for variant in _without_measurement(served.variants)}
+    for variant_name, name in base_names(list(variants.values())).items():
+        models.setdefault(name, model(name, variants[variant_name], None))
     return models
+
+
+def _without_measurement(variants: Sequence[tuple[Variant, ModelRef]]) -> list[Variant]:
+    """The variants with the panel and the evaluation of the first: no request has these, so that a
+    base has no second name by them."""
+    first, _ = variants[0]
+    common = {"panel": first.panel, "evaluation": first.evaluation}
+    return [variant.model_copy(update=common) for variant, _ in variants]

@@ -84,11 +84,11 @@ def is_taken(variant: Variant) -> bool:
 def _has_other_data(variant: Variant, run: str) -> bool:
     """Whether that run has another base or other data sets, which neither name says."""
     recorded, own = read_mapping(saved_variant(run)), variant.model_dump(mode="json")
-    said = [] if run == variant.name else [*parse_settings(run), *parse_settings(variant.name)]
+    settings = [] if run == variant.name else [*parse_settings(run), *parse_settings(variant.name)]
     return any(
         recorded.get(key) != own[key]
         for key in ("base_model", "datasets")
-        if not any(setting.startswith(key) for setting in said)
+        if not any(setting.startswith(key) for setting in settings)
     )
 
 
