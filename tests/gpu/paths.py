@@ -49,7 +49,7 @@ from chatpipe.kernels.switch import BY_DEFAULT, recorded_kernels
 from chatpipe.models import devices, inference, sharding, streaming
 from chatpipe.models.loading import load_fast_base, load_tokenizer
 from chatpipe.models.memory import Batch
-from chatpipe.packing import attention, joining, packing
+from chatpipe.packing import attention, joining, packing, transfer
 from chatpipe.packing.batching import batching_for
 from chatpipe.runtime.stopping import StopRequest
 from chatpipe.store.store import store
@@ -69,6 +69,7 @@ AMPERE, TURING = (8, 9), (7, 5)  # the one computes in bfloat16, the other in fl
 IN_4_BITS = ",".join(BY_DEFAULT - {"dequantize"})
 ALWAYS_IN_4_BITS = ("train, little memory", "stream")
 LITTLE = 710 << 20  # of which the estimate gives most to CUDA itself
+LOSS = "_maybe_log_save_evaluate"  # the Trainer's method that reads a step's loss
 PROMPTS = ("How are you?", "The quick brown fox jumps over the lazy dog.", "Why?")
 
 
@@ -94,24 +95,15 @@ class Paths:
         assert details["optimizer_steps"] > 1, details
         return details
 
-    def order(self) -> str:
-        """Train; return in which order steps are collated (C) and their losses read (L)."""
-        order: list[str] = []
-
-        def noted(owner: Any, name: str, letter: str) -> Any:
-            original = getattr(owner, name)
-            return mock.patch.object(
-                owner,
-                name,
-                lambda *args, **more: (order.append(letter), original(*args, **more))[1],
-            )
-
-        with (
-            noted(trainer.BatchCollator, "__call__", "C"),
-            noted(Trainer, "_maybe_log_save_evaluate", "L"),
-        ):
-            observed(self.train)
-        return "".join(order)
+    def orders(self) -> dict[str, str]:
+        """In which order steps are made (M) and their losses read (R), and batches that are scored
+        and their values."""
+        losses = {"M": (trainer.BatchCollator, "__call__"), "R": (Trainer, LOSS)}
+        values = {"M": (transfer, "on_device"), "R": (torch.Tensor, "cpu")}
+        return {
+            "train": order_of(self.train, losses),
+            "score": order_of(self.score_by_the_base, values),
+        }
 
     def train_in_little_memory(self) -> None:
         """Train where the memory model asks for checkpointing."""
@@ -145,9 +137,14 @@ class Paths:
 
     def score(self) -> None:
         """Score rows by the base, then by an adapter beside another one."""
-        for adapters in ([], self.adapters):
-            with self.model(adapters) as model:
-                assert len(row_nats(model, scored_rows(), 256)) == len(scored_rows())
+        self.score_by_the_base()
+        with self.model(self.adapters) as model:
+            assert len(row_nats(model, scored_rows(), 256)) == len(scored_rows())
+
+    def score_by_the_base(self) -> None:
+        """Score rows, in three batches."""
+        with self.model([]) as model:
+            assert len(row_nats(model, scored_rows(), 256)) == len(scored_rows())
 
     def answer(self) -> None:
         """Answer by two adapters and by the base in one batch, greedily and drawn."""
@@ -193,6 +190,25 @@ class Paths:
         quantization = self.request.quantization
         with inference.cached_model(self.base, adapters, quantization) as model:
             yield model
+
+
+def order_of(run: Callable[[], Any], calls: dict[str, tuple[Any, str]]) -> str:
+    """Run it; return the letters of these functions in the order in which they were called."""
+    order: list[str] = []
+
+    def noted(letter: str, owner: Any, name: str) -> Any:
+        original = getattr(owner, name)
+        return mock.patch.object(
+            owner,
+            name,
+            lambda *args, **more: (order.append(letter), original(*args, **more))[1],
+        )
+
+    with ExitStack() as stack:
+        for letter, (owner, name) in calls.items():
+            stack.enter_context(noted(letter, owner, name))
+        observed(run)
+    return "".join(order)
 
 
 def _bring(model: torch.nn.Module, device: torch.device) -> None:
@@ -356,13 +372,24 @@ def _faults() -> dict[str, tuple[tuple[int, int], str, Fault]]:
             AMPERE,
             "train",
             _faulty(
-                trainer, "EpochLoader", lambda of, *rest, pin_memory, **more: of(*rest, **more)
+                transfer,
+                "_on_device",
+                lambda of, tensor, device: tensor.to(device, non_blocking=True),
             ),
         ),
         "a copy of a step that is waited for": (
             AMPERE,
             "train",
-            _faulty(trainer, "send_to_device", lambda of, step, device, **_: of(step, device)),
+            _faulty(transfer, "_on_device", lambda of, tensor, device: tensor.to(device)),
+        ),
+        "a batch to score that is not in pinned memory": (
+            AMPERE,
+            "score",
+            _faulty(
+                transfer,
+                "_on_device",
+                lambda of, tensor, device: tensor.to(device, non_blocking=True),
+            ),
         ),
         "the check's row in main memory": (
             AMPERE,
@@ -426,7 +453,7 @@ def main(directory: Path) -> dict[str, Any]:
             if capability == AMPERE:
                 fewer = {path: run for path, run in fewer.items() if path not in ALWAYS_IN_4_BITS}
                 runs |= _observed(name, "", every)
-                order = paths.order()
+                orders = paths.orders()
                 not_quantized = {"train": Paths(plain, adapters).train}
                 runs |= _observed(name, ", not quantized", not_quantized)
                 runs |= _observed(name, "", {"train, two together": paths.train_together})
@@ -449,7 +476,7 @@ def main(directory: Path) -> dict[str, Any]:
     return {
         "runs": runs,
         "faults": faults,
-        "order": order,
+        "orders": orders,
         "contenders": contenders,
         "tables": printed,
     }

@@ -70,11 +70,22 @@ def test_a_base_that_is_not_quantized_is_trained(outcome):
 
 
 def test_a_step_is_copied_to_the_gpu_while_the_one_before_computes(outcome):
-    """C: a step's batches are made; L: the host waits for the loss of one of the two steps, and at
+    """M: a step's batches are made; R: the host waits for the loss of one of the two steps, and at
     the end."""
-    assert outcome["order"] == "CCLLL"
+    assert outcome["orders"]["train"] == "MMRRR"
     waits = {wait for run in outcome["runs"].values() for wait in run["syncs"]}
-    assert not [wait for wait in waits if "training/trainer.py" in wait]
+    assert not [wait for wait in waits if "training/trainer" in wait or "packing/transfer" in wait]
+
+
+@pytest.mark.parametrize(("run", "batches"), [("score", 6), ("score, off", 8)])
+def test_scoring_waits_for_the_values_of_a_batch_and_for_nothing_else(outcome, run, batches):
+    """M: one of three batches is made; R: the host waits for its values."""
+    assert outcome["orders"]["score"] == "MMRMRR"
+    waits = outcome["runs"][f"8.9 {run}"]["syncs"]
+    of_loading = ("model_check.py", "tuners/", "utils/", "transformers/", "integrations/")
+    own = {wait: count for wait, count in waits.items() if not any(n in wait for n in of_loading)}
+    [(wait, count)] = own.items()
+    assert wait.startswith("copy to main memory: packing/batching.py") and count == batches
 
 
 def test_two_trainings_share_their_passes(outcome):
@@ -107,8 +118,9 @@ FAULTS = {
     "a layer that stays in main memory": "bitsandbytes::gemm_4bit: operands on cpu, cuda:0",
     "a layer that computes before it is here": "it reads what another stream is writing",
     "a layer that is fetched over one that computes": "it writes what another stream is using",
-    "a step that is not in pinned memory": "copy from main memory: training/trainer.py",
-    "a copy of a step that is waited for": "copy from main memory: training/trainer.py",
+    "a step that is not in pinned memory": "copy from main memory: packing/transfer.py",
+    "a copy of a step that is waited for": "copy from main memory: packing/transfer.py",
+    "a batch to score that is not in pinned memory": "copy from main memory: packing/transfer.py",
     "a cache that is too narrow": "The expanded size of the tensor",
 }
 

@@ -36,6 +36,7 @@ from chatpipe.models.devices import compute_dtype
 from chatpipe.models.loading import load_fast_base
 from chatpipe.models.lora import with_adapter
 from chatpipe.packing.batching import batching_for
+from chatpipe.packing.transfer import on_device
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.trainer import BatchCollator, batch_training, max_training_threads
 
@@ -186,8 +187,6 @@ def _running_answers(model: Any, requests: Sequence[RowRequest]) -> list[list[in
 
 def _gradients(model: Any, quantization: Quantization) -> torch.Tensor:
     """The gradients of all adapter weights in one row."""
-    from accelerate.utils import send_to_device
-
     batching = batching_for(model)
     device = next(model.parameters()).device
     half = compute_dtype(quantization) in (torch.bfloat16, torch.float16)
@@ -198,7 +197,7 @@ def _gradients(model: Any, quantization: Quantization) -> torch.Tensor:
     with batch_training(model, batching):
         for batch in batches:
             with autocast:
-                nats = batching.nats(model, send_to_device(batch, device)).sum()
+                nats = batching.nats(model, on_device(batch, device)).sum()
             nats.backward()  # type: ignore[no-untyped-call]
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     return torch.cat([weight.grad.float().cpu().flatten() for weight in trained])

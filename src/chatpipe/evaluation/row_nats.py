@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,9 +12,11 @@ from chatpipe.errors import ModelError
 from chatpipe.tokenization.encoder import TokenizedRow
 
 if TYPE_CHECKING:
-    from chatpipe.packing.batching import Batch, Batching
+    from chatpipe.packing.batching import Batching
 
 Result = TypeVar("Result")
+# Batching, model, batch, and what is done while a GPU computes → the values of each row.
+Compute = Callable[..., list[Result]]
 
 # Tokens that may be read for each that is computed at once, where rows share them: few are kept,
 # as there is no backward pass.
@@ -68,7 +70,7 @@ class RowBatches:
         """Return Σ −log p of the scored tokens of each row, by its place among all rows."""
         from chatpipe.packing.batching import Batching
 
-        return self._computed(Batching.row_nats, model, report)
+        return self._by_place(Batching.row_nats, model, report)
 
     def hits(
         self, model: Any, report: Callable[[int], None] | None = None
@@ -76,36 +78,47 @@ class RowBatches:
         """As nats, each with whether all of the row's scored tokens are the most likely ones."""
         from chatpipe.packing.batching import Batching
 
-        return self._computed(Batching.row_hits, model, report)
+        return self._by_place(Batching.row_hits, model, report)
 
-    def _computed(
+    def _by_place(
         self,
-        compute: Callable[[Batching, Any, Batch], list[Result]],
+        compute: Compute[Result],
         model: Any,
         report: Callable[[int], None] | None,
     ) -> dict[int, Result]:
-        """Return what `compute` gives for each row of a batch."""
-        from accelerate.utils import send_to_device
-
+        """Return what `compute` gives for each row of a batch, by the row's place."""
         from chatpipe.kernels.fused_layers import fused_layers
         from chatpipe.kernels.lora_inference import active, through
-        from chatpipe.models.concurrency import run_in_threads
 
-        batching, groups = self.batching, self.groups
         results: dict[int, Result] = {}
-        device = next(model.parameters()).device
-
-        def of_group(group: Sequence[TokenizedRow]) -> list[Result]:
-            return compute(batching, model, send_to_device(batching.collate(group), device))
-
-        with batching.attention(model), fused_layers(model), through(model, active(model)):
-            computed = run_in_threads(of_group, groups, self.threads)
-            for group, values in zip(groups, computed, strict=True):
+        with self.batching.attention(model), fused_layers(model), through(model, active(model)):
+            for group, values in zip(self.groups, self._computed(compute, model), strict=True):
                 for row, value in zip(group, values, strict=True):
                     results[row.index] = value
                 if report:
                     report(len(results))
         return results
+
+    def _computed(self, compute: Compute[Result], model: Any) -> Iterator[list[Result]]:
+        """Yield the values of each batch. While a GPU computes one, the next one is collated and
+        copied to it."""
+        from chatpipe.models.concurrency import run_in_threads
+        from chatpipe.packing.transfer import OneAhead, on_device
+
+        batching = self.batching
+        device = next(model.parameters()).device
+        if device.type != "cuda":
+
+            def of_group(group: Sequence[TokenizedRow]) -> list[Result]:
+                return compute(batching, model, batching.collate(group))
+
+            yield from run_in_threads(of_group, self.groups, self.threads)
+            return
+        batches = OneAhead(
+            iter(self.groups), lambda group: on_device(batching.collate(group), device)
+        )
+        for batch in batches:
+            yield compute(batching, model, batch, batches.fetch)
 
 
 def row_nats(

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 
 from chatpipe.kernels.adapter_stacks import StackCache
 from chatpipe.kernels.lora_inference import example_by_example
 from chatpipe.packing.packing import pack, packed_attention, packed_cache, packs, places_of_each
+from chatpipe.packing.transfer import on_device
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 
 PACK_TOKENS = 4096
@@ -35,7 +35,7 @@ def read_prompts(
     with torch.no_grad(), packed_attention(model):
         for group in _packs(rows, adapters):
             models = [adapters[row.index] for row in group]
-            packed = send_to_device(pack(group, models), device)
+            packed = on_device(pack(group, models), device)
             with example_by_example(model, models, packed["layout"]["lengths"], stacks):
                 layers = packed_cache(model, packed)
             cache_layers = cache_layers or [

@@ -42,16 +42,26 @@ class Batching(NamedTuple):
     attention: Callable[[Any], AbstractContextManager[None]]
     run_in_threads: bool
 
-    def row_nats(self, model: Any, batch: Batch) -> list[float]:
-        """Σ −log p of the scored tokens of each row, without gradients."""
+    def row_nats(
+        self, model: Any, batch: Batch, meanwhile: Callable[[], None] | None = None
+    ) -> list[float]:
+        """Σ −log p of the scored tokens of each row, without gradients. meanwhile: called while a
+        GPU computes, before its values are waited for."""
         with torch.no_grad():
-            nats = self.nats(model, batch).cpu().double()
-            return [float(of_one.sum()) for of_one in torch.split(nats, batch["counts"])]
+            nats = self.nats(model, batch)
+            if meanwhile:
+                meanwhile()
+            of_rows = torch.split(nats.cpu().double(), batch["counts"])
+            return [float(of_one.sum()) for of_one in of_rows]
 
-    def row_hits(self, model: Any, batch: Batch) -> list[tuple[float, bool]]:
+    def row_hits(
+        self, model: Any, batch: Batch, meanwhile: Callable[[], None] | None = None
+    ) -> list[tuple[float, bool]]:
         """As row_nats, each with whether all of the row's scored tokens are the most likely."""
         with torch.no_grad():
             nats, hits = self.hits(model, batch)
+            if meanwhile:
+                meanwhile()
             rows = (
                 torch.split(part, batch["counts"]) for part in (nats.cpu().double(), hits.cpu())
             )

@@ -111,7 +111,7 @@ def _difference(model: Any) -> str | None:
     device = next(model.parameters()).device
     alone = torch.tensor([second], device=device)
     torch.manual_seed(0)
-    logits = padded_logits(model, alone, torch.ones_like(alone))
+    logits = padded_logits(model, alone, None)
     positions = torch.arange(LENGTH, device=device)[None]
     torch.manual_seed(0)
     placed = model(input_ids=alone, position_ids=positions).logits

@@ -50,22 +50,23 @@ def equal_length_groups(
 
 def pad(rows: Sequence[TokenizedRow]) -> PaddedBatch:
     """input_ids, attention_mask: (R, W), rows padded on the right, where a causal model does not
-    see it; scored: (R, W - 1), whether the next token is scored; targets: (S,), these tokens, row
-    by row; counts: how many each row has."""
+    see it; the mask is None where none is padded. kept: (S,), where of R * W places the token
+    before a scored one is; targets: (S,), the scored tokens, row by row; counts: how many each row
+    has."""
     width = max(len(row.input_ids) for row in rows)
     gaps = [width - len(row.input_ids) for row in rows]
     labels = torch.tensor(
         [row.labels[1:] + [IGNORED] * gap for row, gap in zip(rows, gaps, strict=True)]
     ).view(len(rows), width - 1)
     scored = labels != IGNORED
+    in_row, before = scored.nonzero(as_tuple=True)
+    mask = [[1] * (width - gap) + [0] * gap for gap in gaps]
     return {
         "input_ids": torch.tensor(
             [row.input_ids + [0] * gap for row, gap in zip(rows, gaps, strict=True)]
         ),
-        "attention_mask": torch.tensor(
-            [[1] * (width - gap) + [0] * gap for gap in gaps], dtype=torch.long
-        ),
-        "scored": scored,
+        "attention_mask": torch.tensor(mask) if any(gaps) else None,
+        "kept": in_row * width + before,
         "targets": labels[scored],
         "counts": scored.sum(1).tolist(),
     }
@@ -73,24 +74,30 @@ def pad(rows: Sequence[TokenizedRow]) -> PaddedBatch:
 
 def padded_nats(model: Any, batch: PaddedBatch) -> torch.Tensor:
     """(S,) −log p of every scored token, in float32, row by row."""
-    logits = padded_logits(model, batch["input_ids"], batch["attention_mask"])
-    return token_nats(logits[:, :-1][batch["scored"]], batch["targets"])
+    return token_nats(_kept_logits(model, batch), batch["targets"])
 
 
 def padded_hits(model: Any, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """`padded_nats`, and (S,) whether each scored token is the most likely one."""
+    logits = _kept_logits(model, batch)
+    return token_nats(logits, batch["targets"]), logits.argmax(-1) == batch["targets"]
+
+
+def _kept_logits(model: Any, batch: PaddedBatch) -> torch.Tensor:
+    """(S, vocabulary): those that predict the scored tokens. By their places: of a mask, a GPU
+    would be asked how many they are."""
     logits = padded_logits(model, batch["input_ids"], batch["attention_mask"])
-    scored = logits[:, :-1][batch["scored"]]
-    return token_nats(scored, batch["targets"]), scored.argmax(-1) == batch["targets"]
+    return logits.flatten(0, 1)[batch["kept"]]
 
 
 def padded_logits(
-    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """(R, W, vocabulary) by the model's own forward pass."""
+    """(R, W, vocabulary) by the model's own forward pass; attention_mask: None where no row is
+    padded."""
     parameters = _parameters(model)
     more: dict[str, Any] = {"use_cache": False} if "use_cache" in parameters else {}
-    if not bool(attention_mask.all()) and "attention_mask" in parameters:
+    if attention_mask is not None and "attention_mask" in parameters:
         more["attention_mask"] = attention_mask
     return model(input_ids=input_ids, **more).logits  # type: ignore[no-any-return]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -55,21 +54,3 @@ class EpochLoader(DataLoader[Any]):
         """Called by the Trainer at the start of every epoch."""
         assert isinstance(self.batch_sampler, GlobalBatches)
         self.batch_sampler.set_epoch(epoch)
-
-
-class OneAhead(Iterator[Any]):
-    """The items of `source`, each as `prepared` makes it. `fetch` makes the next one before it is
-    asked for."""
-
-    def __init__(self, source: Iterator[Any], prepared: Callable[[Any], Any]) -> None:
-        self.source = source
-        self._items = map(prepared, source)
-        self._fetched: list[Any] = []
-
-    def __next__(self) -> Any:
-        return self._fetched.pop() if self._fetched else next(self._items)
-
-    def fetch(self) -> None:
-        """Make the next item now, if there is one."""
-        if not self._fetched:
-            self._fetched = list(islice(self._items, 1))

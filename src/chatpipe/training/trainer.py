@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from peft.helpers import disable_input_dtype_casting
 from peft.tuners.lora import LoraLayer
 from torch.nn.parallel import DistributedDataParallel
@@ -19,10 +18,11 @@ from chatpipe.kernels.sparse_dropout import seeded
 from chatpipe.kernels.switch import is_enabled, ran
 from chatpipe.models.concurrency import has_noise, max_threads, run_in_threads, thread_count
 from chatpipe.packing.batching import PACKED, Batch, Batching
+from chatpipe.packing.transfer import OneAhead, on_device
 from chatpipe.runtime.oom import release_memory
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.passes import Passes
-from chatpipe.training.sampler import EpochLoader, GlobalBatches, OneAhead
+from chatpipe.training.sampler import EpochLoader, GlobalBatches
 from chatpipe.training.step_work import Gradients, StepWork, add_gradients
 
 # One token, of which nothing is scored.
@@ -125,12 +125,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             accelerator.process_index,
             accelerator.num_processes,
         )
-        return EpochLoader(
-            rows,
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
-            pin_memory=self._is_on_gpu and self.args.dataloader_pin_memory,
-        )
+        return EpochLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -140,13 +135,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             self._steps = OneAhead(epoch_iterator, self._on_device)
         return super().get_batch_samples(self._steps, num_batches, device)
 
-    @property
-    def _is_on_gpu(self) -> bool:
-        return bool(self.args.device.type == "cuda")
-
     def _on_device(self, batches: Any) -> Any:
-        """Copy batches to the device; this process does not wait for copies from pinned memory."""
-        return send_to_device(batches, self.args.device, non_blocking=True)
+        return on_device(batches, self.args.device)
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """Run an epoch; the Trainer's own method makes one step too many when it resumes from the
@@ -192,7 +182,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
                     raise
                 self.data_collator.max_tokens = passes.max_tokens
             else:
-                if self._is_on_gpu:
+                if self.args.device.type == "cuda":
                     self._steps.fetch()  # while the GPU computes
                 return loss
             # Not in the handler: its traceback holds the activations of the failed pass.
