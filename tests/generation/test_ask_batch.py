@@ -51,7 +51,7 @@ def test_who_may_join(asks):
 
 
 def test_models_with_other_templates_join_and_are_asked_in_their_own(asks, tmp_path):
-    """A template that ends a turn with another token than EOS goes into a batch of its own."""
+    """One ends a turn with another token than EOS: in the same batch."""
     first, second, third = asks
     short = changed(second, prompt_template=template("short"))
     ends = "{% for m in messages %}{{ m.content + '<s>' }}{% endfor %}"
@@ -59,7 +59,7 @@ def test_models_with_other_templates_join_and_are_asked_in_their_own(asks, tmp_p
     batch = AskBatch.of(first, [short, chat])
     assert batch.others == (short, chat)
     together = answered([first, short, chat])
-    assert [of.details["models_asked_together"] for of in together] == [2, 2, 1]
+    assert [of.details["models_asked_together"] for of in together] == [3, 3, 3]
     alone = [answered([ask])[0] for ask in (first, short, chat)]
     assert [of.answers for of in together] == [of.answers for of in alone]
 

@@ -4,7 +4,7 @@ with the template."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -158,56 +158,40 @@ class Answers:
 
 
 def answered(asks: Sequence[Ask]) -> list[Answers]:
-    """The answers to each of these, which must be of one base, quantization and generation; those
-    that stop at the same tokens are in the same batches."""
+    """The answers to each of these, which must be of one base, quantization and generation."""
     from chatpipe.models import loading
     from chatpipe.models.several_devices import recorded_model_with_helpers
 
     tokenizer = loading.load_tokenizer(asks[0].base.path)
-    asked = [ask.questions(tokenizer) for ask in asks]
-    stops = [tuple(ask.encoder(tokenizer).renderer.stops) for ask in asks]
-    groups = _groups(stops)
-    order = [(index, question) for group in groups for index in group for question in asked[index]]
-    request = _request(asks, [(asks[i].adapter, question, stops[i]) for i, question in order])
-    completions: dict[int, list[Completion]] = {}
-    together: dict[int, int] = {}
+    questions = [ask.questions(tokenizer) for ask in asks]
+    request = _request(asks, questions, tokenizer)
     with recorded_model_with_helpers(
         request.base, request.adapters, request.quantization, request.batches
     ) as (model, details, helpers):
-        done = iter(request.completions_with(helpers, model, tokenizer))
-        for group in groups:
-            completions |= {index: [next(done) for _ in asked[index]] for index in group}
-            together |= dict.fromkeys(group, len(group) if mixes_adapters(model) else 1)
+        completions = iter(request.completions_with(helpers, model, tokenizer))
+        together = len(asks) if mixes_adapters(model) else 1
     return [
         Answers(
-            [ask.answer(question, next(of_ask)) for question in asked[index]],
-            {**details, "models_asked_together": together[index]},
+            [ask.answer(question, next(completions)) for question in of_ask],
+            {**details, "models_asked_together": together},
         )
-        for index, ask in enumerate(asks)
-        for of_ask in [iter(completions[index])]
+        for ask, of_ask in zip(asks, questions, strict=True)
     ]
 
 
 def _request(
-    asks: Sequence[Ask], prompts: Iterable[tuple[Artifact | None, AskedQuestion, tuple[int, ...]]]
+    asks: Sequence[Ask], questions: Sequence[Sequence[AskedQuestion]], tokenizer: Any
 ) -> CompletePrompts:
-    """Return the request for the answers; a prompt has its adapter and the ids that end its
-    answer."""
+    """Return the request for the answers to the questions that each model is asked."""
+    stops = [tuple(ask.encoder(tokenizer).renderer.stops) for ask in asks]
     return CompletePrompts(
         base=asks[0].base,
         adapters=tuple(ask.adapter for ask in asks if ask.adapter),
         quantization=asks[0].quantization,
         generation=asks[0].generation,
         prompts=tuple(
-            Prompted(tuple(question.ids), adapter.key if adapter else None, stops)
-            for adapter, question, stops in prompts
+            Prompted(tuple(question.ids), ask.adapter.key if ask.adapter else None, ends)
+            for ask, of_ask, ends in zip(asks, questions, stops, strict=True)
+            for question in of_ask
         ),
     )
-
-
-def _groups(stops: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """The indices of equal stops together."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, ends in enumerate(stops):
-        groups.setdefault(ends, []).append(index)
-    return list(groups.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -58,12 +58,8 @@ class CompletePrompts(Request):
         return {"completions": [[one.text, one.tokens, one.stop] for one in completions]}
 
     def completions(self, model: Any, tokenizer: Any, report: Report) -> list[Completion]:
-        """Complete the prompts by this process alone; neighbours that end at the same ids may be in
-        one batch."""
-        completions: list[Completion] = []
-        for rows, reported in self._runs(report):
-            completions += complete_rows(model, tokenizer, rows, reported)
-        return completions
+        """Complete the prompts by this process alone."""
+        return complete_rows(model, tokenizer, self._rows(), report)
 
     def iter_completions(
         self, helpers: Sequence[Helper], model: Any, tokenizer: Any
@@ -73,8 +69,7 @@ class CompletePrompts(Request):
         may use the model."""
         report = self._reporter()
         if not helpers:
-            for rows, reported in self._runs(report):
-                yield from completions_in_order(model, tokenizer, rows, reported)
+            yield from completions_in_order(model, tokenizer, self._rows(), report)
             return
         at_once = (1 + len(helpers)) * AT_ONCE
         for begin in range(0, len(self.prompts), at_once):
@@ -89,19 +84,15 @@ class CompletePrompts(Request):
         """How many tokens the completions of so many prompts have at most: the unit of progress."""
         return prompts * self.generation.max_new_tokens
 
-    def _runs(self, report: Report) -> Iterator[tuple[list[RowRequest], Report]]:
-        """Yield neighbours that end at the same ids, and the report of their progress."""
+    def _rows(self) -> list[RowRequest]:
         from chatpipe.generation.rows import RowRequest
 
-        before = 0  # prompts
-        for stops, run in groupby(self.prompts, lambda prompt: prompt.stops):
-            ends = frozenset(stops)
-            rows = [
-                RowRequest(place, list(prompt.ids), prompt.adapter, ends, self.generation)
-                for place, prompt in enumerate(run)
-            ]
-            yield rows, after(self._most_new_tokens(before), report)
-            before += len(rows)
+        return [
+            RowRequest(
+                place, list(prompt.ids), prompt.adapter, frozenset(prompt.stops), self.generation
+            )
+            for place, prompt in enumerate(self.prompts)
+        ]
 
     def completions_with(
         self,
