@@ -7,7 +7,8 @@ from peft import get_peft_model
 from benchmarks.by_generate import generated_ids
 from chatpipe.config.prompts import template
 from chatpipe.config.schema import BaseModelRef, Generation, Lora, Quantization
-from chatpipe.generation import capacity, running_batch
+from chatpipe.generation import capacity, row_groups, running_batch
+from chatpipe.generation import rows as row_module
 from chatpipe.generation.batch import iter_written_ids, written_ids
 from chatpipe.generation.rows import RowRequest
 from chatpipe.generation.running_batch import RunningBatch
@@ -229,6 +230,93 @@ def test_an_answer_ends_where_its_caller_says_and_a_closed_iterator_leaves_the_m
     answers.close()
     assert not any("forward" in vars(layer) for layer in model.modules())
     assert written_ids(model, []) == []
+
+
+def sampled_and_greedy(adapters):
+    settings = ({}, {"temperature": 1.0, "seed": 3}, {"max_new_tokens": 30})
+    return [
+        request(n, ids, adapters[n % 3], top=2, **settings[n % 2 + n % 3 // 2])
+        for n, ids in enumerate(prompts(8))
+    ]
+
+
+@pytest.fixture
+def memory_ends(monkeypatch):
+    """Has memory end in calls of that function for which `is_lacking` is true."""
+
+    def plant(owner, name, is_lacking):
+        original = getattr(owner, name)
+
+        def lacking(*args):
+            if is_lacking(*args):
+                raise torch.OutOfMemoryError("no memory")
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, lacking)
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    ("packed", "mixes", "place"),
+    [
+        (True, True, "next_tokens"),
+        (True, False, "next_tokens"),
+        (False, False, "next_tokens"),
+        (True, True, "read_prompts"),
+    ],
+)
+def test_where_memory_ends_the_newest_rows_wait_and_lose_no_token(
+    mixed, monkeypatch, memory_ends, packed, mixes, place
+):
+    """There is memory for two rows: in the choice of tokens, after the model's pass; or in what
+    reads the texts of those that go on. All are written as if they were alone."""
+    model, adapters = mixed
+    monkeypatch.setattr(capacity, "mixes_adapters", lambda model: mixes)
+    monkeypatch.setattr(running_batch, "reads_packed", lambda model: packed)
+    monkeypatch.setattr(capacity, "reads_packed", lambda model: packed)
+    rows = sampled_and_greedy(adapters)
+    alone = {row.id: expected(model, row) for row in rows}
+    batch = RunningBatch(model)
+
+    def are_too_many(*_):
+        return len(batch) - len(batch.paused()) > (5 if place == "read_prompts" else 2)
+
+    memory_ends(row_groups, "next_tokens", are_too_many)
+    if place == "read_prompts":
+        memory_ends(row_groups, place, lambda _, prompts, *__: batch.paused() and len(prompts) > 1)
+    assert run(batch, rows, at_once=8) == alone
+    assert batch.most_rows <= 2 and len(batch) == 0
+
+
+def test_a_token_is_taken_with_its_likelihood_or_not_at_all(mixed, memory_ends):
+    model, adapters = mixed
+    rows = sampled_and_greedy(adapters)
+    alone = {row.id: expected(model, row) for row in rows}
+    numbers = iter(range(1 << 20))
+    memory_ends(row_module, "likelihood", lambda *_: next(numbers) in (3, 20, 41))
+    batch = RunningBatch(model)
+    assert run(batch, rows, at_once=8) == alone
+    assert batch.most_rows == 1
+
+
+def test_a_single_row_without_memory_is_an_error_and_the_others_go_on(mixed, memory_ends):
+    model, adapters = mixed
+    rows = sampled_and_greedy(adapters)
+    alone = {row.id: expected(model, row) for row in rows}
+    batch = RunningBatch(model)
+    memory_ends(
+        row_groups.PaddedGroup,
+        "logits",
+        lambda group, _: 0 in [row.request.id for row in group.rows],
+    )
+    batch.join(rows)
+    with pytest.raises(torch.OutOfMemoryError):
+        while True:
+            assert batch.step() == []
+    batch.drop_computed()
+    del alone[0]
+    assert run(batch, []) == alone
 
 
 def test_likelihoods_are_the_model_s_own(mixed):

@@ -7,6 +7,7 @@ import torch
 
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.generation.reply_text import ReplyText
+from chatpipe.generation.row_groups import PaddedGroup
 from chatpipe.generation.rows import RowRequest
 from chatpipe.models.loading import load_base, load_tokenizer
 from chatpipe.serving.engine import Engine, QueueFullError, ReplyJob
@@ -123,6 +124,54 @@ def test_a_join_without_memory_leaves_the_replies_that_run_as_they_are(tiny_mode
     assert ended == ["length"] * 3 and len(set(alone)) > 3
     for number in range(8):
         assert replies(number) == (alone, ["error", "length", "length"]), number
+
+
+def test_where_memory_ends_in_a_step_the_newest_replies_wait_and_their_texts_are_whole(
+    tiny_model_dir, monkeypatch
+):
+    """There is memory for two of five streamed replies at once, and for one of them never: that
+    alone ends with an error, and the others have the texts that they have alone."""
+    model = load_base(tiny_model_dir, Quantization(method="none", compute_dtype="float32"))
+    tokenizer = load_tokenizer(tiny_model_dir)
+    prompts = {name: [*range(5 + 7 * n, 12 + 9 * n)] for n, name in enumerate("abcde")}
+
+    def replies(names):
+        """Each one's text and end, and what is said of the load when all have ended."""
+        engine, pieces, ends = Engine(model), {name: [] for name in names}, queue.Queue()
+
+        def job(name):
+            def deliver(piece):
+                pieces[name].append(piece.text)
+                if piece.end:
+                    ends.put((name, piece.end))
+
+            settings = {"max_new_tokens": 12, "temperature": 1.0 * (name in "bd"), "seed": 5}
+            request = RowRequest(name, prompts[name], None, frozenset(), Generation(**settings))
+            text = ReplyText(tokenizer, [], is_stripped=True)
+            return ReplyJob(request, text, deliver, is_streamed=True)
+
+        engine.submit([job(name) for name in names])
+        engine.start()
+        ended = dict(ends.get(timeout=60) for _ in names)
+        engine.stop()
+        texts = {name: "".join(parts) for name, parts in pieces.items()}
+        return texts, ended, engine.counts()
+
+    alone = {name: replies([name])[0][name] for name in prompts}
+    step = PaddedGroup.logits
+
+    def lacking(group, tokens):
+        rows = [row.request.id for row in group.rows]
+        if len(rows) > 2 or ("a" in rows and len(group.rows[0].tokens) > 2):
+            raise torch.OutOfMemoryError("no memory")
+        return step(group, tokens)
+
+    monkeypatch.setattr(PaddedGroup, "logits", lacking)
+    texts, ended, load = replies(list(prompts))
+    assert ended == {"a": "error", **dict.fromkeys("bcde", "length")}
+    assert {name: texts[name] for name in "bcde"} == {name: alone[name] for name in "bcde"}
+    assert load == {"running": 0, "waiting": 0, "most_running": 1}
+    assert alone["a"].startswith(texts["a"])
 
 
 def test_a_burst_fills_the_places_of_the_batch_before_the_queue(tiny_model_dir):

@@ -36,7 +36,7 @@ def pass_key(model: Any) -> Callable[[RowRequest], tuple[str | int, ...]]:
         return lambda row: ()
     if reads_packed(model):
         return lambda row: (row.adapter or "",)
-    return lambda row: (row.adapter or "", len(row.ids))
+    return lambda row: (row.adapter or "", len(row.ids_so_far))
 
 
 def room_tokens(model: Any) -> float:

@@ -66,7 +66,7 @@ class Group(ABC):
         stack.enter_context(row_by_row(self.model, self.adapters, self.stacks))
 
     def step(self) -> list[NewToken]:
-        """Return a token for every row that has not left."""
+        """Return a token for every row that has not left; after an error, none has taken one."""
         if self._adapters_on is None:
             with ExitStack() as stack:
                 self.put_adapters_on(stack)
@@ -78,11 +78,12 @@ class Group(ABC):
             logits = self.logits(self.last_tokens)
             self.last_tokens = next_tokens(logits, [row.sampler for row in self.rows])
             tokens = self.last_tokens.tolist()  # all that the host waits for in a step
-        return [
-            row.accept(token, logits[number])
+        new = [
+            (row, token, row.likelihood(token, logits[number]))
             for number, (row, token) in enumerate(zip(self.rows, tokens, strict=True))
             if not row.has_left
         ]
+        return [row.accept(token, of_token) for row, token, of_token in new]
 
     def release(self) -> None:
         """Take the adapters off the layers until the next step."""
@@ -111,10 +112,10 @@ class PaddedGroup(Group):
     def join(self, requests: Sequence[RowRequest]) -> None:
         # One adapter's prompts next to each other: they are read in one pack.
         ordered = sorted(requests, key=lambda request: request.adapter or "")
-        prompts = [request.ids for request in ordered]
+        prompts = [request.ids_so_far for request in ordered]
         adapters = [request.adapter for request in ordered]
         layers = read_prompts(self.model, prompts, adapters, self.stacks)
-        rows = [Row(request, request.ids[-1]) for request in ordered]
+        rows = [Row(request) for request in ordered]
         self.cache.join(layers, [len(ids) - 1 for ids in prompts])
         self.rows += rows
         self.last_tokens = self._lengths = None
@@ -168,8 +169,9 @@ class UnpaddedRows(Group):
     does: for any causal model. Those that have left are computed until all have."""
 
     def join(self, requests: Sequence[RowRequest]) -> None:
-        self.rows = [Row(request, request.ids[-1]) for request in requests]
-        self._ids = torch.tensor([request.ids for request in requests], device=self.device)
+        self.rows = [Row(request) for request in requests]
+        ids = [request.ids_so_far for request in requests]
+        self._ids = torch.tensor(ids, device=self.device)
         self._kwargs: dict[str, Any] = {
             "attention_mask": torch.ones_like(self._ids),
             "use_cache": True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -27,6 +27,7 @@ class RowRequest:
         generation: Temperature, top_p, seed and the most new tokens.
         top_logprobs: How many of the likeliest tokens are returned with each token, whose own
             likelihood is then returned too; None for neither.
+        written: Tokens of its reply that were written before; the row goes on after them.
     """
 
     id: RowId
@@ -35,6 +36,12 @@ class RowRequest:
     stops: frozenset[int]
     generation: Generation
     top_logprobs: int | None = None
+    written: tuple[int, ...] = ()
+
+    @property
+    def ids_so_far(self) -> list[int]:
+        """The prompt's token ids, and those written before."""
+        return [*self.ids, *self.written]
 
     @property
     def most_tokens(self) -> int:
@@ -58,25 +65,37 @@ class Row:
     """A row while it runs. has_left: it is computed only because others beside it are."""
 
     request: RowRequest
-    last: int  # the token that the next step reads
-    new_tokens: int = 0
     has_left: bool = False
+    tokens: list[int] = field(init=False)  # of its reply
     sampler: Sampler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sampler = Sampler(self.request.generation, self.request.ids)
+        request = self.request
+        self.tokens = [*request.written]
+        self.sampler = Sampler(request.generation, request.ids, len(request.written))
 
-    def accept(self, token: int, logits: torch.Tensor) -> NewToken:
-        """Take the row's next token, of these logits (vocabulary,)."""
-        self.last = token
-        self.new_tokens += 1
+    @property
+    def last(self) -> int:
+        """The token that the next step reads."""
+        return (self.tokens or self.request.ids)[-1]
+
+    @property
+    def continued(self) -> RowRequest:
+        """The request that goes on where this row is."""
+        return replace(self.request, written=tuple(self.tokens))
+
+    def likelihood(self, token: int, logits: torch.Tensor) -> Likelihood | None:
+        """Return that of a next token, of these logits (vocabulary,), if it is asked for."""
+        most = self.request.top_logprobs
+        return None if most is None else likelihood(logits, token, most)
+
+    def accept(self, token: int, of_token: Likelihood | None) -> NewToken:
+        """Take the row's next token."""
+        self.tokens.append(token)
         request = self.request
         end: Literal["eos", "length"] | None = None
         if token in request.stops:
             end = "eos"
-        elif self.new_tokens == request.generation.max_new_tokens:
+        elif len(self.tokens) == request.generation.max_new_tokens:
             end = "length"
-        most = request.top_logprobs
-        return NewToken(
-            request.id, token, end, None if most is None else likelihood(logits, token, most)
-        )
+        return NewToken(request.id, token, end, of_token)

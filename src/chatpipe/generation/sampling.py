@@ -27,16 +27,20 @@ class Sampler:
         settings: Temperature and top_p.
     """
 
-    def __init__(self, generation: Generation, ids: Sequence[int]) -> None:
+    def __init__(self, generation: Generation, ids: Sequence[int], drawn: int = 0) -> None:
+        """ids: The prompt's. drawn: How many tokens of the reply were drawn before."""
         self.is_greedy = generation.temperature < LEAST_TEMPERATURE
         self.settings = generation.temperature, generation.top_p
         self._seed = prompt_seed(generation.seed, ids)
+        self._drawn = drawn
         self._generator: torch.Generator | None = None
 
     def draw(self, into: torch.Tensor) -> None:
         """Fill it with exponential variables, those that follow the ones drawn before."""
         if self._generator is None:
             self._generator = torch.Generator(into.device).manual_seed(self._seed)
+            for _ in range(self._drawn):
+                into.exponential_(generator=self._generator)
         into.exponential_(generator=self._generator)
 
 

@@ -96,7 +96,6 @@ class Engine:
     ) -> None:
         self.most_waiting = most_waiting
         self._cores = cores  # torch's threads in the engine's own; None: as many as it has anyway
-        self._most_rows = most_rows
         self._batch = RunningBatch(model, most_rows)
         self._waiting: deque[ReplyJob] = deque()
         self._running: dict[RowId, ReplyJob] = {}
@@ -122,7 +121,7 @@ class Engine:
         moment.
         """
         with self._changed:
-            places = max(0, self._most_rows - len(self._running))
+            places = max(0, self._batch.most_rows - len(self._running))
             waiting = len(self._waiting) + len(replies) - places
             if self._is_stopping or waiting > self.most_waiting:
                 raise QueueFullError
@@ -136,9 +135,15 @@ class Engine:
             self._changed.notify()
 
     def counts(self) -> dict[str, int]:
-        """Return how many replies are written now, and how many wait."""
+        """Return how many replies are written now, how many wait, and how many may be written at
+        once: fewer than at the start, where memory has ended since."""
         with self._changed:
-            return {"running": len(self._running), "waiting": len(self._waiting)}
+            paused = self._batch.paused()
+            return {
+                "running": len(self._running.keys() - paused),
+                "waiting": len(self._waiting) + len(paused),
+                "most_running": self._batch.most_rows,
+            }
 
     def _run(self) -> None:
         if self._cores:
@@ -148,7 +153,7 @@ class Engine:
                 self._admit()
                 self._deliver(self._batch.step() if len(self._batch) else [])
             except Exception:
-                LOG.exception("the running batch failed; its replies end with an error.")
+                LOG.exception("a step of the batch failed; its replies end with an error.")
                 self._fail()
 
     def _wait(self) -> bool:
@@ -214,10 +219,13 @@ class Engine:
             return self._waiting.popleft()
 
     def _fail(self) -> None:
+        """End the replies that were computed, with an error; those that are paused go on."""
+        self._batch.drop_computed()
+        paused = self._batch.paused()
         with self._changed:
-            replies, self._running = list(self._running.values()), {}
-        self._batch.clear()
-        for reply in replies:
+            failed = [reply for row, reply in self._running.items() if row not in paused]
+            self._running = {row: self._running[row] for row in paused}
+        for reply in failed:
             reply.deliver(Piece(end="error"))
 
     def _deliver(self, new_tokens: Sequence[NewToken]) -> None:
