@@ -1,5 +1,8 @@
 """Joined LoRA products against peft's own: the same outputs and gradients, one dropout a group."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -47,6 +50,33 @@ def loss_and_gradients(model, dtype=torch.float32):
     loss.backward()
     named = model.named_parameters()
     return loss.item(), {name: p.grad.clone() for name, p in named if p.requires_grad}
+
+
+def test_a_pass_that_breaks_off_within_a_group_holds_no_memory_of_the_next(base, monkeypatch):
+    """Memory ends between the gate and the other factor of the second layer, which are computed
+    together: the pass that is tried again begins without what the first layer had saved."""
+    model = adapted(base)
+    first, second = model.get_base_model().model.layers
+    held, alive = [], []
+    first.register_forward_hook(lambda _, inputs, out: held.append(weakref.ref(out)))
+    model.get_base_model().model.embed_tokens.register_forward_pre_hook(
+        lambda *_: alive.append([ref() is not None for ref in held])
+    )
+
+    def lacking(gate):
+        raise torch.OutOfMemoryError("no memory")
+
+    with joined_products(model):
+        with monkeypatch.context() as planted:
+            planted.setattr(second.mlp.act_fn, "forward", lacking)
+            with pytest.raises(torch.OutOfMemoryError):
+                model(input_ids=IDS)
+        gc.collect()
+        assert held[0]() is not None  # or there is nothing to be seen here
+        loss, gradients = loss_and_gradients(model)
+    assert alive == [[], [False]]
+    expected, of_expected = loss_and_gradients(model)
+    assert loss == pytest.approx(expected) and gradients.keys() == of_expected.keys()
 
 
 TARGETS = pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from chatpipe.kernels.forwards import replaced_forwards
-from chatpipe.kernels.lora_training import Share, group_forwards, joined_layers
+from chatpipe.kernels.lora_training import Group, Share, group_forwards, joined_layers
 from chatpipe.kernels.sparse_dropout import drawn_from
 
 
@@ -72,7 +72,8 @@ class AdapterSet:
             forward
             for place, names in enumerate(self._names)
             for forward in group_forwards(
-                [self.base.get_submodule(name) for name in names], partial(self._shares, place)
+                [self.base.get_submodule(name) for name in names],
+                Group(partial(self._shares, place)),
             )
         ]
         with replaced_forwards(forwards):

@@ -54,23 +54,33 @@ Shares = Callable[[], Sequence[Share]]
 def joined_products(model: torch.nn.Module) -> Iterator[None]:
     """While this lasts, adapted layers whose base is a linear layer, plain or 4-bit, are computed
     by groups; all others as peft does."""
+    layers = joined_layers(model)
+    groups = [Group(partial(_whole_input, of_group)) for of_group in layers]
     forwards = [
         forward
-        for layers in joined_layers(model)
-        for forward in group_forwards(layers, partial(_whole_input, layers))
+        for of_group, group in zip(layers, groups, strict=True)
+        for forward in group_forwards(of_group, group)
     ]
-    with replaced_forwards(forwards):
-        yield
+
+    def forget(*_: Any) -> None:
+        for group in groups:
+            group.forget()
+
+    before_passes = model.register_forward_pre_hook(forget)
+    try:
+        with replaced_forwards(forwards):
+            yield
+    finally:
+        before_passes.remove()
 
 
 def _whole_input(layers: Sequence[Any]) -> Sequence[Share]:
     return [Share(layers)]
 
 
-def group_forwards(layers: Sequence[torch.nn.Module], shares: Shares) -> list[tuple[Any, Forward]]:
-    """These layers, which read the same input, each with what computes it as a part of the group;
-    `shares` says at every pass through which adapters the input's rows go."""
-    group = Group(shares)
+def group_forwards(layers: Sequence[torch.nn.Module], group: Group) -> list[tuple[Any, Forward]]:
+    """These layers, which read the same input, each with what computes it as a part of the
+    group."""
     return [(layer, partial(group.output, place)) for place, layer in enumerate(layers)]
 
 
@@ -97,7 +107,8 @@ def _is_plain(layer: Any) -> bool:
 
 class Group(threading.local):
     """Layers that read the same input: the first one asked computes the outputs of all. Each
-    thread has its own outputs, because several may pass through the model at once."""
+    thread has its own outputs, because several may pass through the model at once. `shares` says at
+    every pass through which adapters the input's rows go."""
 
     def __init__(self, shares: Shares) -> None:
         self.shares = shares
@@ -115,6 +126,11 @@ class Group(threading.local):
         if not self._outputs:
             self._input = None
         return output
+
+    def forget(self) -> None:
+        """Free what a pass has left here that broke off between two layers of the group, where
+        memory ended: with it, all that the layers before had saved for the backward pass."""
+        self._input, self._outputs = None, {}
 
 
 def adapted_products(x: torch.Tensor, shares: Sequence[Share]) -> tuple[torch.Tensor, ...]:

@@ -98,6 +98,9 @@ class _Buffer:
         self.is_used = False
         is_cuda = content.device.type == "cuda"
         self._filled, self._free = (_event() if is_cuda else None for _ in range(2))
+        if self._free is not None:
+            # The allocator may have handed out memory that what was queued before still uses.
+            self._free.record()
 
     def fill(self, block: torch.Tensor, copies: Any) -> None:
         """Copy a layer's block here, as soon as what is computed with the last one has ended."""
