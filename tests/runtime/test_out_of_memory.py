@@ -35,6 +35,22 @@ def test_the_error_names_the_settings_of_its_step(step, setting):
     assert isinstance(error_from_name("GPUMemoryError", said), GPUMemoryError)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be"),
+    ],
+)
+def test_memory_that_cuda_s_libraries_lack_is_the_same_error(error):
+    """They take theirs beside torch's allocator."""
+    with (
+        pytest.raises(GPUMemoryError, match=r"lower evaluation\.batch_tokens"),
+        oom.name_memory_errors(Score.model_construct()),
+    ):
+        raise error
+
+
 def test_other_errors_pass():
     named_so = oom.name_memory_errors(Score.model_construct())
     with pytest.raises(RuntimeError, match="size mismatch"), named_so:

@@ -37,6 +37,7 @@ from chatpipe.models.loading import load_fast_base
 from chatpipe.models.lora import with_adapter
 from chatpipe.packing.batching import batching_for
 from chatpipe.packing.transfer import on_device
+from chatpipe.runtime.oom import is_out_of_memory
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.trainer import BatchCollator, batch_training, max_training_threads
 
@@ -106,9 +107,9 @@ def _compared(kernel: str, bases: Bases, plain: Figures, bounds: Sequence[float]
     remedy = f"it is switched off on this machine; set {VARIABLE}={kernel} to use it all the same"
     try:
         figures = _figures(bases, "auto")
-    except torch.OutOfMemoryError:
-        return warning(name, "not checked: the device is out of memory", "free some of it")
     except Exception as error:
+        if is_out_of_memory(error):
+            return warning(name, "not checked: the device is out of memory", "free some of it")
         return fault(name, f"fails: {type(error).__name__}: {str(error)[:200]}", remedy)
     if kernel not in figures.ran:
         return ok(name, "is not used on this device")

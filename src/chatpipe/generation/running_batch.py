@@ -24,14 +24,12 @@ import logging
 from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
-import torch
-
 from chatpipe.generation.capacity import AT_ONCE, pass_key, reads_packed, room_tokens
 from chatpipe.generation.row_groups import Group, PaddedGroup, UnpaddedRows
 from chatpipe.generation.rows import NewToken, RowId, RowRequest
 from chatpipe.kernels.adapter_stacks import StackCache
 from chatpipe.kernels.decoding import decoder_of
-from chatpipe.runtime.oom import release_memory
+from chatpipe.runtime.oom import is_out_of_memory, release_memory
 
 LOG = logging.getLogger(__name__)
 
@@ -111,10 +109,11 @@ class RunningBatch:
     def step(self) -> list[NewToken]:
         """Return one token for every row that is computed; rows that end with theirs have left.
 
-        A step in which memory ends pauses rows, and returns tokens of some rows or of none. Raises
-        torch.OutOfMemoryError where a single row has no room.
+        A step in which memory ends pauses rows, and returns tokens of some rows or of none; its
+        error is raised where a single row has no room.
         """
         new_tokens: list[NewToken] = []
+        lacking: RuntimeError | None = None
         try:
             self._resume()
             alone = len(self._groups) == 1
@@ -122,11 +121,11 @@ class RunningBatch:
                 new_tokens += group.step()
                 if not alone:
                     group.release()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             # Not handled here: its traceback holds what the step has computed.
             lacking = error.with_traceback(None)
-        else:
-            lacking = None
         self.leave([new.row for new in new_tokens if new.end])
         if lacking is not None:
             self._pause(lacking)
@@ -140,7 +139,7 @@ class RunningBatch:
         if going_on:
             self._read(going_on)
 
-    def _pause(self, lacking: torch.OutOfMemoryError) -> None:
+    def _pause(self, lacking: RuntimeError) -> None:
         """Pause all rows, and have no more than half as many go on; raise the error where there was
         one row."""
         computed = len(self) - len(self._paused)

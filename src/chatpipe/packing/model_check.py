@@ -20,6 +20,7 @@ from chatpipe.errors import ModelError
 from chatpipe.kernels.dequantize import is_quantized
 from chatpipe.packing.packing import pack, packed_attention, packed_logits, packed_nats
 from chatpipe.packing.padding import padded_logits, unwrapped
+from chatpipe.runtime.oom import is_out_of_memory
 from chatpipe.tokenization.encoder import TokenizedRow
 
 LAYERS = {"full_attention", "sliding_attention"}
@@ -96,11 +97,11 @@ def _fault_when_tried(model: Any) -> str | None:
     try:
         with torch.no_grad(), _repeatable(model):
             return _difference(model)
-    except torch.OutOfMemoryError:
-        raise
     except ModelError as error:
         return str(error)
     except Exception as error:  # whatever a model makes of arguments that it does not know
+        if is_out_of_memory(error):
+            raise
         message = str(error).partition("\n")[0][:200]
         return f"it does not compute packed rows ({type(error).__name__}: {message})"
 

@@ -10,6 +10,13 @@ from contextlib import contextmanager
 from chatpipe.errors import GPUMemoryError
 from chatpipe.store.artifact import Request
 
+# Of cuBLAS's handles, cuDNN's, and all that is no tensor.
+OTHER_TEXTS = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+
 
 @contextmanager
 def name_memory_errors(request: Request) -> Iterator[None]:
@@ -17,7 +24,7 @@ def name_memory_errors(request: Request) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         reason = ". ".join(str(error).split(". ")[:3]).rstrip(".")
         remedy = request.oom_hint or "use a GPU with more"
@@ -32,6 +39,12 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the GPU's memory has ended: for torch's allocator, or for what CUDA and its libraries
+    take beside it, whose errors are told apart by their text alone."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if torch is None:
+        return False
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OTHER_TEXTS)

@@ -19,7 +19,7 @@ from chatpipe.kernels.switch import is_enabled, ran
 from chatpipe.models.concurrency import has_noise, max_threads, run_in_threads, thread_count
 from chatpipe.packing.batching import PACKED, Batch, Batching
 from chatpipe.packing.transfer import OneAhead, on_device
-from chatpipe.runtime.oom import release_memory
+from chatpipe.runtime.oom import is_out_of_memory, release_memory
 from chatpipe.tokenization.encoder import IGNORED, TokenizedRow
 from chatpipe.training.passes import Passes
 from chatpipe.training.sampler import EpochLoader, GlobalBatches
@@ -175,7 +175,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         while True:
             try:
                 loss = self._gradients_of_step(model, inputs)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 rows, count = inputs["rows"], len(inputs["batches"])
                 passes = None if self.joint else self.passes
                 if passes is None or not passes.make_smaller(self, rows, count):
