@@ -39,7 +39,7 @@ from chatpipe.diagnosis.rates import matrix_rate, measured_rates
 from chatpipe.diagnosis.self_check import check_kernels
 from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import written_ids
-from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.kernels.switch import BY_DEFAULT, VARIABLE
 from chatpipe.models.devices import peak_memory_bytes
 from chatpipe.models.lora import with_adapter

@@ -10,7 +10,7 @@ from chatpipe.config.schema import BaseModelRef, Generation, Lora, Quantization
 from chatpipe.generation import capacity, row_groups, running_batch
 from chatpipe.generation import rows as row_module
 from chatpipe.generation.batch import iter_written_ids, written_ids
-from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.generation.slot_cache import SPARE_COLUMNS
 from chatpipe.kernels.switch import VARIABLE

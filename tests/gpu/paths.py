@@ -42,7 +42,7 @@ from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import complete
-from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.kernels import liger
 from chatpipe.kernels.switch import BY_DEFAULT, recorded_kernels

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from chatpipe.config.schema import Generation, Lora
 from chatpipe.generation.batch import written_ids
-from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.kernels import nf4_products
 from chatpipe.kernels.decoding import decoder_of

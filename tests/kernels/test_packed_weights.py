@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from chatpipe.config.schema import Generation, Lora
 from chatpipe.generation.batch import written_ids
-from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.kernels.lora_inference import row_by_row, through
 from chatpipe.kernels.packed_weights import packed_weights
 from chatpipe.kernels.switch import VARIABLE, recorded_kernels

@@ -12,7 +12,7 @@ from chatpipe.config.prompts import template
 from chatpipe.config.schema import Generation, Lora
 from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import written_ids
-from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.kernels.switch import recorded_kernels
 from chatpipe.models.loading import load_tokenizer
 from chatpipe.models.lora import lora_config

@@ -8,7 +8,7 @@ import torch
 from chatpipe.config.schema import Generation, Quantization
 from chatpipe.generation.reply_text import ReplyText
 from chatpipe.generation.row_groups import PaddedGroup
-from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.models.loading import load_base, load_tokenizer
 from chatpipe.serving.engine import Engine, QueueFullError, ReplyJob
 

@@ -22,7 +22,7 @@ from chatpipe.config.schema import Generation, Lora, Quantization
 from chatpipe.diagnosis.findings import Finding, fault, ok, warning
 from chatpipe.evaluation.row_nats import row_nats
 from chatpipe.generation.batch import written_ids
-from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.generation.running_batch import RunningBatch
 from chatpipe.kernels import switched_off
 from chatpipe.kernels.switch import (

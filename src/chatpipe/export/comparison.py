@@ -146,7 +146,7 @@ def expected_replies(
     """What chatpipe's own model makes of the prompts, as `ask` computes it, but with products in
     float32 where its weights are dequantized: half precision would be most of a difference."""
     from chatpipe.generation.batch import written_ids
-    from chatpipe.generation.rows import RowRequest
+    from chatpipe.generation.row_request import RowRequest
     from chatpipe.kernels.dequantize import is_quantized
     from chatpipe.kernels.lora_inference import switched_to
     from chatpipe.models.inference import load_model

@@ -16,7 +16,8 @@ from chatpipe.errors import ConfigError, DataError
 from chatpipe.generation.batch import Completion
 from chatpipe.generation.capacity import mixes_adapters
 from chatpipe.generation.heldout_prompts import heldout_prompts
-from chatpipe.generation.prompted import CompletePrompts, Prompted
+from chatpipe.generation.prompted import CompletePrompts
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import check_positions, position_fault, positions_of
 from chatpipe.store.artifact import Artifact, Request
@@ -183,15 +184,15 @@ def _request(
     asks: Sequence[Ask], questions: Sequence[Sequence[AskedQuestion]], tokenizer: Any
 ) -> CompletePrompts:
     """Return the request for the answers to the questions that each model is asked."""
-    stops = [tuple(ask.encoder(tokenizer).renderer.stops) for ask in asks]
+    stops = [frozenset(ask.encoder(tokenizer).renderer.stops) for ask in asks]
+    rows = [
+        (question.ids, ask.adapter.key if ask.adapter else None, ends)
+        for ask, of_ask, ends in zip(asks, questions, stops, strict=True)
+        for question in of_ask
+    ]
     return CompletePrompts(
         base=asks[0].base,
         adapters=tuple(ask.adapter for ask in asks if ask.adapter),
         quantization=asks[0].quantization,
-        generation=asks[0].generation,
-        prompts=tuple(
-            Prompted(tuple(question.ids), ask.adapter.key if ask.adapter else None, ends)
-            for ask, of_ask, ends in zip(asks, questions, stops, strict=True)
-            for question in of_ask
-        ),
+        rows=tuple(RowRequest(n, *row, asks[0].generation) for n, row in enumerate(rows)),
     )

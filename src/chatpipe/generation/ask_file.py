@@ -12,7 +12,8 @@ from chatpipe.generation.answer_file import ANSWERED_BY, Expected
 from chatpipe.generation.ask import Ask
 from chatpipe.generation.batch import Completion
 from chatpipe.generation.prompt_file import PromptRow, first_faults
-from chatpipe.generation.prompted import CompletePrompts, Prompted
+from chatpipe.generation.prompted import CompletePrompts
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.tokenization.conversation import Conversation
 
@@ -81,14 +82,16 @@ class FileAsk:
 
         ask = self._ask
         tokenizer = loading.load_tokenizer(ask.base.path)
-        stops = tuple(ask.encoder(tokenizer).renderer.stops)
+        stops = frozenset(ask.encoder(tokenizer).renderer.stops)
         adapter = ask.adapter.key if ask.adapter else None
         request = CompletePrompts(
             base=ask.base,
             adapters=(ask.adapter,) if ask.adapter else (),
             quantization=ask.quantization,
-            generation=ask.generation,
-            prompts=tuple(Prompted(tuple(row), adapter, stops) for row in ids[first:]),
+            rows=tuple(
+                RowRequest(n, row, adapter, stops, ask.generation)
+                for n, row in enumerate(ids[first:])
+            ),
         )
         by = ask.key()
         with recorded_model_with_helpers(

@@ -15,7 +15,7 @@ from chatpipe.runtime.progress import Report, Reporter, after
 from chatpipe.tokenization.encoder import AskedPrompt, Encoder
 
 if TYPE_CHECKING:
-    from chatpipe.generation.rows import RowId, RowRequest
+    from chatpipe.generation.row_request import RowId, RowRequest
     from chatpipe.generation.running_batch import RunningBatch
 
 HasEnded = Callable[[list[int]], bool]
@@ -44,7 +44,7 @@ def complete(
     the same text, but for near ties that rounding breaks otherwise. Each passes through its
     adapter, by name, or through the base alone where that is None; all through the one that is
     on, where nothing is said of them."""
-    from chatpipe.generation.rows import RowRequest
+    from chatpipe.generation.row_request import RowRequest
     from chatpipe.kernels.lora_inference import active
 
     through = [active(model)] * len(prompts) if adapters is None else adapters
@@ -75,7 +75,7 @@ def completions_in_order(
         together = rows[begin : begin + at_once]
         order = deque(together)
         ended: dict[RowId, list[int]] = {}
-        reported = after(_most_new_tokens(rows[:begin]), report)
+        reported = after(most_new_tokens(rows[:begin]), report)
         for row, ids in iter_written_ids(model, together, report=reported):
             ended[row] = ids
             following = []
@@ -113,7 +113,7 @@ def iter_written_ids(
 
     if not rows:
         return
-    report = report or Reporter(_most_new_tokens(rows), "tokens")
+    report = report or Reporter(most_new_tokens(rows), "tokens")
     most = {row.id: row.generation.max_new_tokens for row in rows}
     batch = RunningBatch(model, is_lasting=False)
     of_ended = 0
@@ -130,7 +130,8 @@ def iter_written_ids(
         batch.clear()
 
 
-def _most_new_tokens(rows: Sequence[RowRequest]) -> int:
+def most_new_tokens(rows: Sequence[RowRequest]) -> int:
+    """Return how many tokens the completions have at most: the unit of progress."""
     return sum(row.generation.max_new_tokens for row in rows)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatpipe.generation.rows import RowRequest
+    from chatpipe.generation.row_request import RowRequest
 
 AT_ONCE = 64  # rows of a batch, whose caches are in memory together
 CACHE_SHARE = 1 / 3  # of the memory that is free

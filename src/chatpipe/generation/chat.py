@@ -103,7 +103,7 @@ class ChatSession:
         self, prompt: list[int], generation: Generation, written: list[int]
     ) -> Iterator[str]:
         """Yield the reply's text as it becomes certain; its new tokens are added to `written`."""
-        from chatpipe.generation.rows import RowRequest
+        from chatpipe.generation.row_request import RowRequest
         from chatpipe.kernels.lora_inference import active
 
         stops = frozenset(self.encoder.renderer.stops)

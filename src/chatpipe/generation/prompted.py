@@ -5,32 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from chatpipe.config.schema import Generation, Quantization
+from chatpipe.config.schema import Quantization
 from chatpipe.errors import StepProcessError
-from chatpipe.generation.batch import Completion, complete_rows, completions_in_order
+from chatpipe.generation.batch import (
+    Completion,
+    complete_rows,
+    completions_in_order,
+    most_new_tokens,
+)
 from chatpipe.generation.capacity import AT_ONCE
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.runtime.helpers import Helper, Parts
 from chatpipe.runtime.progress import Report, Reporter, after
 from chatpipe.store.artifact import Artifact, Request
 
-if TYPE_CHECKING:
-    from chatpipe.generation.rows import RowRequest
-
-
-class Prompted(NamedTuple):
-    """A prompt's token ids, the key of the adapter that goes on from them (None: the base alone),
-    and the ids at which an answer ends."""
-
-    ids: tuple[int, ...]
-    adapter: str | None
-    stops: tuple[int, ...]
-
 
 class CompletePrompts(Request):
-    """Prompts, and what completes them. As a request, its product is in its details: a helper
-    builds it for the process that joins the parts."""
+    """Prompts, and what completes them; a row's adapter goes by its key. As a request, its product
+    is in its details: a helper builds it for the process that joins the parts."""
 
     kind: ClassVar[str] = "generations"
     version: ClassVar[int] = 1
@@ -39,13 +33,12 @@ class CompletePrompts(Request):
     base: Artifact
     adapters: tuple[Artifact, ...]
     quantization: Quantization
-    generation: Generation
-    prompts: tuple[Prompted, ...]
+    rows: tuple[RowRequest, ...]
 
     @property
     def batches(self) -> int:
         """How many batches there are at least."""
-        return -(-len(self.prompts) // AT_ONCE)
+        return -(-len(self.rows) // AT_ONCE)
 
     def build(self, into: Path) -> dict[str, Any]:
         """Return the completions; nothing is written."""
@@ -59,7 +52,7 @@ class CompletePrompts(Request):
 
     def completions(self, model: Any, tokenizer: Any, report: Report) -> list[Completion]:
         """Complete the prompts by this process alone."""
-        return complete_rows(model, tokenizer, self._rows(), report)
+        return complete_rows(model, tokenizer, self.rows, report)
 
     def iter_completions(
         self, helpers: Sequence[Helper], model: Any, tokenizer: Any
@@ -69,30 +62,16 @@ class CompletePrompts(Request):
         may use the model."""
         report = self._reporter()
         if not helpers:
-            yield from completions_in_order(model, tokenizer, self._rows(), report)
+            yield from completions_in_order(model, tokenizer, self.rows, report)
             return
         at_once = (1 + len(helpers)) * AT_ONCE
-        for begin in range(0, len(self.prompts), at_once):
+        for begin in range(0, len(self.rows), at_once):
             part = self.between(begin, begin + at_once)
-            reported = after(self._most_new_tokens(begin), report)
+            reported = after(most_new_tokens(self.rows[:begin]), report)
             yield part.completions_with(helpers, model, tokenizer, reported)
 
     def _reporter(self) -> Reporter:
-        return Reporter(self._most_new_tokens(len(self.prompts)), "tokens")
-
-    def _most_new_tokens(self, prompts: int) -> int:
-        """How many tokens the completions of so many prompts have at most: the unit of progress."""
-        return prompts * self.generation.max_new_tokens
-
-    def _rows(self) -> list[RowRequest]:
-        from chatpipe.generation.rows import RowRequest
-
-        return [
-            RowRequest(
-                place, list(prompt.ids), prompt.adapter, frozenset(prompt.stops), self.generation
-            )
-            for place, prompt in enumerate(self.prompts)
-        ]
+        return Reporter(most_new_tokens(self.rows), "tokens")
 
     def completions_with(
         self,
@@ -112,22 +91,22 @@ class CompletePrompts(Request):
             completions = own.completions(
                 model, tokenizer, lambda done: report(done + parts.done())
             )
-            reported = after(self._most_new_tokens(len(own.prompts)), report)
+            reported = after(most_new_tokens(own.rows), report)
             for details in parts.details(reported):
                 completions += [Completion(*values) for values in details["completions"]]
-        if len(completions) != len(self.prompts):
+        if len(completions) != len(self.rows):
             raise StepProcessError("the parts of the answers are not those to all prompts.")
         return completions
 
     def parts(self, count: int) -> list[CompletePrompts]:
         """Return parts of nearly the same length, in the prompts' order."""
-        bounds = [len(self.prompts) * part // count for part in range(count + 1)]
+        bounds = [len(self.rows) * part // count for part in range(count + 1)]
         return [self.between(*pair) for pair in pairwise(bounds)]
 
     def between(self, start: int, end: int) -> CompletePrompts:
         """Return the request for the prompts from `start` to `end`, with the adapters that they
         need."""
-        prompts = self.prompts[start:end]
-        keys = {prompt.adapter for prompt in prompts}
+        rows = self.rows[start:end]
+        keys = {row.adapter for row in rows}
         adapters = tuple(adapter for adapter in self.adapters if adapter.key in keys)
-        return self.model_copy(update={"prompts": prompts, "adapters": adapters})
+        return self.model_copy(update={"rows": rows, "adapters": adapters})

@@ -16,7 +16,8 @@ from chatpipe.config.prompt_schema import AnyTemplate
 from chatpipe.config.schema import Generation, Quantization, Variant
 from chatpipe.data.hashing import share_order
 from chatpipe.generation.batch import Completion
-from chatpipe.generation.prompted import CompletePrompts, Prompted
+from chatpipe.generation.prompted import CompletePrompts
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.generation.text_overlap import chrf, exact_match, rouge_l
 from chatpipe.models.model_ref import ModelRef
 from chatpipe.models.positions import positions_of
@@ -95,7 +96,7 @@ class Reply(Request):
         return Prompts(
             table=table.filter(pa.array(fits, pa.bool_())),
             ids=[row for row, fit in zip(ids, fits, strict=True) if fit],
-            stops=tuple(encoder.renderer.stops),
+            stops=frozenset(encoder.renderer.stops),
             left_out={reason: rows for reason, rows in left_out.items() if rows},
         )
 
@@ -115,9 +116,9 @@ class Reply(Request):
             base=self.base,
             adapters=(self.adapter,) if self.adapter else (),
             quantization=self.quantization,
-            generation=self.generation,
-            prompts=tuple(
-                Prompted(tuple(prompts.ids[row]), adapter, prompts.stops) for row in order
+            rows=tuple(
+                RowRequest(row, prompts.ids[row], adapter, prompts.stops, self.generation)
+                for row in order
             ),
         )
 
@@ -135,7 +136,7 @@ class Prompts:
 
     table: pa.Table
     ids: list[list[int]]
-    stops: tuple[int, ...]
+    stops: frozenset[int]
     left_out: dict[str, int]
 
 

@@ -13,7 +13,8 @@ import torch
 from chatpipe.generation.capacity import AT_ONCE, CACHES
 from chatpipe.generation.next_tokens import next_tokens
 from chatpipe.generation.prefill import read_prompts
-from chatpipe.generation.rows import NewToken, Row, RowId, RowRequest
+from chatpipe.generation.row_request import RowId, RowRequest
+from chatpipe.generation.rows import NewToken, Row
 from chatpipe.generation.slot_cache import SlotCache
 from chatpipe.kernels.adapter_stacks import StackCache
 from chatpipe.kernels.decoding import Decoder

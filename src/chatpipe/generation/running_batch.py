@@ -26,7 +26,8 @@ from typing import Any
 
 from chatpipe.generation.capacity import AT_ONCE, pass_key, reads_packed, room_tokens
 from chatpipe.generation.row_groups import Group, PaddedGroup, UnpaddedRows
-from chatpipe.generation.rows import NewToken, RowId, RowRequest
+from chatpipe.generation.row_request import RowId, RowRequest
+from chatpipe.generation.rows import NewToken
 from chatpipe.kernels.adapter_stacks import StackCache
 from chatpipe.kernels.decoding import decoder_of
 from chatpipe.runtime.oom import is_out_of_memory, release_memory

@@ -11,7 +11,7 @@ from chatpipe.config.schema import Generation
 from chatpipe.errors import ModelError
 from chatpipe.evaluation.row_nats import row_hits
 from chatpipe.generation.batch import up_to_stop, written_ids
-from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.harness.answer_length import length_fault
 from chatpipe.kernels.lora_inference import active
 from chatpipe.packing.batching import PACKED, batching_for

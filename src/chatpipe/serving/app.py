@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from chatpipe.generation.reply_text import ReplyText
-from chatpipe.generation.rows import RowRequest
+from chatpipe.generation.row_request import RowRequest
 from chatpipe.serving.answers import Answer
 from chatpipe.serving.bodies import Body, ChatBody, CompletionBody, read_body
 from chatpipe.serving.engine import Engine, Piece, QueueFullError, ReplyJob

@@ -16,7 +16,8 @@ import torch
 from chatpipe.generation.capacity import AT_ONCE
 from chatpipe.generation.next_tokens import Likelihood
 from chatpipe.generation.reply_text import ReplyText
-from chatpipe.generation.rows import NewToken, RowId, RowRequest
+from chatpipe.generation.row_request import RowId, RowRequest
+from chatpipe.generation.rows import NewToken
 from chatpipe.generation.running_batch import RunningBatch
 
 LOG = logging.getLogger(__name__)
