@@ -16,7 +16,7 @@ from chatpipe.errors import ConfigError
 from chatpipe.study import inspect
 from chatpipe.study.export import export_variant
 from chatpipe.study.loading import load_variant
-from chatpipe.study.studies import load_study, study_variants
+from chatpipe.study.studies import check_name, load_study, study_variants
 from chatpipe.study.variants import parse_variant
 
 PORTABLE = re.compile(r"[a-z0-9][a-z0-9._=,+-]*[a-z0-9]")
@@ -65,6 +65,20 @@ def test_every_name_is_a_file_name_and_names_the_run_again(overrides, chatpipe_h
     export_variant(variant)  # as every run does
     assert load_variant(variant.name) == variant
     assert Variant.model_validate_json(variant.model_dump_json()) == variant
+
+
+def test_a_name_that_only_runs_have_is_suggested_with_their_settings(chatpipe_home):
+    raw = {"base_model": {"repo": "some/base"}, "datasets": ["sample-dialog"]}
+    export_variant(parse_variant({"name": "mine", **raw}, "mine.yaml", ["training.epochs=2"]))
+    export_variant(parse_variant({"name": "helpdesk", **raw}, "helpdesk.yaml"))
+    for command in (load_variant, check_name):
+        with pytest.raises(ConfigError, match=r"did you mean mine\+training.epochs=2\?$"):
+            command("mine")
+        with pytest.raises(ConfigError, match=r"did you mean helpdesk\?$"):
+            command("help-desk")
+        with pytest.raises(ConfigError, match=r"known are .*smol-merge.*\.$") as unknown:
+            command("x")
+        assert "helpdesk" not in str(unknown.value)
 
 
 def test_runs_without_a_file_are_listed(chatpipe_home):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from chatpipe.config.run_names import plain_name
 from chatpipe.config.schema import Variant
 from chatpipe.config.study_file import GRID_KEYS
 from chatpipe.config.validation import suggest_name
 from chatpipe.config.yaml_files import is_yaml, read_mapping
 from chatpipe.errors import ConfigError
-from chatpipe.study.export import saved_variant
+from chatpipe.study.export import saved_names, saved_variant
 from chatpipe.utils.user_paths import expanded
 
 
@@ -55,9 +57,20 @@ def find_file(kind: str, name_or_path: str) -> Path:
         raise _is_a_study(name_or_path, deployments_dir() / "studies" / f"{name_or_path}.yaml")
     if kind == "studies" and name_or_path in names("variants"):
         raise ConfigError([f"{name_or_path}: is a variant; name a study, or use run."])
-    hint = suggest_name(name_or_path, names(kind))
-    end = "" if hint.endswith("?") else "."
-    raise ConfigError([f"{kind}: there is no {name_or_path!r} in {path.parent}; {hint}{end}"])
+    runs = saved_names() if kind == "variants" else []
+    hint = suggest_file_or_run(name_or_path, names(kind), runs)
+    raise ConfigError([f"{kind}: there is no {name_or_path!r} in {path.parent}; {hint}"])
+
+
+def suggest_file_or_run(name: str, known: Sequence[str], runs: Sequence[str]) -> str:
+    """Return 'did you mean …?' of a name of `known` or of a run, which may be the same name with
+    settings behind it; else the list of `known`, without the runs, which may be hundreds."""
+    extended = [run for run in runs if plain_name(run) == name]
+    if extended:
+        return f"did you mean {extended[0]}?"
+    with_runs = suggest_name(name, [*known, *runs])
+    hint = with_runs if with_runs.endswith("?") else suggest_name(name, known)
+    return hint if hint.endswith("?") else f"{hint}."
 
 
 def is_study_file(path: Path) -> bool:

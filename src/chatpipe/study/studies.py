@@ -7,12 +7,11 @@ from pathlib import Path
 
 from chatpipe.config.run_names import SEPARATOR
 from chatpipe.config.schema import Study, Variant
-from chatpipe.config.validation import suggest_name
 from chatpipe.config.yaml_files import is_yaml
 from chatpipe.errors import ConfigError
 from chatpipe.study.checks import study_faults
-from chatpipe.study.export import saved_variant
-from chatpipe.study.files import find_file, is_study_file, names
+from chatpipe.study.export import saved_names, saved_variant
+from chatpipe.study.files import find_file, is_study_file, names, suggest_file_or_run
 from chatpipe.study.grid import Grid, read_study
 from chatpipe.study.loading import load_variant
 from chatpipe.study.overrides import parse_override
@@ -90,9 +89,8 @@ def check_name(name_or_path: str) -> None:
     if not name_or_path.strip() or Path(name_or_path).exists():
         return  # `find_file` says what is wrong
     if not saved_variant(name_or_path).is_file():
-        hint = suggest_name(name_or_path, existing)
-        end = "" if hint.endswith("?") else "."
-        raise ConfigError([f"{name_or_path}: is no variant and no study; {hint}{end}"])
+        hint = suggest_file_or_run(name_or_path, existing, saved_names())
+        raise ConfigError([f"{name_or_path}: is no variant and no study; {hint}"])
 
 
 def _listed_variants(
