@@ -24,7 +24,14 @@ from chatpipe.study.recipe import Recipe
 from chatpipe.study.resolving import StoreBuilder
 from tests.support.adapters import RandomAdapter
 from tests.support.rows import alpaca_rows, write_jsonl
-from tests.support.tasks import GENERATED, MULTIPLE_CHOICE, TASKS, write_task, write_tasks
+from tests.support.tasks import (
+    GENERATED,
+    LAST_WORD,
+    MULTIPLE_CHOICE,
+    TASKS,
+    write_task,
+    write_tasks,
+)
 from tests.support.variants import small_variant, write_settings
 
 POSITIONS = 1024  # of the tiny model
@@ -260,6 +267,14 @@ def test_answers_that_leave_no_room_for_a_prompt_are_refused(tmp_path, home, ada
     file = generated(tmp_path, POSITIONS + more)
     task = store().get_or_build(FetchTask.of(str(file)))
     with pytest.raises(ModelError, match="the base was made for 1,024, the prompt included"):
+        store().get_or_build(run(adapter, task))
+
+
+def test_a_text_to_score_that_is_longer_than_the_base_reads_is_refused(tmp_path, home, adapter):
+    write_tasks(tmp_path)
+    text = {**LAST_WORD, "doc_to_target": "{{text * 100}}"}
+    task = store().get_or_build(FetchTask.of(str(write_task(tmp_path, "long", text))))
+    with pytest.raises(ModelError, match="tokens, and the base was made for 1,024; leave its task"):
         store().get_or_build(run(adapter, task))
 
 

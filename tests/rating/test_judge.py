@@ -150,7 +150,7 @@ def test_a_busy_endpoint_is_asked_again_when_it_says_so_or_after_ever_longer_wai
     waits, calls = [], Counter()
     monkeypatch.setattr(judge_endpoint, "sleep", waits.append)
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
-    headers = [{"Retry-After": "7"}, {}, {"Retry-After": date}, {}]
+    headers = [{"Retry-After": "7"}, {}, {"Retry-After": date}, {"Retry-After": "0"}]
 
     def rule(prompt):
         calls[prompt] += 1

@@ -23,6 +23,7 @@ from chatpipe.report.names import with_short_names
 from chatpipe.report.task_scores import REPLY_MEASURES, task_scores
 from chatpipe.report.verdict_text import (
     CHOICE,
+    best_curve_sentences,
     curve_sentence,
     seed_sentences,
     verdict_sentences,
@@ -249,7 +250,8 @@ def test_a_few_lines_come_first_and_the_others_are_folded(report):
     first, further = first_lines(report), further_lines(report)
     assert len(first) <= MOST and first[0] == left
     assert any(line.startswith("On sample-alpaca, ") for line in first)
-    assert {*first, *further} >= {*verdict_sentences(report)}
+    assert {*first, *further} >= {*verdict_sentences(report), *best_curve_sentences(report)}
+    assert len({*first, *further}) == len([*first, *further])
     markdown, page = render_markdown(report), render_html(report)
     assert markdown.index("## Headline") < markdown.index(f"## {FURTHER}")
     assert f"<summary>{FURTHER}: {len(further)} more sentences</summary>" in page

@@ -44,11 +44,19 @@ class PackedModel(HFLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], *_: Any, **__: Any
     ) -> list[tuple[float, bool]]:
-        """(log p of the continuation, whether it is what greedy decoding writes) of each."""
+        """(log p of the continuation, whether it is what greedy decoding writes) of each.
+
+        Raises ModelError where a continuation is longer than the base can read.
+        """
         # The last token is only predicted; packs do not read it.
         most = self.max_length + (batching_for(self.model) is PACKED)
         rows = []
         for place, (_, context, continuation) in enumerate(requests):
+            if len(continuation) > self.max_length:
+                raise ModelError(
+                    f"a text to score has {len(continuation):,} tokens, and the base was made for "
+                    f"{self.max_length:,}; leave its task out."
+                )
             ids = [*context, *continuation]
             self.cut_contexts += len(ids) > most
             ids = ids[-most:]

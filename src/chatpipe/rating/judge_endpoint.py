@@ -41,7 +41,7 @@ def chat_reply(client: httpx2.Client, url: str, key: str | None, body: dict[str,
         server_wait = _retry_after(response)
         if wait is None or _error_code(response) == SPENT or (server_wait or 0) > MOST_WAIT_S:
             raise BusyError(_status(response))
-        sleep(wait if server_wait is None else server_wait)
+        sleep(server_wait or wait)  # an endpoint that names 0 seconds and is busy still is
     if reason := REFUSALS.get(response.status_code):
         raise ServiceError(
             f"{url}: {reason} (HTTP {response.status_code}); the address ends with /v1, the "

@@ -46,5 +46,6 @@ def further_lines(report: Report) -> list[str]:
         *elsewhere_sentences(report),
         *contamination_sentences(report),
         *statements(report),
+        *best_curve_sentences(report),
     )
     return [line for line in lines if line not in first]
