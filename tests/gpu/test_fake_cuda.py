@@ -134,7 +134,11 @@ def test_every_fault_has_its_test(outcome):
     assert outcome["faults"].keys() == FAULTS.keys()
 
 
-OTHERS = {"short rows, NF4, TRL": "trl", "short rows, NF4, Unsloth": "unsloth"}
+OTHERS = {
+    "short rows, NF4, TRL": "trl",
+    "short rows, NF4, Unsloth": "unsloth",
+    "short rows, NF4, compile instead of liger": "triton",
+}
 
 
 def test_the_benchmark_of_a_gpu_runs_each_contender(outcome):
