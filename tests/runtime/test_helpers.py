@@ -45,10 +45,15 @@ HELPER = "process 2 on the CPU"
 DATA = {"name": "rows", "path": "rows.jsonl"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    """As many threads as the test's own process may use: values depend on their number."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Helpers and this process compute with one thread each: values depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +112,6 @@ def built(request):
 @pytest.fixture(scope="module")
 def alone(score):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv(PROCESSES, "1")
         details, content = built(score)
         assert details["processes"] == 1
