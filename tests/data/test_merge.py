@@ -112,7 +112,7 @@ def test_columns_can_be_renamed_and_a_missing_one_is_named(tmp_path):
     path = write_jsonl(tmp_path / "q.jsonl", [{"question": "Why?", "answer": "So."}])
     columns = {"instruction": "question", "output": "answer"}
     assert read(normalize(path, columns=columns), "examples")[0]["output"] == "So."
-    with pytest.raises(DataError, match=r"q\.jsonl: column instruction and output missing"):
+    with pytest.raises(DataError, match=r"q\.jsonl: columns instruction and output missing"):
         normalize(path)
 
 

@@ -619,6 +619,16 @@ def test_what_is_wrong_with_all_rows_is_said_first(tmp_path):
     )
 
 
+def test_what_only_some_rows_have_is_not_said_of_all(tmp_path):
+    rows = [{"instruction": "q"}, {"instruction": 5, "output": "a"}, {"instruction": "q"}]
+    path = write_jsonl(tmp_path / "rows.jsonl", [*rows, {"instruction": "q", "output": "a"}])
+    assert checked_rows(path, "alpaca", {}).faults(path) == [
+        f"{path}: 3 of 4 rows cannot be used: 3 not text.",
+        f"{path}: rows 1, 3: not text (output is null or missing).",
+        f"{path}: row 2: not text (instruction is a number).",
+    ]
+
+
 @pytest.mark.parametrize("kind", [pa.int64(), pa.bool_(), pa.float64()])
 def test_a_list_of_something_else_than_text_is_no_dialogue(tmp_path, kind):
     values = pa.array([[1, 0]] * 3).cast(pa.list_(kind))

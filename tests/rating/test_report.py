@@ -148,6 +148,12 @@ def test_the_command_prints_the_figures_and_writes_rows_that_our_readers_know(de
     assert any("rejected is not trained on" in warning for warning in checked.warnings)
 
 
+def test_a_study_that_was_run_from_a_file_is_rated_by_its_name(demo):
+    for folder in (report_directory("demo").parent, ratings_folder("demo").parent):
+        (folder / "demo").rename(folder / "of-a-file")
+    assert "24 ratings of 12 pairs" in invoke("rate", "of-a-file", "--results").stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_ends_by_a_signal_with_what_was_rated(demo, number):
     command = [sys.executable, "-m", "chatpipe", "rate", "demo", "--port", "0"]

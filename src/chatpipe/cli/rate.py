@@ -98,19 +98,24 @@ def _check_options(
 
 
 def _reported(name: str) -> tuple[str, Report]:
-    """Return a study's or variant's name and its newest report, which has the panel's answers."""
+    """Return a study's or variant's name and its newest report, which has the panel's answers.
+
+    A study that was run from a file is known by its report's name, too.
+    """
     from chatpipe.config.run_names import rename_study
     from chatpipe.report import read_report
     from chatpipe.study.export import report_directory
     from chatpipe.study.loading import load_variant
     from chatpipe.study.studies import check_name, is_study, load_study, study_variants
 
-    check_name(name)
-    if is_study(name):
+    if not is_study(name) and (report_directory(name) / "report.json").is_file():
+        full_name, command = name, "compare"
+    elif is_study(name):
         study = load_study(name)
         full_name = rename_study(study, study_variants(study, (), name, must_exist=False)).name
         command = "compare"
     else:
+        check_name(name)
         full_name, command = load_variant(name, must_exist=False).name, "run"
     try:
         return full_name, read_report(report_directory(full_name))

@@ -78,6 +78,7 @@ def serve(
             )
 
         pages = ([page_router()], PUBLIC_PATHS)
+        typer.echo("loading the model …", err=True)
         with loaded(served, queue) as service:
             run(service, (host, port), api_key, announce, _say_what_is_finished, pages)
 

@@ -60,7 +60,7 @@ def _validate_rows(path: Path) -> None:
         raise ConfigError(faults)
     for line in checked.notes(path):
         typer.echo(visible_line(line))
-    typer.echo(visible_line(f"{path}: every row is fine ({row_format})."))
+    typer.echo(visible_line(f"{path}: every row can be used ({row_format})."))
 
 
 def _validate_variants(name: str) -> None:

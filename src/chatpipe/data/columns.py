@@ -77,7 +77,8 @@ class ColumnNames:
     def _missing(self, missing: Sequence[str], names: Sequence[str]) -> str:
         ours = {theirs: name for name, theirs in self.theirs.items()}
         lacking = " and ".join(map(printable, missing))
-        start = f"{self._path}: column {lacking} missing; the file has {listed(names)}."
+        columns = "column" if len(missing) == 1 else "columns"
+        start = f"{self._path}: {columns} {lacking} missing; the file has {listed(names)}."
         if meant := formats_with(names):
             return f"{start} Say what the rows are, {_ways(Layout(meant[0], {}))}."
         if layout := turns_layout(first_row(self._path)) or layout_hint(names):

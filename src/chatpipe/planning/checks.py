@@ -129,13 +129,12 @@ def _base_faults(variant: Variant) -> Iterator[str]:
 
 
 def _meant_name(repo: str, names: Sequence[str]) -> str | None:
-    """Return 'did you mean …?' for what is almost one of these names and has no owner, as
-    repositories of the hub have but for a few old ones."""
-    close = (
-        []
-        if "/" in repo or repo in names
-        else difflib.get_close_matches(repo, names, 1, cutoff=0.85)
-    )
+    """Return 'did you mean …?' for what is almost one of these names, or the beginning of one, and
+    has no owner, as repositories of the hub have but for a few old ones."""
+    if "/" in repo or repo in names:
+        return None
+    longer = [name for name in names if len(repo) > 4 and name.startswith(repo.lower())]
+    close = longer or difflib.get_close_matches(repo, names, 1, cutoff=0.85)
     return f"did you mean {close[0]}?" if close else None
 
 

@@ -64,7 +64,7 @@ class Checked:
         rows = count_of(self.rows, "row")
         rows = f"{self.bad:,} of {rows}" if self.bad < self.rows else f"none of {rows}"
         can = "cannot" if self.bad < self.rows else "can"
-        why = counted_reasons(ordered(self.reasons), self.details)
+        why = counted_reasons(ordered(self.reasons), self._common_details())
         numbers: dict[str, list[str]] = {}
         for number, reason in self.shown:
             numbers.setdefault(reason, []).append(f"{number:,}")
@@ -75,6 +75,15 @@ class Checked:
         if self.bad > len(self.shown):
             lines.append(f"{path}: and {count_of(self.bad - len(self.shown), 'more row')}.")
         return [f"{path}: {rows} {can} be used: {why}.", *lines]
+
+    def _common_details(self) -> dict[str, str]:
+        """What rows of a reason have in common, as far as they are shown."""
+        shown = {text for _, text in self.shown}
+        return {
+            reason: detail
+            for reason, detail in self.details.items()
+            if sum(text.startswith(reason) for text in shown) <= 1
+        }
 
     def notes(self, path: Path) -> list[str]:
         """How many rows were read, and what is odd but no fault."""
