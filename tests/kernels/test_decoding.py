@@ -70,7 +70,7 @@ def steps(model, rows, count=6):
         group.step()
         logits_of_steps.append(group.logits(torch.full((len(group.rows),), 11 + number)))
         for row in group.rows:
-            row.last = 13 + number
+            row.tokens[-1] = 13 + number
         group.last_tokens = None
     running.clear()
     return torch.cat([logits.float() for logits in logits_of_steps])

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, LlamaCon
 from chatpipe.config.schema import Dataset, Lora, Quantization, Training, Variant
 from chatpipe.errors import ConfigError
 from chatpipe.kernels.sparse_dropout import use_sparse_dropout
-from chatpipe.kernels.switch import KERNELS
+from chatpipe.kernels.switch import BY_DEFAULT
 from chatpipe.models.loading import load_fast_base
 from chatpipe.models.lora import lora_config
 from chatpipe.models.memory import (
@@ -34,7 +34,7 @@ from chatpipe.training.trainer import batch_training
 
 CUDA = Device(kind="cuda", name="a GPU", compute_bytes=2)
 CPU = Device(kind="cpu", name="a processor", compute_bytes=2)
-PADDED = ",".join(name for name in KERNELS if name != "packing")
+PADDED = ",".join(sorted(BY_DEFAULT - {"packing"}))
 LLAMA_7B = LlamaConfig(
     vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32
 )
