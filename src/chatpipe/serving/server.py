@@ -59,6 +59,7 @@ def run(
 
     def stop() -> None:
         if on_stop:
-            on_stop(sum(service.engine.counts().values()))
+            counts = service.engine.counts()
+            on_stop(counts["running"] + counts["waiting"])
 
     serve_until_signal(app, address, on_start, stop)
