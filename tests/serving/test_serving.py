@@ -375,7 +375,7 @@ def test_a_full_queue_is_said_so_and_sigterm_finishes_what_runs(tiny_model_dir, 
     replies = []
 
     def ask():
-        replies.append(chat(small.client, "one", "a", max_tokens=100, temperature=3.0, seed=1))
+        replies.append(chat(small.client, "one", "a", max_tokens=900, temperature=3.0, seed=1))
 
     with pytest.raises(openai.BadRequestError, match="asks for 2 replies"):
         chat(small.client, "one", "a", n=2)
@@ -391,7 +391,8 @@ def test_a_full_queue_is_said_so_and_sigterm_finishes_what_runs(tiny_model_dir, 
     for thread in asking:
         thread.join()
     assert small.process.wait(60) == 0
-    assert [reply.usage.completion_tokens for reply in replies] == [100, 100]
+    first, second = (reply.usage.completion_tokens for reply in replies)
+    assert first == second >= 100
 
 
 def test_what_cannot_be_served_is_said_before_anything_is_loaded(monkeypatch, tmp_path):
