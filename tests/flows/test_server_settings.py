@@ -97,14 +97,12 @@ def test_a_workers_run_uses_both_and_the_token_is_written_nowhere(on_server, pre
 def everything_on_the_server():
     """What the dashboard shows of runs: their logs, artifacts, states, parameters and events."""
     kinds = ("logs", "artifacts", "flow_runs", "task_runs", "events", "block_documents")
-    deadline = time.monotonic() + 30  # a busy server stores events late, and may lose the last ones
+    deadline = time.monotonic() + 60
     while '"private-rows"' not in prefect_server.everything("events"):
-        if time.monotonic() > deadline:
-            break
-        time.sleep(1)
+        assert time.monotonic() < deadline, "the run's events have arrived"
+        time.sleep(0.5)  # the server stores them after the run has ended
     shown = {kind: prefect_server.everything(kind) for kind in kinds}
     assert "owner/missing" in shown["logs"], "the run's log has arrived"
-    assert '"prefect.flow-run.' in shown["events"], "events of runs have arrived"
     return "\n".join(shown.values())
 
 
