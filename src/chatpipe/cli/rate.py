@@ -222,14 +222,12 @@ def _export(name: str, file: Path, rater: str | None) -> None:
 def _print_results(name: str, report: Report, as_json: bool) -> None:
     from chatpipe.cli.console import print_ratings
     from chatpipe.rating.pairs import models_of
-    from chatpipe.rating.results import study_ratings
+    from chatpipe.rating.results import rated_together, study_ratings
 
-    generation = {model.name: model.generation for model in report.models}
-    configurations = {
-        each.name: each.models
-        for each in report.configurations
-        if all(generation[name] == generation[each.models[0]] for name in each.models)
-    }
+    configurations = rated_together(
+        {each.name: each.models for each in report.configurations},
+        {model.name: model.generation for model in report.models},
+    )
     models = models_of(report).values()
     ratings: Any = study_ratings(name, models, report.answers, configurations)
     if ratings is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from chatpipe.rating.entries import Entries, Entry, RatingLog, Verdict, failures, valid_ratings
 from chatpipe.rating.pairs import Model, prompt_digest
@@ -37,6 +38,19 @@ CHANGED_ANSWERS = "of answers that have changed since"
 
 
 Configurations = Mapping[str, Sequence[str]]  # its name → the names of its models
+
+
+def rated_together(configurations: Configurations, generation: Mapping[str, Any]) -> Configurations:
+    """Return the configurations whose models write their answers with the same settings.
+
+    Args:
+        generation: The settings of every model, by its name.
+    """
+    return {
+        name: models
+        for name, models in configurations.items()
+        if all(generation[model] == generation[models[0]] for model in models)
+    }
 
 
 def study_ratings(
