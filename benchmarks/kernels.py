@@ -35,7 +35,7 @@ from chatpipe.tokenization.conversation import Conversation
 from chatpipe.tokenization.encoder import Encoder
 from chatpipe.training.trainer import batch_training
 
-CONTENDERS = ("auto", "off", *filter(BY_DEFAULT.__contains__, KERNELS))
+CONTENDERS = ("auto", "off", *(name for name in KERNELS if name in BY_DEFAULT))
 PARTS = ("training", "scoring", "answers")
 PROMPTS, NEW_TOKENS = 12, 16
 

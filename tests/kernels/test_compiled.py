@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from chatpipe.kernels.compiled import compiled_layers
 from chatpipe.kernels.switch import VARIABLE, recorded_kernels
+from tests.support.architectures import random_model
 
 pytestmark = pytest.mark.slow
 
@@ -14,18 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def model():
     """A model whose norms and units are not LLaMA's: a norm adds 1 to its weight."""
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        attn_implementation="eager",
-    )
-    model = Gemma2ForCausalLM(config)
+    model = random_model("Gemma 2")
     for name, weight in model.named_parameters():
         if "norm" in name:
             weight.data.uniform_(-0.5, 0.5)

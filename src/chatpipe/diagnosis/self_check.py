@@ -92,7 +92,7 @@ def check_kernels() -> list[Finding]:
             plain = _figures(bases, "auto")
         bounds = [max(LEAST_BOUND, TIMES_ROUNDING * part) for part in _distances(plain, exact)]
         findings, wrong = [], {}
-        for kernel in filter(used.__contains__, KERNELS):
+        for kernel in [name for name in KERNELS if name in used]:
             with _kernels(",".join((kernel, *WITH.get(kernel, ())))):
                 finding = _compared(kernel, bases, plain, bounds)
             findings.append(finding)
